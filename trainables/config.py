@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -196,7 +197,7 @@ def to_flat(config: TrialConfig | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_flat(flat: Mapping[str, Any]) -> TrialConfig:
-    """Builds a trial from dotted keys; what is not named keeps its default.
+    """Builds a trial from dotted keys; what is not named keeps its default. Types are strict: "8" and true are no integers.
 
     Raises:
         pydantic.ValidationError: an unknown key or an impossible value, with its place.
@@ -208,4 +209,5 @@ def from_flat(flat: Mapping[str, Any]) -> TrialConfig:
         for part in outer:
             place = place.setdefault(part, {})
         place[last] = value
-    return TrialConfig.model_validate(nested)
+    # By way of JSON, where strict mode still reads paths and tuples.
+    return TrialConfig.model_validate_json(json.dumps(nested, default=str), strict=True)

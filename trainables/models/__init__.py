@@ -1,0 +1,1 @@
+"""Dual encoders, their adapters, and where their weights come from."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from trainables.config import PreprocessingSpec
-
-TowerName = Literal["image", "text"]
+from trainables.models.dropout import CounterDropout
+from trainables.models.registry import TowerName
 
 
 class ImageFeatures(NamedTuple):
@@ -39,11 +39,11 @@ class DualEncoder(nn.Module, ABC):
     """An image encoder and a text encoder with one joint space.
 
     The image tower is cut in two at `image_cut`: blocks below it are frozen, so their activations are computed once per
-    image and view (`encode_image_prefix`) and reused by every epoch and trial (`encode_image_suffix`). BatchNorm, where
-    there is any, stays in eval mode whatever `train()` says.
+    image and view (`encode_image_prefix`) and reused by every epoch and trial (`encode_image_suffix`).
     """
 
     family: str
+    name: str  # as in `encoder.name`
     fingerprint: str  # of weights, architecture and preprocessing; equal only for equal outputs
     preprocessing: PreprocessingSpec
     pooled_dim: int
@@ -55,8 +55,8 @@ class DualEncoder(nn.Module, ABC):
         """Returns the top-level blocks of a tower, lowest first."""
 
     @abstractmethod
-    def projections(self) -> dict[str, nn.Module]:
-        """Returns the modules that `adapt.method` projection trains: name inside the encoder → module."""
+    def projections(self) -> dict[TowerName, str]:
+        """Returns the module names of the linear maps into the joint space, which `adapt.method` projection trains."""
 
     @abstractmethod
     def encode_image_prefix(self, pixels: Tensor, cut: int) -> Tensor:
@@ -77,6 +77,11 @@ class DualEncoder(nn.Module, ABC):
     def tokenize(self, texts: list[str]) -> Tokens:
         """Returns tokens padded to the longest text, cut to the encoder's context length."""
 
+    @property
+    def adapter_root(self) -> nn.Module:
+        """The module from which a saved adapter's files name theirs, so that PEFT loads them onto it."""
+        return self
+
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """Encodes uint8 images [B, H, W] of the size that `preprocessing` names."""
         return self.encode_image_suffix(self.pixels(images), 0)
@@ -88,7 +93,9 @@ class DualEncoder(nn.Module, ABC):
             TypeError: floats. A pipeline that normalises twice feeds nearly black images; only uint8 comes in.
         """
         if images.dtype != torch.uint8:
-            raise TypeError(f"images are {images.dtype}; an encoder takes uint8 and normalises them itself, once")
+            raise TypeError(
+                f"images are {images.dtype}; an encoder takes uint8 and normalises them itself, once"
+            )
         spec = self.preprocessing
         grey = images.dim() == 3
         values = images.unsqueeze(1) if grey else images.permute(0, 3, 1, 2)
@@ -98,9 +105,14 @@ class DualEncoder(nn.Module, ABC):
         return normalised.expand(-1, spec.channels, -1, -1)
 
     def train(self, mode: bool = True) -> DualEncoder:
-        """Switches dropout only: normalisation layers with batch statistics stay as they were trained."""
-        super().train(mode)
+        """Switches adapter dropout only.
+
+        Normalisation with batch statistics and the encoder's own dropout stay as in inference: a forward pass that is
+        repeated for its gradient must be the same forward pass, whatever the micro-batch.
+        """
+        super().train(False)
+        self.training = mode
         for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+            if isinstance(module, CounterDropout):
+                module.train(mode)
         return self

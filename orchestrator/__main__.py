@@ -1,0 +1,19 @@
+"""`python -m orchestrator` and the console script."""
+
+from __future__ import annotations
+
+import sys
+
+from orchestrator.environment import secure_environment
+
+
+def main() -> None:
+    """Runs the command line and leaves with its status."""
+    secure_environment()  # before anything can import Ray or MLflow
+    from orchestrator.cli import execute
+
+    sys.exit(execute())
+
+
+if __name__ == "__main__":
+    main()

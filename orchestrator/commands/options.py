@@ -1,0 +1,48 @@
+"""What several commands share: their options, their consoles, where a search space is found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import typer
+from rich.console import Console
+
+from orchestrator.fields import did_you_mean
+from trainables.errors import ConfigError
+
+SetOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a field by its dotted name; may be repeated."),
+]
+JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+WorkersOption: TypeAlias = Annotated[
+    int | None, typer.Option("--workers", min=1, metavar="N", help="Processes that share one trial's batch.")
+]
+
+SEARCH_SPACES = "search_spaces"
+
+out = Console()
+err = Console(stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """Prints JSON alone on standard output."""
+    typer.echo(json.dumps(value, indent=1))
+
+
+def find_space(name: str) -> Path:
+    """Returns the file of a search space: a path, or the bare name of a file in `search_spaces/`.
+
+    Raises:
+        ConfigError: neither; offers the nearest name.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    folders = [Path(SEARCH_SPACES), Path(__file__).resolve().parents[2] / SEARCH_SPACES]
+    known = {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.yaml"))}
+    if name in known:
+        return known[name]
+    hint = did_you_mean(Path(name).stem, known) or f" (known: {', '.join(sorted(known)) or 'none'})"
+    raise ConfigError(f"search space '{name}': no such file, nor {SEARCH_SPACES}/{name}.yaml{hint}")

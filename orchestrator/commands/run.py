@@ -1,0 +1,43 @@
+"""`run`: one trainable, without Ray and without a sweep."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.commands.options import JsonOption, SetOption, WorkersOption, out, print_json
+from trainables import TRAINABLES
+
+
+def run(
+    trainable: Annotated[str, typer.Argument(metavar="TRAINABLE", help=f"One of {', '.join(TRAINABLES)}.")],
+    overrides: SetOption = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run one trainable on this machine, without Ray."""
+    from orchestrator.fields import build_trial, did_you_mean, read_overrides
+    from orchestrator.home import home, store
+    from orchestrator.local_run import run_locally
+    from orchestrator.plan import check_trials
+    from trainables.artifacts import fingerprint
+    from trainables.errors import ConfigError
+
+    if trainable not in TRAINABLES:
+        hint = did_you_mean(trainable, TRAINABLES) or f" (known: {', '.join(TRAINABLES)})"
+        raise ConfigError(f"trainable '{trainable}': no such thing{hint}")
+    flat = read_overrides(overrides or [])
+    if workers:
+        flat["execution.num_workers"] = workers
+    config = build_trial(flat, where="--set")
+    check_trials([config])
+    workdir = home() / "runs" / f"{trainable}-{fingerprint(trainable, config)}"
+    metrics = run_locally(trainable, config, workdir=workdir, store=store())
+    if as_json:
+        print_json({"workdir": str(workdir), "metrics": dict(metrics)})
+        return
+    for name, value in metrics.items():
+        if not name.endswith(("_low", "_high")):
+            out.print(f"{value:12.4f}  {name}", highlight=False)
+    out.print(f"results: {workdir}", soft_wrap=True, highlight=False)

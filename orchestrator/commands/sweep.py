@@ -1,0 +1,96 @@
+"""`sweep`: the main job. Plan, run, leaderboard, and what to type next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.commands.options import (
+    JsonOption,
+    SetOption,
+    WorkersOption,
+    find_space,
+    out,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from orchestrator.plan import Plan
+
+
+def sweep(
+    space: Annotated[
+        str, typer.Argument(metavar="SPACE", help="A file, or a name in search_spaces/.")
+    ] = "demo",
+    overrides: SetOption = None,
+    trials: Annotated[int | None, typer.Option(min=1, metavar="N", help="How many to draw.")] = None,
+    workers: WorkersOption = None,
+    name: Annotated[str | None, typer.Option(help="Of the sweep; none = the space's and the time.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would run; start nothing.")] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Compare every configuration of a search space; the leaderboard stands at the end."""
+    from orchestrator.plan import make_plan
+    from orchestrator.search_space import load_space
+
+    changes = list(overrides or [])
+    changes += [f"search.num_trials={trials}"] if trials else []
+    changes += [f"execution.num_workers={workers}"] if workers else []
+    planned = make_plan(load_space(find_space(space), changes))
+    if not plan:
+        return run_planned(planned, name=name, as_json=as_json)
+    if as_json:
+        print_json(planned.to_dict())
+    else:
+        print_plan(planned, out)
+    return 0
+
+
+def run_planned(plan: Plan, *, name: str | None, as_json: bool) -> int:
+    """Runs a checked sweep while its ledger is replayed into MLflow, and shows what came out."""
+    from orchestrator.commands.live import LiveTable
+    from orchestrator.home import sweep_folder
+    from orchestrator.leaderboard import leaderboard
+    from orchestrator.ledger import read_ledger
+    from orchestrator.report import render
+    from orchestrator.sweep import SweepOptions, run_sweep
+
+    num_trials = plan.num_trials + plan.num_baselines
+    with LiveTable(plan.space.objective, num_trials=num_trials, to_stderr=as_json) as observer:
+        outcome = run_sweep(plan.space, SweepOptions(name=name), observer)
+    folder = sweep_folder(outcome.name)
+    board = leaderboard(read_ledger(folder))
+    if as_json:
+        typer.echo(board.to_json())
+    else:
+        render(board, out)
+        print_next(outcome.name, out)
+    return outcome.exit_code
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Prints a plan as labelled lines."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for label, text in plan.lines():
+        table.add_row(Text(label, style="bold"), Text(text))
+    console.print(table)
+    console.print("Nothing was started.", style="dim")
+
+
+def print_next(name: str, console: Console) -> None:
+    """Prints the commands that make sense now."""
+    commands = {
+        f"ui {name}": "every run in MLflow",
+        f"leaderboard {name}": "this table again",
+        "sweep lora --set data.dataset=manifest --set data.root=FOLDER": "your own images",
+    }
+    console.print("\nNext")
+    for command, purpose in commands.items():
+        line = f"  python -m orchestrator {command}  [dim]# {purpose}[/]"
+        console.print(line, soft_wrap=True, highlight=False)

@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM: the first one ends a sweep in order, the second one at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interruption:
+    """Whether the user wants the sweep to end. Inside `gently`, a signal asks Tune to stop; elsewhere it raises."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self.is_gentle = False
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, as a shell reports it; 0 if there was none."""
+        return 128 + self.signal_number if self.signal_number else 0
+
+    @contextmanager
+    def gently(self) -> Iterator[None]:
+        """Tune's loop runs inside: it ends after its current step, and its processes are stopped."""
+        self.is_gentle = True
+        try:
+            yield
+        finally:
+            self.is_gentle = False
+
+    def handle(self, signal_number: int, frame: FrameType | None) -> None:
+        """Is the signal handler."""
+        is_first, self.signal_number = self.signal_number is None, signal_number
+        if self.is_gentle and is_first and callable(signal.getsignal(signal.SIGUSR1)):
+            signal.raise_signal(signal.SIGUSR1)  # Tune's own way to end early
+        else:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def interruption() -> Iterator[Interruption]:
+    """Handles SIGINT and SIGTERM while a sweep runs; on another thread than the main one it does nothing."""
+    found = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield found
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # Tune takes the last and never gives it back
+    before = {number: signal.getsignal(number) for number in numbers}
+    signal.signal(signal.SIGINT, found.handle)
+    signal.signal(signal.SIGTERM, found.handle)
+    try:
+        yield found
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

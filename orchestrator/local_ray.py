@@ -1,0 +1,106 @@
+"""A Ray of our own on 127.0.0.1, silent, that ends with the sweep and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.environment import secure_environment
+from orchestrator.resources import Concurrency
+
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Orders and records travel as short texts, arrays never: the default would reserve a third of the memory."""
+
+EXECUTION = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `interruption` handles it, and SIGTERM alike
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may be in a long step when its process is wanted back
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # `max_concurrent_trials` is the limit; else starts wait for each other
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the next check; the default is 2 s
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+}
+"""How Tune and Train work for us."""
+
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+"""Workers of one machine find each other on the loopback device, not on an address that others can reach."""
+
+
+def load_ray() -> None:
+    """Sets what Ray reads once, and imports it on this thread, so that no other thread meets it half imported."""
+    secure_environment()
+    os.environ.update(EXECUTION | LOOPBACK)
+    import ray  # noqa: F401
+
+
+@contextmanager
+def local_ray(concurrency: Concurrency, *, log: Path, num_workers: int = 1) -> Iterator[Path]:
+    """Starts Ray on this machine alone, and yields a scratch folder for its files.
+
+    While it runs, standard output and error of this process go to `log`: what Ray prints bypasses Python. Call it on
+    the main thread: Ray's processes die with the thread that started them, which is how a killed driver leaves none.
+    """
+    load_ray()
+    scratch = Path(tempfile.mkdtemp(prefix="co-", dir=_short_folder()))
+    with quiet(log):
+        import ray
+
+        terminate = signal.getsignal(signal.SIGTERM)
+        try:
+            ray.init(
+                address="local",
+                num_cpus=concurrency.num_cpus,
+                num_gpus=_num_gpus(concurrency),
+                include_dashboard=num_workers > 1,  # Train asks it which placement groups are left
+                dashboard_host="127.0.0.1",
+                object_store_memory=OBJECT_STORE_BYTES,
+                configure_logging=True,
+                logging_level="ERROR",
+                log_to_driver=False,
+                _temp_dir=str(scratch),
+            )
+            signal.signal(signal.SIGTERM, terminate)  # Ray put its own in place, which exits at once
+            yield scratch
+        finally:
+            ray.shutdown()
+            signal.signal(signal.SIGTERM, terminate)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def quiet(log: Path) -> Iterator[None]:
+    """Sends standard output and error, of this process and what it starts, to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, original in enumerate(saved, start=1):
+            os.dup2(original, number)
+            os.close(original)
+        os.close(file)
+
+
+def _num_gpus(concurrency: Concurrency) -> int:
+    if concurrency.device == "cpu":
+        return 0
+    return max(1, round(concurrency.max_concurrent * concurrency.gpus_per_trial))
+
+
+def _short_folder() -> str:
+    """A socket's path may have 107 characters, and Ray adds 70: the home folder would not do."""
+    return "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()

@@ -1,0 +1,157 @@
+"""The leaderboard on the terminal: what val chose, what test says, controls, failures, the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.leaderboard import CONTROLS, Estimate, Leaderboard, Row, leaderboard
+
+__all__ = ["Leaderboard", "leaderboard", "render"]
+
+SYSTEM_NAMES = {"probe_joint": "probe joint", "probe_pooled": "probe pooled", "zero_shot_unseen": "zero-shot"}
+METRIC_NAMES = {
+    "macro_auroc": "AUROC",
+    "balanced_accuracy": "balanced acc.",
+    "macro_f1": "F1",
+    "accuracy": "accuracy",
+}
+MAX_ROWS = 30
+WIDE, WIDEST = 96, 120  # columns of a terminal: with room for costs, and for what trains
+
+
+def render(board: Leaderboard, console: Console) -> None:
+    """Prints a leaderboard that fits the console, from 80 columns."""
+    console.print(val_table(board, console.width))
+    if any(row.test_accuracy for row in board.rows):
+        console.print(opened_table(board, console.width))
+    for absent in board.absent:
+        console.print(
+            Text.assemble((f"{absent.status}  ", "red"), absent.name, (f"  {absent.reason}", "dim"))
+        )
+    for line in captions(board):
+        console.print(Text(line, style="yellow" if line == board.shortcut else "dim"))
+
+
+def val_table(board: Leaderboard, width: int) -> Table:
+    """Returns the ranked rows, the best first, and the controls beneath."""
+    is_wide, is_widest = width >= WIDE, width >= WIDEST
+    scores = (METRIC_NAMES.get(metric_of(board), metric_of(board)), "accuracy")
+    table = _table(f"{board.sweep}: chosen on val", "system", *scores, *(("weights", "s") if is_wide else ()))
+    if is_widest:
+        table.add_column("trains")
+    for rank, row in shown_rows(board):
+        objective = cell(row.objective) + ("†" if row.stopped_early else "")
+        cells = [SYSTEM_NAMES[row.system], objective, cell(row.accuracy, is_short=not is_wide)]
+        cells += [count(row.num_trainable), f"{row.seconds:.0f}"] if is_wide else []
+        cells += [trains(row)] if is_widest else []
+        table.add_row(str(rank), row.name, *cells, style=_style(rank, row))
+    table.add_section()
+    for control in board.controls:
+        cells = ["control", cell(control.objective), cell(control.accuracy, is_short=not is_wide)]
+        table.add_row("", CONTROLS[control.system], *cells, style="dim")
+    return table
+
+
+def opened_table(board: Leaderboard, width: int) -> Table:
+    """Returns the rows whose test labels were opened, ranked as on val, and the controls beneath."""
+    is_wide = width >= WIDE
+    table = _table("test, opened once", "system", "accuracy", *(("AUROC",) if is_wide else ()), "over frozen")
+    for rank, row in enumerate(board.rows, start=1):
+        if row.test_accuracy:
+            cells = [SYSTEM_NAMES[row.system], cell(row.test_accuracy)]
+            cells += [cell(row.test_auroc)] if is_wide else []
+            table.add_row(
+                str(rank), row.name, *cells, cell(row.over_frozen_probe, sign="+"), style=_style(rank, row)
+            )
+    table.add_section()
+    for control in board.controls:
+        if control.test_accuracy:
+            cells = ["control", cell(control.test_accuracy), *([cell(control.test_auroc)] if is_wide else [])]
+            table.add_row("", CONTROLS[control.system], *cells, style="dim")
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("trial", overflow="fold", min_width=14)
+    for name in columns:
+        table.add_column(name, no_wrap=True, justify="right" if name in ("weights", "s") else "left")
+    return table
+
+
+def _style(rank: int, row: Row) -> str | None:
+    return "bold" if rank == 1 else "cyan" if row.is_baseline else None
+
+
+def captions(board: Leaderboard) -> Iterator[str]:
+    """Yields the protocol in words: what was chosen on what, what the brackets mean, what to doubt."""
+    yield (
+        f"Ranked by {metric_of(board)} on val, where alone anything is chosen (trials by {board.objective}). "
+        "Brackets: 95 % bootstrap by patient. Zero-shot: prompts never used in training."
+    )
+    if board.test_opened:
+        when = board.test_opened[:16].replace("T", " ")
+        yield f"Test labels opened once, {when}. Over frozen: paired difference to the frozen probe."
+    else:
+        yield "Test labels: not opened."
+    if any(row.stopped_early for row in board.rows):
+        yield "† stopped early: ranked by its last value."
+    if len(board.rows) > MAX_ROWS:
+        yield f"The best {MAX_ROWS} of {len(board.rows)} rows and the baselines; all of them with --json."
+    if board.shortcut:
+        yield board.shortcut
+
+
+def shown_rows(board: Leaderboard) -> Iterator[tuple[int, Row]]:
+    """Yields the best rows with their rank, and every baseline."""
+    for rank, row in enumerate(board.rows, start=1):
+        if rank <= MAX_ROWS or row.is_baseline:
+            yield rank, row
+
+
+def metric_of(board: Leaderboard) -> str:
+    """Returns the metric by which every system is ranked."""
+    return board.objective.rpartition("/")[2]
+
+
+def trains(row: Row) -> str:
+    """Returns what trains: `nothing`, `projection`, `r8 all + proj`."""
+    lora = f"r{row.lora_rank} {row.lora_modules}"
+    return {"none": "nothing", "lora": lora, "lora+projection": f"{lora} + proj"}.get(row.method, row.method)
+
+
+def cell(estimate: Estimate | None, *, is_short: bool = False, sign: str = "") -> str:
+    """Returns `.841 [.80 .88]`, or in short `.841`; nothing where there is no value."""
+    if estimate is None:
+        return ""
+    value = decimals(estimate.value, 3, sign)
+    if is_short or estimate.low is None or estimate.high is None:
+        return value
+    return f"{value} [{decimals(estimate.low, 2)} {decimals(estimate.high, 2)}]"
+
+
+def decimals(value: float, digits: int, sign: str = "") -> str:
+    """Returns a fraction without its leading zero, as the field prints scores."""
+    return f"{value:{sign}.{digits}f}".replace("0.", ".", 1)
+
+
+def count(number: int | None) -> str:
+    """Returns a number of weights in three characters or so."""
+    if number is None:
+        return ""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return str(number)

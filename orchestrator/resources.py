@@ -1,0 +1,169 @@
+"""What a trial needs and how many fit on this machine at once. Decided before Ray or torch is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from trainables.errors import ClusterError
+
+TRIAL_MEMORY_GB = 2.0
+"""What a trial on a CPU may take: torch and two encoders (1 GB, measured with lite0-minilm) and its batch."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this process may use."""
+
+    num_cpus: int
+    num_gpus: int
+    memory_gb: float
+
+
+@dataclass(frozen=True)
+class Concurrency:
+    """How trials share the machine. `reason` is one line for the user."""
+
+    max_concurrent: int
+    cpus_per_trial: int
+    gpus_per_trial: float
+    device: Literal["cpu", "cuda"]
+    reason: str
+
+    @property
+    def num_cpus(self) -> int:
+        """CPU cores over all trials."""
+        return self.max_concurrent * self.cpus_per_trial
+
+
+def this_machine() -> Machine:
+    """Returns the cores, GPUs and memory that this process is allowed, not what the host has."""
+    return Machine(_usable_cpus(), _usable_gpus(), _usable_memory_gb())
+
+
+def fit(
+    num_workers: int,
+    device: str = "auto",
+    *,
+    num_trials: int | None = None,
+    max_concurrent: int | None = None,
+    gpus_per_trial: float | None = None,
+    machine: Machine | None = None,
+) -> Concurrency:
+    """Returns how many trials run at once, and with what.
+
+    With GPUs a worker takes one, or a trial of one worker the fraction asked for; else trials share the
+    cores. Many trials of one core beat one trial of many cores: small models gain little from threads.
+
+    Args:
+        num_workers: processes of one trial.
+        device: `auto` (a GPU if there is one), `cpu` or `cuda`.
+        num_trials: no more than this many will ever wait; none = many.
+        max_concurrent: upper limit that the user sets.
+        gpus_per_trial: a fraction lets trials share a GPU; whole numbers must equal `num_workers`.
+        machine: none = this one.
+
+    Raises:
+        ClusterError: the machine cannot give one trial what it needs.
+    """
+    machine = machine or this_machine()
+    if device == "cuda" and machine.num_gpus == 0:
+        raise ClusterError(
+            "execution.device=cuda: this machine offers no GPU to torch (none in nvidia-smi, none left by "
+            "CUDA_VISIBLE_DEVICES, or a CPU build of torch); use --set execution.device=cpu"
+        )
+    wanted = min(value for value in (num_trials, max_concurrent, 1_000_000) if value is not None)
+    if device == "cpu" or machine.num_gpus == 0:
+        return _fit_cpu(num_workers, max(wanted, 1), machine)
+    return _fit_gpu(num_workers, max(wanted, 1), machine, gpus_per_trial)
+
+
+def _fit_cpu(num_workers: int, wanted: int, machine: Machine) -> Concurrency:
+    if num_workers > machine.num_cpus:
+        raise ClusterError(
+            f"--workers {num_workers}: this machine has {_counted(machine.num_cpus, 'CPU core')} and a "
+            f"worker takes one; use --workers {machine.num_cpus} or fewer"
+        )
+    by_memory = max(1, int(machine.memory_gb * 0.8 / (TRIAL_MEMORY_GB * num_workers)))
+    num = min(wanted, machine.num_cpus // num_workers, by_memory)
+    cpus = machine.num_cpus // num
+    found = f"{_counted(machine.num_cpus, 'CPU core')}, no GPU in use"
+    return Concurrency(num, cpus, 0.0, "cpu", f"{found}: {_at_once(num)} with {_counted(cpus, 'core')} each")
+
+
+def _fit_gpu(num_workers: int, wanted: int, machine: Machine, gpus: float | None) -> Concurrency:
+    gpus = float(num_workers) if gpus is None else gpus
+    if not (gpus == num_workers or (num_workers == 1 and 0 < gpus < 1)):
+        raise ClusterError(
+            f"gpus_per_trial={gpus:g} with --workers {num_workers}: each worker takes one GPU, and only a "
+            "trial of one worker may take a fraction"
+        )
+    if num_workers > machine.num_gpus:
+        raise ClusterError(
+            f"--workers {num_workers}: this machine has {_counted(machine.num_gpus, 'GPU')} and a worker "
+            f"takes one; use --workers {machine.num_gpus} or fewer, or --set execution.device=cpu"
+        )
+    on_gpus = machine.num_gpus * int(1 / gpus) if gpus < 1 else machine.num_gpus // num_workers
+    num = min(wanted, on_gpus, max(1, machine.num_cpus // num_workers))
+    cpus = max(1, machine.num_cpus // num)
+    found = f"{_counted(machine.num_gpus, 'GPU')}, {_counted(machine.num_cpus, 'CPU core')}"
+    return Concurrency(num, cpus, gpus, "cuda", f"{found}: {_at_once(num)} with {gpus:g} GPU each")
+
+
+def _at_once(num: int) -> str:
+    return f"{_counted(num, 'trial')} at once"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _usable_cpus() -> int:
+    try:
+        num = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        num = os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return num
+    return num if quota == "max" else max(1, min(num, int(quota) // int(period)))
+
+
+def _usable_memory_gb() -> float:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        limit = "max"
+    return min(total, total if limit == "max" else int(limit)) / 2**30
+
+
+def _usable_gpus() -> int:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.split(",")[0].strip() in ("", "-1", "NoDevFiles"):
+        return 0
+    if not _torch_has_cuda():
+        return 0
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    num = len(re.findall(r"^GPU \d+:", listed, re.MULTILINE))
+    return num if visible is None else min(num, len(visible.split(",")))
+
+
+def _torch_has_cuda() -> bool:
+    """Reads torch's version file: importing torch takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    version = (Path(spec.origin).parent / "version.py").read_text()
+    return re.search(r"^cuda.*=\s*None\s*$", version, re.MULTILINE) is None

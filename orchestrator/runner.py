@@ -1,0 +1,256 @@
+"""ONE trial: the only place where Ray Tune or Ray Train meets a trainable.
+
+A trial of one worker runs inside the Tune process, which is reused from trial to trial. A trial of several workers is a
+Ray Train run that the Tune process only watches. Either way the driver gets back one record, failures included: an
+exception that crossed Tune would print its traceback into the user's table and lose its cause.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from trainables import resolve
+from trainables.artifacts import file_sha256, write_atomically
+from trainables.config import from_flat
+from trainables.context import Metrics
+from trainables.errors import UserError, WeightsUnavailable
+
+Cause = Literal["user_error", "out_of_memory", "non_finite", "crash", "unavailable"]
+DRIVER_MEMORY_BYTES = 200 * 2**20
+"""What the Tune process of a Train trial reserves: no core, or it would hold one that its own workers wait for."""
+
+
+@dataclass(frozen=True)
+class TrialOrder:
+    """All that a process needs to run one trial, in plain values; travels as JSON."""
+
+    trial_key: str
+    attempt: int
+    config: dict[str, Any]  # dotted keys
+    trainable: str  # "module:function"
+    objective: str
+    workdir: str
+    store: str
+    scratch: str  # for Ray's own files
+    device: Literal["cpu", "cuda"]
+    num_workers: int
+    cpus_per_trial: int
+    gpus_per_trial: float
+
+    def to_json(self) -> str:
+        """Returns the order as one line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what `to_json` wrote."""
+        return cls(**json.loads(text))
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that one worker computes with."""
+        return self.config["execution.num_threads"] or max(1, self.cpus_per_trial // self.num_workers)
+
+    def resources(self) -> dict[str, float]:
+        """Returns what Tune reserves for the trial's own process."""
+        if self.num_workers > 1:
+            return {"memory": DRIVER_MEMORY_BYTES}
+        return {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial}
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """How a trial ended: `metrics` and `results`, or `cause` and `message`."""
+
+    seconds: float
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    results: dict[str, str] = field(default_factory=dict[str, str])  # file relative to the workdir → SHA-256
+    cause: Cause | None = None
+    message: str | None = None
+
+
+def run_trial(config: dict[str, str]) -> dict[str, str]:
+    """The Tune function: runs `config["order"]` and returns the record as Tune's last result."""
+    order = TrialOrder.from_json(config["order"])
+    began = time.perf_counter()
+    try:
+        metrics = _over_workers(order) if order.num_workers > 1 else _in_this_process(order)
+        record = TrialRecord(time.perf_counter() - began, finite(metrics), hash_results(Path(order.workdir)))
+    except Exception as error:
+        cause, message = explain(error, Path(order.workdir))
+        record = TrialRecord(time.perf_counter() - began, cause=cause, message=message)
+    finally:
+        _free_memory()
+    return {"record": json.dumps(asdict(record))}
+
+
+def _in_this_process(order: TrialOrder) -> Metrics:
+    from ray import tune
+
+    _start_afresh(order)
+    device = "cuda:0" if order.device == "cuda" else "cpu"
+    context = TuneContext(order, device=device, send=lambda result: tune.report(result))
+    return resolve(order.trainable)(from_flat(order.config), context)
+
+
+def _over_workers(order: TrialOrder) -> Metrics:
+    """Starts one process per worker and returns what rank 0 returned."""
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    per_worker = {"CPU": max(1, order.cpus_per_trial // order.num_workers)}
+    is_gpu = order.device == "cuda"
+    trainer = TorchTrainer(
+        run_as_worker,
+        train_loop_config={"order": order.to_json()},
+        torch_config=TorchConfig(backend="nccl" if is_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=order.num_workers,
+            use_gpu=is_gpu,
+            resources_per_worker=per_worker | ({"GPU": 1} if is_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=f"{order.trial_key}-{order.attempt}",
+            storage_path=order.scratch,
+            callbacks=[TuneReportCallback()],
+            # Controller failures are repeated for ever by default, also those that no repetition mends.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=1),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    return trainer.fit().return_value
+
+
+def run_as_worker(config: dict[str, str]) -> Metrics:
+    """The Train function, on every rank: runs the trainable and leaves the cause of a failure in the workdir."""
+    import ray.train
+    import ray.train.torch
+
+    from trainables.losses.collectives import PeerFailed
+
+    order = TrialOrder.from_json(config["order"])
+    place = ray.train.get_context()
+    _start_afresh(order)
+    context = TuneContext(
+        order,
+        device=str(ray.train.torch.get_device()),
+        send=lambda result: ray.train.report(result),
+        rank=place.get_world_rank(),
+        world_size=place.get_world_size(),
+    )
+    try:
+        return finite(resolve(order.trainable)(from_flat(order.config), context))
+    except PeerFailed:  # that rank says why
+        raise
+    except Exception as error:
+        cause, message = explain(error, context.workdir)
+        write_atomically(context.workdir / _failure_file(context.rank), json.dumps([cause, message]))
+        raise
+
+
+@dataclass
+class TuneContext:
+    """A `RunContext` whose reports go to Ray. One class for Tune and Train: they differ in `send` alone."""
+
+    order: TrialOrder
+    device: str
+    send: Any  # Tune's or Train's report; Train's is collective
+    rank: int = 0
+    world_size: int = 1
+    resume_from: Path | None = None
+    num_reports: int = 0
+
+    def __post_init__(self) -> None:
+        self.workdir.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def workdir(self) -> Path:
+        """Private to this trial."""
+        return Path(self.order.workdir)
+
+    @property
+    def store(self) -> Path:
+        """Shared by all trials."""
+        return Path(self.order.store)
+
+    def report(self, metrics: Metrics, checkpoint: Path | None = None) -> None:
+        """Hands scalars to the driver; a scheduler may end the trial here. Collective."""
+        del checkpoint  # lies in the workdir, where the next attempt finds it
+        self.num_reports += 1
+        values = finite(metrics)
+        result = {"epoch": int(values.get("train/epoch", self.num_reports)), "metrics": json.dumps(values)}
+        if self.order.objective in values:
+            result["score"] = values[self.order.objective]
+        self.send(result)
+
+
+def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
+    """Returns why a trial failed, in one message; the traceback of what nobody foresaw goes to `error.txt`."""
+    if isinstance(error, WeightsUnavailable):
+        return "unavailable", str(error)
+    if isinstance(error, UserError):
+        return "user_error", str(error)
+    if failures := sorted(workdir.glob(_failure_file("*"))):  # a worker said why, before Train wrapped it
+        cause, message = json.loads(failures[0].read_text())
+        return cause, message
+    from trainables.losses.collectives import is_out_of_memory
+    from trainables.losses.global_batch import NonFiniteLoss
+
+    if is_out_of_memory(error):
+        return "out_of_memory", f"{_first_line(error)}; set a smaller execution.micro_batch_size"
+    if isinstance(error, NonFiniteLoss | FloatingPointError):
+        return "non_finite", str(error)
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "error.txt").write_text("".join(traceback.format_exception(error)))
+    return "crash", f"{type(error).__name__}: {_first_line(error)} (traceback: {workdir / 'error.txt'})"
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Returns plain floats; what could not be computed is absent."""
+    values = {key: float(value) for key, value in metrics.items()}
+    return {key: value for key, value in values.items() if math.isfinite(value)}
+
+
+def hash_results(workdir: Path) -> dict[str, str]:
+    """Returns the files under `workdir/results`, relative to the workdir, with their SHA-256."""
+    files = sorted(path for path in (workdir / "results").rglob("*") if path.is_file())
+    return {path.relative_to(workdir).as_posix(): file_sha256(path) for path in files}
+
+
+def _start_afresh(order: TrialOrder) -> None:
+    """Undoes what an earlier trial may have left in a reused process."""
+    import numpy as np
+    import torch
+
+    seed = order.config["seed"]
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.set_num_threads(order.num_threads)
+
+
+def _free_memory() -> None:
+    import gc
+    import sys
+
+    gc.collect()
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _failure_file(rank: int | str) -> str:
+    return f"failure-{rank}.json"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")

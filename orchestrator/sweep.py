@@ -1,0 +1,235 @@
+"""One sweep: one Ray Tune run over a search space, its ledger, and the one opening of the test labels at its end."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from orchestrator import provenance
+from orchestrator.conductor import Conductor, SweepObserver
+from orchestrator.home import store, sweep_folder
+from orchestrator.interruption import Interruption, interruption
+from orchestrator.ledger import Ledger, SweepState
+from orchestrator.local_ray import load_ray, local_ray
+from orchestrator.resources import Concurrency, fit, this_machine
+from orchestrator.runner import TrialOrder
+from orchestrator.searcher import open_searcher
+from orchestrator.space import SearchSpace
+from trainables import TRAINABLES
+from trainables.artifacts import fingerprint
+from trainables.config import TrialConfig, arm_key, from_flat, trial_key
+from trainables.data.cache import open_image_cache
+from trainables.data.datasets import load_dataset
+from trainables.errors import ConfigError
+from trainables.models.registry import encoder_fingerprint, preprocessing_of
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """How a sweep runs, beside what it tries."""
+
+    name: str | None = None  # none = the space's name and the time
+    num_workers: int | None = None  # none = `execution.num_workers` of the space
+    gpus_per_trial: float | None = None  # below 1: trials share a GPU
+    trainable: str = TRAINABLES["adapt"]
+    opens_test: bool = True
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """`exit_code`: 0 all done, 3 some trials failed or none finished, 128 + n ended by signal n."""
+
+    exit_code: int
+    name: str
+
+
+def run_sweep(
+    space: SearchSpace, options: SweepOptions | None = None, observer: SweepObserver | None = None
+) -> SweepOutcome:
+    """Runs every trial of a space on this machine, then opens the test labels for the arms that count.
+
+    Call it on the main thread. What happens is in the ledger; workers and Tune never talk to MLflow.
+
+    Raises:
+        UserError: bad input, a name in use, a machine that is too small; nothing was started.
+    """
+    options, observer = options or SweepOptions(), observer or SweepObserver()
+    concurrency = share_machine(space, options)
+    load_dataset(from_flat(space.default_config()).data)  # missing data is said before anything starts
+    began = time.monotonic()
+    with claimed(options.name, space) as folder, Ledger(folder) as ledger, interruption() as interrupted:
+        conductor = open_conductor(space, options, concurrency, ledger, folder=folder, observer=observer)
+        try:
+            run_all(conductor, space, concurrency, interrupted)
+            if options.opens_test and interrupted.signal_number is None:
+                open_test(conductor, space)
+        except KeyboardInterrupt:
+            observer.on_message("interrupted")
+        exit_code = interrupted.exit_code or conductor.exit_code()
+        if conductor.state.started:
+            conductor.record("sweep_finished", exit_code=exit_code, seconds=time.monotonic() - began)
+    return SweepOutcome(exit_code, folder.name)
+
+
+def share_machine(space: SearchSpace, options: SweepOptions) -> Concurrency:
+    """Returns how many trials run at once; a space without a choice of device takes a GPU if there is one."""
+    return fit(
+        options.num_workers or space.base("execution.num_workers"),
+        space.base("execution.device"),
+        num_trials=space.num_trials + sum(trial.is_baseline for trial in space.named_trials()),
+        max_concurrent=space.search.max_concurrent,
+        gpus_per_trial=options.gpus_per_trial,
+    )
+
+
+@contextmanager
+def claimed(name: str | None, space: SearchSpace) -> Iterator[Path]:
+    """Yields the folder of a new sweep; it is gone again if nothing was started in it.
+
+    Raises:
+        ConfigError: the name is in use; suggests a free one.
+    """
+    folder = sweep_folder(name or free_name(f"{space.name}-{datetime.now():%Y%m%d-%H%M%S}"))
+    if is_taken(folder):
+        raise ConfigError(
+            f"sweep '{name}' exists already; choose another name, such as --name {free_name(folder.name)}"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        if not is_taken(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_taken(folder: Path) -> bool:
+    """Says whether a sweep was ever started here."""
+    return any(path.stat().st_size for path in folder.glob("ledger/segment-*.jsonl"))
+
+
+def free_name(name: str) -> str:
+    """Returns `name`, or `name-2`, `name-3`, …: the first that no sweep has."""
+    number, candidate = 1, name
+    while is_taken(sweep_folder(candidate)):
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate
+
+
+def open_conductor(
+    space: SearchSpace,
+    options: SweepOptions,
+    concurrency: Concurrency,
+    ledger: Ledger,
+    *,
+    folder: Path,
+    observer: SweepObserver,
+) -> Conductor:
+    """Returns what runs the sweep; nothing has happened yet."""
+    order = TrialOrder(
+        trial_key="",
+        attempt=0,
+        config={},
+        trainable=options.trainable,
+        objective=space.objective,
+        workdir="",
+        store=str(store()),
+        scratch="",
+        device=concurrency.device,
+        num_workers=options.num_workers or space.base("execution.num_workers"),
+        cpus_per_trial=concurrency.cpus_per_trial,
+        gpus_per_trial=concurrency.gpus_per_trial,
+    )
+    return Conductor(ledger, SweepState(folder.name), open_searcher(space), observer, identify, order, folder)
+
+
+def identify(config: TrialConfig) -> tuple[str, str]:
+    """Returns the trial key and the arm key of a configuration."""
+    dataset, encoder = load_dataset(config.data), encoder_fingerprint(config.encoder)
+    return (
+        trial_key(config, dataset.fingerprint, encoder),
+        arm_key(config, dataset.content_fingerprint, encoder),
+    )
+
+
+def run_all(
+    conductor: Conductor, space: SearchSpace, concurrency: Concurrency, interrupted: Interruption
+) -> None:
+    """Starts Ray, runs every trial and stops Ray. Images are decoded meanwhile; a bad one ends it before any trial."""
+    load_ray()
+    prepared = in_background(lambda: prepare(space))
+    log, num_workers = conductor.folder / "ray.log", conductor.order.num_workers
+    with local_ray(concurrency, log=log, num_workers=num_workers) as scratch:
+        prepared.result()
+        from orchestrator.tuning import honest_sentence, run_trials
+
+        if sentence := honest_sentence(space):
+            conductor.observer.on_message(sentence)
+        conductor.order = replace(conductor.order, scratch=str(scratch))
+        conductor.record("sweep_started", **describe(conductor.folder.name, space))
+        conductor.observer.on_started(conductor.folder, conductor.state)
+        with interrupted.gently():
+            run_trials(conductor, space, max_concurrent=concurrency.max_concurrent, scratch=scratch)
+
+
+def prepare(space: SearchSpace) -> None:
+    """Fills the image caches that all trials read, and imports Tune, while Ray's processes start.
+
+    Raises:
+        DataError: an image cannot be decoded.
+    """
+    for config in distinct_inputs(space):
+        open_image_cache(load_dataset(config.data), preprocessing_of(config.encoder), store())
+    import orchestrator.tuning  # noqa: F401
+
+
+def distinct_inputs(space: SearchSpace) -> list[TrialConfig]:
+    """Returns one trial for each pair of data set and encoder that the space is known to need."""
+    found: dict[str, TrialConfig] = {}
+    for config in space.trials_to_check():
+        found.setdefault(fingerprint(config.data, config.encoder), config)
+    return list(found.values())
+
+
+def describe(name: str, space: SearchSpace) -> dict[str, Any]:
+    """Returns what a sweep stands on, for its ledger."""
+    first = from_flat(space.default_config())
+    return {
+        "name": name,
+        "experiment": space.experiment,
+        "space": space.to_dict(),
+        "space_fingerprint": fingerprint(space.to_dict()),
+        "objective": space.objective,
+        "git": provenance.git(),
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware(this_machine()),
+        "data_fingerprint": load_dataset(first.data).fingerprint,
+        "encoder_fingerprint": encoder_fingerprint(first.encoder),
+        "seed": space.search.seed,
+    }
+
+
+def in_background(work: Callable[[], None]) -> Future[None]:
+    """Starts work on a thread that does not keep an interrupted process alive."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def open_test(conductor: Conductor, space: SearchSpace) -> None:
+    """Opens the test labels."""

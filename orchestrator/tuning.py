@@ -1,0 +1,182 @@
+"""Ray Tune as a disposable executor: it asks the conductor for trials, runs them, and tells it what they report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import Searcher
+
+from orchestrator.conductor import Conductor
+from orchestrator.runner import TrialOrder, TrialRecord, run_trial
+from orchestrator.space import SearchSpace
+
+REDUCTION_FACTOR = 3
+
+
+def run_trials(conductor: Conductor, space: SearchSpace, *, max_concurrent: int, scratch: Path) -> None:
+    """Runs trials until the conductor has no more, or Tune is told to stop.
+
+    Raises:
+        Exception: what broke the conductor, such as a full disk; running trials were stopped.
+    """
+    desk = Desk(conductor)
+    tuner = tune.Tuner(
+        tune.with_resources(run_trial, conductor.order.resources()),
+        tune_config=tune.TuneConfig(
+            search_alg=Asker(desk),
+            scheduler=open_scheduler(space),
+            num_samples=-1,  # until the asker says that it is finished
+            max_concurrent_trials=max_concurrent,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,  # Tune's own holds every parameter
+        ),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=str(scratch), verbose=0, callbacks=[Teller(desk)]
+        ),
+    )
+    tuner.fit()
+    if desk.problem is not None:
+        raise desk.problem
+
+
+def open_scheduler(space: SearchSpace) -> TrialScheduler:
+    """Returns what stops trials early, by the objective after each epoch."""
+    by_score = {"time_attr": "epoch", "metric": "score", "mode": "max"}
+    match space.search.scheduler:
+        case "asha":
+            return ASHAScheduler(
+                **by_score, max_t=_num_epochs(space), grace_period=1, reduction_factor=REDUCTION_FACTOR
+            )
+        case "median":
+            return MedianStopping(**by_score, grace_period=1, min_samples_required=3)
+        case _:
+            return FIFOScheduler()
+
+
+def honest_sentence(space: SearchSpace) -> str | None:
+    """Says where stopping early cannot pay off; None where it can."""
+    kind, num_trials, num_epochs = space.search.scheduler, space.num_trials, _num_epochs(space)
+    if kind == "none":
+        return None
+    if num_epochs < REDUCTION_FACTOR:
+        return f"{kind}: trials of {num_epochs} epochs are over before they can be compared; nothing is saved"
+    if num_trials < REDUCTION_FACTOR**2:
+        return (
+            f"{kind}: with {num_trials} trials there is little to compare with, so little is saved, and a slow "
+            "starter may be lost; scheduler none costs little more"
+        )
+    return None
+
+
+def _num_epochs(space: SearchSpace) -> int:
+    parameter = space.parameters.get("num_epochs")
+    return int(max(parameter.corners())) if parameter else space.base("num_epochs")  # pyright: ignore[reportArgumentType]
+
+
+class MedianStopping(MedianStoppingRule):
+    """Tune's rule, which expects a score of every trial that ends; failed ones have none."""
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Passes on what can be compared."""
+        if "score" in result:
+            super().on_trial_complete(tune_controller, trial, result)
+
+
+class Desk:
+    """What asker and teller share. No exception leaves it for Tune, which would end without cleaning up."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        self.conductor = conductor
+        self.open_trials: dict[
+            str, str
+        ] = {}  # Tune's id → trial_key; a trial leaves when its end is recorded
+        self.problem: Exception | None = None
+
+    def __reduce__(self) -> tuple[type[str], tuple[()]]:
+        """Pickles to nothing: Tune stores its parts for a restore that never comes."""
+        return str, ()
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Keeps the first exception for `run_trials`; after it, no trial is placed any more."""
+        try:
+            yield
+        except Exception as error:
+            self.problem = self.problem or error
+
+
+class Asker(Searcher):
+    """Tune's searcher: whenever a place is free, the conductor's next trial."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self.desk = desk
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Returns Tune's config of the next trial."""
+        order: TrialOrder | None = None
+        with self.desk.guarded():
+            order = None if self.desk.problem else self.desk.conductor.next_trial()
+        if order is None:
+            return Searcher.FINISHED
+        self.desk.open_trials[trial_id] = order.trial_key
+        return {"order": order.to_json()}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Learns nothing here: the conductor tells the searcher."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Saves nothing: the ledger is the truth, Tune is never restored."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restores nothing."""
+
+
+class Teller(tune.Callback):
+    """Tune's callback, in the driver: what trials report goes to the conductor, and so into the ledger."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Takes in an epoch, or the record at the end."""
+        with self.desk.guarded():
+            key = self.desk.open_trials[trial.trial_id]
+            if "record" in result:
+                del self.desk.open_trials[trial.trial_id]
+                self.desk.conductor.ended(key, TrialRecord(**json.loads(result["record"])))
+            else:
+                self.desk.conductor.reported(key, result["epoch"], json.loads(result["metrics"]))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Takes in a trial that a scheduler stopped: it ranks by its last value."""
+        with self.desk.guarded():
+            if (key := self.desk.open_trials.pop(trial.trial_id, None)) is not None:
+                self.desk.conductor.stopped_early(key, seconds=trial.last_result.get("time_total_s", 0.0))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Takes in a process that died."""
+        with self.desk.guarded():
+            if (key := self.desk.open_trials.pop(trial.trial_id, None)) is not None:
+                self.desk.conductor.failed(key, "crash", _cause_of_death(trial))
+
+
+def _cause_of_death(trial: Trial) -> str:
+    try:
+        said = Path(trial.error_file or "").read_text()
+    except OSError:
+        said = ""
+    if "OutOfMemory" in said:
+        return "its process was killed because the machine ran out of memory; use a smaller search.max_concurrent"
+    return "its process died: killed from outside, or crashed in native code (ray.log in the sweep's folder has more)"

@@ -1,0 +1,108 @@
+import stat
+from pathlib import Path
+
+import pytest
+
+from orchestrator import resources
+from orchestrator.resources import Machine, fit
+from trainables.errors import ClusterError
+
+LAPTOP = Machine(num_cpus=2, num_gpus=0, memory_gb=16)
+STATION = Machine(num_cpus=16, num_gpus=4, memory_gb=128)
+
+
+def test_cores_are_shared_among_the_trials():
+    found = fit(1, machine=LAPTOP)
+    assert (found.max_concurrent, found.cpus_per_trial, found.gpus_per_trial, found.device) == (
+        2,
+        1,
+        0,
+        "cpu",
+    )
+    assert found.reason == "2 CPU cores, no GPU in use: 2 trials at once with 1 core each"
+
+
+def test_a_single_trial_gets_every_core():
+    assert fit(1, num_trials=1, machine=LAPTOP).cpus_per_trial == 2
+
+
+def test_the_user_sets_an_upper_limit():
+    found = fit(1, max_concurrent=3, machine=Machine(12, 0, 64))
+    assert (found.max_concurrent, found.cpus_per_trial) == (3, 4)
+
+
+def test_memory_limits_trials_at_once():
+    assert fit(1, machine=Machine(num_cpus=64, num_gpus=0, memory_gb=10)).max_concurrent == 4
+
+
+def test_every_worker_gets_a_core():
+    found = fit(2, machine=Machine(5, 0, 64))
+    assert (found.max_concurrent, found.cpus_per_trial) == (2, 2)
+
+
+def test_a_gpu_is_used_where_there_is_one():
+    found = fit(1, machine=STATION)
+    assert (found.max_concurrent, found.cpus_per_trial, found.gpus_per_trial, found.device) == (
+        4,
+        4,
+        1,
+        "cuda",
+    )
+    assert fit(1, "cpu", machine=STATION).device == "cpu"
+
+
+def test_trials_can_share_a_gpu():
+    found = fit(1, gpus_per_trial=0.25, machine=Machine(16, 1, 64))
+    assert (found.max_concurrent, found.gpus_per_trial) == (4, 0.25)
+    assert (
+        fit(1, gpus_per_trial=0.4, machine=STATION).max_concurrent == 8
+    )  # two on each: a trial never spans GPUs
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "device", "machine", "message"),
+    [
+        (3, "auto", LAPTOP, "--workers 3: this machine has 2 CPU cores.*use --workers 2"),
+        (5, "auto", STATION, "--workers 5: this machine has 4 GPUs.*execution.device=cpu"),
+        (1, "cuda", LAPTOP, "offers no GPU.*execution.device=cpu"),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_what_can(
+    num_workers: int, device: str, machine: Machine, message: str
+):
+    with pytest.raises(ClusterError, match=message):
+        fit(num_workers, device, machine=machine)
+
+
+def test_two_workers_cannot_share_a_gpu():
+    with pytest.raises(ClusterError, match="each worker takes one GPU"):
+        fit(2, gpus_per_trial=0.5, machine=STATION)
+
+
+def test_this_machine_has_a_core():
+    machine = resources.this_machine()
+    assert machine.num_cpus >= 1
+    assert machine.memory_gb > 0.1
+
+
+@pytest.mark.parametrize(("visible", "expected"), [(None, 2), ("1", 1), ("", 0), ("-1", 0), ("0,1", 2)])
+def test_gpus_are_counted_as_cuda_shows_them(
+    visible: str | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    command = tmp_path / "nvidia-smi"
+    command.write_text(
+        "#!/bin/sh\necho 'GPU 0: NVIDIA H200 (UUID: x)'\necho 'GPU 1: NVIDIA H200 (UUID: y)'\n"
+    )
+    command.chmod(command.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(resources, "_torch_has_cuda", lambda: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert resources.this_machine().num_gpus == expected
+
+
+def test_the_build_of_torch_is_read_without_importing_it():
+    import torch
+
+    assert resources._torch_has_cuda() == (torch.version.cuda is not None)

@@ -1,0 +1,88 @@
+"""Trainables without models or data, for tests of what runs them. Workers import this module by PYTHONPATH."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from trainables.config import TrialConfig
+from trainables.context import RunContext
+from trainables.errors import ConfigError, WeightsUnavailable
+from trainables.losses.global_batch import NonFiniteLoss
+
+OBJECTIVE = "val/probe_joint/macro_auroc"
+
+
+def score_of(config: TrialConfig) -> float:
+    return 0.5 + 0.01 * config.lora.rank if "lora" in config.adapt.method else 0.5
+
+
+def toy(config: TrialConfig, context: RunContext) -> dict[str, float]:
+    """Scores by rank; what goes wrong, and how, is told by the learning rate and the rank."""
+    with (context.store / "calls.txt").open("a") as file:
+        file.write(f"{os.getpid()} {config.adapt.method} {config.lora.rank}\n")
+    print("a trainable that prints")
+    if "lora" not in config.adapt.method:
+        (context.workdir / "results").mkdir(parents=True, exist_ok=True)
+        return {OBJECTIVE: 0.5}
+    for epoch in range(1, config.num_epochs + 1):
+        fail(config.lora.rank)
+        context.report(
+            {"train/epoch": epoch, "train/loss": 1 / epoch, OBJECTIVE: score_of(config) * epoch / 10}
+        )
+    (context.workdir / "results").mkdir(parents=True, exist_ok=True)
+    (context.workdir / "results" / "confusion.json").write_text("{}")
+    return {OBJECTIVE: score_of(config), "train/loss": 0.1, "perf/undefined": float("nan")}
+
+
+def fail(rank: int) -> None:
+    """Ranks from 100 on are failures."""
+    match rank:
+        case 101:
+            raise ConfigError("target modules match nothing")
+        case 102:
+            raise NonFiniteLoss("loss is nan at step 3")
+        case 103:
+            raise MemoryError("no room")
+        case 104:
+            raise KeyError("a bug")
+        case 105:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case 106:
+            raise WeightsUnavailable("no weights here")
+        case _:
+            pass
+
+
+def slow(config: TrialConfig, context: RunContext) -> dict[str, float]:
+    """Takes ten minutes, in short epochs."""
+    for epoch in range(1, 6000):
+        context.report({"train/epoch": epoch, "train/loss": 1.0})
+        (context.store / "running.txt").write_text(str(os.getpid()))
+        time.sleep(0.1)
+    return {OBJECTIVE: 0.5}
+
+
+def reduced(config: TrialConfig, context: RunContext) -> dict[str, float]:
+    """Every rank adds its own: what comes back shows that all took part."""
+    import torch
+    import torch.distributed as dist
+
+    total = torch.tensor([float(context.rank + 1)])
+    dist.all_reduce(total)
+    pids = [None] * context.world_size
+    dist.all_gather_object(pids, os.getpid())
+    context.report({"train/epoch": 1, "train/loss": float(total)})
+    if config.lora.rank == 101 and context.rank == 1:
+        raise ConfigError("rank 1 cannot go on")
+    if config.lora.rank == 101:
+        dist.all_reduce(total)  # waits for rank 1 for ever
+    (context.workdir / f"rank-{context.rank}.txt").write_text(f"{os.getpid()} {torch.get_num_threads()}")
+    sockets = context.workdir / "sockets"
+    if context.rank == 0:
+        Path(sockets).write_text("\n".join(Path(f"/proc/net/{kind}").read_text() for kind in ("tcp", "tcp6")))
+    return {
+        OBJECTIVE: 0.5 if context.rank == 0 else 0.0,
+        "perf/total": float(total),
+        "perf/num_pids": len(set(pids)),
+    }

@@ -1,0 +1,124 @@
+import os
+
+import numpy as np
+import pytest
+
+from trainables.config import DataConfig
+from trainables.data.datasets import load_dataset
+from trainables.errors import DataError
+
+
+def read(root, **options):
+    return load_dataset(DataConfig(dataset="manifest", root=root, **options), with_test_labels=True)
+
+
+def test_without_splits_patients_are_drawn_seventy_ten_twenty_and_stratified(write_manifest):
+    dataset = read(write_manifest())
+    assert dataset.classes == ("COVID-19", "Normal")
+    assert [len(dataset.indices(s)) for s in ("train", "val", "test")] == [42, 6, 12]
+    for split in ("train", "val", "test"):
+        classes = dataset.class_indices(dataset.indices(split))
+        assert abs(np.diff(np.bincount(classes))) <= 2  # one patient
+    split_of = {}
+    for record in dataset.records:
+        assert split_of.setdefault(record.patient_id, record.split) == record.split
+
+
+def test_the_draw_depends_on_the_data_seed_alone(write_manifest):
+    root = write_manifest()
+    splits = [
+        [r.split for r in read(root, **options).records] for options in ({}, {"captions": "class_template"})
+    ]
+    assert splits[0] == splits[1]
+    assert splits[0] != [r.split for r in read(root, seed=1).records]
+
+
+def test_given_splits_are_kept(write_manifest):
+    given = ["train", "Train", "val", "val", "test", "test"] * 10
+    patients = [f"{split.lower()}{i % 7}" for i, split in enumerate(given)]
+    root = write_manifest(split=given, patient_id=patients)
+    assert [r.split for r in read(root).records] == [split.lower() for split in given]
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("../secret.png", "holds '..'"),
+        ("sub/../../secret.png", "holds '..'"),
+        ("/etc/passwd", "is absolute"),
+        ("C:/secret.png", "is absolute"),
+        ("..\\secret.png", "holds a backslash"),
+        ("~/secret.png", "starts with '~'"),
+        ("https://example.org/film.png", "is a URL"),
+        ("film\0.png", "NUL"),
+        (" ", "is empty"),
+        ("absent.png", "cannot be read"),
+        (".", "not a regular file"),
+        ("pipe.png", "not a regular file"),
+        ("link.png", "leads out of data.root"),
+        ("film-00.png", "is there already, on manifest.csv line 2"),
+    ],
+)
+def test_path_that_is_not_a_file_inside_the_root_is_refused_by_row(write_manifest, tmp_path, path, problem):
+    root = write_manifest()
+    (tmp_path / "secret.png").write_bytes(b"outside")
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    os.mkfifo(root / "pipe.png")
+    table = root / "manifest.csv"
+    table.write_text(table.read_text().replace("film-07.png", path))
+    with pytest.raises(DataError, match=r"manifest\.csv line 9") as error:
+        read(root)
+    assert problem in str(error.value)
+
+
+def test_nothing_outside_the_root_is_opened(write_manifest, tmp_path, monkeypatch):
+    root = write_manifest()
+    (root / "manifest.csv").write_text("path,label,patient_id\n../canary,Normal,a\nfilm-01.png,COVID-19,b\n")
+    opened = []
+    monkeypatch.setattr("io.open", lambda path, *args, **kw: opened.append(path))
+    with pytest.raises(DataError):
+        read(root, manifest="../canary")
+    assert opened == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\nfilm-00.png,Normal\n", "no column 'patient_id'"),
+        ("path,lable,patient_id\nfilm-00.png,Normal,a\n", "no column 'label'; is it 'lable'"),
+        ("path,label,patient_id,splits\nfilm-00.png,Normal,a,test\n", "no column 'split'; is it 'splits'"),
+        ("path,label,patient_id\n", "no rows"),
+        ("", "no column 'path'"),
+        ("path,label,patient_id\nfilm-00.png,Normal\n", "line 2: 3 values expected"),
+        ("path,label,patient_id\nfilm-00.png,Normal,a\n", "holds 1 class"),
+        (
+            "path,label,patient_id\nfilm-00.png,Normal,\nfilm-01.png,COVID-19,b\n",
+            "line 2: column 'patient_id' is empty",
+        ),
+        (
+            "path,label,patient_id\nfilm-00.png,Normal|TB,a\nfilm-01.png,TB,b\n",
+            "line 2: column 'label'.*multi-label",
+        ),
+        (
+            "path,label,patient_id,split\nfilm-00.png,Normal,a,dev\nfilm-01.png,TB,b,val\n",
+            "line 2: column 'split': 'dev' is none of train, val, test",
+        ),
+        (
+            "path,label,patient_id\n" + "film-00.png,Normal,a\nfilm-01.png,TB,b\n",
+            "class 'Normal' has 1 patients",
+        ),
+    ],
+)
+def test_bad_table_is_refused_with_its_place(write_manifest, text, message):
+    root = write_manifest()
+    (root / "manifest.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read(root)
+
+
+def test_every_bad_row_is_counted(write_manifest):
+    root = write_manifest()
+    table = root / "manifest.csv"
+    table.write_text(table.read_text().replace("film-", "flim-"))
+    with pytest.raises(DataError, match=r"(?s)60 unusable.*line 2.*and 40 more"):
+        read(root)

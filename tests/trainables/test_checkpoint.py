@@ -1,0 +1,116 @@
+"""A resumed run repeats the uninterrupted one exactly; a damaged or foreign checkpoint changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from trainables import artifacts, checkpoint
+from trainables.config import OptimConfig
+from trainables.errors import DataError
+from trainables.optim import TrainState
+
+
+def new_state(*, width: int = 3) -> TrainState:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"lora.A": (2, width), "lora.B": (width, 2), "log_logit_scale": ()}
+    parameters = {
+        name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()
+    }
+    scale = parameters["log_logit_scale"]
+    return TrainState(parameters, OptimConfig(learning_rate=0.1), total_steps=12, log_logit_scale=scale)
+
+
+def train(state: TrainState, until: int) -> TrainState:
+    while state.step < until:
+        for number, parameter in enumerate(state.parameters.values()):
+            parameter.grad = torch.sin(parameter.detach() * 3 + state.step + number)
+        state.apply_gradients()
+    return state
+
+
+def saved(state: TrainState, folder: Path) -> Path:
+    place = state.save(folder)
+    assert place is not None
+    return place
+
+
+def is_same(state: TrainState, other: TrainState) -> bool:
+    pairs = zip(state.parameters.values(), other.parameters.values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_resumed_run_repeats_the_uninterrupted_one(tmp_path: Path) -> None:
+    place = saved(train(new_state(), 5), tmp_path)
+    resumed = train(new_state(), 2)  # whatever stood there is replaced
+    resumed.restore(place)
+    assert resumed.step == 5
+    assert is_same(train(resumed, 12), train(new_state(), 12))
+
+
+def test_a_checkpoint_before_the_first_step_is_whole(tmp_path: Path) -> None:
+    place = saved(new_state(), tmp_path)
+    resumed = train(new_state(), 3)
+    resumed.restore(place)
+    assert is_same(resumed, new_state())
+    assert not resumed.optimizer.state
+
+
+def test_only_rank_0_writes(tmp_path: Path) -> None:
+    assert new_state().save(tmp_path, rank=1) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_later_checkpoint_replaces_the_earlier(tmp_path: Path) -> None:
+    state = new_state()
+    places = [saved(train(state, step), tmp_path) for step in (2, 4)]
+    assert list(tmp_path.iterdir()) == places[1:]
+
+
+def test_a_kill_while_writing_leaves_the_earlier_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = train(new_state(), 2)
+    place = saved(state, tmp_path)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(checkpoint, "save_file", kill)
+    with pytest.raises(Killed):
+        train(state, 4).save(tmp_path)
+    artifacts.verify(place)
+    assert list(tmp_path.iterdir()) == [place]
+
+
+@pytest.mark.parametrize("file", ["parameters.safetensors", "moments.safetensors", "progress.json"])
+def test_a_changed_byte_is_noticed_before_anything_is_loaded(tmp_path: Path, file: str) -> None:
+    place = saved(train(new_state(), 2), tmp_path)
+    content = bytearray((place / file).read_bytes())
+    content[-1] ^= 1
+    (place / file).write_bytes(content)
+    resumed = new_state()
+    with pytest.raises(DataError, match=f"{file}: missing or changed"):
+        resumed.restore(place)
+    assert is_same(resumed, new_state())
+
+
+def test_an_unfinished_checkpoint_is_refused(tmp_path: Path) -> None:
+    place = saved(new_state(), tmp_path)
+    (place / artifacts.MANIFEST).unlink()
+    with pytest.raises(DataError, match="never finished"):
+        new_state().restore(place)
+
+
+def test_a_checkpoint_of_other_parameters_is_refused_by_name(tmp_path: Path) -> None:
+    place = saved(new_state(width=3), tmp_path)
+    other = new_state(width=5)
+    with pytest.raises(DataError, match=r"'lora.A' is \(2, 3\) in the checkpoint and \(2, 5\) in this run"):
+        other.restore(place)
+    assert is_same(other, new_state(width=5))

@@ -1,0 +1,91 @@
+"""Every image decoded once: memory-mapped Arrow shards of uint8, in a folder named by what went in."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from trainables.artifacts import build_once, fingerprint
+from trainables.config import PreprocessingSpec
+from trainables.data.files import bombs_are_errors, refuse
+from trainables.data.records import Dataset, ImageRecord
+from trainables.data.transforms import fit
+from trainables.errors import DataError
+
+CACHE_VERSION = 1
+"""Raise it when the same file would give other pixels."""
+SHARD_IMAGES = 1024
+
+
+def open_image_cache(dataset: Dataset, preprocessing: PreprocessingSpec, store: Path) -> ImageCache:
+    """Returns the images of a data set at the size an encoder wants, decoded now unless they were before.
+
+    Raises:
+        DataError: lists every image that cannot be decoded, with its file and row; nothing is stored.
+    """
+    what_data_does = preprocessing.model_dump(include={"size", "crop", "interpolation"})
+    key = fingerprint("image cache", CACHE_VERSION, dataset.content_fingerprint, what_data_does)
+    folder = build_once(store / "images" / key, partial(_write_shards, dataset, preprocessing))
+    return ImageCache(folder, size=preprocessing.size)
+
+
+class ImageCache:
+    """Grey images by their position in `dataset.records`. Pixels stay on disk until they are asked for."""
+
+    def __init__(self, folder: Path, *, size: int) -> None:
+        self.fingerprint = folder.name
+        self._shards = [_open_shard(path, size) for path in sorted(folder.glob("shard-*.arrow"))]
+
+    def __len__(self) -> int:
+        return sum(len(shard) for shard in self._shards)
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """Returns uint8 [B, H, W] in the order of `indices`, a copy."""
+        size = self._shards[0].shape[1]
+        images = np.empty((len(indices), size, size), dtype=np.uint8)
+        shard_of, offsets = np.divmod(np.asarray(indices), SHARD_IMAGES)
+        for shard in np.unique(shard_of):
+            rows = shard_of == shard
+            images[rows] = self._shards[shard][offsets[rows]]
+        return images
+
+
+def _write_shards(dataset: Dataset, preprocessing: PreprocessingSpec, folder: Path) -> dict[str, Any]:
+    pixels = pa.binary(preprocessing.size**2)
+    schema = pa.schema([("image_id", pa.string()), ("image", pixels)])
+    problems: list[str] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool, bombs_are_errors():
+        for number, start in enumerate(range(0, len(dataset.records), SHARD_IMAGES)):
+            records = dataset.records[start : start + SHARD_IMAGES]
+            images = list(pool.map(partial(_try_decode, dataset, preprocessing), records))
+            problems += [image for image in images if isinstance(image, str)]
+            if problems:
+                continue  # look at the rest all the same: every bad image is listed at once
+            columns = [pa.array([r.image_id for r in records]), pa.array(images, pixels)]
+            path = folder / f"shard-{number:05d}.arrow"
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+                writer.write_batch(pa.record_batch(columns, schema=schema))
+    refuse(problems, about=f"images of {dataset.name}")
+    return {"num_images": len(dataset.records), "size": preprocessing.size}
+
+
+def _try_decode(dataset: Dataset, preprocessing: PreprocessingSpec, record: ImageRecord) -> bytes | str:
+    """Returns pixels, or what is wrong with the image."""
+    try:
+        return fit(dataset.decode(record), preprocessing).tobytes()
+    except DataError as error:
+        return str(error)
+
+
+def _open_shard(path: Path, size: int) -> np.ndarray:
+    """Returns the images of a shard, uint8 [N, H, W], backed by the mapped file."""
+    with pa.memory_map(str(path)) as file:
+        batch = pa.ipc.open_file(file).get_batch(0)
+    column = batch.column("image")
+    return np.frombuffer(column.buffers()[1], dtype=np.uint8)[: len(column) * size**2].reshape(-1, size, size)

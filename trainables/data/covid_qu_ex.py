@@ -1,0 +1,123 @@
+"""COVID-QU-Ex (Tahir et al. 2021, doi 10.1016/j.compbiomed.2021.104319), and any data set in its folders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from trainables.artifacts import file_sha256
+from trainables.config import DataConfig, Split
+from trainables.data.datasets import LabelledImages, one_hot
+from trainables.data.files import IMAGE_SUFFIXES, FileDecoder, open_root, refuse, regular_file
+from trainables.data.manifest import read_table
+from trainables.data.records import ImageRecord
+from trainables.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+CLASSES = ("COVID-19", "Non-COVID", "Normal")
+CLASS_OF_FOLDER = {"COVID-19": "COVID-19", "COVID": "COVID-19", "Non-COVID": "Non-COVID", "Normal": "Normal"}
+SPLIT_OF_FOLDER: dict[str, Split] = {"Train": "train", "Val": "val", "Test": "test"}
+OFFICIAL = "Lung Segmentation Data"
+METADATA = "metadata.csv"
+
+
+def covid_qu_ex(config: DataConfig) -> LabelledImages:
+    """Reads {Train,Val,Test}/{COVID-19,Non-COVID,Normal}/images, in `data.root` or its official folder.
+
+    `metadata.csv` (columns path, split, label, patient; also group, source) beside the folders gives the
+    patients. Without it, as in the official release, every image counts as its own patient: no patient ids
+    are published, so that no split of it can be proven free of leaks.
+
+    Raises:
+        DataError: lists what is missing or contradictory.
+    """
+    root = open_root(config.root, dataset="covid_qu_ex")
+    base = _base(root)
+    problems: list[str] = []
+    records = list(_walk(base, root, problems))
+    refuse(problems, about=f"images under {base}")
+    rows: dict[str, str] = {}
+    if (base / METADATA).is_file():
+        records, rows = _with_patients(records, base, root)
+    else:
+        logger.warning(
+            "%s has no %s: every image counts as its own patient, leaks cannot be ruled out", base, METADATA
+        )
+    return LabelledImages(
+        classes=CLASSES,
+        records=records,
+        content={r.image_id: file_sha256(r.path) for r in records if r.path is not None},
+        decode=FileDecoder(rows),
+    )
+
+
+def _base(root: Path) -> Path:
+    candidates = (root, root / OFFICIAL, root / OFFICIAL / OFFICIAL)
+    for base in candidates:
+        if all((base / split).is_dir() for split in SPLIT_OF_FOLDER):
+            return base
+    raise DataError(
+        f"data.root: {root} holds no folders {', '.join(SPLIT_OF_FOLDER)}, "
+        f"nor does '{OFFICIAL}/{OFFICIAL}' in it; say where they are: --set data.root=FOLDER"
+    )
+
+
+def _walk(base: Path, root: Path, problems: list[str]) -> Iterator[ImageRecord]:
+    """Yields the images with their own stem as patient."""
+    labels = one_hot(CLASSES)
+    for split_folder, split in SPLIT_OF_FOLDER.items():
+        for class_folder, name in CLASS_OF_FOLDER.items():
+            for path in sorted((base / split_folder / class_folder / "images").glob("*")):
+                if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
+                    continue
+                try:
+                    mask = path.parent.with_name("lung masks") / path.name
+                    yield ImageRecord(
+                        image_id=path.relative_to(root).as_posix(),
+                        patient_id=path.stem,
+                        split=split,
+                        labels=labels[name],
+                        path=regular_file(path, root=root),
+                        mask_path=regular_file(mask, root=root) if mask.is_file() else None,
+                    )
+                except ValueError as error:
+                    problems.append(str(error))
+
+
+def _with_patients(
+    records: list[ImageRecord], base: Path, root: Path
+) -> tuple[list[ImageRecord], dict[str, str]]:
+    """Returns the records with patients and sources of `metadata.csv`, and image_id → its line there."""
+    table = regular_file(base / METADATA, root=root)
+    listed = {
+        row["path"]: (line, row)
+        for line, row in read_table(table, required=("path", "split", "label", "patient"))
+    }
+    problems: list[str] = []
+    described: list[ImageRecord] = []
+    rows: dict[str, str] = {}
+    for record in records:
+        inside = (root / record.image_id).relative_to(base).as_posix()
+        line, row = listed.pop(inside, (0, {}))
+        if not row:
+            problems.append(f"{inside}: not in column 'path'")
+            continue
+        place = rows[record.image_id] = f"{METADATA} line {line}"
+        if SPLIT_OF_FOLDER.get(row["split"]) != record.split:
+            problems.append(
+                f"{place}: column 'split' says {row['split']!r}, the folder says {record.split!r}"
+            )
+        if not record.labels.get(CLASS_OF_FOLDER.get(row["label"], "")):
+            problems.append(
+                f"{place}: column 'label' says {row['label']!r}, the folder is {inside.split('/')[1]!r}"
+            )
+        patient = row.get("group") or row["patient"]  # look-alikes of several patients share a group
+        if not patient:
+            problems.append(f"{place}: column 'patient' is empty")
+        described.append(replace(record, patient_id=patient, source=row.get("source") or None))
+    problems += [f"{METADATA} line {line}: no file {path!r}" for path, (line, _) in listed.items()]
+    refuse(problems, about=f"rows of {table}")
+    return described, rows

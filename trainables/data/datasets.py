@@ -1,0 +1,118 @@
+"""Data sets by name: each a function of the configuration, to which `load_dataset` adds splits and checks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from trainables import resolve
+from trainables.artifacts import fingerprint
+from trainables.config import DataConfig
+from trainables.data.records import Dataset, ImageRecord
+from trainables.data.splits import check_no_leak, cut_fold, draw_splits, permute_labels
+from trainables.errors import ConfigError, DataError
+
+DATASETS: dict[str, str] = {
+    "phantom": "trainables.data.phantom:phantom",
+    "covid_qu_ex": "trainables.data.covid_qu_ex:covid_qu_ex",
+    "manifest": "trainables.data.manifest:manifest",
+}
+"""Name → "module:function" of (DataConfig) -> LabelledImages."""
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """What a data set's function returns: every image with its label, and how to decode one.
+
+    Where `has_splits` is false, the records' splits mean nothing and are drawn.
+    """
+
+    classes: tuple[str, ...]
+    records: Sequence[ImageRecord]
+    content: Mapping[str, str]  # image_id → what determines its pixels: SHA-256 of the file's bytes
+    decode: Callable[[ImageRecord], np.ndarray]  # uint8 [H, W]; DataError names the file
+    has_splits: bool = True
+
+
+def load_dataset(config: DataConfig, *, with_test_labels: bool = False) -> Dataset:
+    """Returns the data set that a configuration names: in a fixed order, split by patient, leak-checked.
+
+    Read once a process: files that change meanwhile are not seen.
+
+    Args:
+        config: which data set, and how it is split.
+        with_test_labels: only `evaluate` opens them; otherwise labels and report texts of test are withheld.
+
+    Raises:
+        ConfigError: no such data set; the nearest name is offered.
+        DataError: files missing, unsafe or unlabelled, or a leak between splits.
+    """
+    return _load(_without(config, "augmentation", "num_views", "captions"), with_test_labels)
+
+
+@lru_cache(maxsize=16)
+def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
+    images = _read(_without(config, "num_folds", "fold", "permute_labels"))
+    records = sorted(images.records, key=lambda record: record.image_id)
+    if config.num_folds is not None and config.fold is not None:
+        records = cut_fold(records, num_folds=config.num_folds, fold=config.fold, seed=config.seed)
+    elif not images.has_splits:
+        records = draw_splits(records, seed=config.seed)
+    check_no_leak(records, content=images.content)
+    _check_complete(records, images.classes, name=config.dataset)
+    content_fingerprint = fingerprint(
+        "images",
+        images.classes,
+        [(r.image_id, r.patient_id, r.labels, images.content[r.image_id]) for r in records],
+    )
+    if config.permute_labels:
+        records = permute_labels(records, seed=config.seed)
+    return Dataset(
+        name=config.dataset,
+        classes=images.classes,
+        records=tuple(r if with_test_labels else _withhold(r) for r in records),
+        content_fingerprint=content_fingerprint,
+        fingerprint=fingerprint("splits", content_fingerprint, [(r.split, r.labels) for r in records]),
+        decode=images.decode,
+    )
+
+
+@lru_cache(maxsize=4)
+def _read(config: DataConfig) -> LabelledImages:
+    if config.dataset not in DATASETS:
+        near = difflib.get_close_matches(config.dataset, DATASETS, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(
+            f"data.dataset: no data set '{config.dataset}'{hint} (known: {', '.join(DATASETS)})"
+        )
+    return resolve(DATASETS[config.dataset])(config)
+
+
+def _without(config: DataConfig, *unread: str) -> Any:  # Any: pyright does not know that it can be hashed
+    """Returns the configuration with these fields at their defaults: arms and folds share one reading."""
+    return config.model_copy(update={name: DataConfig.model_fields[name].default for name in unread})
+
+
+def _check_complete(records: Sequence[ImageRecord], classes: Sequence[str], *, name: str) -> None:
+    for split in ("train", "val", "test"):
+        present = {c for r in records if r.split == split for c, value in r.labels.items() if value == 1}
+        missing = [c for c in classes if c not in present]
+        if missing:
+            raise DataError(
+                f"{name}: split '{split}' has no image of {', '.join(missing)}; "
+                f"every split needs every class, or its metrics are undefined"
+            )
+
+
+def _withhold(record: ImageRecord) -> ImageRecord:
+    return replace(record, labels={}, report_text=None) if record.split == "test" else record
+
+
+def one_hot(classes: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Returns class → its `ImageRecord.labels`; records of one class share one mapping."""
+    return {name: {other: int(other == name) for other in classes} for name in classes}

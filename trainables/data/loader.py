@@ -1,0 +1,87 @@
+"""Global batches of image–caption pairs, in an order that is a pure function of (seed, epoch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainables.config import TrialConfig
+from trainables.data.counter_rng import counter_rng
+from trainables.data.records import Dataset
+from trainables.data.text import captions_for
+from trainables.data.transforms import view_of
+from trainables.errors import DataError
+
+
+@dataclass(frozen=True)
+class GlobalBatch:
+    """The pairs of one optimiser step over all ranks: each rank sees all of it and works on its `share`."""
+
+    step: int
+    epoch: int
+    indices: np.ndarray  # int64 [B], positions in `dataset.records`
+    views: np.ndarray  # int64 [B], for `transforms.augment`
+    captions: list[str]  # [B]
+    classes: np.ndarray  # int64 [B], 0…K-1
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def global_batches(dataset: Dataset, config: TrialConfig, *, start_step: int = 0) -> Iterator[GlobalBatch]:
+    """Yields the global batches of a training from `start_step` on, the same as if none had been skipped.
+
+    Every epoch shows each train image once. The last batch of an epoch is smaller where the division is
+    uneven; a single left-over pair, which has nothing to contrast with, joins the batch before it.
+
+    Raises:
+        DataError: fewer than two train images.
+    """
+    train = dataset.indices("train")
+    size, num_steps = config.global_batch_size, steps_per_epoch(len(train), config.global_batch_size)
+    for epoch in range(start_step // num_steps, config.num_epochs):
+        order = counter_rng("order", config.seed, epoch).permutation(train)
+        for batch in range(num_steps):
+            step = epoch * num_steps + batch
+            if step < start_step:
+                continue
+            indices = order[batch * size : None if batch == num_steps - 1 else (batch + 1) * size]
+            yield GlobalBatch(
+                step=step,
+                epoch=epoch,
+                indices=indices,
+                views=_views(indices, config, epoch),
+                captions=captions_for(
+                    dataset, indices, kind=config.data.captions, seed=config.seed, epoch=epoch
+                ),
+                classes=dataset.class_indices(indices),
+            )
+
+
+def steps_per_epoch(num_train: int, global_batch_size: int) -> int:
+    """Returns the number of global batches an epoch is cut into.
+
+    Raises:
+        DataError: fewer than two images.
+    """
+    if num_train < 2:
+        raise DataError(
+            f"split 'train' has {num_train} images; a contrastive loss needs a pair to contrast with"
+        )
+    full, tail = divmod(num_train, global_batch_size)
+    return max(full + (tail >= 2), 1)
+
+
+def share(total: int, *, rank: int, world_size: int) -> range:
+    """Returns a rank's rows of a global batch: contiguous, sizes differ by at most one, may be empty."""
+    return range(total * rank // world_size, total * (rank + 1) // world_size)
+
+
+def _views(indices: np.ndarray, config: TrialConfig, epoch: int) -> np.ndarray:
+    if config.data.augmentation == "none":
+        return np.zeros_like(indices)
+    return np.array(
+        [view_of(config.seed, epoch, int(i), config.data.num_views) for i in indices], dtype=np.int64
+    )

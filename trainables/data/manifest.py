@@ -1,0 +1,141 @@
+"""Your own images: a CSV with the columns path, label, patient_id and, if you have splits, split."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from trainables.artifacts import file_sha256
+from trainables.config import DataConfig, Split
+from trainables.data.datasets import LabelledImages, one_hot
+from trainables.data.files import MAX_FILE_BYTES, FileDecoder, confined, open_root, refuse
+from trainables.data.records import ImageRecord
+from trainables.errors import DataError
+
+REQUIRED = ("path", "label", "patient_id")
+OPTIONAL = ("split",)
+
+
+def manifest(config: DataConfig) -> LabelledImages:
+    """Reads `data.manifest` under `data.root`: one row an image, classes sorted by name.
+
+    Without a `split` column, splits are drawn by patient (`splits.draw_splits`). Other columns are ignored.
+
+    Raises:
+        DataError: lists every row that cannot be used, with line and column.
+    """
+    root = open_root(config.root, dataset="manifest")
+    table = find_table(config.manifest, root=root)
+    rows = read_table(table, required=REQUIRED, optional=OPTIONAL)
+    classes = tuple(sorted({row["label"] for _, row in rows}))
+    if len(classes) < 2:
+        raise DataError(
+            f"{table.name}: column 'label' holds {len(classes)} class; at least 2 are needed to tell apart"
+        )
+    labels, has_splits = one_hot(classes), "split" in rows[0][1]
+
+    problems: list[str] = []
+    records: dict[str, ImageRecord] = {}
+    places: dict[str, str] = {}
+    for line, row in rows:
+        place = f"{table.name} line {line}"
+        try:
+            path = confined(row["path"], root=root)
+            image_id = Path(row["path"]).as_posix()
+            if image_id in records:
+                raise ValueError(f"column 'path': {image_id!r} is there already, on {places[image_id]}")
+            records[image_id] = ImageRecord(
+                image_id=image_id,
+                patient_id=_filled(row, "patient_id"),
+                split=_split(row["split"]) if has_splits else "train",
+                labels=labels[_single(_filled(row, "label"))],
+                path=path,
+            )
+            places[image_id] = place
+        except ValueError as error:
+            problems.append(f"{place}: {error}")
+    refuse(problems, about=f"rows of {table}")
+    return LabelledImages(
+        classes=classes,
+        records=list(records.values()),
+        content={image_id: file_sha256(root / image_id) for image_id in records},
+        decode=FileDecoder(places),
+        has_splits=has_splits,
+    )
+
+
+def find_table(name: str, *, root: Path) -> Path:
+    """Returns the path of a table inside the data set's folder.
+
+    Raises:
+        DataError: missing, outside the folder, or too large.
+    """
+    try:
+        return confined(name, root=root)
+    except ValueError as error:
+        raise DataError(f"data.manifest: {error}; say which table: --set data.manifest=FILE.csv") from error
+
+
+def read_table(
+    path: Path, *, required: Sequence[str], optional: Sequence[str] = ()
+) -> list[tuple[int, dict[str, str]]]:
+    """Returns the rows of a UTF-8 CSV file with their line numbers; values are stripped of outer blanks.
+
+    Raises:
+        DataError: no rows, a missing or misspelt column, a row with too few or too many values, or no CSV at
+        all.
+    """
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise DataError(f"{path}: more than {MAX_FILE_BYTES:,} bytes; split the table")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = list(reader.fieldnames or [])
+            _check_columns(path, columns, required=required, optional=optional)
+            rows = [(reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a UTF-8 CSV file ({error})") from error
+    if not rows:
+        raise DataError(f"{path}: no rows below the header")
+    ragged = [
+        f"line {line}: {len(columns)} values expected"
+        for line, row in rows
+        if None in row or None in row.values()
+    ]
+    refuse(ragged, about=f"rows of {path}")
+    return [(line, {column: value.strip() for column, value in row.items()}) for line, row in rows]
+
+
+def _check_columns(
+    path: Path, columns: list[str], *, required: Sequence[str], optional: Sequence[str]
+) -> None:
+    for name in (*required, *optional):
+        if name in columns:
+            continue
+        near = difflib.get_close_matches(name, [c for c in columns if c not in required], n=1, cutoff=0.8)
+        if near or name in required:  # a misspelt 'split' would silently be drawn at random
+            hint = f"; is it '{near[0]}'?" if near else ""
+            raise DataError(f"{path}: no column '{name}'{hint} (columns: {', '.join(columns) or 'none'})")
+
+
+def _filled(row: dict[str, str], column: str) -> str:
+    if not row[column]:
+        raise ValueError(f"column '{column}' is empty")
+    return row[column]
+
+
+def _single(label: str) -> str:
+    if "|" in label:
+        raise ValueError(
+            f"column 'label': {label!r} names several findings; multi-label data sets are not supported"
+        )
+    return label
+
+
+def _split(name: str) -> Split:
+    if name.lower() not in get_args(Split):
+        raise ValueError(f"column 'split': {name!r} is none of {', '.join(get_args(Split))}")
+    return name.lower()  # type: ignore[return-value]

@@ -1,0 +1,109 @@
+"""Splits by patient: drawn where none are given, cut into folds, and checked for leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from trainables.config import Split
+from trainables.data.counter_rng import counter_rng
+from trainables.data.files import refuse
+from trainables.data.records import ImageRecord
+from trainables.errors import DataError
+
+
+def draw_splits(records: Sequence[ImageRecord], *, seed: int) -> list[ImageRecord]:
+    """Returns the records split 70 % train, 10 % val, 20 % test: by patient, stratified by class."""
+    parts = _patient_parts(records, num_parts=10, seed=seed)
+    splits: list[Split] = ["test" if part < 2 else "val" if part == 2 else "train" for part in parts]
+    return [replace(record, split=split) for record, split in zip(records, splits, strict=True)]
+
+
+def cut_fold(records: Sequence[ImageRecord], *, num_folds: int, fold: int, seed: int) -> list[ImageRecord]:
+    """Returns the records with `fold` as test and an eighth of the other patients as val.
+
+    Given splits are ignored. Over all folds every image is in test exactly once.
+    """
+    folds = _patient_parts(records, num_parts=num_folds, seed=seed)
+    rest = [i for i, part in enumerate(folds) if part != fold]
+    eighths = _patient_parts([records[i] for i in rest], num_parts=8, seed=seed)
+    splits: list[Split] = ["test" if part == fold else "train" for part in folds]
+    for i, part in zip(rest, eighths, strict=True):
+        if part == 0:
+            splits[i] = "val"
+    return [replace(record, split=split) for record, split in zip(records, splits, strict=True)]
+
+
+def _patient_parts(records: Sequence[ImageRecord], *, num_parts: int, seed: int) -> np.ndarray:
+    labels = np.array([_class_name(record) for record in records])
+    patients = np.array([record.patient_id for record in records])
+    for name in np.unique(labels):
+        num_patients = len(np.unique(patients[labels == name]))
+        if num_patients < num_parts:
+            raise DataError(
+                f"class '{name}' has {num_patients} patients, too few for one in each of {num_parts} parts; "
+                f"add images, name the splits yourself, or lower data.num_folds"
+            )
+    splitter = StratifiedGroupKFold(n_splits=num_parts, shuffle=True, random_state=seed % 2**32)
+    parts = np.empty(len(records), dtype=np.int64)
+    for part, (_, held_out) in enumerate(splitter.split(labels, labels, groups=patients)):
+        parts[held_out] = part
+    return parts
+
+
+def check_no_leak(records: Sequence[ImageRecord], *, content: Mapping[str, str] | None = None) -> None:
+    """Checks that no patient, and no image byte for byte, is in two splits.
+
+    Args:
+        records: with their splits.
+        content: image_id → hash of the file's bytes; without it only patients are checked.
+
+    Raises:
+        DataError: names each patient or pair of files, and the splits.
+    """
+    _refuse_shared(
+        records, {r.image_id: r.patient_id for r in records}, "patient", "give each patient one split"
+    )
+    if content is not None:
+        _refuse_shared(records, content, "content", "delete all but one of the identical files")
+
+
+def _refuse_shared(records: Sequence[ImageRecord], key: Mapping[str, str], noun: str, remedy: str) -> None:
+    first: dict[str, dict[str, str]] = {}  # key → split → the first image there
+    for record in records:
+        first.setdefault(key[record.image_id], {}).setdefault(record.split, record.image_id)
+    leaks = [
+        (f"{noun} '{value}' is" if noun == "patient" else "identical files are")
+        + f" in {' and '.join(splits)}: {', '.join(splits.values())}"
+        for value, splits in first.items()
+        if len(splits) > 1
+    ]
+    refuse(leaks, about=f"a {noun} in two splits would leak from train to test ({remedy})")
+
+
+def permute_labels(records: Sequence[ImageRecord], *, seed: int) -> list[ImageRecord]:
+    """Returns the records with labels shuffled among the patients of each split: the control, at chance.
+
+    A patient's images take the labels of one other patient, in turn, so that images of one patient stay as
+    alike in label as they were. Report texts, which would tell the true label, are dropped.
+    """
+    permuted = list(records)
+    for number, split in enumerate(("train", "val", "test")):
+        images: dict[str, list[int]] = {}
+        for i, record in enumerate(records):
+            if record.split == split:
+                images.setdefault(record.patient_id, []).append(i)
+        own = list(images.values())
+        order = counter_rng("permute_labels", seed, number).permutation(len(own))
+        for mine, donor in zip(own, order, strict=True):
+            for turn, i in enumerate(mine):
+                given = own[donor][turn % len(own[donor])]
+                permuted[i] = replace(records[i], labels=records[given].labels, report_text=None)
+    return permuted
+
+
+def _class_name(record: ImageRecord) -> str:
+    return next(name for name, value in record.labels.items() if value == 1)

@@ -1,0 +1,76 @@
+"""What happens to uint8 pixels: fitted once to the encoder's size, and changed lightly for training."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from trainables.config import PreprocessingSpec
+from trainables.data.counter_rng import counter_rng
+
+MAX_ROTATION_DEGREES = 7.0
+MIN_CROP_FRACTION = 0.85
+"""Of the side. No flip: the heart is on the left."""
+MAX_CONTRAST_CHANGE = 0.2
+MAX_BRIGHTNESS_CHANGE = 0.1
+"""Of the full range of 255."""
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def fit(image: np.ndarray, spec: PreprocessingSpec) -> np.ndarray:
+    """Returns uint8 [size, size] of uint8 [H, W]: shortest side resized to `size`, the centre cut out.
+
+    Never squashed: the aspect ratio of a file can give its source away.
+    """
+    height, width = image.shape
+    short = min(height, width)
+    # torchvision's arithmetic (Resize, CenterCrop), which encoders were trained with
+    new_height, new_width = (int(spec.size * side / short) for side in (height, width))
+    resized = Image.fromarray(image).resize((new_width, new_height), _RESAMPLING[spec.interpolation])
+    top, left = (round((side - spec.size) / 2) for side in (new_height, new_width))
+    return np.asarray(resized)[top : top + spec.size, left : left + spec.size]
+
+
+def view_of(seed: int, epoch: int, image_index: int, num_views: int) -> int:
+    """Returns which of its `num_views` views an image shows this epoch; 0 = always a new one."""
+    if num_views == 0:
+        return epoch
+    return int(counter_rng("view", seed, epoch, image_index).integers(num_views))
+
+
+def augment(image: np.ndarray, *, seed: int, view: int, image_index: int) -> np.ndarray:
+    """Returns a view of an image, uint8 [H, W]: a pure function of (seed, view, image_index).
+
+    View 0 is the image itself, so that its activations serve training and evaluation alike. Other views are
+    rotated, cropped and changed in contrast and brightness.
+    """
+    if view == 0:
+        return image
+    rng = counter_rng("augment", seed, view, image_index)
+    angle = math.radians(rng.uniform(-MAX_ROTATION_DEGREES, MAX_ROTATION_DEGREES))
+    crop = rng.uniform(MIN_CROP_FRACTION, 1.0)
+    shift = rng.uniform(-0.5, 0.5, size=2) * (1 - crop)
+    contrast = 1 + rng.uniform(-MAX_CONTRAST_CHANGE, MAX_CONTRAST_CHANGE)
+    brightness = 255 * rng.uniform(-MAX_BRIGHTNESS_CHANGE, MAX_BRIGHTNESS_CHANGE)
+    values = _rotated_crop(image, angle=angle, crop=crop, shift=shift).astype(np.float32)
+    mean = values.mean()
+    return np.clip((values - mean) * contrast + mean + brightness, 0, 255).round().astype(np.uint8)
+
+
+def _rotated_crop(image: np.ndarray, *, angle: float, crop: float, shift: np.ndarray) -> np.ndarray:
+    """One resampling for both. Corners turned in from outside are black, like the air around a patient."""
+    height, width = image.shape
+    cos, sin = crop * math.cos(angle), crop * math.sin(angle)
+    middle_x, middle_y = width / 2, height / 2
+    source_x, source_y = middle_x + shift[0] * width, middle_y + shift[1] * height
+    inverse = (  # output pixel → source pixel
+        *(cos, sin, source_x - cos * middle_x - sin * middle_y),
+        *(-sin, cos, source_y + sin * middle_x - cos * middle_y),
+    )
+    turned = Image.fromarray(image).transform(
+        (width, height), Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR
+    )
+    return np.asarray(turned)

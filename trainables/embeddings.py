@@ -1,0 +1,115 @@
+"""The store of embeddings, content-addressed: every image once per encoder and adapter. No labels in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainables.artifacts import build_once, is_whole
+from trainables.config import Features
+from trainables.errors import DataError
+
+FILE = "embeddings.parquet"
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """Embeddings of N images: `image_ids` str [N], `pooled` float32 [N, P], `joint` float32 [N, D].
+
+    `joint` rows have unit length. Labels are not in it: classes come from the data set, test's stay withheld.
+    """
+
+    image_ids: np.ndarray
+    pooled: np.ndarray
+    joint: np.ndarray
+
+    def features(self, name: Features) -> np.ndarray:
+        """Returns what a probe reads: `pooled` [N, P] (before the projection) or `joint` [N, D]."""
+        return self.joint if name == "joint" else self.pooled
+
+    def rows_of(self, image_ids: Sequence[str] | np.ndarray) -> np.ndarray:
+        """Returns the row of each of these images, int64.
+
+        Raises:
+            DataError: an image was never embedded.
+        """
+        row_of = {image_id: row for row, image_id in enumerate(self.image_ids.tolist())}
+        missing = [image_id for image_id in image_ids if image_id not in row_of]
+        if missing:
+            raise DataError(
+                f"embeddings: {len(missing)} of {len(image_ids)} images have none, first '{missing[0]}'; "
+                "embed them first"
+            )
+        return np.array([row_of[image_id] for image_id in image_ids], dtype=np.int64)
+
+
+def store_embeddings(
+    folder: Path, compute: Callable[[], EmbeddingTable], *, about: dict[str, Any] | None = None
+) -> EmbeddingTable:
+    """Returns the table in `folder`, computed only if it is not there; concurrent callers wait for the first.
+
+    Args:
+        folder: `<store>/embeddings/<key>`, its key a fingerprint of images, encoder and adapter.
+        compute: embeds every image; called at most once per machine.
+        about: what to say of the table beside it.
+    """
+
+    def build(aside: Path) -> dict[str, Any] | None:
+        write_embeddings(aside, compute())
+        return about
+
+    return read_embeddings(build_once(folder, build))
+
+
+def write_embeddings(folder: Path, table: EmbeddingTable) -> None:
+    """Writes `embeddings.parquet` into a folder that is being built.
+
+    Raises:
+        FloatingPointError: an embedding is not finite; names the first image.
+    """
+    for name in ("pooled", "joint"):
+        bad = np.flatnonzero(~np.isfinite(getattr(table, name)).all(axis=1))
+        if bad.size:
+            first = table.image_ids[bad[0]]
+            raise FloatingPointError(
+                f"the {name} embedding of {first} is not finite ({bad.size} of {len(table.image_ids)} images)"
+            )
+    columns = {
+        "image_id": pa.array(table.image_ids.tolist(), pa.string()),
+        "pooled": _to_column(table.pooled),
+        "joint": _to_column(table.joint),
+    }
+    # Random mantissas neither compress nor repeat: plain pages are the fastest to write and to read back.
+    pq.write_table(pa.table(columns), folder / FILE, compression="none", use_dictionary=False)
+
+
+def read_embeddings(folder: Path) -> EmbeddingTable:
+    """Reads a finished table, memory-mapped.
+
+    Raises:
+        DataError: the folder was never finished.
+    """
+    if not is_whole(folder):
+        raise DataError(f"{folder}: holds no finished embeddings; delete it and embed the images again")
+    table = pq.read_table(folder / FILE, memory_map=True)
+    return EmbeddingTable(
+        image_ids=np.array(table["image_id"].to_pylist(), dtype=str),
+        pooled=_to_matrix(table["pooled"]),
+        joint=_to_matrix(table["joint"]),
+    )
+
+
+def _to_column(matrix: np.ndarray) -> pa.Array:
+    values = pa.array(np.ascontiguousarray(matrix, dtype=np.float32).ravel())
+    return pa.FixedSizeListArray.from_arrays(values, matrix.shape[1])
+
+
+def _to_matrix(column: pa.ChunkedArray) -> np.ndarray:
+    width = column.type.list_size
+    return column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)

@@ -1,0 +1,215 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (torch's own types are partial)
+"""Contrastive losses and their gradient in the embeddings: exact, in tiles, each distinct caption once.
+
+With unit-length embeddings I [B, D] and T [U, D], logits S = s I Tᵀ + b [B, U] and n_u pairs that carry
+caption u, every loss is a normaliser, nonlinear in S, less the positives, linear in S:
+
+    ∂loss/∂I = s (W T - Y)      W_iu  weight of a pair in the normaliser, from tiles (`tiles.add_products`)
+    ∂loss/∂T = s (Wᵀ I - X)     Y, X  weighted sums of a row's positives (`positives.pull_to_positives`)
+    ∂loss/∂log s = Σ_i I_i · ∂loss/∂I_i
+
+Each rank computes this for its own rows. Memory is tile × tile besides a few [·, D]; S is never held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainables.config import LossConfig
+from trainables.losses.batch_plan import BatchPlan
+from trainables.losses.collectives import Group
+from trainables.losses.positives import Positives, pull_to_positives
+from trainables.losses.tiles import (
+    GatheredBatch,
+    NearestCaption,
+    TileWeights,
+    add_products,
+    inner_product,
+    take,
+)
+
+
+@dataclass(frozen=True)
+class LossGradients:
+    """A loss and its gradients: `loss` and `recall` are the same on all ranks, the rest is this rank's part.
+
+    Args:
+        loss: mean over the global batch.
+        recall: share of images whose nearest caption in the batch is carried by their own group.
+        images: ∂loss/∂I of this rank's rows, [b, D].
+        texts: ∂loss/∂T of this rank's rows, [u, D].
+        log_logit_scale: summed over ranks it is ∂loss/∂log s, float64 [].
+        logit_bias: summed over ranks it is ∂loss/∂b, float64 [].
+    """
+
+    loss: float
+    recall: float
+    images: Tensor
+    texts: Tensor
+    log_logit_scale: Tensor
+    logit_bias: Tensor
+
+
+def softmax_loss(batch: GatheredBatch, group: Group, *, pair_weight: float) -> LossGradients:
+    """Symmetric cross-entropy over images and captions. Collective.
+
+    `pair_weight` w = 1 is CLIP (Radford et al. 2021, Figure 3). w = 0 is UniCL (Yang et al. 2022, Eq. 1-3),
+    as SupCon's L_out (Khosla et al. 2020, Eq. 2) across two towers: all pairs of a group are positives.
+
+        t_ij = w [i = j] + (1 - w) [i ~ j] / n_i         rows sum to 1, and columns
+        loss = 1/2B Σ_ij t_ij [(a_i - S_ij) + (c_j - S_ij)]
+        a_i = logsumexp_j S_ij = logsumexp_u (S_iu + ln n_u),  c_j = logsumexp_i S_ij
+        W_iu = n_u / 2B [exp(S_iu - a_i) + exp(S_iu - c_u)]
+
+    Ranks exchange a and c, one number a row, and no gradient.
+    """
+    plan = batch.plan
+    copies = plan.copies.to(batch.images.dtype)
+
+    def normalise() -> tuple[Tensor, Tensor, NearestCaption]:
+        by_row = batch.images.new_full((len(batch.image_rows),), -torch.inf)
+        by_column = batch.images.new_full((len(batch.texts),), -torch.inf)
+        nearest, log_copies = NearestCaption(batch), copies.log()
+        for here, columns, logits in batch.own_logits():
+            nearest.see(here, columns, logits)
+            there = slice(columns.start, columns.stop)
+            by_column[there] = torch.logaddexp(by_column[there], logits.logsumexp(0))
+            by_row[here] = torch.logaddexp(by_row[here], logits.add_(log_copies[there]).logsumexp(1))
+        return by_row, by_column, nearest
+
+    own_row_normalisers, own_column_parts, nearest = group.together(normalise)
+    row_normalisers = group.all_gather(own_row_normalisers, plan.image_shares)
+    column_normalisers = group.logsumexp(own_column_parts)
+
+    def weights(logits: Tensor, rows: range, columns: range) -> Tensor:
+        by_row = (logits - take(row_normalisers, rows).unsqueeze(1)).exp_()
+        by_column = logits.sub_(take(column_normalisers, columns)).exp_()
+        return by_row.add_(by_column).mul_(take(copies, columns) / (2 * plan.num_pairs))
+
+    own_normaliser = own_row_normalisers.double().sum() / (2 * plan.num_pairs)
+    if group.rank == 0:  # of the columns, which every rank has
+        own_normaliser += (copies.double() * column_normalisers.double()).sum() / (2 * plan.num_pairs)
+    positives = Positives.shared_out(plan, pair_weight=pair_weight)
+    return _finish(batch, group, positives, own_normaliser, nearest, weights)
+
+
+def sigmoid_loss(batch: GatheredBatch, group: Group, *, pair_weight: float) -> LossGradients:
+    """Pairwise sigmoid loss (SigLIP, Zhai et al. 2023, Algorithm 1), with groups as positives. Collective.
+
+    Every (image, caption) is a question of its own, so ranks exchange nothing but embeddings. `pair_weight` w
+    = 1 is SigLIP; w = 0 takes every pair of the group as a positive; between, the label of a pair of the
+    group is soft.
+
+        p_ij = w [i = j] + (1 - w) [i ~ j]
+        loss = -1/B Σ_ij p_ij log σ(S_ij) + (1 - p_ij) log σ(-S_ij) = 1/B Σ_ij softplus(S_ij) - p_ij S_ij
+        W_iu = n_u / B σ(S_iu)
+    """
+    plan = batch.plan
+    shares = plan.copies.to(batch.images.dtype) / plan.num_pairs
+
+    def normalise() -> tuple[Tensor, Tensor, NearestCaption]:
+        softplus = torch.zeros((), dtype=torch.float64, device=batch.images.device)
+        sigmoid = torch.zeros_like(softplus)
+        nearest = NearestCaption(batch)
+        for here, columns, logits in batch.own_logits():
+            nearest.see(here, columns, logits)
+            softplus += (F.softplus(logits) @ take(shares, columns)).double().sum()
+            sigmoid += (logits.sigmoid_() @ take(shares, columns)).double().sum()
+        return softplus, sigmoid, nearest
+
+    def weights(logits: Tensor, rows: range, columns: range) -> Tensor:
+        return logits.sigmoid_().mul_(take(shares, columns))
+
+    own_normaliser, own_bias, nearest = group.together(normalise)
+    positives = Positives.each(plan, pair_weight=pair_weight)
+    if group.rank == 0:
+        mean_positives = positives.mass(plan) / plan.num_pairs
+        own_normaliser -= mean_positives * batch.logit_bias
+        own_bias -= mean_positives
+    return _finish(batch, group, positives, own_normaliser, nearest, weights, logit_bias=own_bias)
+
+
+def _finish(
+    batch: GatheredBatch,
+    group: Group,
+    positives: Positives,
+    own_normaliser: Tensor,
+    nearest: NearestCaption,
+    weights: TileWeights,
+    *,
+    logit_bias: Tensor | None = None,
+) -> LossGradients:
+    """Joins a loss's normaliser and its positives: the loss itself, then the gradients. Collective."""
+
+    def pull() -> tuple[Tensor, Tensor, Tensor]:
+        images, texts = pull_to_positives(batch, positives)
+        own_loss = own_normaliser + inner_product(batch, images) * batch.logit_scale
+        return images, texts, torch.stack([own_loss, nearest.num_hits(batch)])
+
+    images, texts, own_part = group.together(pull)
+    loss, num_hits = (float(value) for value in group.sum(own_part))
+
+    def push() -> Tensor:
+        add_products(batch, images, texts, weights=weights)
+        images.mul_(batch.logit_scale)
+        texts.mul_(batch.logit_scale)
+        return inner_product(batch, images)
+
+    log_logit_scale = group.together(push)
+    bias = torch.zeros_like(log_logit_scale) if logit_bias is None else logit_bias
+    return LossGradients(loss, num_hits / batch.plan.num_pairs, images, texts, log_logit_scale, bias)
+
+
+def softmax_floor(plan: BatchPlan, *, pair_weight: float) -> float:
+    """Returns the smallest value `softmax_loss` can take: no logits go below it, some come as near as one likes.
+
+    It is not 0: targets are spread over a group, and equal captions cannot be told apart. With q_iu the mass of
+    targets on caption u, both directions are cross-entropies of the same q, least where S_iu = ln(q_iu / n_u):
+    -1/B Σ_iu q_iu ln(q_iu / n_u). For CLIP with one caption a class that is the mean of ln n_u.
+    """
+    mass, copies, how_many = Positives.shared_out(plan, pair_weight=pair_weight).by_caption(plan)
+    return -float((how_many * torch.xlogy(mass, mass / copies)).sum()) / plan.num_pairs
+
+
+def sigmoid_floor(plan: BatchPlan, *, pair_weight: float) -> float:
+    """Returns the smallest value `sigmoid_loss` can take: the entropy of its labels, per caption and image.
+
+    0 for hard labels, unless equal captions are a positive of an image here and a negative there.
+    """
+    mass, copies, how_many = Positives.each(plan, pair_weight=pair_weight).by_caption(plan)
+    label = (mass / copies).clamp(max=1.0)
+    entropy = -torch.xlogy(label, label) - torch.xlogy(1 - label, 1 - label)
+    return float((how_many * copies * entropy).sum()) / plan.num_pairs
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """A loss of the registry.
+
+    Args:
+        compute: (batch, group, pair_weight=) → the loss and its gradients.
+        floor: (plan, pair_weight=) → the smallest value of the loss.
+        pair_weight: fixed w; none = the configured one.
+    """
+
+    compute: Callable[..., LossGradients]
+    floor: Callable[..., float]
+    pair_weight: float | None = None
+
+    def weight(self, config: LossConfig) -> float:
+        """Returns w."""
+        return config.pair_weight if self.pair_weight is None else self.pair_weight
+
+
+LOSSES: dict[str, PairLoss] = {
+    "clip": PairLoss(softmax_loss, softmax_floor, pair_weight=1.0),
+    "multi_positive": PairLoss(softmax_loss, softmax_floor),
+    "siglip": PairLoss(sigmoid_loss, sigmoid_floor),
+}
+"""`loss.kind` → the loss."""

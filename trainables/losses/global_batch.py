@@ -1,0 +1,205 @@
+"""The contrastive step of one global batch, exact however it is cut into ranks and micro-batches.
+
+Embeddings are cached and gradients replayed by micro-batch, log-sum-exps are exchanged instead of gradients
+of embeddings, and the parameters' gradients are summed once. Memory follows the micro-batch; the global batch
+costs its embeddings only.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainables.config import LossConfig
+from trainables.losses.batch_plan import BatchPlan
+from trainables.losses.collectives import Group, OutOfMemory
+from trainables.losses.contrastive import LOSSES
+from trainables.losses.flat_gradients import FlatGradients
+from trainables.losses.tiles import GatheredBatch
+from trainables.losses.towers import PairEncoder, Tower
+
+__all__ = ["NonFiniteLoss", "OutOfMemory", "PairEncoder", "StepResult", "global_batch_step"]
+
+TILE_SIZE = 512
+"""Rows and columns of a block of logits: 1 MiB, which stays in a core's cache; larger were no faster."""
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss or a gradient of the global batch is not finite; every rank raises it in the same step."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step says about itself, the same on every rank; gradients are in `.grad`.
+
+    Args:
+        loss: mean over the global batch.
+        floor: the smallest value the loss can take with these positives and captions.
+        recall: class-aware: share of images whose nearest caption in the batch is carried by their own group.
+        logit_scale: the multiplier of this step.
+        micro_batch_size: what to pass to the next step: as given, or smaller after an out-of-memory error.
+    """
+
+    loss: float
+    floor: float
+    recall: float
+    logit_scale: float
+    micro_batch_size: int | None
+
+
+def global_batch_step(
+    pairs: PairEncoder,
+    plan: BatchPlan,
+    loss: LossConfig,
+    *,
+    log_logit_scale: Tensor,
+    parameters: Sequence[Tensor],
+    micro_batch_size: int | None,
+    logit_bias: Tensor | None = None,
+    kept_graphs: int = 1,
+    tile_size: int = TILE_SIZE,
+) -> StepResult:
+    """Adds the gradient of the global batch's mean loss to every parameter's `.grad`, on all ranks. Collective.
+
+    Args:
+        pairs: encodes rows of the global batch on this rank.
+        plan: the same on every rank but for `rank`.
+        loss: kind and settings.
+        log_logit_scale: [], logarithm of the multiplier; gets a gradient where it requires one.
+        parameters: every trainable parameter, in the same order on every rank.
+        micro_batch_size: rows per forward; none = the whole share. After an out-of-memory error on any rank it
+            is halved on all ranks and the same step is taken again, with the same result.
+        logit_bias: [], of `siglip`; gets a gradient where it requires one.
+        kept_graphs: micro-batches of each tower that keep their graph instead of being encoded twice. One costs
+            next to nothing, since a replay needs as much anyway; all of them is the plain step.
+        tile_size: rows and columns of a block of logits.
+
+    Raises:
+        NonFiniteLoss: on every rank; `.grad` is as it was before.
+        OutOfMemory: on every rank, though one row is encoded at a time; `.grad` is as it was before.
+    """
+    group = Group.current(log_logit_scale.device)
+    if (plan.rank, plan.world_size) != (group.rank, group.world_size):
+        raise ValueError(
+            f"plan of rank {plan.rank}/{plan.world_size} on rank {group.rank}/{group.world_size}"
+        )
+    scalars = [log_logit_scale] if logit_bias is None else [log_logit_scale, logit_bias]
+    learned = [*parameters, *(scalar for scalar in scalars if scalar.requires_grad)]
+    step = _Step(
+        group, pairs, plan.to(group.device), loss, log_logit_scale, logit_bias, max(1, kept_graphs), tile_size
+    )
+    gradients = group.together(lambda: FlatGradients(learned))
+    try:
+        while (result := step.attempt(micro_batch_size)) is None:
+            micro_batch_size = step.smaller(micro_batch_size)
+            gradients.clear()
+        if not gradients.sum_over_ranks(group):
+            raise NonFiniteLoss(
+                f"loss {result.loss:.6g} is finite, a gradient is not: lower the learning rate"
+            )
+    except BaseException:
+        gradients.withdraw()
+        raise
+    gradients.commit()
+    return result
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step of one global batch, which may take several attempts."""
+
+    group: Group
+    pairs: PairEncoder
+    plan: BatchPlan
+    loss: LossConfig
+    log_logit_scale: Tensor
+    logit_bias: Tensor | None
+    kept_graphs: int
+    tile_size: int
+
+    def attempt(self, micro_batch_size: int | None) -> StepResult | None:
+        """Returns none where a rank ran out of memory and a smaller micro-batch may help. Collective."""
+        try:
+            return self._run(micro_batch_size)
+        except OutOfMemory:
+            if micro_batch_size == 1:
+                raise
+        gc.collect()
+        if self.group.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def smaller(self, micro_batch_size: int | None) -> int:
+        """Halves the micro-batch, or the largest share of any rank where that is less: alike on all ranks."""
+        largest = max(len(share) for share in (*self.plan.image_shares, *self.plan.text_shares))
+        return max(1, min(micro_batch_size or largest, largest) // 2)
+
+    def _run(self, micro_batch_size: int | None) -> StepResult:
+        group, pairs, plan = self.group, self.pairs, self.plan
+        images, texts = (
+            Tower(
+                encode,
+                rows,
+                is_trained=is_trained,
+                micro_batch_size=micro_batch_size,
+                kept_graphs=self.kept_graphs,
+            )
+            for encode, rows, is_trained in (
+                (pairs.encode_images, plan.image_share, pairs.trains_images),
+                (pairs.encode_texts, plan.text_share, pairs.trains_texts),
+            )
+        )
+        own_images, own_texts = group.together(lambda: (images.embed(), texts.embed()))
+        batch = self._gather(own_images, own_texts)
+
+        loss = LOSSES[self.loss.kind]
+        pair_weight = loss.weight(self.loss)
+        gradients = loss.compute(batch, group, pair_weight=pair_weight)
+        if not math.isfinite(gradients.loss):
+            raise NonFiniteLoss(f"loss is {gradients.loss} at logit scale {batch.logit_scale:.4g}")
+
+        def backward() -> None:
+            _accumulate(self.log_logit_scale, gradients.log_logit_scale)
+            _accumulate(self.logit_bias, gradients.logit_bias)
+            texts.backward_kept(gradients.texts)
+            images.backward_kept(gradients.images)
+            texts.replay(gradients.texts)
+            images.replay(gradients.images)
+
+        group.together(backward)
+        floor = loss.floor(plan, pair_weight=pair_weight)
+        return StepResult(gradients.loss, floor, gradients.recall, batch.logit_scale, micro_batch_size)
+
+    def _gather(self, own_images: Tensor, own_texts: Tensor) -> GatheredBatch:
+        plan, group = self.plan, self.group
+        # A rank without rows learns width and precision from the others.
+        width, is_double = group.maximum(
+            max(own_images.shape[1], own_texts.shape[1]),
+            torch.float64 in (own_images.dtype, own_texts.dtype),
+        )
+        dtype = torch.float64 if is_double else torch.float32
+
+        def gathered(own: Tensor, shares: Sequence[range]) -> Tensor:
+            rows = own if len(own) else own.new_empty(0, width)
+            return group.all_gather(rows.to(group.device, dtype), shares)
+
+        return GatheredBatch(
+            images=gathered(own_images, plan.image_shares),
+            texts=gathered(own_texts, plan.text_shares),
+            plan=plan,
+            image_rows=plan.image_share,
+            text_rows=plan.text_share if self.pairs.trains_texts else range(0),
+            logit_scale=float(self.log_logit_scale.detach().double().exp()),
+            logit_bias=0.0 if self.logit_bias is None else float(self.logit_bias.detach()),
+            tile_size=self.tile_size,
+        )
+
+
+def _accumulate(scalar: Tensor | None, gradient: Tensor) -> None:
+    if scalar is not None and scalar.requires_grad and scalar.grad is not None:
+        scalar.grad.add_(gradient)

@@ -1,0 +1,122 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (torch's own types are partial)
+"""The gathered batch and the two passes over its logits, tile by tile: the logits are never held together.
+
+Pass 1 goes over this rank's images and all captions, for normalisers and the loss. Pass 2 goes over every
+tile that this rank's rows of either side need, for the gradient of the embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainables.losses.batch_plan import BatchPlan, tiles
+
+TileWeights = Callable[[Tensor, range, range], Tensor]
+"""(logits, rows, columns) → the weight of each pair in the gradient; may overwrite the logits."""
+
+
+@dataclass(frozen=True)
+class GatheredBatch:
+    """What every rank holds once embeddings are gathered.
+
+    Args:
+        images: I [B, D], unit length, float32 or float64.
+        texts: T [U, D], one row per distinct caption.
+        plan: on the same device.
+        image_rows: rows of `images` whose gradient this rank owes; over the ranks they cover the batch.
+        text_rows: rows of `texts` whose gradient this rank owes; empty where the text tower does not train.
+        logit_scale: s.
+        logit_bias: b, 0 for losses without.
+        tile_size: rows and columns of a tile.
+    """
+
+    images: Tensor
+    texts: Tensor
+    plan: BatchPlan
+    image_rows: range
+    text_rows: range
+    logit_scale: float
+    logit_bias: float
+    tile_size: int
+
+    def logits(self, rows: range, columns: range) -> Tensor:
+        """Returns one tile of s I Tᵀ + b."""
+        logits = (take(self.images, rows) * self.logit_scale) @ take(self.texts, columns).T
+        return logits.add_(self.logit_bias) if self.logit_bias else logits
+
+    def own_logits(self) -> Iterator[tuple[slice, range, Tensor]]:
+        """Yields the tiles of this rank's images: place among its images, columns, logits."""
+        for rows in tiles(self.image_rows, self.tile_size):
+            for columns in tiles(range(len(self.texts)), self.tile_size):
+                yield self.own_image(rows), columns, self.logits(rows, columns)
+
+    def own_image(self, rows: range) -> slice:
+        """Returns where rows of the global batch lie among this rank's images."""
+        return slice(rows.start - self.image_rows.start, rows.stop - self.image_rows.start)
+
+    def own_text(self, rows: range) -> slice:
+        """Returns where distinct captions lie among this rank's."""
+        return slice(rows.start - self.text_rows.start, rows.stop - self.text_rows.start)
+
+
+class NearestCaption:
+    """Running maximum over the captions for each of this rank's images."""
+
+    def __init__(self, batch: GatheredBatch) -> None:
+        self.logits = batch.images.new_full((len(batch.image_rows),), -torch.inf)
+        self.texts = torch.zeros_like(self.logits, dtype=torch.int64)
+
+    def see(self, here: slice, columns: range, logits: Tensor) -> None:
+        """Takes note of one tile."""
+        largest, place = logits.max(1)
+        is_nearer = largest > self.logits[here]
+        self.logits[here] = torch.where(is_nearer, largest, self.logits[here])
+        self.texts[here] = torch.where(is_nearer, place + columns.start, self.texts[here])
+
+    def num_hits(self, batch: GatheredBatch) -> Tensor:
+        """Counts the images whose nearest caption is carried by some pair of their own group, float64 []."""
+        own_groups = take(batch.plan.group_of_pair, batch.image_rows)
+        codes = own_groups * batch.plan.num_texts + self.texts
+        return torch.isin(codes, batch.plan.memberships.codes).sum().double()
+
+
+def add_products(batch: GatheredBatch, images: Tensor, texts: Tensor, *, weights: TileWeights) -> None:
+    """Adds W T to `images` [b, D] and Wᵀ I to `texts` [u, D], this rank's rows, with W from `weights`.
+
+    A tile serves both sides where its rows and its columns are this rank's. So one rank computes every tile
+    once: 8 B U D operations with the first pass, the least that is possible without storing the logits.
+    """
+    for rows, owes_images in _cut(len(batch.images), batch.image_rows, batch.tile_size):
+        for columns, owes_texts in _cut(len(batch.texts), batch.text_rows, batch.tile_size):
+            if not (owes_images or owes_texts):
+                continue
+            weight = weights(batch.logits(rows, columns), rows, columns)
+            if owes_images:
+                images[batch.own_image(rows)].addmm_(weight, take(batch.texts, columns))
+            if owes_texts:
+                texts[batch.own_text(columns)].addmm_(weight.T, take(batch.images, rows))
+
+
+def inner_product(batch: GatheredBatch, images: Tensor) -> Tensor:
+    """Returns Σ_i I_i · X_i over this rank's images, for X = `images` [b, D]; float64 []."""
+    total = torch.zeros((), dtype=torch.float64, device=images.device)
+    for rows in tiles(batch.image_rows, batch.tile_size):
+        total += (take(batch.images, rows) * images[batch.own_image(rows)]).sum(1).double().sum()
+    return total
+
+
+def take(tensor: Tensor, rows: range) -> Tensor:
+    """Returns contiguous rows, as a view."""
+    return tensor[rows.start : rows.stop]
+
+
+def _cut(total: int, own: range, size: int) -> Iterator[tuple[range, bool]]:
+    """Yields tiles over all rows that never straddle the borders of `own`, and whether they lie in it."""
+    for part, is_own in ((range(own.start), False), (own, True), (range(own.stop, total), False)):
+        for tile in tiles(part, size):
+            yield tile, is_own

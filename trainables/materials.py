@@ -1,0 +1,88 @@
+"""What every trainable stands on: the data set, its pixels, the encoder with its adapters, the frozen activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.activations import Activations
+from trainables.artifacts import fingerprint
+from trainables.config import TrialConfig
+from trainables.context import RunContext
+from trainables.data.cache import ImageCache, open_image_cache
+from trainables.data.datasets import load_dataset
+from trainables.data.records import Dataset
+from trainables.models.dual_encoder import DualEncoder, ImageFeatures
+from trainables.models.load import load_dual_encoder
+from trainables.models.lora import Adaptation, attach
+
+ROWS_AT_ONCE = 256
+
+
+@dataclass
+class Materials:
+    """One trial's data and model, opened once and handed from step to step."""
+
+    dataset: Dataset
+    images: ImageCache
+    encoder: DualEncoder
+    adaptation: Adaptation
+    activations: Activations
+    adapter_folder: Path | None  # where the trained adapter is, or will be; None when nothing trains
+    embeddings_folder: Path
+
+    @torch.no_grad()
+    def embed_images(self, indices: np.ndarray) -> ImageFeatures:
+        """Returns pooled [N, P] and joint [N, D] of unaugmented images, float32 on the CPU."""
+        self.encoder.eval()
+        parts = [
+            self.encoder.encode_image_suffix(self.activations.clean(rows), self.adaptation.image_cut)
+            for rows in np.split(indices, range(ROWS_AT_ONCE, len(indices), ROWS_AT_ONCE))
+        ]
+        pooled, joint = (torch.cat(values).float().cpu() for values in zip(*parts, strict=True))
+        return ImageFeatures(pooled, joint)
+
+    @torch.no_grad()
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        """Returns joint embeddings [N, D] of texts, unit length, on the encoder's device."""
+        self.encoder.eval()
+        return self.encoder.encode_text(self.encoder.tokenize(texts)).float()
+
+
+def open_materials(config: TrialConfig, context: RunContext) -> Materials:
+    """Loads data and encoder, and attaches untrained adapters. The same config gives the same weights on every rank."""
+    if config.execution.num_threads:
+        torch.set_num_threads(config.execution.num_threads)
+    dataset = load_dataset(config.data)
+    torch.manual_seed(config.seed)  # LoRA's A matrices are drawn here
+    encoder = load_dual_encoder(config.encoder, device=context.device, store=context.store)
+    adaptation = attach(encoder, config)
+    images = open_image_cache(dataset, encoder.preprocessing, context.store)
+    ever_trained = dataset.indices("train") if config.data.fold is None else np.arange(len(dataset.records))
+    activations = Activations(
+        encoder, adaptation.image_cut, images, config, train=ever_trained, store=context.store
+    )
+    adapter = adapter_key(config, dataset, encoder)
+    embeddings = fingerprint("embeddings", dataset.content_fingerprint, images.fingerprint, encoder.fingerprint, adapter)
+    return Materials(
+        dataset=dataset,
+        images=images,
+        encoder=encoder,
+        adaptation=adaptation,
+        activations=activations,
+        adapter_folder=context.store / "adapters" / adapter if adapter else None,
+        embeddings_folder=context.store / "embeddings" / embeddings,
+    )
+
+
+def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> str | None:
+    """Returns what names a trained adapter: all that training reads, so not the probe. None when nothing trains."""
+    if config.adapt.method == "none":
+        return None
+    science = config.science()
+    del science["probe"]
+    return fingerprint("adapter", science, dataset.fingerprint, encoder.fingerprint)

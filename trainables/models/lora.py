@@ -1,0 +1,117 @@
+"""Low-rank adapters on a dual encoder, through PEFT (LoRA, Hu et al. 2021, arXiv:2106.09685)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from trainables.config import LoraConfig, TrialConfig
+from trainables.errors import ConfigError
+from trainables.models.adaptation import Adaptation
+from trainables.models.adapter_files import load_adapter, save_adapter
+from trainables.models.dropout import CounterDropout, set_dropout_rows
+from trainables.models.dual_encoder import DualEncoder
+from trainables.models.liveness import prove_alive
+from trainables.models.registry import TowerName
+from trainables.models.targets import check_targets, resolve_targets
+from trainables.models.torchvision_import import import_peft
+
+__all__ = [
+    "Adaptation",
+    "attach",
+    "check_targets",
+    "load_adapter",
+    "merge",
+    "prove_alive",
+    "resolve_targets",
+    "save_adapter",
+    "set_dropout_rows",
+]
+
+ADAPTER = "default"  # PEFT's name of the only adapter an encoder has here
+
+
+def attach(encoder: DualEncoder, config: TrialConfig) -> Adaptation:
+    """Prepares an encoder in place for `adapt.method`: all frozen but adapters, projections and logit scale as it says.
+
+    The adapters' A matrices are drawn from `config.seed` alone, B is zero: the encoder's outputs do not change yet.
+
+    Raises:
+        ConfigError: targets that match nothing, or adapter dropout where it would be ignored.
+    """
+    method = config.adapt.method
+    encoder.requires_grad_(False)
+    targets = resolve_targets(encoder, config.lora) if "lora" in method else {}
+    if targets:
+        _inject(encoder, config.lora, targets, seed=config.seed)
+    projections = encoder.projections() if "projection" in method else {}
+    for name in projections.values():
+        encoder.get_submodule(name).requires_grad_(True)
+    if method != "none":
+        if config.loss.logit_scale is not None:
+            encoder.log_logit_scale.data.fill_(math.log(config.loss.logit_scale))
+        encoder.log_logit_scale.requires_grad_(config.loss.learn_logit_scale)
+    return Adaptation(
+        method=method,
+        parameters={name: p for name, p in encoder.named_parameters() if p.requires_grad},
+        targets=targets,
+        image_cut=_lowest_adapted_block(encoder, targets.get("image", [])),
+        adapts_image="image" in targets or "image" in projections,
+        adapts_text="text" in targets or "text" in projections,
+    )
+
+
+def merge(encoder: DualEncoder) -> None:
+    """Adds every adapter to the weights it adapts; outputs stay as they are, to rounding."""
+    import_peft()
+    from peft.tuners.lora import LoraLayer
+
+    for module in encoder.modules():
+        if isinstance(module, LoraLayer):
+            module.merge(safe_merge=True)  # refuses weights that are not finite
+
+
+def _inject(
+    encoder: DualEncoder, lora: LoraConfig, targets: dict[TowerName, list[str]], *, seed: int
+) -> None:
+    prefix = next(
+        f"{name}." if name else "" for name, m in encoder.named_modules() if m is encoder.adapter_root
+    )
+    names = [name for tower in targets.values() for name in tower]
+    if lora.dropout:
+        _refuse_ignored_dropout(encoder, names)
+    peft = import_peft()
+    settings = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.scaling * lora.rank,  # type: ignore[arg-type]  # PEFT divides by the rank; a float is exact
+        lora_dropout=lora.dropout,
+        use_rslora=lora.use_rslora,
+        target_modules=[name.removeprefix(prefix) for name in names],
+        bias="none",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        peft.inject_adapter_in_model(settings, encoder.adapter_root, ADAPTER)
+    if lora.dropout:
+        for tower, modules in targets.items():
+            for name in modules:
+                dropout = CounterDropout(lora.dropout, name=name, tower=tower).train(encoder.training)
+                encoder.get_submodule(name).lora_dropout[ADAPTER] = dropout
+
+
+def _refuse_ignored_dropout(encoder: DualEncoder, names: list[str]) -> None:
+    for name in names:
+        if isinstance(encoder.get_submodule(name), nn.MultiheadAttention):
+            raise ConfigError(
+                f"lora.dropout: PEFT ignores it inside the fused attention '{name}' of {encoder.name}; set it to 0 or "
+                "target other modules"
+            )
+
+
+def _lowest_adapted_block(encoder: DualEncoder, targets: list[str]) -> int:
+    """Returns the number of the lowest image block with an adapter; the number of blocks if there is none."""
+    blocks = encoder.blocks("image").names
+    adapted = (i for i, block in enumerate(blocks) if any(name.startswith(f"{block}.") for name in targets))
+    return next(adapted, len(blocks))

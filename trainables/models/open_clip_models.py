@@ -1,0 +1,169 @@
+"""Vision transformers of open_clip, as they are: fused attention, CLIP's text transformer (Ilharco et al. 2021)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainables.config import EncoderConfig
+from trainables.errors import ConfigError, WeightsUnavailable
+from trainables.models.checkpoints import checkpoint_folder, local_folder, split_open_clip
+from trainables.models.dual_encoder import Blocks, DualEncoder, ImageFeatures, Tokens, TowerName
+from trainables.models.registry import EncoderSpec, encoder_fingerprint, preprocessing_of
+from trainables.models.torchvision_import import declare_missing_operators
+
+
+class OpenClip(DualEncoder):
+    """An open_clip model. Image block 0 is the patch embedding; the others are the residual attention blocks."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        super().__init__()
+        # open_clip keeps its projections as bare matrices [width, D]; as modules they can be named and trained.
+        self.image_projection = _as_linear(model.visual.proj)
+        self.text_projection = _as_linear(model.text_projection)
+        model.visual.proj = model.text_projection = None
+        self.model = model
+        self.tokenizer = tokenizer
+        self.log_logit_scale = model.logit_scale
+        self.pooled_dim = self.image_projection.in_features
+        self.joint_dim = self.image_projection.out_features
+
+    def blocks(self, tower: TowerName) -> Blocks:
+        """Returns the patch embedding and the attention blocks of the image tower, or those of the text tower."""
+        if tower == "image":
+            count = len(self.model.visual.transformer.resblocks)
+            names = [f"model.visual.transformer.resblocks.{i}" for i in range(count)]
+            return Blocks(("model.visual.conv1", *names))
+        count = len(self.model.transformer.resblocks)
+        return Blocks(tuple(f"model.transformer.resblocks.{i}" for i in range(count)))
+
+    def projections(self) -> dict[TowerName, str]:
+        """Returns both projections."""
+        return {"image": "image_projection", "text": "text_projection"}
+
+    def encode_image_prefix(self, pixels: Tensor, cut: int) -> Tensor:
+        """Runs the embedding and the first `cut` - 1 attention blocks."""
+        return self._run(pixels, 0, cut)
+
+    def encode_image_suffix(self, activations: Tensor, cut: int) -> ImageFeatures:
+        """Runs the other blocks and the pooling."""
+        pooled = self._run(activations, cut, len(self.model.visual.transformer.resblocks) + 1)
+        return ImageFeatures(pooled, F.normalize(self.image_projection(pooled), dim=-1))
+
+    def encode_text(self, tokens: Tokens) -> Tensor:
+        """Returns joint embeddings [B, D], unit length."""
+        pooled = self.model.encode_text(tokens.input_ids.to(self.log_logit_scale.device))
+        return F.normalize(self.text_projection(pooled), dim=-1)
+
+    def tokenize(self, texts: list[str]) -> Tokens:
+        """Returns tokens padded to the context length, which open_clip's causal mask has built in."""
+        ids = self.tokenizer(texts)
+        return Tokens(ids, (ids != 0).long())
+
+    def _run(self, activations: Tensor, first: int, last: int) -> Tensor:
+        visual = self.model.visual
+        blocks = visual.transformer.resblocks
+        if first == 0 < last:
+            activations = visual._embeds(activations)
+        for block in blocks[max(first - 1, 0) : max(last - 1, 0)]:
+            activations = block(activations)
+        if first < last == len(blocks) + 1:
+            activations, _ = visual._pool(activations)
+        return activations
+
+
+def load_open_clip(
+    config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
+) -> OpenClip:
+    """Loads a vision transformer of open_clip, from safetensors only.
+
+    Raises:
+        ConfigError: an unknown architecture or tag, or one that is no CLIP with a vision transformer.
+        WeightsUnavailable: the safetensors are not here and cannot be fetched.
+    """
+    del store  # nothing is derived from the weights
+    declare_missing_operators()
+    import open_clip
+
+    architecture, source = split_open_clip(config.name)
+    folder = local_folder(architecture)
+    preprocessing = preprocessing_of(config)
+    known_as = f"local-dir:{folder}" if folder else architecture
+    with _quiet():
+        model = open_clip.create_model(
+            known_as, load_weights=False, force_image_size=preprocessing.size, pretrained_text=False
+        )
+        tokenizer = open_clip.get_tokenizer(known_as)
+    if type(model) is not open_clip.CLIP or not hasattr(model.visual, "transformer"):
+        raise ConfigError(
+            f"encoder.name: '{config.name}' is not a CLIP with a vision transformer; no other is supported"
+        )
+    if weights:
+        open_clip.load_checkpoint(model, str(_weights_file(folder, architecture, source)))
+    encoder = OpenClip(model.eval(), tokenizer)
+    encoder.family = spec.family
+    encoder.name = config.name
+    encoder.fingerprint = encoder_fingerprint(config) if weights else "random"
+    encoder.preprocessing = preprocessing
+    return encoder
+
+
+def _weights_file(folder: Path | None, architecture: str, source: str | None) -> Path:
+    """Returns the safetensors file of a folder, a path or a tag; `load_checkpoint` unpickles no such file."""
+    if source is not None and Path(source).expanduser().is_file():
+        folder, files = None, [Path(source).expanduser()]
+    else:
+        if folder is None:
+            folder = checkpoint_folder(_repository(architecture, source or ""))
+        files = sorted(folder.glob("*.safetensors"))
+        # A repository may hold the same weights for transformers as well.
+        files = [file for file in files if file.name.startswith("open_clip")] or files
+    if len(files) != 1 or files[0].suffix != ".safetensors":
+        raise WeightsUnavailable(
+            f"open_clip:{architecture}: need one safetensors file, found {', '.join(map(str, files)) or 'none'}"
+        )
+    return files[0]
+
+
+def _repository(architecture: str, tag: str) -> str:
+    import open_clip
+
+    known = open_clip.get_pretrained_cfg(architecture, tag)
+    if not known:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture))
+        raise ConfigError(
+            f"encoder.name: open_clip has no weights '{tag}' of {architecture} (it has: {tags})"
+        )
+    if known.get("quick_gelu") and not open_clip.get_model_config(architecture).get("quick_gelu"):
+        raise ConfigError(
+            f"encoder.name: the weights '{tag}' were trained with QuickGELU; name '{architecture}-quickgelu'"
+        )
+    if not known.get("hf_hub"):
+        raise WeightsUnavailable(
+            f"open_clip:{architecture}@{tag}: published as a pickle only, which is not read"
+        )
+    return "/".join(known["hf_hub"].split("/")[:2])
+
+
+def _as_linear(matrix: nn.Parameter) -> nn.Linear:
+    linear = nn.Linear(*matrix.shape, bias=False)
+    linear.weight = nn.Parameter(matrix.detach().T.contiguous())
+    return linear
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """open_clip reports every step of loading on the root logger, and warns that a structure has no weights."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)

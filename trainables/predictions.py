@@ -1,0 +1,109 @@
+"""Class probabilities per image on disk: what every system says, no label or patient beside it. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from trainables.config import Split
+from trainables.data.records import Dataset
+from trainables.errors import DataError
+from trainables.metrics import interval_metrics, to_metrics
+
+FILE = "predictions.parquet"
+
+
+class Scores(NamedTuple):
+    """What one system says of one split: `image_ids` str [N], `scores` float64 [N, K], rows summing to 1."""
+
+    image_ids: np.ndarray
+    scores: np.ndarray
+
+
+Predictions = Mapping[tuple[Split, str], Scores]
+"""(split, system) → scores; a system is `zero_shot_unseen`, `probe_joint`, `control_border`, …"""
+
+
+def image_ids_of(dataset: Dataset, split: Split) -> np.ndarray:
+    """Returns the image ids of a split in the order of its records, str [N]."""
+    return np.array([dataset.records[i].image_id for i in dataset.indices(split)], dtype=str)
+
+
+def judge(predictions: Predictions, dataset: Dataset) -> dict[str, float]:
+    """Returns `val/<system>/<metric>` with the `_low` and `_high` of its 95 % interval by patient."""
+    val = dataset.indices("val")
+    classes, patients = dataset.class_indices(val), dataset.patients(val)
+    metrics: dict[str, float] = {}
+    for (split, system), predicted in predictions.items():
+        if split == "val":
+            metrics |= to_metrics(f"val/{system}", interval_metrics(predicted.scores, classes, patients))
+    return metrics
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Writes columns image_id, split, system, scores (K probabilities), replacing the file in one step.
+
+    Raises:
+        ValueError: scores that are no probabilities, or an image that a system scores twice in one split.
+    """
+    tables = [_to_table(split, system, scores) for (split, system), scores in predictions.items()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.aside")
+    pq.write_table(pa.concat_tables(tables), aside)
+    aside.replace(path)
+
+
+def read_predictions(path: Path) -> dict[tuple[Split, str], Scores]:
+    """Reads what `write_predictions` wrote, systems in the order they were written.
+
+    Raises:
+        DataError: no such file, or not a table of predictions.
+    """
+    try:
+        table = pq.read_table(path)
+        pairs = dict.fromkeys(zip(table["split"].to_pylist(), table["system"].to_pylist(), strict=True))
+        return {
+            cast("tuple[Split, str]", (split, system)): _to_scores(
+                table.filter((pc.field("split") == split) & (pc.field("system") == system))
+            )
+            for split, system in pairs
+        }
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise DataError(f"{path}: no readable predictions ({error}); run the trial again") from error
+
+
+def _to_table(split: str, system: str, predicted: Scores) -> pa.Table:
+    _check(predicted, f"{split}/{system}")
+    num_images, num_classes = predicted.scores.shape
+    values = np.ascontiguousarray(predicted.scores, np.float64).ravel()
+    offsets = np.arange(0, values.size + 1, num_classes, dtype=np.int32)
+    columns = {
+        "image_id": pa.array(predicted.image_ids.tolist(), pa.string()),
+        "split": pa.array([split] * num_images, pa.string()),
+        "system": pa.array([system] * num_images, pa.string()),
+        "scores": pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)),
+    }
+    return pa.table(columns)
+
+
+def _to_scores(table: pa.Table) -> Scores:
+    scores = table["scores"].combine_chunks()
+    values = scores.flatten().to_numpy(zero_copy_only=False)
+    return Scores(np.array(table["image_id"].to_pylist(), dtype=str), values.reshape(len(scores), -1))
+
+
+def _check(predicted: Scores, where: str) -> None:
+    image_ids, scores = predicted
+    if scores.ndim != 2 or len(scores) != len(image_ids):
+        raise ValueError(f"{where}: scores {scores.shape} for {len(image_ids)} images, expected [N, K]")
+    if len(set(image_ids.tolist())) != len(image_ids):
+        raise ValueError(f"{where}: an image is scored twice")
+    is_sane = np.isfinite(scores).all() and scores.min(initial=0) >= 0
+    if not is_sane or np.abs(scores.sum(axis=1) - 1).max(initial=0) > 1e-6:
+        raise ValueError(f"{where}: scores are no probabilities (finite, non-negative, rows summing to 1)")

@@ -1,0 +1,61 @@
+"""Zero-shot classification: prompts of every class, averaged on the sphere, against image embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from trainables.config import TrialConfig
+from trainables.context import Metrics, RunContext
+from trainables.logistic import softmax
+from trainables.predictions import FILE, judge, write_predictions
+
+
+def zero_shot(config: TrialConfig, context: RunContext) -> Metrics:
+    """Asks the config's encoder by every family of prompts; adapts it first if its adapter is not there.
+
+    Returns metrics on val with intervals; writes `results/predictions.parquet` of val and test. Collective;
+    rank 0 judges.
+    """
+    # Here and not above: what follows loads torch, and the training loop imports `zero_shot_scores`.
+    from trainables.embed import embed_all
+    from trainables.finetune import train_adapter
+    from trainables.materials import open_materials
+    from trainables.validate import score_everything
+
+    materials = open_materials(config, context)
+    train_adapter(materials, config, context)
+    if context.rank > 0:
+        return {}
+    without_probe = config.model_copy(update={"probe": config.probe.model_copy(update={"features": ()})})
+    predictions = score_everything(
+        materials, embed_all(materials), without_probe, ("val", "test")
+    ).predictions
+    write_predictions(context.workdir / "results" / FILE, predictions)
+    return judge(predictions, materials.dataset)
+
+
+def zero_shot_scores(
+    joint: np.ndarray, prompt_embeddings: Sequence[np.ndarray], *, logit_scale: float
+) -> np.ndarray:
+    """Returns class probabilities float64 [N, K]: softmax of logit_scale × cosine.
+
+    Args:
+        joint: [N, D] image embeddings; normalised here.
+        prompt_embeddings: one [n_k, D] per class, n_k ≥ 1.
+        logit_scale: the multiplier, not its logarithm. It moves probabilities, never a prediction.
+    """
+    classes = class_embeddings(prompt_embeddings)
+    return softmax(logit_scale * (normalise(joint) @ classes.T))
+
+
+def class_embeddings(prompt_embeddings: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns a unit vector per class [K, D]: prompts normalised, their mean, renormalised (CLIP §3.1.4)."""
+    return normalise(np.stack([normalise(prompts).mean(axis=0) for prompts in prompt_embeddings]))
+
+
+def normalise(embeddings: np.ndarray) -> np.ndarray:
+    """Returns unit vectors, float64, along the last axis."""
+    embeddings = np.asarray(embeddings, dtype=np.float64)
+    return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)

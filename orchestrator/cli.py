@@ -29,7 +29,7 @@ app.command("schema")(schema.schema)
 
 
 def execute(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0 done, 1 failed, 2 invalid input, 3 a trial failed, 130 stopped.
+    """Runs one command; returns 0 done, 1 failed, 2 bad input, 3 a trial failed, 130 stopped.
 
     Args:
         arguments: None = those of this process.

@@ -1,4 +1,4 @@
-"""Between searcher, ledger and whoever watches: every event of a sweep passes here, and is on disk before it is shown.
+"""Between searcher, ledger and whoever watches: every event of a sweep is on disk before it is shown.
 
 Knows no Ray: `sweep` calls it from Tune's callbacks, a test calls it directly.
 """

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
 
 class Interruption:
-    """Whether the user wants the sweep to end. Inside `gently`, a signal asks Tune to stop; elsewhere it raises."""
+    """Whether the user wants the sweep to end. Inside `gently` a signal asks Tune to stop, else it raises."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
@@ -22,7 +22,7 @@ class Interruption:
         return 128 + self.signal_number if self.signal_number else 0
 
     @contextmanager
-    def gently(self) -> Iterator[None]:
+    def gently(self) -> Generator[None]:
         """Tune's loop runs inside: it ends after its current step, and its processes are stopped."""
         self.is_gentle = True
         try:
@@ -40,7 +40,7 @@ class Interruption:
 
 
 @contextmanager
-def interruption() -> Iterator[Interruption]:
+def interruption() -> Generator[Interruption]:
     """Handles SIGINT and SIGTERM while a sweep runs; on another thread than the main one it does nothing."""
     found = Interruption()
     if threading.current_thread() is not threading.main_thread():

@@ -43,7 +43,9 @@ class Row:
     accuracy: Estimate | None  # on val
     test_accuracy: Estimate | None
     test_auroc: Estimate | None
-    over_frozen_probe: Estimate | None  # paired difference on test
+    over_frozen: Estimate | None  # accuracy on test minus the strongest frozen probe's, paired
+    error_cut: Estimate | None  # the same difference as a share of that probe's errors
+    is_reference: bool  # it is that probe
     num_trainable: int | None
     seconds: float
     stopped_early: bool
@@ -78,9 +80,9 @@ class Leaderboard:
     rows: tuple[Row, ...]
     controls: tuple[Control, ...]
     absent: tuple[Absent, ...]
-    paired_metric: str | None
     test_opened: str | None  # when, ISO 8601; None = not yet
     shortcut: str | None  # a control that comes near the best probe, in words
+    notes: tuple[str, ...]  # what the evaluation had to leave out
     is_finished: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,9 +108,9 @@ def leaderboard(state: SweepState) -> Leaderboard:
         rows=tuple(rows),
         controls=controls,
         absent=tuple(read_absent(state)),
-        paired_metric=paired_metric(state),
-        test_opened=state.test_opened[0].get("time", "once") if state.test_opened else None,
+        test_opened=state.test_opened[0]["time"] if state.test_opened else None,
         shortcut=find_shortcut(rows, controls, objective(state)),
+        notes=tuple((state.evaluated or {}).get("notes", [])),
         is_finished=state.finished is not None,
     )
 
@@ -157,7 +159,9 @@ def read_row(state: SweepState, arm: Sequence[TrialState], system: str) -> Row |
         accuracy=over_trials(arm, f"val/{system}/accuracy"),
         test_accuracy=estimate(test, f"test/{system}/accuracy"),
         test_auroc=estimate(test, f"test/{system}/macro_auroc"),
-        over_frozen_probe=over_frozen_probe(state, arm, system),
+        over_frozen=over_frozen_probe(state, first.arm_key, system, "accuracy"),
+        error_cut=over_frozen_probe(state, first.arm_key, system, "error_cut"),
+        is_reference=reference(state) == (first.arm_key, system),
         num_trainable=None if num_trainable is None else int(num_trainable),
         seconds=sum(trial.seconds for trial in arm),
         stopped_early=any(trial.stopped_early for trial in arm),
@@ -187,17 +191,17 @@ def opened_metrics(state: SweepState, arm: Sequence[TrialState]) -> Mapping[str,
     )
 
 
-def paired_metric(state: SweepState) -> str | None:
-    """Returns the metric of the paired differences."""
-    metrics = [pair["metric"] for pair in (state.evaluated or {}).get("paired", [])]
-    return "accuracy" if "accuracy" in metrics else next(iter(metrics), None)
+def reference(state: SweepState) -> tuple[str, str] | None:
+    """Returns arm and system of the strongest frozen probe on test: what adaptation has to beat."""
+    found = (state.evaluated or {}).get("reference")
+    return (found["arm"], found["system"]) if found else None
 
 
-def over_frozen_probe(state: SweepState, arm: Sequence[TrialState], system: str) -> Estimate | None:
-    """Returns how far a system is above the frozen probe on the same test images, with a paired interval."""
-    keys = {arm[0].arm_key, *(trial.trial_key for trial in arm)}
+def over_frozen_probe(state: SweepState, arm_key: str, system: str, metric: str) -> Estimate | None:
+    """Returns how far a system is above the reference on the same test images, with its paired interval."""
     for pair in (state.evaluated or {}).get("paired", []):
-        if pair["arm_a"] in keys and pair["system_a"] == system and pair["metric"] == paired_metric(state):
+        sides = (pair["arm_a"], pair["system_a"]), (pair["arm_b"], pair["system_b"])
+        if sides == ((arm_key, system), reference(state)) and pair["metric"] == metric:
             return Estimate(pair["difference"], pair["low"], pair["high"])
     return None
 

@@ -1,13 +1,17 @@
 """A Ray of our own on 127.0.0.1, silent, that ends with the sweep and leaves nothing behind."""
 
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
+import importlib
+import logging
 import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,9 +23,9 @@ OBJECT_STORE_BYTES = 100 * 2**20
 
 EXECUTION = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `interruption` handles it, and SIGTERM alike
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may be in a long step when its process is wanted back
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may need a while to give its process back
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # `max_concurrent_trials` is the limit; else starts wait for each other
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # `max_concurrent` limits; one at a time, starts would queue up
     "TUNE_WARN_THRESHOLD_S": "60",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -35,18 +39,19 @@ LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platf
 
 
 def load_ray() -> None:
-    """Sets what Ray reads once, and imports it on this thread, so that no other thread meets it half imported."""
+    """Sets what Ray reads once, and imports it here, so that no other thread meets it half imported."""
     secure_environment()
     os.environ.update(EXECUTION | LOOPBACK)
-    import ray  # noqa: F401
+    importlib.import_module("ray")
 
 
 @contextmanager
-def local_ray(concurrency: Concurrency, *, log: Path, num_workers: int = 1) -> Iterator[Path]:
+def local_ray(concurrency: Concurrency, *, log: Path, num_workers: int = 1) -> Generator[Path]:
     """Starts Ray on this machine alone, and yields a scratch folder for its files.
 
-    While it runs, standard output and error of this process go to `log`: what Ray prints bypasses Python. Call it on
-    the main thread: Ray's processes die with the thread that started them, which is how a killed driver leaves none.
+    While it runs, standard output and error of this process go to `log`: what Ray prints bypasses Python.
+    Call it on the main thread: Ray's processes die with the thread that started them, which is how a killed
+    driver leaves none behind.
     """
     load_ray()
     scratch = Path(tempfile.mkdtemp(prefix="co-", dir=_short_folder()))
@@ -63,7 +68,7 @@ def local_ray(concurrency: Concurrency, *, log: Path, num_workers: int = 1) -> I
                 dashboard_host="127.0.0.1",
                 object_store_memory=OBJECT_STORE_BYTES,
                 configure_logging=True,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 log_to_driver=False,
                 _temp_dir=str(scratch),
             )
@@ -76,7 +81,7 @@ def local_ray(concurrency: Concurrency, *, log: Path, num_workers: int = 1) -> I
 
 
 @contextmanager
-def quiet(log: Path) -> Iterator[None]:
+def quiet(log: Path) -> Generator[None]:
     """Sends standard output and error, of this process and what it starts, to a file."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -62,7 +62,8 @@ def _spawn(trainable: str, config: TrialConfig, workdir: Path, store: Path, devi
     with tempfile.TemporaryDirectory() as meeting_point:
         arguments = (trainable, config.model_dump_json(), str(workdir), str(store), device, meeting_point)
         try:
-            spawn(_work, arguments, nprocs=config.execution.num_workers)
+            nprocs = config.execution.num_workers
+            spawn(_work, arguments, nprocs=nprocs)
         except ProcessExitedException:
             refusals = sorted(Path(meeting_point).glob("refusal-*"))
             if not refusals:

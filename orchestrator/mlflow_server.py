@@ -18,7 +18,7 @@ from urllib.parse import quote
 from orchestrator.home import home
 from orchestrator.leaderboard import objective
 from orchestrator.ledger import SweepState
-from orchestrator.tracking import absolute, environment
+from orchestrator.tracking import POLL_SECONDS, absolute, artifact_root, environment, has_ended
 from trainables.errors import ClusterError
 
 LOG = "mlflow-server.log"
@@ -31,7 +31,7 @@ MAX_COMPARED = 50  # runs on one comparison page; MLflow slows down above 100
 
 @dataclass
 class Server:
-    """A running MLflow server; `process` is None where the store is a server already."""
+    """A running MLflow server: ends with its owner. `process` = None: the store is itself a server."""
 
     process: subprocess.Popen[bytes] | None
     base_url: str
@@ -40,11 +40,13 @@ class Server:
         """Ends the server and everything it started. Idempotent."""
         if self.process is None:
             return
-        for ending, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, None)):
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, ending)  # its own session, so its own group
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(seconds)
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(2 * STOP_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # its own session, so its own group
+        self.process.wait()
         self.process = None
 
 
@@ -65,8 +67,8 @@ def serve(uri: str, host: str = "127.0.0.1", port: int = 5000) -> Server:
     log = home() / LOG
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "orchestrator.mlflow_server", host, str(port)],
+            stdin=subprocess.PIPE,  # when it ends, the owner is gone
             stdout=output,
             stderr=output,
             cwd=home(),
@@ -95,7 +97,7 @@ def server_settings(uri: str, host: str, port: int) -> dict[str, str]:
     hosts = [f"{name}:{port}" for name in [*names, "localhost"]]
     return {
         "MLFLOW_BACKEND_STORE_URI": absolute(uri),
-        "MLFLOW_ARTIFACTS_DESTINATION": (home() / "mlflow-artifacts").as_uri(),
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": artifact_root(),  # plain files: a sweep also writes past the server
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),  # another Host is a rebound DNS name
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven idle processes less
     }
@@ -168,7 +170,28 @@ def _call(url: str, query: dict[str, Any] | None = None) -> dict[str, Any]:
         return json.load(answer)
 
 
+def main() -> None:
+    """Runs MLflow's server until standard input ends: `python -m orchestrator.mlflow_server HOST PORT`.
+
+    MLflow starts processes of its own; they share this one's group, so that none outlives the owner.
+    """
+    host, port = sys.argv[1:]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port, "--workers", "1"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    while process.poll() is None and not has_ended(sys.stdin.fileno(), POLL_SECONDS):
+        pass
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # for this process; the others get it
+    os.killpg(0, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    os.killpg(0, signal.SIGKILL)
+
+
 def _answers(base_url: str) -> bool:
     with suppress(OSError), urllib.request.urlopen(f"{base_url}/health", timeout=2) as answer:
         return answer.status == 200
     return False
+
+
+if __name__ == "__main__":
+    main()

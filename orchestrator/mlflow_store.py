@@ -12,12 +12,13 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from orchestrator.home import home
 from orchestrator.run_files import stage
 from orchestrator.runs import Run, RunKey, SweepRuns
+from orchestrator.tracking import artifact_root
 
 METRICS_PER_BATCH = 800  # MLflow takes 1,000 entities a batch, at most 100 parameters and 100 tags among them
 RUNS_PER_PAGE = 1000
+SEQ = "orchestrator.seq"  # tag: up to which ledger entry the run is whole
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Store:
         name = runs.state.started["experiment"]
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
-            place = None if self.is_server else (home() / "mlflow-artifacts").as_uri()
+            place = None if self.is_server else artifact_root()
             experiment_id = self.client.create_experiment(name, artifact_location=place)
         else:
             experiment_id = experiment.experiment_id
@@ -59,11 +60,10 @@ class Store:
             self.open(runs)
         known = self.known.get(run.key) or self._create(run, runs)
         if known.seq < run.seq or known.status != run.status:
-            self._log(known, run, runs)
-        if known.status != run.status:
+            self._log_values(known, run)
             self._set_status(known, run)
-        run.points.clear()
-        run.has_files = False
+            self._log_files(known, run, runs)
+            known.seq = run.seq
         del runs.changed[run.key]
 
     def _search(self, experiment_id: str, condition: str) -> Iterator[Any]:
@@ -82,7 +82,7 @@ class Store:
         tags = found.data.tags
         key = RunKey(tags.get("orchestrator.trial_key", ""), tags.get("orchestrator.probe", ""))
         is_whole_probe = bool(key.probe) and found.info.status == "FINISHED"
-        seq = sys.maxsize if is_whole_probe else int(tags.get("orchestrator.seq", -1))
+        seq = sys.maxsize if is_whole_probe else int(tags.get(SEQ, -1))
         new, old = Known(found.info.run_id, found.info.status, seq, tags), self.known.get(key)
         if old is not None:
             old, new = sorted((old, new), key=lambda known: known.seq)
@@ -108,20 +108,16 @@ class Store:
         self.known[run.key] = Known(created.info.run_id, tags=tags)
         return self.known[run.key]
 
-    def _log(self, known: Known, run: Run, runs: SweepRuns) -> None:
-        """Logs files, then batches; with the last one goes the tag that says up to where the run is whole.
+    def _log_values(self, known: Known, run: Run) -> None:
+        """Logs points, parameters, tags; unless files follow, also the tag that says how far it is whole.
 
         A probe run is written once and needs no such tag: that it is finished says it, at one write less.
         """
-        if run.has_files:
-            with tempfile.TemporaryDirectory() as staged:
-                stage(run.key, runs.state, runs.folder, Path(staged))
-                self.client.log_artifacts(known.run_id, staged)
         metrics = [Metric(p.key, p.value, p.milliseconds, p.step) for p in run.points if p.seq > known.seq]
         while len(metrics) > METRICS_PER_BATCH:
             self.client.log_batch(known.run_id, metrics=metrics[:METRICS_PER_BATCH])
             del metrics[:METRICS_PER_BATCH]
-        tags = run.tags if run.key.probe else run.tags | {"orchestrator.seq": str(run.seq)}
+        tags = run.tags if run.key.probe or run.has_files else run.tags | {SEQ: str(run.seq)}
         new_tags = {key: value for key, value in tags.items() if known.tags.get(key) != value}
         self.client.log_batch(
             known.run_id,
@@ -129,11 +125,23 @@ class Store:
             params=[Param(key, value) for key, value in run.params.items()] if known.seq < 0 else [],
             tags=[RunTag(key, value) for key, value in new_tags.items()],
         )
-        known.seq, known.tags = run.seq, known.tags | new_tags
+        known.tags = known.tags | new_tags
+        run.points.clear()
 
     def _set_status(self, known: Known, run: Run) -> None:
+        if known.status == run.status:
+            return
         if run.status == "RUNNING":
             self.client.update_run(known.run_id, status="RUNNING")
         else:
             self.client.set_terminated(known.run_id, run.status, end_time=run.ended)
         known.status = run.status
+
+    def _log_files(self, known: Known, run: Run, runs: SweepRuns) -> None:
+        if not run.has_files:
+            return
+        with tempfile.TemporaryDirectory() as staged:
+            stage(run.key, runs.state, runs.folder, Path(staged))
+            self.client.log_artifacts(known.run_id, staged)
+        self.client.set_tag(known.run_id, SEQ, str(run.seq))
+        run.has_files = False

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.home import HOME_VARIABLE
+from orchestrator.home import HOME_VARIABLE, store
 from orchestrator.resources import TRIAL_MEMORY_GB, Concurrency, fit
 from orchestrator.space import SearchSpace
 from trainables.artifacts import fingerprint
@@ -38,10 +38,8 @@ class Batches:
         """Reads as `600 images / 64 = 10 steps an epoch (the last of 24) × 4 epochs = 40 steps`."""
         tail = f" (the last of {self.last_batch})" if self.last_batch != self.global_batch_size else ""
         total = self.steps_per_epoch * self.num_epochs
-        return (
-            f"{self.num_train:,} images / {self.global_batch_size} = {self.steps_per_epoch} steps an epoch{tail}"
-            f" × {self.num_epochs} epochs = {total:,} steps"
-        )
+        cut = f"{self.num_train:,} images / {self.global_batch_size} = {self.steps_per_epoch} steps an epoch"
+        return f"{cut}{tail} × {self.num_epochs} epochs = {total:,} steps"
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def make_plan(space: SearchSpace) -> Plan:
     """Checks every trial of a space against its data, its encoder and this machine.
 
     Raises:
-        ConfigError: an unknown data set or encoder, target modules that match nothing, a class without prompts.
+        ConfigError: unknown data set or encoder, targets that match nothing, a class without prompts.
         DataError: data that is missing, unsafe, or would leak between splits.
         ClusterError: more workers than this machine has.
     """
@@ -161,6 +159,24 @@ def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
             for family in ("training", "unseen"):
                 class_prompts(datasets[key].classes, family)
     return datasets
+
+
+def decode_files(space: SearchSpace) -> None:
+    """Decodes the images that lie in files, once, so that a broken one is said before anything starts.
+
+    Raises:
+        DataError: lists the images that cannot be decoded, with their rows.
+    """
+    from trainables.data.cache import open_image_cache
+    from trainables.data.datasets import load_dataset
+
+    seen: set[tuple[str, str]] = set()
+    for config in space.trials_to_check():
+        dataset, preprocessing = load_dataset(config.data), preprocessing_of(config.encoder)
+        key = dataset.content_fingerprint, preprocessing.model_dump_json()
+        if key not in seen and dataset.records[0].path is not None:
+            seen.add(key)
+            open_image_cache(dataset, preprocessing, store())
 
 
 def _check_encoders(configs: list[TrialConfig]) -> None:

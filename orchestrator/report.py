@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from rich import box
@@ -59,15 +60,15 @@ def val_table(board: Leaderboard, width: int) -> Table:
 
 def opened_table(board: Leaderboard, width: int) -> Table:
     """Returns the rows whose test labels were opened, ranked as on val, and the controls beneath."""
-    is_wide = width >= WIDE
-    table = _table("test, opened once", "system", "accuracy", *(("AUROC",) if is_wide else ()), "over frozen")
+    is_wide, is_widest = width >= WIDE, width >= WIDEST
+    more = [*(["AUROC"] if is_wide else []), "over frozen", *(["error cut"] if is_widest else [])]
+    table = _table("test, opened once", "system", "accuracy", *more)
     for rank, row in enumerate(board.rows, start=1):
         if row.test_accuracy:
             cells = [SYSTEM_NAMES[row.system], cell(row.test_accuracy)]
             cells += [cell(row.test_auroc)] if is_wide else []
-            table.add_row(
-                str(rank), row.name, *cells, cell(row.over_frozen_probe, sign="+"), style=_style(rank, row)
-            )
+            cells += [over_frozen(row)] + ([cell(row.error_cut)] if is_widest else [])
+            table.add_row(str(rank), row.name, *cells, style=_style(rank, row))
     table.add_section()
     for control in board.controls:
         if control.test_accuracy:
@@ -102,14 +103,17 @@ def captions(board: Leaderboard) -> Iterator[str]:
         "Brackets: 95 % bootstrap by patient. Zero-shot: prompts never used in training."
     )
     if board.test_opened:
-        when = board.test_opened[:16].replace("T", " ")
-        yield f"Test labels opened once, {when}. Over frozen: paired difference to the frozen probe."
+        yield (
+            f"Test labels opened once, {board.test_opened[:16].replace('T', ' ')} UTC. Over frozen: paired "
+            "difference in accuracy to the strongest frozen probe. Error cut: its share of that one's errors."
+        )
     else:
         yield "Test labels: not opened."
     if any(row.stopped_early for row in board.rows):
         yield "† stopped early: ranked by its last value."
     if len(board.rows) > MAX_ROWS:
         yield f"The best {MAX_ROWS} of {len(board.rows)} rows and the baselines; all of them with --json."
+    yield from board.notes
     if board.shortcut:
         yield board.shortcut
 
@@ -142,9 +146,14 @@ def cell(estimate: Estimate | None, *, is_short: bool = False, sign: str = "") -
     return f"{value} [{decimals(estimate.low, 2)} {decimals(estimate.high, 2)}]"
 
 
+def over_frozen(row: Row) -> str:
+    """Returns `+.122 [.08 .16]`, the paired difference to the reference."""
+    return "reference" if row.is_reference else cell(row.over_frozen, sign="+")
+
+
 def decimals(value: float, digits: int, sign: str = "") -> str:
     """Returns a fraction without its leading zero, as the field prints scores."""
-    return f"{value:{sign}.{digits}f}".replace("0.", ".", 1)
+    return re.sub(r"\b0\.", ".", f"{value:{sign}.{digits}f}")
 
 
 def count(number: int | None) -> str:

@@ -7,11 +7,20 @@ from html import escape
 from pathlib import Path
 
 from orchestrator.leaderboard import CONTROLS, Estimate, Leaderboard
-from orchestrator.report import METRIC_NAMES, SYSTEM_NAMES, captions, cell, count, metric_of, trains
+from orchestrator.report import (
+    METRIC_NAMES,
+    SYSTEM_NAMES,
+    captions,
+    cell,
+    count,
+    metric_of,
+    over_frozen,
+    trains,
+)
 from trainables.artifacts import write_atomically
 
 PLOT_WIDTH = 220  # pixels
-OPENED_HEADINGS = ("#", "trial", "system", "accuracy", "AUROC", "over frozen")
+OPENED_HEADINGS = ("#", "trial", "system", "accuracy", "AUROC", "over frozen", "error cut")
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
 body { max-width: 78rem; margin: 2rem auto; padding: 0 1rem; }
@@ -34,18 +43,12 @@ def page(board: Leaderboard) -> str:
     title = escape(f"{board.sweep}: leaderboard")
     sections = [
         section("Chosen on val", val_headings(board), val_rows(board)),
-        section(
-            "Test, opened once",
-            ("#", "trial", "system", "accuracy", "AUROC", "over frozen"),
-            opened_rows(board),
-        ),
+        section("Test, opened once", OPENED_HEADINGS, opened_rows(board)),
         section("Without a score", ("trial", "status", "reason"), absent_rows(board)),
     ]
     notes = "".join(note(text, "shortcut" if text == board.shortcut else "note") for text in captions(board))
-    return (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>\n'
-        f"<h1>{title}</h1>\n{''.join(sections)}{notes}</html>\n"
-    )
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en">{head}\n<h1>{title}</h1>\n{"".join(sections)}{notes}</html>\n'
 
 
 def note(text: str, kind: str) -> str:
@@ -87,12 +90,12 @@ def opened_rows(board: Leaderboard) -> Iterator[str]:
     """Yields the rows whose test labels were opened."""
     for rank, row in enumerate(board.rows, start=1):
         if row.test_accuracy:
-            scores = [cell(row.test_accuracy), cell(row.test_auroc), cell(row.over_frozen_probe, sign="+")]
+            scores = [cell(row.test_accuracy), cell(row.test_auroc), over_frozen(row), cell(row.error_cut)]
             cells = [str(rank), row.name, SYSTEM_NAMES[row.system], *scores]
             yield line("baseline" if row.is_baseline else "", cells)
     for control in board.controls:
         if control.test_accuracy:
-            scores = [cell(control.test_accuracy), cell(control.test_auroc), ""]
+            scores = [cell(control.test_accuracy), cell(control.test_auroc), "", ""]
             yield line("control", ["", CONTROLS[control.system], "control", *scores])
 
 

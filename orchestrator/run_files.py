@@ -38,10 +38,12 @@ def stage_sweep(state: SweepState, target: Path) -> None:
     _write_json(target / "space.json", private(state.started.get("space", {})))
     if state.evaluated is not None:
         _write_json(target / "evaluated.json", private(state.evaluated))
-    silent = {key: replace(trial, message=trial.cause) for key, trial in state.trials.items()}
+    # A failure's message quotes paths and image ids: its cause stands alone.
+    silent = {key: replace(trial, message=None) for key, trial in state.trials.items()}
     board = leaderboard(replace(state, trials=silent))
-    (target / "leaderboard.json").write_text(board.to_json())
-    write_html(board, target / "leaderboard.html")
+    if board.rows:
+        (target / "leaderboard.json").write_text(board.to_json())
+        write_html(board, target / "leaderboard.html")
 
 
 def stage_trial(trial: TrialState, sweep_folder: Path, target: Path) -> None:

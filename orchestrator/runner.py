@@ -1,9 +1,11 @@
 """ONE trial: the only place where Ray Tune or Ray Train meets a trainable.
 
-A trial of one worker runs inside the Tune process, which is reused from trial to trial. A trial of several workers is a
-Ray Train run that the Tune process only watches. Either way the driver gets back one record, failures included: an
-exception that crossed Tune would print its traceback into the user's table and lose its cause.
+A trial of one worker runs inside the Tune process, which is reused from trial to trial. A trial of several
+workers is a Ray Train run that the Tune process only watches. Either way the driver gets back one record,
+failures included: an exception that crossed Tune would lose its cause.
 """
+
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import math
 import random
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -25,7 +27,7 @@ from trainables.errors import UserError, WeightsUnavailable
 
 Cause = Literal["user_error", "out_of_memory", "non_finite", "crash", "unavailable"]
 DRIVER_MEMORY_BYTES = 200 * 2**20
-"""What the Tune process of a Train trial reserves: no core, or it would hold one that its own workers wait for."""
+"""What the Tune process of a Train trial reserves: no core, or it would hold one that its workers need."""
 
 
 @dataclass(frozen=True)
@@ -97,29 +99,34 @@ def _in_this_process(order: TrialOrder) -> Metrics:
 
     _start_afresh(order)
     device = "cuda:0" if order.device == "cuda" else "cpu"
-    context = TuneContext(order, device=device, send=lambda result: tune.report(result))
+    context = TuneContext(order, device=device, send=tune.report)
     return resolve(order.trainable)(from_flat(order.config), context)
 
 
 def _over_workers(order: TrialOrder) -> Metrics:
     """Starts one process per worker and returns what rank 0 returned."""
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
+
+    from orchestrator.process_group import FileTorchConfig
 
     per_worker = {"CPU": max(1, order.cpus_per_trial // order.num_workers)}
     is_gpu = order.device == "cuda"
+    name = f"{order.trial_key}-{order.attempt}"
     trainer = TorchTrainer(
         run_as_worker,
         train_loop_config={"order": order.to_json()},
-        torch_config=TorchConfig(backend="nccl" if is_gpu else "gloo"),
+        torch_config=FileTorchConfig(
+            backend="nccl" if is_gpu else "gloo", path=f"{order.scratch}/{name}.group"
+        ),
         scaling_config=ScalingConfig(
             num_workers=order.num_workers,
             use_gpu=is_gpu,
             resources_per_worker=per_worker | ({"GPU": 1} if is_gpu else {}),
         ),
         run_config=RunConfig(
-            name=f"{order.trial_key}-{order.attempt}",
+            name=name,
             storage_path=order.scratch,
             callbacks=[TuneReportCallback()],
             # Controller failures are repeated for ever by default, also those that no repetition mends.
@@ -128,11 +135,11 @@ def _over_workers(order: TrialOrder) -> Metrics:
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    return trainer.fit().return_value
+    return trainer.fit().return_value or {}
 
 
 def run_as_worker(config: dict[str, str]) -> Metrics:
-    """The Train function, on every rank: runs the trainable and leaves the cause of a failure in the workdir."""
+    """The Train function, on every rank: runs the trainable; leaves the cause of a failure in the workdir."""
     import ray.train
     import ray.train.torch
 
@@ -144,7 +151,7 @@ def run_as_worker(config: dict[str, str]) -> Metrics:
     context = TuneContext(
         order,
         device=str(ray.train.torch.get_device()),
-        send=lambda result: ray.train.report(result),
+        send=ray.train.report,
         rank=place.get_world_rank(),
         world_size=place.get_world_size(),
     )
@@ -164,7 +171,7 @@ class TuneContext:
 
     order: TrialOrder
     device: str
-    send: Any  # Tune's or Train's report; Train's is collective
+    send: Callable[[dict[str, Any]], None]  # Tune's or Train's report; Train's is collective
     rank: int = 0
     world_size: int = 1
     resume_from: Path | None = None
@@ -188,14 +195,17 @@ class TuneContext:
         del checkpoint  # lies in the workdir, where the next attempt finds it
         self.num_reports += 1
         values = finite(metrics)
-        result = {"epoch": int(values.get("train/epoch", self.num_reports)), "metrics": json.dumps(values)}
+        result: dict[str, Any] = {
+            "epoch": int(values.get("train/epoch", self.num_reports)),
+            "metrics": json.dumps(values),
+        }
         if self.order.objective in values:
             result["score"] = values[self.order.objective]
         self.send(result)
 
 
 def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
-    """Returns why a trial failed, in one message; the traceback of what nobody foresaw goes to `error.txt`."""
+    """Returns why a trial failed, in one message; the traceback of what none foresaw goes to `error.txt`."""
     if isinstance(error, WeightsUnavailable):
         return "unavailable", str(error)
     if isinstance(error, UserError):

@@ -149,7 +149,8 @@ class SweepRuns:
         run = self._end_run(self.trials[trial.trial_key], "FINISHED", "none", entry)
         reported = trial.history[-1][2] if trial.history else {}
         new = {key: value for key, value in trial.metrics.items() if reported.get(key) != value}
-        run.points += points(new | {"perf/trial_seconds": trial.seconds}, run.last_epoch, entry)
+        final = {key: value for key, value in new.items() if not _STEP_LOSS.fullmatch(key)}
+        run.points += points(final | {"perf/trial_seconds": trial.seconds}, run.last_epoch, entry)
         run.tags["orchestrator.stopped_early"] = str(trial.stopped_early).lower()
         run.has_files = True
         for probe in probe_runs(trial, run, self.folder / trial.workdir, entry):
@@ -182,7 +183,12 @@ class SweepRuns:
                 key: best.metrics[key] for key in (goal, f"{goal}_low", f"{goal}_high") if key in best.metrics
             }
             run.points += points(rolled, step, entry)
-            run.tags |= {"orchestrator.best_trial": best.trial_key, "orchestrator.best_trial_name": best.name}
+            run.tags |= {
+                "orchestrator.best_trial": best.trial_key,
+                "orchestrator.best_trial_name": best.name,
+                "mlflow.note.content": f"Best on val: **{best.name}**, {goal} {best.metrics[goal]:.4f}. "
+                "Intervals, test and controls: `leaderboard.html` among the artifacts.",
+            }
 
     def _end(self, entry: Entry) -> None:
         statuses = {trial.status for trial in self.state.trials.values()}

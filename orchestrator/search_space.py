@@ -185,10 +185,7 @@ def _can_hold(
     allowed = parameter.when[other]
     if other not in parameters:
         return fixed.get(other, DEFAULTS[other]) in allowed
-    above = parameters[other]
-    return any(above.contains(value) for value in allowed) or (
-        bool(above.when) and DEFAULTS[other] in allowed
-    )
+    return any(parameters[other].contains(value) for value in allowed)
 
 
 def _read_rows(rows: list[Any], *, where: str) -> list[dict[str, Any]]:
@@ -246,6 +243,10 @@ def _check_arms(space: SearchSpace) -> None:
     if space.arms and space.parameters:
         raise ConfigError(
             "arms: compared one by one, so there is nothing to search; remove parameters, or the arms"
+        )
+    if space.arms and space.search.num_trials is not None:
+        raise ConfigError(
+            "search.num_trials (--trials): arms are all compared, so there is no number to choose"
         )
     if space.repeat and not space.arms:
         raise ConfigError("repeat: repeats arms, and there are none")

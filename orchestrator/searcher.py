@@ -14,7 +14,7 @@ from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig
 
 DRAWS_PER_TRIAL = 20
-"""How often a searcher may repeat itself for each trial asked for; after that the space counts as exhausted."""
+"""How often a searcher may repeat itself for each trial asked for; then the space counts as exhausted."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class ListSearcher:
 class TpeSearcher:
     """Optuna's tree-structured Parzen estimator, after the named trials; the default sample first.
 
-    A parameter whose `when` does not hold is not suggested, so the estimator learns from it only where it counts.
-    A sample that was drawn before counts as no trial: its score is told again as soon as it is known.
+    A parameter whose `when` does not hold is not suggested, so that it is learnt from only where it counts. A
+    sample that was drawn before counts as no trial: its score is told again as soon as it is known.
     """
 
     named: list[Draw]
@@ -135,10 +135,9 @@ class TpeSearcher:
 
     def _suggest(self, trial: Any) -> dict[str, Any]:
         sample: dict[str, Any] = {}
-        for key in _conditions_first(self.space):
+        for key, parameter in self.space.parameters.items():  # a condition names what stands above it
             if not self.space.is_active(key, sample):
                 continue
-            parameter = self.space.parameters[key]
             if isinstance(parameter, Choice):
                 sample[key] = trial.suggest_categorical(key, list(parameter.values))
             elif parameter.is_integer:
@@ -151,18 +150,3 @@ class TpeSearcher:
 
     def _active(self, sample: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in sample.items() if self.space.is_active(key, sample)}
-
-
-def _conditions_first(space: SearchSpace) -> list[str]:
-    """Returns the parameters so that each stands behind those that its `when` names."""
-    ordered: list[str] = []
-
-    def add(key: str) -> None:
-        if key in space.parameters and key not in ordered:
-            for other in space.parameters[key].when:
-                add(other)
-            ordered.append(key)
-
-    for key in space.parameters:
-        add(key)
-    return ordered

@@ -92,12 +92,11 @@ class SearchSpace:
         return build_trial(self.fixed | active, where=self.name)
 
     def is_active(self, key: str, sample: dict[str, Any]) -> bool:
-        """Says whether a parameter counts, given the others."""
+        """Says whether a parameter counts: every field that its condition names has to count itself."""
         for other, allowed in self.parameters[key].when.items():
-            if other in self.parameters and self.is_active(other, sample):
-                value = sample[other]
-            else:
-                value = self.base(other)
+            if other in self.parameters and not self.is_active(other, sample):
+                return False
+            value = sample[other] if other in self.parameters else self.base(other)
             if value not in allowed:
                 return False
         return True

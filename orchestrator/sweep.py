@@ -1,11 +1,13 @@
-"""One sweep: one Ray Tune run over a search space, its ledger, and the one opening of the test labels at its end."""
+"""One sweep: one Ray Tune run over a search space, its ledger, and at its end the test labels."""
 
 from __future__ import annotations
 
+import importlib
 import shutil
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +17,7 @@ from typing import Any
 
 from orchestrator import provenance
 from orchestrator.conductor import Conductor, SweepObserver
+from orchestrator.evaluation import arms_to_open, open_test
 from orchestrator.home import store, sweep_folder
 from orchestrator.interruption import Interruption, interruption
 from orchestrator.ledger import Ledger, SweepState
@@ -70,9 +73,11 @@ def run_sweep(
         try:
             run_all(conductor, space, concurrency, interrupted)
             if options.opens_test and interrupted.signal_number is None:
-                open_test(conductor, space)
-        except KeyboardInterrupt:
-            observer.on_message("interrupted")
+                open_test(conductor, arms_to_open(conductor.state, space))
+        except KeyboardInterrupt:  # outside Tune's loop, which ends by itself
+            interrupted.signal_number = interrupted.signal_number or signal.SIGINT
+        if interrupted.signal_number:
+            observer.on_message("interrupted; what was finished is kept")
         exit_code = interrupted.exit_code or conductor.exit_code()
         if conductor.state.started:
             conductor.record("sweep_finished", exit_code=exit_code, seconds=time.monotonic() - began)
@@ -91,7 +96,7 @@ def share_machine(space: SearchSpace, options: SweepOptions) -> Concurrency:
 
 
 @contextmanager
-def claimed(name: str | None, space: SearchSpace) -> Iterator[Path]:
+def claimed(name: str | None, space: SearchSpace) -> Generator[Path]:
     """Yields the folder of a new sweep; it is gone again if nothing was started in it.
 
     Raises:
@@ -163,7 +168,7 @@ def identify(config: TrialConfig) -> tuple[str, str]:
 def run_all(
     conductor: Conductor, space: SearchSpace, concurrency: Concurrency, interrupted: Interruption
 ) -> None:
-    """Starts Ray, runs every trial and stops Ray. Images are decoded meanwhile; a bad one ends it before any trial."""
+    """Starts Ray, runs every trial and stops Ray. A bad image ends it before any trial is placed."""
     load_ray()
     prepared = in_background(lambda: prepare(space))
     log, num_workers = conductor.folder / "ray.log", conductor.order.num_workers
@@ -188,7 +193,7 @@ def prepare(space: SearchSpace) -> None:
     """
     for config in distinct_inputs(space):
         open_image_cache(load_dataset(config.data), preprocessing_of(config.encoder), store())
-    import orchestrator.tuning  # noqa: F401
+    importlib.import_module("orchestrator.tuning")
 
 
 def distinct_inputs(space: SearchSpace) -> list[TrialConfig]:
@@ -229,7 +234,3 @@ def in_background(work: Callable[[], None]) -> Future[None]:
 
     threading.Thread(target=run, daemon=True).start()
     return future
-
-
-def open_test(conductor: Conductor, space: SearchSpace) -> None:
-    """Opens the test labels."""

@@ -60,7 +60,7 @@ class Replayer:
                 self.process = subprocess.Popen(
                     [sys.executable, "-m", "orchestrator.tracking", str(self.folder)],
                     stdin=subprocess.PIPE,  # when it ends, the driver is done, or dead
-                    stdout=log,
+                    stdout=subprocess.DEVNULL,  # MLflow prints a link for each run
                     stderr=log,
                     cwd=home(),  # an old ./mlruns of the user's folder must not matter
                     env=environment(self.uri),
@@ -129,6 +129,11 @@ def environment(uri: str) -> dict[str, str]:
     return os.environ | settings
 
 
+def artifact_root() -> str:
+    """Returns where the files of runs lie, unless a remote server says otherwise."""
+    return (home() / "mlflow-artifacts").as_uri()
+
+
 def absolute(uri: str) -> str:
     """Returns a store's URI with its SQLite path made absolute: the replay runs in another folder."""
     scheme, separator, path = uri.partition(":///")
@@ -184,7 +189,7 @@ class PatientWriter:
         return True
 
     def _note(self, error: Exception, runs: SweepRuns) -> None:
-        logger.warning("MLflow: %s: %s", type(error).__name__, " ".join(str(error).split())[:500])
+        logger.warning("MLflow: %s: %s", type(error).__name__, " ".join(str(error).split())[:300])
         self.back_off = min(max(1.0, 2 * self.back_off), MAX_BACK_OFF_SECONDS)
         self.had_trouble = True
         if self.store:

@@ -1,9 +1,11 @@
-"""Ray Tune as a disposable executor: it asks the conductor for trials, runs them, and tells it what they report."""
+"""Ray Tune as a disposable executor: it asks the conductor for trials and tells it what they report."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,14 +50,12 @@ def run_trials(conductor: Conductor, space: SearchSpace, *, max_concurrent: int,
 
 def open_scheduler(space: SearchSpace) -> TrialScheduler:
     """Returns what stops trials early, by the objective after each epoch."""
-    by_score = {"time_attr": "epoch", "metric": "score", "mode": "max"}
+    by_score: dict[str, Any] = {"time_attr": "epoch", "metric": "score", "mode": "max", "grace_period": 1}
     match space.search.scheduler:
         case "asha":
-            return ASHAScheduler(
-                **by_score, max_t=_num_epochs(space), grace_period=1, reduction_factor=REDUCTION_FACTOR
-            )
+            return ASHAScheduler(**by_score, max_t=_num_epochs(space), reduction_factor=REDUCTION_FACTOR)
         case "median":
-            return MedianStopping(**by_score, grace_period=1, min_samples_required=3)
+            return MedianStopping(**by_score)
         case _:
             return FIFOScheduler()
 
@@ -69,15 +69,15 @@ def honest_sentence(space: SearchSpace) -> str | None:
         return f"{kind}: trials of {num_epochs} epochs are over before they can be compared; nothing is saved"
     if num_trials < REDUCTION_FACTOR**2:
         return (
-            f"{kind}: with {num_trials} trials there is little to compare with, so little is saved, and a slow "
-            "starter may be lost; scheduler none costs little more"
+            f"{kind}: among {num_trials} trials there is little to compare with, so little is saved and a "
+            "slow starter may be lost; search.scheduler=none costs little more"
         )
     return None
 
 
 def _num_epochs(space: SearchSpace) -> int:
     parameter = space.parameters.get("num_epochs")
-    return int(max(parameter.corners())) if parameter else space.base("num_epochs")  # pyright: ignore[reportArgumentType]
+    return max(map(int, map(str, parameter.corners()))) if parameter else space.base("num_epochs")
 
 
 class MedianStopping(MedianStoppingRule):
@@ -104,7 +104,7 @@ class Desk:
         return str, ()
 
     @contextmanager
-    def guarded(self) -> Iterator[None]:
+    def guarded(self) -> Generator[None]:
         """Keeps the first exception for `run_trials`; after it, no trial is placed any more."""
         try:
             yield
@@ -119,7 +119,7 @@ class Asker(Searcher):
         super().__init__()
         self.desk = desk
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """Returns Tune's config of the next trial."""
         order: TrialOrder | None = None
         with self.desk.guarded():
@@ -178,5 +178,5 @@ def _cause_of_death(trial: Trial) -> str:
     except OSError:
         said = ""
     if "OutOfMemory" in said:
-        return "its process was killed because the machine ran out of memory; use a smaller search.max_concurrent"
-    return "its process died: killed from outside, or crashed in native code (ray.log in the sweep's folder has more)"
+        return "its process was killed, as the machine ran out of memory; lower search.max_concurrent"
+    return "its process died: killed from outside, or crashed in native code (see ray.log)"

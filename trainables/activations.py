@@ -1,8 +1,8 @@
-"""What enters the trainable part of the image tower: activations of the frozen blocks below it, computed once.
+"""What enters the trainable part of the image tower: activations of the frozen blocks below it.
 
 Adapters in upper blocks leave the lower activations constant. They are computed once per image and view, stored
-content-addressed within a byte budget, memory-mapped, and shared by every epoch, trial, fold and seed. Above the budget
-(or with a new view every epoch) the same numbers are computed on the way; nothing but the time changes.
+content-addressed within a byte budget, memory-mapped, and shared by every epoch, trial, fold and seed. Above the
+budget (or with a new view every epoch) the same numbers are computed on the way; only the time changes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,14 @@ class Activations:
     """Gives the activations below `cut` of any image in any view, from disk where they fit."""
 
     def __init__(
-        self, encoder: DualEncoder, cut: int, images: ImageCache, config: TrialConfig, *, train: np.ndarray, store: Path
+        self,
+        encoder: DualEncoder,
+        cut: int,
+        images: ImageCache,
+        config: TrialConfig,
+        *,
+        train: np.ndarray,
+        store: Path,
     ) -> None:
         """Plans the cache; each view is computed when it is first asked for.
 
@@ -45,11 +52,13 @@ class Activations:
             store: root of the content-addressed folders.
         """
         self.encoder, self.cut, self.images, self.store = encoder, cut, images, store
-        self.num_views = config.data.num_views if config.data.augmentation != "none" else 1  # 0: always a new one
+        self.num_views = (
+            config.data.num_views if config.data.augmentation != "none" else 1
+        )  # 0: always a new one
         self.live_seed, self.view_seed = config.seed, config.data.seed
         self.everything = np.arange(len(images))
         self.train = train
-        self._views: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # view → (row of each image or -1, activations)
+        self._views: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # row of each image or -1, values
         self.is_cached = cut > 0 and self._bytes() <= config.execution.cache_budget_gb * 2**30
 
     def batch(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
@@ -79,7 +88,9 @@ class Activations:
                 "activations", self.encoder.fingerprint, self.cut, self.images.fingerprint, view,
                 None if view == CLEAN_VIEW else [self.view_seed, fingerprint(indices.tolist())],
             )  # fmt: skip
-            folder = build_once(self.store / "activations" / key, lambda aside: self._write(aside, indices, view))
+            folder = build_once(
+                self.store / "activations" / key, lambda aside: self._write(aside, indices, view)
+            )
             self._views[view] = row_of, np.load(folder / "activations.npy", mmap_mode="r")
         return self._views[view]
 
@@ -108,4 +119,8 @@ class Activations:
 
     def _bytes(self) -> int:
         one = self._compute(self.everything[:1], np.array([CLEAN_VIEW]))
-        return one[0].numel() * one.element_size() * (len(self.everything) + max(self.num_views - 1, 0) * len(self.train))
+        return (
+            one[0].numel()
+            * one.element_size()
+            * (len(self.everything) + max(self.num_views - 1, 0) * len(self.train))
+        )

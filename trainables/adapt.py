@@ -24,7 +24,8 @@ from trainables.validate import Verdicts, score_everything
 def adapt(config: TrialConfig, context: RunContext) -> Metrics:
     """Runs one configuration from pixels to val metrics with intervals. Collective; rank 0 judges.
 
-    Writes into `workdir/results`: predictions of val and test (no labels), probe path, confusion matrices, adapter.
+    Writes into `workdir/results`: predictions of val and test (no labels), probe path, confusion matrices,
+    adapter.
     """
     began = time.perf_counter()
     materials = open_materials(config, context)
@@ -53,7 +54,10 @@ def write_results(materials: Materials, verdicts: Verdicts, folder: Path) -> Non
     dataset = materials.dataset
     classes = dataset.class_indices(dataset.indices("val"))
     confusion = {
-        system: {"classes": list(dataset.classes), "val": confusion_matrix(np.asarray(scores.scores), classes).tolist()}
+        system: {
+            "classes": list(dataset.classes),
+            "val": confusion_matrix(np.asarray(scores.scores), classes).tolist(),
+        }
         for (split, system), scores in verdicts.predictions.items()
         if split == "val"
     }

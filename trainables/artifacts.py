@@ -69,7 +69,9 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         yield aside
-        files = {p.relative_to(aside).as_posix(): file_sha256(p) for p in sorted(aside.rglob("*")) if p.is_file()}
+        files = {
+            p.relative_to(aside).as_posix(): file_sha256(p) for p in sorted(aside.rglob("*")) if p.is_file()
+        }
         write_atomically(aside / MANIFEST, json.dumps({"files": files}, indent=1))
         if folder.exists():
             shutil.rmtree(folder)
@@ -88,7 +90,9 @@ def verify(folder: Path) -> None:
         raise DataError(f"{folder}: no {MANIFEST}, so it was never finished; delete the folder and run again")
     for name, sha256 in json.loads((folder / MANIFEST).read_text())["files"].items():
         if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
-            raise DataError(f"{folder / name}: missing or changed since it was written; delete the folder and run again")
+            raise DataError(
+                f"{folder / name}: missing or changed since it was written; delete the folder and run again"
+            )
 
 
 def about(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from trainables.probe import Examples, fit_path
 CONTROLS = ("control_prior", "control_thumbnail", "control_border")
 THUMBNAIL_CELLS = 8
 BORDER_FRACTION = 0.05
-BORDER_CELLS = 16  # on each of the four sides
+BORDER_RINGS = 2
+BORDER_CELLS = 16  # on each of the four sides of a ring
 HASH_CELLS = 16
 MAX_HAMMING = 24  # of 512 bits: other patients' radiographs differ by 50 or more, re-encoded copies by 23
 IMAGES_AT_ONCE = 256
@@ -97,8 +98,7 @@ def control_scores(dataset: Dataset, images: Images) -> dict[tuple[Split, str], 
     """Returns what three controls say of val and test; a score that they reach says nothing about lungs.
 
     `control_prior`: the class frequencies. `control_thumbnail`: logistic regression on 8 × 8 area means.
-    `control_border`: the same on the outer 5 % of the image, 16 means a side. Strength and refit as in the
-    probe.
+    `control_border`: the same on means along the outer 5 % of the image. Strength and refit as in the probe.
     """
     indices = {split: dataset.indices(split) for split in ("train", "val", "test")}
     classes = {split: dataset.class_indices(indices[split]) for split in ("train", "val")}
@@ -150,11 +150,18 @@ def thumbnails(images: np.ndarray) -> np.ndarray:
 
 
 def borders(images: np.ndarray) -> np.ndarray:
-    """Returns means along the outer 5 % of uint8 images [B, H, W], 16 a side, float32 [B, 64] in 0…1."""
-    depth = max(1, round(BORDER_FRACTION * min(images.shape[1:])))
-    rows = [area_means(strip, 1, BORDER_CELLS) for strip in (images[:, :depth], images[:, -depth:])]
-    columns = [area_means(strip, BORDER_CELLS, 1) for strip in (images[:, :, :depth], images[:, :, -depth:])]
-    return np.concatenate([side.reshape(len(images), -1) for side in rows + columns], axis=1) / 255
+    """Returns means along the outer 5 % of uint8 images [B, H, W], float32 [B, 128] in [0, 1].
+
+    Two rings, 16 means a side. One ring saw less of xray3 (AUROC .78 against .82), four no more.
+    """
+    depth = max(1, round(BORDER_FRACTION * min(images.shape[1:]) / BORDER_RINGS))
+    parts: list[np.ndarray] = []
+    for ring in range(BORDER_RINGS):
+        near = slice(ring * depth, (ring + 1) * depth)
+        far = slice(-(ring + 1) * depth, -ring * depth or None)
+        parts += [area_means(images[:, strip], 1, BORDER_CELLS) for strip in (near, far)]
+        parts += [area_means(images[:, :, strip], BORDER_CELLS, 1) for strip in (near, far)]
+    return np.concatenate([part.reshape(len(images), -1) for part in parts], axis=1) / 255
 
 
 def perceptual_hash(images: np.ndarray) -> np.ndarray:

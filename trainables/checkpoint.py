@@ -54,12 +54,10 @@ def read_checkpoint(place: Path, expected: Mapping[str, Tensor]) -> Checkpoint:
     verify(place)
     stored = load_file(place / PARAMETERS)
     for name in sorted(stored.keys() | expected.keys()):
-        shapes = [
-            tuple(tensors[name].shape) if name in tensors else "absent" for tensors in (stored, expected)
-        ]
-        if shapes[0] != shapes[1]:
+        there, here = (tuple(side[name].shape) if name in side else "absent" for side in (stored, expected))
+        if there != here:
             raise DataError(
-                f"{place}: parameter {name!r} is {shapes[0]} in the checkpoint and {shapes[1]} in this run, so it "
+                f"{place}: parameter {name!r} is {there} in the checkpoint and {here} in this run, so it "
                 "belongs to another configuration; delete the folder to start anew"
             )
     return Checkpoint(stored, load_file(place / MOMENTS), json.loads((place / PROGRESS).read_text()))

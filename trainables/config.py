@@ -29,7 +29,9 @@ class PreprocessingSpec(Config):
     """
 
     size: int = Field(224, ge=16, le=1024, description="Height and width in pixels that the encoder sees.")
-    crop: Literal["center"] = Field("center", description="Resize the shortest side to `size`, cut the centre.")
+    crop: Literal["center"] = Field(
+        "center", description="Resize the shortest side to `size`, cut the centre."
+    )
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
@@ -53,12 +55,20 @@ class DataConfig(Config):
     root: Path | None = Field(None, description="Folder of the images; every path stays inside it.")
     manifest: str = Field("manifest.csv", description="CSV under `root` for the `manifest` data set.")
     seed: int = Field(0, ge=0, description="Draws the phantom, splits without given ones, and folds.")
-    num_folds: int | None = Field(None, ge=2, le=20, description="Patient-grouped cross-validation; none = given splits.")
+    num_folds: int | None = Field(
+        None, ge=2, le=20, description="Patient-grouped cross-validation; none = given splits."
+    )
     fold: int | None = Field(None, ge=0, description="The fold held out as test.")
-    augmentation: Literal["none", "light"] = Field("light", description="Rotation ±7°, crop .85-1, contrast, brightness.")
-    num_views: int = Field(4, ge=0, le=64, description="Augmented views per image (0 = a new one every epoch).")
+    augmentation: Literal["none", "light"] = Field(
+        "light", description="Rotation ±7°, crop .85-1, contrast, brightness."
+    )
+    num_views: int = Field(
+        4, ge=0, le=64, description="Augmented views per image (0 = a new one every epoch)."
+    )
     captions: Literal["class_template", "finding"] = "finding"
-    permute_labels: bool = Field(False, description="Control: labels shuffled among patients; all must score at chance.")
+    permute_labels: bool = Field(
+        False, description="Control: labels shuffled among patients; all must score at chance."
+    )
     phantom: PhantomConfig = PhantomConfig()
 
     @model_validator(mode="after")
@@ -91,15 +101,21 @@ class LoraConfig(Config):
     scaling: float = Field(2.0, gt=0, le=64, description="alpha / rank.")
     use_rslora: bool = False
     dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: str = Field("all", description="A preset of the encoder's family, or leaf names joined by commas.")
+    target_modules: str = Field(
+        "all", description="A preset of the encoder's family, or leaf names joined by commas."
+    )
     towers: Literal["image", "text", "both"] = "image"
-    num_blocks: int | None = Field(3, ge=1, description="Adapt only the upper blocks of each tower; none = all.")
+    num_blocks: int | None = Field(
+        3, ge=1, description="Adapt only the upper blocks of each tower; none = all."
+    )
 
 
 class OptimConfig(Config):
     """AdamW with linear warm-up and cosine decay."""
 
-    learning_rate: float | None = Field(None, gt=0, le=1, description="None = the default of the encoder's family.")
+    learning_rate: float | None = Field(
+        None, gt=0, le=1, description="None = the default of the encoder's family."
+    )
     weight_decay: float = Field(0.01, ge=0, le=1)
     warmup_fraction: float = Field(0.1, ge=0, lt=1, description="Share of all steps.")
     max_grad_norm: float | None = Field(1.0, gt=0, description="None = off.")
@@ -109,29 +125,43 @@ class LossConfig(Config):
     """The contrastive objective."""
 
     kind: Literal["clip", "multi_positive"] = "multi_positive"
-    positives: Literal["class", "caption"] = Field("class", description="What makes two pairs positives of each other.")
+    positives: Literal["class", "caption"] = Field(
+        "class", description="What makes two pairs positives of each other."
+    )
     pair_weight: float = Field(0.0, ge=0, le=1, description="w in t = w [i = j] + (1 - w) group.")
-    logit_scale: float | None = Field(None, gt=0, le=100, description="Start of the multiplier; none = the encoder's own.")
+    logit_scale: float | None = Field(
+        None, gt=0, le=100, description="Start of the multiplier; none = the encoder's own."
+    )
     learn_logit_scale: bool = True
 
 
 class ProbeConfig(Config):
     """The linear classifier on stored embeddings (CLIP, appendix A.3)."""
 
-    l2: float | None = Field(None, gt=0, description="λ; none = chosen on val among 96 over 1e-6…1e6 by bisection.")
+    l2: float | None = Field(
+        None, gt=0, description="λ; none = chosen on val among 96 over 1e-6…1e6 by bisection."
+    )
     features: tuple[Features, ...] = ("joint", "pooled")
 
 
 class ExecutionConfig(Config):
     """How it runs: never part of a trial's identity, because it may change the time and never the result."""
 
-    micro_batch_size: int | None = Field(None, ge=1, description="Pairs per forward; none = the whole share if it fits.")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Pairs per forward; none = the whole share if it fits."
+    )
     num_workers: int = Field(1, ge=1, le=4096)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    num_threads: int | None = Field(None, ge=1, le=1024, description="CPU threads a trial computes with; none = its cores.")
+    num_threads: int | None = Field(
+        None, ge=1, le=1024, description="CPU threads a trial computes with; none = its cores."
+    )
     memory_budget_gb: float | None = Field(None, gt=0)
-    cache_budget_gb: float = Field(8.0, ge=0, description="Largest activation cache; above it, activations are recomputed.")
-    evaluate_every_epochs: int = Field(1, ge=0, description="Epochs between evaluations on val; 0 = at the end only.")
+    cache_budget_gb: float = Field(
+        8.0, ge=0, description="Largest activation cache; above it, activations are recomputed."
+    )
+    evaluate_every_epochs: int = Field(
+        1, ge=0, description="Epochs between evaluations on val; 0 = at the end only."
+    )
 
 
 class TrialConfig(Config):
@@ -153,7 +183,9 @@ class TrialConfig(Config):
     @classmethod
     def _a_pair_to_contrast_with(cls, value: int) -> int:
         if value < 2:
-            raise ValueError(f"global_batch_size={value}: must be at least 2, a contrastive loss needs a pair to contrast with")
+            raise ValueError(
+                f"global_batch_size={value}: must be at least 2, a contrastive loss needs a pair to contrast with"
+            )
         return value
 
     def science(self) -> dict[str, Any]:

@@ -20,7 +20,10 @@ def embed(config: TrialConfig, context: RunContext) -> Metrics:
     train_adapter(materials, config, context)
     began = time.perf_counter()
     table = embed_all(materials)
-    return {"perf/embed_seconds": time.perf_counter() - began, "perf/embedded_images": float(len(table.image_ids))}
+    return {
+        "perf/embed_seconds": time.perf_counter() - began,
+        "perf/embedded_images": float(len(table.image_ids)),
+    }
 
 
 def embed_all(materials: Materials) -> EmbeddingTable:
@@ -34,7 +37,9 @@ def embed_all(materials: Materials) -> EmbeddingTable:
             joint=features.joint.numpy(),
         )
 
-    return store_embeddings(materials.embeddings_folder, compute, about={"encoder": materials.encoder.fingerprint})
+    return store_embeddings(
+        materials.embeddings_folder, compute, about={"encoder": materials.encoder.fingerprint}
+    )
 
 
 def embedding_folder(config: TrialConfig, context: RunContext) -> Path:

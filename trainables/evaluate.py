@@ -1,15 +1,15 @@
-"""Opens the test labels, once, and says how every arm does: with intervals, and paired against the frozen probe.
+"""Opens the test labels, once, and says how every arm does: with intervals, paired with the frozen probe.
 
-A trial scores the test part of one fold with one seed. Per seed the folds are joined, so that every case is scored
-once; over seeds every metric is averaged; patients are drawn once for all seeds together. Differences are taken on
-identical cases and identical draws. Nothing is chosen here but the frozen probe to beat: it is the strongest on
-test, which can only shrink a gain.
+A trial scores the test part of one fold with one seed. Per seed the folds are joined, so that every case is
+scored once; over seeds every metric is averaged; patients are drawn once for all seeds together. Differences
+are taken on identical cases and identical draws. Nothing is chosen here but the frozen probe to beat: it is
+the strongest on test, which can only shrink a gain.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainables.artifacts import write_atomically
+from trainables.artifacts import file_sha256, write_atomically
 from trainables.audit import same_source_pairs
 from trainables.config import TrialConfig
 from trainables.context import Metrics, RunContext
@@ -31,6 +31,7 @@ from trainables.metrics import (
     ClassPairs,
     Draws,
     bootstrap,
+    explain_gaps,
     intervals,
     paired_draws,
     to_metrics,
@@ -49,7 +50,7 @@ class System(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TestedTrial:
+class ScoredTrial:
     """One trial whose test predictions are to be judged."""
 
     trial_key: str
@@ -66,6 +67,7 @@ class Cases:
 
     classes: Mapping[str, int]
     patients: Mapping[str, str]
+    class_names: tuple[str, ...] = ()
 
     def arrays(self, image_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns classes int64 [N] and patients str [N] of these images."""
@@ -94,27 +96,33 @@ class EvaluationResult:
 
 
 def evaluate(config: TrialConfig, context: RunContext) -> Metrics:
-    """Judges the predictions of one finished run on test. Labels are opened once; later calls read the record.
+    """Judges the predictions of one finished run on test, and records when the labels were opened.
+
+    The same predictions are judged once: later calls read the record, `workdir/results/evaluation.json`.
 
     Raises:
         DataError: no predictions in `workdir/results`.
     """
-    record = context.workdir / "results" / RECORD
-    if not record.is_file():
-        dataset = load_dataset(config.data, with_test_labels=True)
-        trial = TestedTrial(
-            trial_key="this run",
-            arm_key="this run",
-            seed=config.seed,
-            fold=config.data.fold,
-            predictions=context.workdir / "results" / FILE,
-            is_frozen=config.adapt.method == "none",
-        )
-        result = evaluate_arms([trial], open_cases(dataset), class_pairs=same_source_pairs(dataset))
-        opened = {"opened": datetime.now(UTC).isoformat(), **result.to_dict()}
-        write_atomically(record, json.dumps(opened, indent=1))
-    values = json.loads(record.read_text())
-    return {**values["arms"]["this run"], **values["controls"]}
+    predictions = context.workdir / "results" / FILE
+    read_predictions(predictions)  # without them the labels stay closed
+    path = predictions.with_name(RECORD)
+    record = json.loads(path.read_text()) if path.is_file() else {"opened": [], "predictions": None}
+    if record["predictions"] != file_sha256(predictions):
+        record = {
+            "opened": [*record["opened"], datetime.now(UTC).isoformat()],
+            "predictions": file_sha256(predictions),
+            "metrics": judge_run(config, predictions),
+        }
+        write_atomically(path, json.dumps(record, indent=1))
+    return record["metrics"]
+
+
+def judge_run(config: TrialConfig, predictions: Path) -> dict[str, float]:
+    """Opens the test labels and returns the metrics of one run's systems and controls."""
+    dataset = load_dataset(config.data, with_test_labels=True)
+    trial = ScoredTrial("run", "run", config.seed, config.data.fold, predictions)
+    result = evaluate_arms([trial], open_cases(dataset), class_pairs=same_source_pairs(dataset))
+    return result.arms["run"] | result.controls
 
 
 def open_cases(*datasets: Dataset) -> Cases:
@@ -126,11 +134,11 @@ def open_cases(*datasets: Dataset) -> Cases:
         image_ids = [dataset.records[i].image_id for i in test]
         classes |= dict(zip(image_ids, dataset.class_indices(test).tolist(), strict=True))
         patients |= dict(zip(image_ids, dataset.patients(test).tolist(), strict=True))
-    return Cases(classes, patients)
+    return Cases(classes, patients, datasets[0].classes)
 
 
 def evaluate_arms(
-    trials: Sequence[TestedTrial],
+    trials: Sequence[ScoredTrial],
     cases: Cases,
     *,
     class_pairs: ClassPairs | None = None,
@@ -148,7 +156,7 @@ def evaluate_arms(
         num_draws: bootstrap draws of patients.
         seed: of the draws.
     """
-    predictions = {trial.trial_key: test_scores(trial, cases) for trial in trials}
+    predictions = {trial.trial_key: scores_on_test(trial, cases) for trial in trials}
 
     def draw(scores: np.ndarray, image_ids: Sequence[str]) -> Draws:
         classes, patients = cases.arrays(image_ids)
@@ -156,20 +164,23 @@ def evaluate_arms(
 
     result = EvaluationResult()
     order = sorted(cases.classes)
-    draws = {
-        system: draw(scores, order)
-        for system, scores in pool(trials, predictions, order, result.notes).items()
-    }
+    result.notes += explain_gaps(cases.arrays(order)[0], cases.class_names, split="test")
+    pooled = pool(trials, predictions, order, result.notes)
+    draws = {system: draw(scores, order) for system, scores in pooled.items()}
+    num_trials = Counter(trial.arm_key for trial in trials)
     for trial in trials:
-        result.arms[trial.trial_key] = {}
+        metrics = result.arms[trial.trial_key] = {}
         for name, scored in predictions[trial.trial_key].items():
+            whole = draws.get(System(trial.arm_key, name)) if num_trials[trial.arm_key] == 1 else None
             if not is_control(name):
-                own = draw(scored.scores, scored.image_ids.tolist())
-                result.arms[trial.trial_key] |= to_metrics(f"test/{name}", intervals(own))
+                values = whole or draw(scored.scores, scored.image_ids.tolist())
+                metrics |= to_metrics(f"test/{name}", intervals(values))
     for system, values in draws.items():
         metrics = to_metrics(f"test/{system.name}", intervals(values))
-        place = result.controls if system.arm is None else result.pooled.setdefault(system.arm, {})
-        place |= metrics
+        if system.arm is None:
+            result.controls |= metrics
+        elif num_trials[system.arm] > 1:
+            result.pooled.setdefault(system.arm, {}).update(metrics)
     frozen = {trial.arm_key for trial in trials if trial.is_frozen}
     probes = frozen_probes(draws, frozen)
     if probes:
@@ -179,7 +190,7 @@ def evaluate_arms(
     return result
 
 
-def test_scores(trial: TestedTrial, cases: Cases) -> dict[str, Scores]:
+def scores_on_test(trial: ScoredTrial, cases: Cases) -> dict[str, Scores]:
     """Returns what each system of a trial says of its test images.
 
     Raises:
@@ -198,7 +209,7 @@ def test_scores(trial: TestedTrial, cases: Cases) -> dict[str, Scores]:
 
 
 def pool(
-    trials: Sequence[TestedTrial],
+    trials: Sequence[ScoredTrial],
     predictions: Mapping[str, Mapping[str, Scores]],
     order: Sequence[str],
     notes: list[str],
@@ -208,21 +219,25 @@ def pool(
     A seed whose folds leave a case out does not count; `notes` says so.
     """
     by_seed: dict[System, dict[int, list[Scores]]] = defaultdict(lambda: defaultdict(list))
+    arm_of_control: dict[str, str] = {}  # every frozen arm has them; one is enough
     for trial in sorted(trials, key=lambda trial: not trial.is_frozen):
+        seed = 0 if trial.is_frozen else trial.seed  # a frozen encoder has no seed, whatever its config says
         for name, scored in predictions[trial.trial_key].items():
-            by_seed[System(None if is_control(name) else trial.arm_key, name)][trial.seed].append(scored)
+            if not is_control(name):
+                by_seed[System(trial.arm_key, name)][seed].append(scored)
+            elif arm_of_control.setdefault(name, trial.arm_key) == trial.arm_key:
+                by_seed[System(None, name)][seed].append(scored)
     pooled: dict[System, np.ndarray] = {}
     for system, seeds in by_seed.items():
         joined = {seed: _join(parts, order) for seed, parts in seeds.items()}
         whole = [scores for scores in joined.values() if scores is not None]
         if len(whole) < len(joined):
             notes.append(
-                f"{system.arm or 'control'} {system.name}: {len(joined) - len(whole)} of {len(joined)} seeds do not "
-                f"score all {len(order)} test images, and are left out of pooled values and differences"
+                f"{system.arm or 'control'} {system.name}: {len(joined) - len(whole)} of {len(joined)} seeds "
+                f"do not score all {len(order)} test images: left out of pooled values and differences"
             )
         if whole:
-            # Controls stand in every frozen trial and are the same there: one is enough.
-            pooled[system] = np.stack(whole[:1] if system.arm is None else whole)
+            pooled[system] = np.stack(whole)
     return pooled
 
 
@@ -231,6 +246,10 @@ def _join(parts: Sequence[Scores], order: Sequence[str]) -> np.ndarray | None:
     known: dict[str, np.ndarray] = {}
     for image_ids, scores in parts:
         known |= dict(zip(image_ids.tolist(), scores, strict=True))
+    if len(known) < sum(len(scored.image_ids) for scored in parts):
+        raise DataError(
+            "two folds of one seed score the same test image: their splits do not belong together"
+        )
     return np.stack([known[image_id] for image_id in order]) if len(known) == len(order) else None
 
 
@@ -245,9 +264,9 @@ def comparisons(
 ) -> Iterator[tuple[System, System]]:
     """Yields which systems to compare: one minus the other.
 
-    Each adapted system with every frozen probe (strongest first) and, for zero-shot, with its frozen self and with
-    the probes of its own arm; each of them and each frozen probe with the controls; up to eight adapted arms with
-    each other.
+    Each adapted system with every frozen probe (strongest first) and, if it is zero-shot, with its frozen
+    self and the probes of its own arm; adapted systems and frozen probes with the controls; up to eight
+    adapted arms with each other.
     """
     controls = [system for system in systems if system.arm is None]
     adapted = [system for system in systems if system.arm is not None and system.arm not in frozen]

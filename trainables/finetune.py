@@ -1,4 +1,4 @@
-"""Contrastive fine-tuning of a dual encoder: exact global batches, adapters and projection only, checkpoint per epoch."""
+"""Contrastive fine-tuning of a dual encoder: exact global batches, adapters only, a checkpoint per epoch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STEPS_FILE = "steps.jsonl"
 
 
 def finetune(config: TrialConfig, context: RunContext) -> Metrics:
-    """Trains an adapter and returns its training metrics; an adapter that exists already is not trained again.
+    """Trains an adapter and returns its training metrics; one that exists already is not trained again.
 
     Collective: every rank calls it, with the same config.
     """
@@ -43,10 +43,11 @@ def train_adapter(materials: Materials, config: TrialConfig, context: RunContext
         load_adapter(materials.encoder, folder)
         return about(folder)["metrics"]
     prove_adapters(materials)
+    num_train = len(materials.dataset.indices("train"))
     state = TrainState.create(
         materials.adaptation.parameters,
         config,
-        total_steps=config.num_epochs * steps_per_epoch(len(materials.dataset.indices("train")), config.global_batch_size),
+        total_steps=config.num_epochs * steps_per_epoch(num_train, config.global_batch_size),
         log_logit_scale=materials.encoder.log_logit_scale,
     )
     if context.resume_from:
@@ -100,7 +101,7 @@ def run_epochs(materials: Materials, state: TrainState, config: TrialConfig, con
 
 
 def record_steps(path: Path, losses: list[float], *, last_step: int) -> None:
-    """Appends the loss of each step of an epoch, as JSON lines; a resumed run repeats no line, or the same one."""
+    """Appends the loss of each step of an epoch, as JSON lines; a line repeated on resuming says the same."""
     first = last_step - len(losses)
     with path.open("a") as file:
         file.writelines(json.dumps({"step": first + i, "loss": loss}) + "\n" for i, loss in enumerate(losses))
@@ -162,7 +163,9 @@ class BatchEncoder:
         set_dropout_rows(self.materials.encoder, seed=self.seed, step=self.batch.step, image_rows=rows)
         places = np.arange(rows.start, rows.stop)
         activations = self.materials.activations.batch(self.batch.indices[places], self.batch.views[places])
-        return self.materials.encoder.encode_image_suffix(activations, self.materials.adaptation.image_cut).joint
+        return self.materials.encoder.encode_image_suffix(
+            activations, self.materials.adaptation.image_cut
+        ).joint
 
     def encode_texts(self, rows: range) -> Tensor:
         """Returns joint embeddings [m, D] of these distinct captions; a caption's row is its first pair's."""
@@ -175,7 +178,7 @@ class BatchEncoder:
 
 
 def prove_adapters(materials: Materials) -> None:
-    """Proves at the start that every targeted module changes the output and receives a gradient, else fails."""
+    """Proves that every targeted module changes the output and receives a gradient, else fails."""
     pixels = materials.images.images(materials.dataset.indices("train")[:2])
     tokens = materials.encoder.tokenize(["clear lungs", "patchy opacity in both lower zones"])
     prove_alive(materials.encoder, materials.adaptation, torch.from_numpy(np.array(pixels)), tokens)

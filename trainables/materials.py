@@ -1,4 +1,4 @@
-"""What every trainable stands on: the data set, its pixels, the encoder with its adapters, the frozen activations."""
+"""What every trainable stands on: the data set, its pixels, the encoder with adapters, frozen activations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainables.context import RunContext
 from trainables.data.cache import ImageCache, open_image_cache
 from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset
-from trainables.models.dual_encoder import DualEncoder, ImageFeatures
+from trainables.models.dual_encoder import DualEncoder, ImageFeatures, in_evaluation_mode
 from trainables.models.load import load_dual_encoder
 from trainables.models.lora import Adaptation, attach
 
@@ -38,23 +38,23 @@ class Materials:
     @torch.no_grad()
     def embed_images(self, indices: np.ndarray) -> ImageFeatures:
         """Returns pooled [N, P] and joint [N, D] of unaugmented images, float32 on the CPU."""
-        self.encoder.eval()
-        parts = [
-            self.encoder.encode_image_suffix(self.activations.clean(rows), self.adaptation.image_cut)
-            for rows in np.split(indices, range(ROWS_AT_ONCE, len(indices), ROWS_AT_ONCE))
-        ]
+        with in_evaluation_mode(self.encoder):
+            parts = [
+                self.encoder.encode_image_suffix(self.activations.clean(rows), self.adaptation.image_cut)
+                for rows in np.split(indices, range(ROWS_AT_ONCE, len(indices), ROWS_AT_ONCE))
+            ]
         pooled, joint = (torch.cat(values).float().cpu() for values in zip(*parts, strict=True))
         return ImageFeatures(pooled, joint)
 
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Tensor:
         """Returns joint embeddings [N, D] of texts, unit length, on the encoder's device."""
-        self.encoder.eval()
-        return self.encoder.encode_text(self.encoder.tokenize(texts)).float()
+        with in_evaluation_mode(self.encoder):
+            return self.encoder.encode_text(self.encoder.tokenize(texts)).float()
 
 
 def open_materials(config: TrialConfig, context: RunContext) -> Materials:
-    """Loads data and encoder, and attaches untrained adapters. The same config gives the same weights on every rank."""
+    """Loads data and encoder, and attaches untrained adapters: the same weights on every rank."""
     if config.execution.num_threads:
         torch.set_num_threads(config.execution.num_threads)
     dataset = load_dataset(config.data)
@@ -67,7 +67,7 @@ def open_materials(config: TrialConfig, context: RunContext) -> Materials:
         encoder, adaptation.image_cut, images, config, train=ever_trained, store=context.store
     )
     adapter = adapter_key(config, dataset, encoder)
-    embeddings = fingerprint("embeddings", dataset.content_fingerprint, images.fingerprint, encoder.fingerprint, adapter)
+    embeddings = fingerprint("embeddings", images.fingerprint, encoder.fingerprint, adapter)
     return Materials(
         dataset=dataset,
         images=images,
@@ -80,7 +80,7 @@ def open_materials(config: TrialConfig, context: RunContext) -> Materials:
 
 
 def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> str | None:
-    """Returns what names a trained adapter: all that training reads, so not the probe. None when nothing trains."""
+    """Returns what names a trained adapter: all that training reads, so not the probe. None: nothing trains."""
     if config.adapt.method == "none":
         return None
     science = config.science()

@@ -97,7 +97,7 @@ class TrainState:
         return float(norm)
 
     def save(self, folder: Path, *, rank: int = 0) -> Path | None:
-        """Writes a checkpoint below `folder` and returns its place; all ranks hold the same, so rank 0 writes."""
+        """Writes a checkpoint below `folder` and returns its place; only rank 0, as all ranks are alike."""
         if rank != 0:
             return None
         moments = {

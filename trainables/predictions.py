@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -14,7 +15,9 @@ import pyarrow.parquet as pq
 from trainables.config import Split
 from trainables.data.records import Dataset
 from trainables.errors import DataError
-from trainables.metrics import interval_metrics, to_metrics
+from trainables.metrics import explain_gaps, interval_metrics, to_metrics
+
+logger = logging.getLogger(__name__)
 
 FILE = "predictions.parquet"
 
@@ -39,6 +42,8 @@ def judge(predictions: Predictions, dataset: Dataset) -> dict[str, float]:
     """Returns `val/<system>/<metric>` with the `_low` and `_high` of its 95 % interval by patient."""
     val = dataset.indices("val")
     classes, patients = dataset.class_indices(val), dataset.patients(val)
+    for sentence in explain_gaps(classes, dataset.classes, split="val"):
+        logger.warning(sentence)
     metrics: dict[str, float] = {}
     for (split, system), predicted in predictions.items():
         if split == "val":

@@ -97,8 +97,8 @@ class ProbePath:
 def probe(config: TrialConfig, context: RunContext) -> Metrics:
     """Probes the embeddings of the config's encoder; makes them first if they are not there.
 
-    Returns metrics on val with intervals; writes probe path and predictions into `workdir/results`. Collective;
-    rank 0 judges.
+    Returns metrics on val with intervals; writes probe path and predictions into `workdir/results`.
+    Collective; rank 0 judges.
     """
     # Here and not above: it loads torch, and the training loop imports `probe_embeddings`.
     from trainables.embed import (

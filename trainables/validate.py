@@ -1,4 +1,4 @@
-"""What an encoder, as it stands, says of every image by prompts and by probes; the same at every epoch and at the end."""
+"""What an encoder says of every image by prompts and by probes; the same at every epoch and at the end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ def score_everything(
     """
     verdicts = Verdicts()
     for family in PROMPT_FAMILIES:
-        prompts = [materials.embed_texts(p).cpu().numpy() for p in class_prompts(materials.dataset.classes, family).values()]
+        prompts = [
+            materials.embed_texts(p).cpu().numpy()
+            for p in class_prompts(materials.dataset.classes, family).values()
+        ]
         scale = float(materials.encoder.log_logit_scale.detach().exp())
         for split, image_ids, rows in rows_of(materials, table, splits):
             scores = zero_shot_scores(table.joint[rows], prompts, logit_scale=scale)
@@ -57,7 +60,9 @@ def rows_of(
 ) -> Iterator[tuple[Split, np.ndarray, np.ndarray]]:
     """Yields each split with its image ids and their rows in the table."""
     for split in splits:
-        image_ids = np.array([materials.dataset.records[i].image_id for i in materials.dataset.indices(split)])
+        image_ids = np.array(
+            [materials.dataset.records[i].image_id for i in materials.dataset.indices(split)]
+        )
         yield split, image_ids, table.rows_of(image_ids)
 
 

@@ -1,9 +1,8 @@
-"""A sweep on the terminal while it runs: a live table, or a line per trial where nobody watches."""
+"""Beside a running sweep: a live table (a line per trial where nobody watches) and the replay into MLflow."""
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +16,8 @@ from rich.text import Text
 
 from orchestrator.conductor import SweepObserver
 from orchestrator.ledger import SweepState, TrialState
+from orchestrator.plan import Plan
+from orchestrator.tracking import Replayer
 
 MAX_ROWS = 12
 MARKS = {
@@ -31,10 +32,11 @@ MARKS = {
 class LiveTable(SweepObserver):
     """Draws on the terminal that was there at the start: while Ray runs, standard output goes to a log."""
 
-    def __init__(self, objective: str, *, num_trials: int, to_stderr: bool = False) -> None:
-        stream = sys.stderr if to_stderr else sys.stdout
-        self.console = Console(file=_own_copy(stream.fileno()), force_terminal=stream.isatty())
-        self.objective, self.num_trials = objective, num_trials
+    def __init__(self, plan: Plan, *, uri: str, to_stderr: bool = False) -> None:
+        stream = os.fdopen(os.dup(2 if to_stderr else 1), "w")
+        self.console = Console(file=stream, force_terminal=stream.isatty())
+        self.plan, self.uri = plan, uri
+        self.replayer: Replayer | None = None
         self.trials: dict[str, TrialState] = {}
         self.began = time.monotonic()
         self.live = Live(
@@ -53,8 +55,11 @@ class LiveTable(SweepObserver):
         self.console.file.close()
 
     def on_started(self, folder: Path, state: SweepState) -> None:
-        """Says where the sweep is written, and starts to draw."""
-        self.console.print(f"sweep '{state.name}' in {folder}", soft_wrap=True, highlight=False)
+        """Says on what and where the sweep runs, starts to draw, and starts the replay into MLflow."""
+        self.replayer = Replayer(folder, self.uri)
+        self.replayer.start()
+        for line in (self.plan.data, self.plan.concurrency.reason, f"sweep '{state.name}' in {folder}"):
+            self.on_message(line)
         if self.is_watched:
             self.live.start()
 
@@ -80,10 +85,18 @@ class LiveTable(SweepObserver):
         """A line above the table."""
         self.console.print(text, soft_wrap=True, highlight=False)
 
+    def finish_tracking(self) -> None:
+        """Waits until MLflow holds the sweep; says so if it does not."""
+        if self.live.is_started:
+            self.live.stop()
+        if self.replayer is not None and not self.replayer.finish():
+            name, reason = self.replayer.folder.name, self.replayer.reason
+            self.on_message(f"MLflow is incomplete: {reason}. Later: python -m orchestrator sync {name}")
+
     def render(self) -> Table:
         """Returns the rows that matter now: what runs, and what ended last."""
         table = Table(box=None, padding=(0, 2, 0, 0), title=self.progress(), title_justify="left")
-        for heading in ("", "trial", "epoch", self.objective):
+        for heading in ("", "trial", "epoch", self.plan.space.objective):
             table.add_column(heading, no_wrap=True)
         for trial in list(self.trials.values())[-MAX_ROWS:]:
             epoch = f"{trial.history[-1][1]}/{trial.config['num_epochs']}" if trial.history else ""
@@ -94,13 +107,9 @@ class LiveTable(SweepObserver):
         """Reads as `3 of 6 trials, 0:41`."""
         ended = sum(trial.status in ("finished", "failed", "unavailable") for trial in self.trials.values())
         minutes, seconds = divmod(int(time.monotonic() - self.began), 60)
-        return f"{ended} of {self.num_trials} trials, {minutes}:{seconds:02d}"
+        return f"{ended} of {self.plan.num_trials + self.plan.num_baselines} trials, {minutes}:{seconds:02d}"
 
     def score(self, trial: TrialState) -> str:
         """Returns the objective so far; † where a scheduler ended the trial."""
-        value = trial.metrics.get(self.objective)
+        value = trial.metrics.get(self.plan.space.objective)
         return "" if value is None else f"{value:.4f}{'†' if trial.stopped_early else ''}"
-
-
-def _own_copy(descriptor: int):
-    return os.fdopen(os.dup(descriptor), "w")

@@ -39,5 +39,9 @@ def run(
         return
     for name, value in metrics.items():
         if not name.endswith(("_low", "_high")):
-            out.print(f"{value:12.4f}  {name}", highlight=False)
+            ends = [
+                f"{metrics[f'{name}_{end}']:.3f}" for end in ("low", "high") if f"{name}_{end}" in metrics
+            ]
+            interval = f"[{' '.join(ends)}]" if ends else ""
+            out.print(f"{value:14.4f}  {interval:15}  {name}", markup=False, highlight=False)
     out.print(f"results: {workdir}", soft_wrap=True, highlight=False)

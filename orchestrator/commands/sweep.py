@@ -10,6 +10,7 @@ from orchestrator.commands.options import (
     JsonOption,
     SetOption,
     WorkersOption,
+    err,
     find_space,
     out,
     print_json,
@@ -52,17 +53,19 @@ def sweep(
 def run_planned(plan: Plan, *, name: str | None, as_json: bool) -> int:
     """Runs a checked sweep while its ledger is replayed into MLflow, and shows what came out."""
     from orchestrator.commands.live import LiveTable
-    from orchestrator.home import sweep_folder
+    from orchestrator.home import mlflow_uri, sweep_folder
     from orchestrator.leaderboard import leaderboard
     from orchestrator.ledger import read_ledger
+    from orchestrator.plan import decode_files
     from orchestrator.report import render
     from orchestrator.sweep import SweepOptions, run_sweep
 
-    num_trials = plan.num_trials + plan.num_baselines
-    with LiveTable(plan.space.objective, num_trials=num_trials, to_stderr=as_json) as observer:
-        outcome = run_sweep(plan.space, SweepOptions(name=name), observer)
-    folder = sweep_folder(outcome.name)
-    board = leaderboard(read_ledger(folder))
+    with (err if as_json else out).status("decoding images"):
+        decode_files(plan.space)
+    with LiveTable(plan, uri=mlflow_uri(), to_stderr=as_json) as live:
+        outcome = run_sweep(plan.space, SweepOptions(name=name), live)
+        live.finish_tracking()
+    board = leaderboard(read_ledger(sweep_folder(outcome.name)))
     if as_json:
         typer.echo(board.to_json())
     else:

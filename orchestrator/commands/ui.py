@@ -35,5 +35,7 @@ def ui(
         if server.process:
             out.print("Ctrl-C ends it.", style="dim")
             server.process.wait()
+    except KeyboardInterrupt:  # the ordinary end
+        pass
     finally:
         server.stop()

@@ -1,4 +1,4 @@
-"""Trainables without models or data, for tests of what runs them. Workers import this module by PYTHONPATH."""
+"""Trainables without models or data, for tests of what runs them. Workers find it by PYTHONPATH."""
 
 import os
 import signal

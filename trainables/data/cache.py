@@ -21,6 +21,8 @@ from trainables.errors import DataError
 CACHE_VERSION = 1
 """Raise it when the same file would give other pixels."""
 SHARD_IMAGES = 1024
+MAX_THREADS = min(8, os.cpu_count() or 1)
+"""Each may hold a decoded image of `files.MAX_PIXELS`."""
 
 
 def open_image_cache(dataset: Dataset, preprocessing: PreprocessingSpec, store: Path) -> ImageCache:
@@ -60,7 +62,7 @@ def _write_shards(dataset: Dataset, preprocessing: PreprocessingSpec, folder: Pa
     pixels = pa.binary(preprocessing.size**2)
     schema = pa.schema([("image_id", pa.string()), ("image", pixels)])
     problems: list[str] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool, bombs_are_errors():
+    with ThreadPoolExecutor(MAX_THREADS) as pool, bombs_are_errors():
         for number, start in enumerate(range(0, len(dataset.records), SHARD_IMAGES)):
             records = dataset.records[start : start + SHARD_IMAGES]
             images = list(pool.map(partial(_try_decode, dataset, preprocessing), records))

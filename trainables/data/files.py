@@ -177,7 +177,7 @@ def _grey(image: Image.Image) -> np.ndarray:
 
 
 def _window(values: np.ndarray) -> np.ndarray:
-    values = values.astype(np.float64)
+    values = values.astype(np.float32)
     low, high = values.min(), values.max()
     if not np.isfinite(high - low):
         raise ValueError("holds infinite or missing values")

@@ -61,7 +61,7 @@ def manifest(config: DataConfig) -> LabelledImages:
     return LabelledImages(
         classes=classes,
         records=list(records.values()),
-        content={image_id: file_sha256(root / image_id) for image_id in records},
+        content={r.image_id: file_sha256(r.path) for r in records.values() if r.path is not None},
         decode=FileDecoder(places),
         has_splits=has_splits,
     )

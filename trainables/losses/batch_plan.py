@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def share(total: int, *, rank: int, world_size: int) -> range:
-    """Returns the contiguous positions of `total` that are `rank`'s; sizes differ by at most one, down to 0."""
+    """Returns the contiguous positions of `total` that are `rank`'s; sizes differ by at most 1."""
     return range(total * rank // world_size, total * (rank + 1) // world_size)
 
 
@@ -24,7 +24,7 @@ def tiles(rows: range, size: int) -> Iterator[range]:
 
 
 def distinct_captions(captions: Sequence[str]) -> tuple[list[str], Tensor]:
-    """Returns the U distinct captions by first occurrence, and for each pair its place among them, int64 [B]."""
+    """Returns the U distinct captions by first occurrence, and the place of each pair's, int64 [B]."""
     places: dict[str, int] = {}
     text_of_pair = [places.setdefault(caption, len(places)) for caption in captions]
     return list(places), torch.tensor(text_of_pair)
@@ -60,12 +60,8 @@ class BatchPlan:
             shares = getattr(self, name) or tuple(
                 share(total, rank=rank, world_size=self.world_size) for rank in range(self.world_size)
             )
-            borders = [0, *(s.stop for s in shares)]
-            if (
-                len(shares) != self.world_size
-                or borders[-1] != total
-                or any(s.start != start for s, start in zip(shares, borders, strict=False))
-            ):
+            starts = [0, *(part.stop for part in shares)]
+            if [part.start for part in shares] != starts[: self.world_size] or starts[-1] != total:
                 raise ValueError(
                     f"{name}={shares}: must cut {total} rows into {self.world_size} contiguous ranges"
                 )
@@ -109,12 +105,14 @@ class BatchPlan:
     @cached_property
     def memberships(self) -> Memberships:
         """Which captions occur in which group, and how often."""
-        codes, sizes = torch.unique(self.membership_code(self.text_of_pair), return_counts=True)
+        codes, sizes = torch.unique(
+            self.membership_code(self.group_of_pair, self.text_of_pair), return_counts=True
+        )
         return Memberships(codes, codes // self.num_texts, codes % self.num_texts, sizes)
 
-    def membership_code(self, texts: Tensor) -> Tensor:
-        """Returns one integer per pair for (group of the pair, `texts` of the pair), int64 [B]."""
-        return self.group_of_pair * self.num_texts + texts
+    def membership_code(self, groups: Tensor, texts: Tensor) -> Tensor:
+        """Returns one integer for each (group, caption), both int64 [n]."""
+        return groups * self.num_texts + texts
 
     def to(self, device: torch.device) -> BatchPlan:
         """Returns the plan with its integers on `device`."""

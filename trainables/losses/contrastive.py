@@ -92,19 +92,17 @@ def softmax_loss(batch: GatheredBatch, group: Group, *, pair_weight: float) -> L
         by_column = logits.sub_(take(column_normalisers, columns)).exp_()
         return by_row.add_(by_column).mul_(take(copies, columns) / (2 * plan.num_pairs))
 
-    own_normaliser = own_row_normalisers.double().sum() / (2 * plan.num_pairs)
-    if group.rank == 0:  # of the columns, which every rank has
-        own_normaliser += (copies.double() * column_normalisers.double()).sum() / (2 * plan.num_pairs)
-    positives = Positives.shared_out(plan, pair_weight=pair_weight)
-    return _finish(batch, group, positives, own_normaliser, nearest, weights)
+    by_row = own_row_normalisers.double().sum()
+    by_column = take(copies * column_normalisers, plan.text_share).double().sum()
+    normaliser = _Normaliser((by_row + by_column) / (2 * plan.num_pairs), nearest, weights)
+    return _finish(batch, group, normaliser, Positives.shared_out(plan, pair_weight=pair_weight))
 
 
 def sigmoid_loss(batch: GatheredBatch, group: Group, *, pair_weight: float) -> LossGradients:
     """Pairwise sigmoid loss (SigLIP, Zhai et al. 2023, Algorithm 1), with groups as positives. Collective.
 
-    Every (image, caption) is a question of its own, so ranks exchange nothing but embeddings. `pair_weight` w
-    = 1 is SigLIP; w = 0 takes every pair of the group as a positive; between, the label of a pair of the
-    group is soft.
+    Every image and caption are a question of their own, so ranks exchange nothing but embeddings.
+    `pair_weight` w = 1 is SigLIP; w = 0 takes every pair of the group as a positive; between, labels are soft.
 
         p_ij = w [i = j] + (1 - w) [i ~ j]
         loss = -1/B Σ_ij p_ij log σ(S_ij) + (1 - p_ij) log σ(-S_ij) = 1/B Σ_ij softplus(S_ij) - p_ij S_ij
@@ -114,49 +112,53 @@ def sigmoid_loss(batch: GatheredBatch, group: Group, *, pair_weight: float) -> L
     shares = plan.copies.to(batch.images.dtype) / plan.num_pairs
 
     def normalise() -> tuple[Tensor, Tensor, NearestCaption]:
-        softplus = torch.zeros((), dtype=torch.float64, device=batch.images.device)
-        sigmoid = torch.zeros_like(softplus)
-        nearest = NearestCaption(batch)
+        value = torch.zeros((), dtype=torch.float64, device=batch.images.device)
+        slope, nearest = torch.zeros_like(value), NearestCaption(batch)
         for here, columns, logits in batch.own_logits():
             nearest.see(here, columns, logits)
-            softplus += (F.softplus(logits) @ take(shares, columns)).double().sum()
-            sigmoid += (logits.sigmoid_() @ take(shares, columns)).double().sum()
-        return softplus, sigmoid, nearest
+            value += (F.softplus(logits) @ take(shares, columns)).double().sum()
+            slope += (logits.sigmoid_() @ take(shares, columns)).double().sum()
+        return value, slope, nearest
 
     def weights(logits: Tensor, rows: range, columns: range) -> Tensor:
         return logits.sigmoid_().mul_(take(shares, columns))
 
-    own_normaliser, own_bias, nearest = group.together(normalise)
+    value, slope, nearest = group.together(normalise)
     positives = Positives.each(plan, pair_weight=pair_weight)
-    if group.rank == 0:
-        mean_positives = positives.mass(plan) / plan.num_pairs
-        own_normaliser -= mean_positives * batch.logit_bias
-        own_bias -= mean_positives
-    return _finish(batch, group, positives, own_normaliser, nearest, weights, logit_bias=own_bias)
+    logit_bias = slope - positives.mass(plan, batch.image_rows) / plan.num_pairs
+    return _finish(batch, group, _Normaliser(value, nearest, weights), positives, logit_bias=logit_bias)
+
+
+@dataclass(frozen=True)
+class _Normaliser:
+    """The nonlinear half of a loss after its first pass: this rank's part of its value, float64 [], and W."""
+
+    value: Tensor
+    nearest: NearestCaption
+    weights: TileWeights
 
 
 def _finish(
     batch: GatheredBatch,
     group: Group,
+    normaliser: _Normaliser,
     positives: Positives,
-    own_normaliser: Tensor,
-    nearest: NearestCaption,
-    weights: TileWeights,
     *,
     logit_bias: Tensor | None = None,
 ) -> LossGradients:
-    """Joins a loss's normaliser and its positives: the loss itself, then the gradients. Collective."""
+    """Takes the positives from the normaliser: the loss first, then the gradients. Collective."""
 
     def pull() -> tuple[Tensor, Tensor, Tensor]:
         images, texts = pull_to_positives(batch, positives)
-        own_loss = own_normaliser + inner_product(batch, images) * batch.logit_scale
-        return images, texts, torch.stack([own_loss, nearest.num_hits(batch)])
+        mean_bias = positives.mass(batch.plan, batch.image_rows) * (batch.logit_bias / batch.plan.num_pairs)
+        own_loss = normaliser.value + inner_product(batch, images) * batch.logit_scale - mean_bias
+        return images, texts, torch.stack([own_loss, normaliser.nearest.num_hits(batch)])
 
     images, texts, own_part = group.together(pull)
     loss, num_hits = (float(value) for value in group.sum(own_part))
 
     def push() -> Tensor:
-        add_products(batch, images, texts, weights=weights)
+        add_products(batch, images, texts, weights=normaliser.weights)
         images.mul_(batch.logit_scale)
         texts.mul_(batch.logit_scale)
         return inner_product(batch, images)
@@ -167,11 +169,11 @@ def _finish(
 
 
 def softmax_floor(plan: BatchPlan, *, pair_weight: float) -> float:
-    """Returns the smallest value `softmax_loss` can take: no logits go below it, some come as near as one likes.
+    """Returns the smallest value `softmax_loss` can take: none is lower, and some come as near as one likes.
 
-    It is not 0: targets are spread over a group, and equal captions cannot be told apart. With q_iu the mass of
-    targets on caption u, both directions are cross-entropies of the same q, least where S_iu = ln(q_iu / n_u):
-    -1/B Σ_iu q_iu ln(q_iu / n_u). For CLIP with one caption a class that is the mean of ln n_u.
+    It is not 0: targets are spread over a group, and equal captions cannot be told apart. With q_iu the
+    targets' mass on caption u, both directions are cross-entropies of the same q, least where
+    S_iu = ln(q_iu / n_u): -1/B Σ_iu q_iu ln(q_iu / n_u). For CLIP with a caption a class: the mean of ln n_u.
     """
     mass, copies, how_many = Positives.shared_out(plan, pair_weight=pair_weight).by_caption(plan)
     return -float((how_many * torch.xlogy(mass, mass / copies)).sum()) / plan.num_pairs

@@ -64,7 +64,7 @@ def global_batch_step(
     kept_graphs: int = 1,
     tile_size: int = TILE_SIZE,
 ) -> StepResult:
-    """Adds the gradient of the global batch's mean loss to every parameter's `.grad`, on all ranks. Collective.
+    """Adds the gradient of the global batch's mean loss to `.grad`, the same on all ranks. Collective.
 
     Args:
         pairs: encodes rows of the global batch on this rank.
@@ -72,11 +72,11 @@ def global_batch_step(
         loss: kind and settings.
         log_logit_scale: [], logarithm of the multiplier; gets a gradient where it requires one.
         parameters: every trainable parameter, in the same order on every rank.
-        micro_batch_size: rows per forward; none = the whole share. After an out-of-memory error on any rank it
-            is halved on all ranks and the same step is taken again, with the same result.
+        micro_batch_size: rows per forward; none = the whole share. After an out-of-memory error on any rank
+            it is halved on all ranks and the same step is taken again, with the same result.
         logit_bias: [], of `siglip`; gets a gradient where it requires one.
-        kept_graphs: micro-batches of each tower that keep their graph instead of being encoded twice. One costs
-            next to nothing, since a replay needs as much anyway; all of them is the plain step.
+        kept_graphs: micro-batches of each tower that keep their graph instead of being encoded twice. One
+            costs next to nothing, since a replay needs as much anyway; all of them is the plain step.
         tile_size: rows and columns of a block of logits.
 
     Raises:

@@ -35,16 +35,16 @@ class Positives:
         """Every pair of the group is a positive in its own right (sigmoid losses)."""
         return cls(pair_weight, torch.full_like(plan.group_sizes, 1 - pair_weight, dtype=torch.float64))
 
-    def mass(self, plan: BatchPlan) -> float:
-        """Returns Σ_ij t_ij."""
-        return self.pair_weight * plan.num_pairs + float((self.group_weights * plan.group_sizes**2).sum())
+    def mass(self, plan: BatchPlan, rows: range) -> Tensor:
+        """Returns Σ_ij t_ij over the images `rows`, float64 []."""
+        by_group = self.group_weights * plan.group_sizes
+        return self.pair_weight * len(rows) + by_group[take(plan.group_of_pair, rows)].sum()
 
     def by_caption(self, plan: BatchPlan) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the values that q_iu = Σ_{j carries u} t_ij takes: q, copies n_u, and how many (i, u),
-        float64.
+        """Returns the values of q_iu = Σ_{j carries u} t_ij but 0, their n_u, and how many (i, u) have them.
 
-        Only where not 0. For group g and its caption u: the m_gu images that carry u themselves, and the
-        others.
+        All float64 [2 E]: for each group and each of its captions the m_gu images that carry it themselves,
+        and then the group's other images.
         """
         members = plan.memberships
         sizes, group_sizes = members.sizes.double(), plan.group_sizes[members.groups].double()
@@ -55,11 +55,10 @@ class Positives:
 
 
 def pull_to_positives(batch: GatheredBatch, positives: Positives) -> tuple[Tensor, Tensor]:
-    """Returns -Y [b, D] and -X [u, D] of this rank's rows: the embeddings' gradient of -1/B Σ_ij t_ij I_i ·
-    T_u(j).
+    """Returns -Y [b, D] and -X [u, D] of this rank's rows, the gradient of -1/B Σ_ij t_ij I_i · T_u(j).
 
-    Y_i = 1/B [w T_u(i) + v_g(i) Σ_{j in g(i)} T_u(j)]; X likewise, summed over the pairs that carry the
-    caption. O(B D) operations; memory is two sums a group.
+    Y_i = 1/B [w T_u(i) + v_g(i) Σ_{j in g(i)} T_u(j)]; X likewise, over the pairs that carry a caption.
+    O(B D) operations; memory is one sum a group.
     """
     plan, dimension = batch.plan, batch.images.shape[1]
     images = batch.images.new_zeros(len(batch.image_rows), dimension)
@@ -94,9 +93,8 @@ def _pull_to_group(batch: GatheredBatch, images: Tensor, texts: Tensor, weights:
     for rows in tiles(batch.image_rows, batch.tile_size):
         images[batch.own_image(rows)].sub_(text_sums[take(plan.group_of_pair, rows)])
     if batch.text_rows:
-        image_sums = (
-            text_sums.zero_().index_add_(0, plan.group_of_pair, batch.images).mul_(weights.unsqueeze(1))
-        )
+        image_sums = text_sums.zero_().index_add_(0, plan.group_of_pair, batch.images)
+        image_sums.mul_(weights.unsqueeze(1))
         is_own = (members.texts >= first) & (members.texts < batch.text_rows.stop)
         for some in is_own.nonzero().squeeze(1).split(batch.tile_size):
             pulled = image_sums[members.groups[some]] * sizes[some]

@@ -81,7 +81,7 @@ class NearestCaption:
     def num_hits(self, batch: GatheredBatch) -> Tensor:
         """Counts the images whose nearest caption is carried by some pair of their own group, float64 []."""
         own_groups = take(batch.plan.group_of_pair, batch.image_rows)
-        codes = own_groups * batch.plan.num_texts + self.texts
+        codes = batch.plan.membership_code(own_groups, self.texts)
         return torch.isin(codes, batch.plan.memberships.codes).sum().double()
 
 

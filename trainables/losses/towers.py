@@ -118,6 +118,6 @@ def check_repeated(again: Tensor, embedded: Tensor) -> None:
     difference = float((again.to(embedded.dtype) - embedded).abs().max())
     if difference > bound:
         raise RuntimeError(
-            f"an encoder gave another embedding when asked again (difference {difference:.2g}): dropout without "
-            "counters, or a layer with batch statistics in train mode"
+            f"an encoder gave another embedding when asked again (difference {difference:.2g}): dropout "
+            "without counters, or a layer with batch statistics in train mode"
         )

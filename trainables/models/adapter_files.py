@@ -1,4 +1,4 @@
-"""A trained adapter on disk: PEFT's files, the projection and logit scale beside them, and what they were trained on."""
+"""A trained adapter on disk: PEFT's files, beside them the projection and what it was trained on."""
 
 from __future__ import annotations
 
@@ -29,12 +29,11 @@ def save_adapter(
     `adapter_model.safetensors` and `adapter_config.json` are PEFT's, relative to `encoder.adapter_root`;
     `extra.safetensors` holds what else trained, and the logit scale; `about.json` says what it belongs to.
 
-    Args:
-        about: what a later predict or export needs (classes, prompts); encoder and preprocessing are added here.
+    `about` brings what a later predict or export needs (classes, prompts); the encoder's facts are added.
     """
     with atomic_directory(folder) as aside:
         if adaptation.targets:
-            root = encoder.adapter_root
+            root: Any = encoder.adapter_root
             weights = import_peft().get_peft_model_state_dict(root)
             save_file(
                 {PEFT_PREFIX + name: _stored(tensor) for name, tensor in weights.items()},
@@ -65,8 +64,9 @@ def load_adapter(encoder: DualEncoder, folder: Path) -> None:
     facts = read_about(folder)
     if facts.get("encoder_fingerprint") != encoder.fingerprint:
         raise ConfigError(
-            f"Adapter {folder.name} was trained on {facts.get('encoder')} ({facts.get('encoder_fingerprint')}); this run "
-            f"loads {encoder.name} ({encoder.fingerprint}). Load the matching encoder and image size, or retrain."
+            f"Adapter {folder.name} was trained on {facts.get('encoder')} "
+            f"({facts.get('encoder_fingerprint')}); this run loads {encoder.name} ({encoder.fingerprint}). "
+            "Load the matching encoder and image size, or retrain."
         )
     if (folder / PEFT_WEIGHTS).is_file():
         _load_peft(encoder, folder)
@@ -85,8 +85,8 @@ def _load_peft(encoder: DualEncoder, folder: Path) -> None:
     expected = {name: tensor.shape for name, tensor in peft.get_peft_model_state_dict(root).items()}
     if expected != {name: tensor.shape for name, tensor in tensors.items()}:
         raise ConfigError(
-            f"Adapter {folder.name} has other modules or another rank than the adapters on this encoder; load it onto a "
-            "fresh encoder or use the configuration it was trained with"
+            f"Adapter {folder.name} has other modules or another rank than the adapters on this encoder; "
+            "load it onto a fresh encoder or use the configuration it was trained with"
         )
     peft.set_peft_model_state_dict(root, tensors)
 

@@ -1,4 +1,4 @@
-"""Where pretrained weights lie, and how they are read: offline first, safetensors only, every tensor filled. No torch."""
+"""Where pretrained weights lie, and how they are read: offline first, safetensors only. No torch."""
 
 from __future__ import annotations
 
@@ -40,13 +40,14 @@ def split_open_clip(name: str) -> tuple[str, str | None]:
     architecture, _, weights = name.removeprefix("open_clip:").partition("@")
     if not weights and not local_folder(architecture):
         raise ConfigError(
-            f"encoder.name: '{name}' names no weights; write open_clip:{architecture}@TAG, or a safetensors file for TAG"
+            f"encoder.name: '{name}' names no weights; write open_clip:{architecture}@TAG, "
+            "or a safetensors file for TAG"
         )
     return architecture, weights or None
 
 
 def weights_identity(name: str, revision: str | None = None) -> list[str]:
-    """Returns what identifies an encoder's weights: hashes of local files, the commit of a Hub repository, or a tag.
+    """Returns what identifies an encoder's weights: hashes of local files, a Hub commit, or a tag.
 
     Raises:
         WeightsUnavailable: a Hub repository whose commit is not known here and cannot be asked for.
@@ -97,7 +98,7 @@ def package_file(name: str, md5: str) -> Path:
 
 
 def commit_of(repository: str, revision: str | None) -> str:
-    """Returns the commit that a revision of a Hub repository stands for: pinned, as cached, or asked of the Hub.
+    """Returns the commit of a Hub repository's revision: pinned, as cached, or asked of the Hub.
 
     Raises:
         WeightsUnavailable: neither cached nor reachable.
@@ -169,7 +170,7 @@ def _snapshot(repository: str, commit: str, *, weights: bool) -> Path:
 
 @contextmanager
 def _or_unavailable(repository: str, revision: str | None) -> Iterator[None]:
-    """Turns whatever the Hub's client raises (offline mode, no route, no such repository) into one message."""
+    """Turns all that the Hub's client raises (offline, no route, no such repository) into one message."""
     try:
         yield
     except WeightsUnavailable:
@@ -177,16 +178,18 @@ def _or_unavailable(repository: str, revision: str | None) -> Iterator[None]:
     except Exception as error:
         at = f" at {revision}" if revision else ""
         raise WeightsUnavailable(
-            f"{repository}{at}: not in the Hugging Face cache and not reachable ({type(error).__name__}). Where there is "
-            f"a network, run 'hf download {repository}', copy the folder here and give its path as encoder.name"
+            f"{repository}{at}: not in the Hugging Face cache and not reachable ({type(error).__name__}); where "
+            f"there is a network run 'hf download {repository}', then copy the folder here and give its path "
+            "as encoder.name"
         ) from error
 
 
 def from_checkpoint(model_class: Any, folder: Path, *, weights: bool = True) -> Any:
-    """Builds a transformers model from a folder, in float32 and eval mode; without weights, its random structure.
+    """Builds a transformers model in float32 and eval mode; without weights, its random structure.
 
     Raises:
-        ConfigError: a tensor is missing in the checkpoint, or of another shape; nothing random takes its place.
+        ConfigError: a tensor is missing in the checkpoint, or of another shape; nothing random takes its
+    place.
     """
     import torch
 
@@ -204,8 +207,8 @@ def from_checkpoint(model_class: Any, folder: Path, *, weights: bool = True) -> 
     absent = [*sorted(report["missing_keys"]), *map(str, report["mismatched_keys"])]
     if absent:
         raise ConfigError(
-            f"{folder}: {len(absent)} tensors are missing or of another shape (first: {absent[0]}); the checkpoint does "
-            f"not fit {type(model).__name__}"
+            f"{folder}: {len(absent)} tensors are missing or of another shape (first: {absent[0]}); the "
+            f"checkpoint does not fit {type(model).__name__}"
         )
     return model.eval()
 

@@ -1,14 +1,16 @@
-"""The joint space of `lite0-minilm` before any training: a linear map fitted to ConSE (Norouzi et al. 2014, arXiv:1312.5650).
+"""The joint space of `lite0-minilm` before any training: ConSE, made linear (arXiv:1312.5650).
 
-ConSE puts an image into text space as the mean of the text embeddings of the classes that an ImageNet classifier believes
-in. That is not linear, and adapters need a projection that trains, so a ridge regression stands in for it. It is fitted on
-pooled features drawn around the classifier's own class prototypes, so the projection depends on no image and is the same
-for every data set, fold and trial: frozen rows and adapted rows share one start.
+ConSE (Norouzi et al. 2014) puts an image into text space as the mean of the text embeddings of the classes
+that an ImageNet classifier believes in. That is not linear, and adapters need a projection that trains, so a
+ridge regression stands in for it. It is fitted on pooled features drawn around the classifier's own class
+prototypes, so the projection depends on no image and is the same for every data set, fold and trial: frozen
+rows and adapted rows share one start.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,9 +25,7 @@ NUM_DRAWS = 6_000
 RIDGE = 1e-2  # relative to the mean variance of a feature
 
 
-def conse_projection(
-    lite0: nn.Module, text: SentenceEncoder, *, weights: object, store: Path | None
-) -> nn.Linear:
+def conse_projection(lite0: Any, text: SentenceEncoder, *, weights: object, store: Path | None) -> nn.Linear:
     """Returns the projection from pooled features [B, 1280] to text space [B, 384].
 
     Args:
@@ -50,18 +50,19 @@ def _save(projection: nn.Linear, folder: Path) -> None:
 
 
 @torch.no_grad()
-def _fit(lite0: nn.Module, text: SentenceEncoder) -> nn.Linear:
+def _fit(lite0: Any, text: SentenceEncoder) -> nn.Linear:
     features = draw_features(lite0)
     targets = conse(lite0.classifier(features), class_embeddings(text))
     return ridge(features, targets)
 
 
-def draw_features(lite0: nn.Module) -> Tensor:
+def draw_features(lite0: Any) -> Tensor:
     """Returns plausible pooled features [NUM_DRAWS, 1280] of natural images, from the weights alone.
 
-    Their mean follows from the last BatchNorm, whose shift and scale are the mean and spread of the activations before
-    ReLU6. Around it, a class's features lie along its row of the classifier (neural collapse, Papyan et al. 2020,
-    PNAS 117(40), property NC3): each draw mixes three classes, at a random exposure, with non-negative noise.
+    Their mean follows from the last BatchNorm, whose shift and scale are the mean and spread of the
+    activations before ReLU6. Around it, a class's features lie along its row of the classifier (neural
+    collapse, Papyan et al. 2020, PNAS 117(40), property NC3): each draw mixes three classes, at a random
+    exposure, with non-negative noise.
     """
     random = torch.Generator().manual_seed(0)
     norm, rows = lite0.bn2, lite0.classifier.weight
@@ -77,7 +78,7 @@ def draw_features(lite0: nn.Module) -> Tensor:
 
 
 def class_embeddings(text: SentenceEncoder) -> Tensor:
-    """Returns the text embeddings of "a photo of a {class name}" of ImageNet's 1000 classes [1000, D], unit length."""
+    """Returns embeddings of "a photo of a {class name}" of ImageNet's classes [1000, D], unit length."""
     from timm.data import ImageNetInfo
 
     names = ImageNetInfo().label_descriptions(detailed=False)
@@ -90,14 +91,14 @@ def class_embeddings(text: SentenceEncoder) -> Tensor:
 
 
 def conse(logits: Tensor, classes: Tensor) -> Tensor:
-    """Returns ConSE embeddings [B, D]: the ten most probable classes' embeddings, weighted by renormalised probability."""
+    """Returns ConSE embeddings [B, D]: the ten most probable classes', weighted by probability."""
     top = logits.softmax(-1).topk(NUM_BELIEVED)
     weights = top.values / top.values.sum(-1, keepdim=True)
     return torch.einsum("bk,bkd->bd", weights, classes[top.indices])
 
 
 def ridge(features: Tensor, targets: Tensor) -> nn.Linear:
-    """Returns the linear map with bias that minimises squared error with an L2 penalty on its weights, in float64."""
+    """Returns the linear map of least squares with an L2 penalty on its weights, solved in float64."""
     x, y = features.double(), targets.double()
     x_mean, y_mean = x.mean(0), y.mean(0)
     x, y = x - x_mean, y - y_mean

@@ -1,7 +1,8 @@
 """Adapter dropout whose masks are a pure function of (seed, step, module, row in the global batch).
 
-The contrastive engine runs every micro-batch twice, and may cut a batch into any micro-batches on any number of workers:
-masks from a counter hash are the same each time, and nothing is saved (design: "The exact global batch", step 1).
+The contrastive engine runs every micro-batch twice, and may cut a batch into any micro-batches on any number
+of workers: masks from a counter hash are the same each time, and nothing is saved (design: "The exact global
+batch", step 1).
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ def set_dropout_rows(
 def keep_mask(key: int, rows: Tensor, num_elements: int, *, probability: float) -> Tensor:
     """Returns which elements stay, bool [B, num_elements].
 
-    One 64-bit hash (SplitMix64, Steele et al. 2014) gives four 16-bit uniforms. An element's number counts along its row,
-    so it does not change when texts are padded to another length.
+    One 64-bit hash (SplitMix64, Steele et al. 2014) gives four 16-bit uniforms. An element's number counts
+    along its row, so it does not change when texts are padded to another length.
     """
     num_hashes = -(-num_elements // 4)
     streams = _mix(rows ^ _signed(key)).unsqueeze(1)
@@ -96,7 +97,7 @@ def mix(value: int) -> int:
 
 
 def _mix(values: Tensor) -> Tensor:
-    """Does the same in place on int64, which wraps around; its right shift keeps the sign, so that is masked off."""
+    """Does the same on int64, which wraps around; its right shift keeps the sign, which is masked off."""
     values = values + _signed(_GOLDEN)
     for shift, multiplier in zip(_SHIFTS, (*_MULTIPLIERS, 1), strict=True):
         values ^= (values >> shift) & (2 ** (64 - shift) - 1)

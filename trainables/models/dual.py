@@ -1,4 +1,4 @@
-"""Dual encoders made of two parts that never met: an image encoder and a sentence encoder, joined by one projection.
+"""Dual encoders of two parts that never met: an image and a sentence encoder, joined by a projection.
 
 `lite0-minilm` is one; `dual:<image>+<text>` joins any timm image encoder and any Hugging Face text encoder.
 """
@@ -6,39 +6,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.config import EncoderConfig, PreprocessingSpec
-from trainables.models.checkpoints import from_checkpoint
+from trainables.models.checkpoints import checkpoint_folder, from_checkpoint, split_dual
 from trainables.models.dual_encoder import Blocks, DualEncoder, ImageFeatures, Tokens, TowerName
+from trainables.models.registry import EncoderSpec, encoder_fingerprint, preprocessing_of
+from trainables.models.timm_towers import ImageTower, load_timm_tower
+from trainables.models.torchvision_import import declare_missing_operators
 
 INITIAL_LOG_LOGIT_SCALE = 2.6593  # ln(1 / 0.07): CLIP §2.3
 
 
-class ImageTower(nn.Module):
-    """Top-level blocks from normalised pixels [B, C, H, W] to `pooled` [B, P]; any of them can be the first to run."""
-
-    def __init__(self, blocks: list[nn.Module], pooled_dim: int) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(*blocks)
-        self.pooled_dim = pooled_dim
-
-    def run(self, activations: Tensor, first: int, last: int) -> Tensor:
-        """Runs blocks `first` to `last` - 1."""
-        if activations.dim() == 4:  # convolutions on a CPU run 2-3 times as fast with the channels innermost
-            activations = activations.contiguous(memory_format=torch.channels_last)
-        return self.blocks[first:last](activations)
-
-
 class SentenceEncoder(nn.Module):
-    """A Hugging Face text model whose embedding is the mean of its last states over the tokens that are not padding."""
+    """A Hugging Face text model that embeds a text as the mean of its last states, padding left out."""
 
-    def __init__(self, model: nn.Module, tokenizer, max_length: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, max_length: int) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.tokenizer = tokenizer
         self.max_length = max_length
 
@@ -74,10 +63,10 @@ class SentenceEncoder(nn.Module):
 
 
 class JoinedEncoder(DualEncoder):
-    """An image tower projected into the space of a sentence encoder (LiT, Zhai et al. 2022, arXiv:2111.07991).
+    """An image tower projected into the space of a sentence encoder (LiT, Zhai et al. 2022).
 
-    The joint space is the sentence encoder's own: texts need no projection, so a frozen text tower can be embedded once
-    and for all.
+    The joint space is the sentence encoder's own: texts need no projection, so a frozen text tower can be
+    embedded once and for all.
     """
 
     def __init__(
@@ -132,3 +121,33 @@ class JoinedEncoder(DualEncoder):
     def tokenize(self, texts: list[str]) -> Tokens:
         """Returns tokens of the sentence encoder."""
         return self.text.tokenize(texts)
+
+
+def load_joined(
+    config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
+) -> JoinedEncoder:
+    """Joins the timm image encoder and the Hugging Face text encoder that `dual:IMAGE+TEXT` names.
+
+    The projection between them is random, the same every time: zero-shot means nothing until it is trained.
+
+    Raises:
+        ConfigError: timm knows no such model, or a checkpoint does not fit its architecture.
+        WeightsUnavailable: weights that are neither here nor reachable.
+    """
+    del store  # nothing is derived from the weights
+    preprocessing = preprocessing_of(config)
+    image_name, text_name = split_dual(config.name)
+    image = load_timm_tower(image_name, size=preprocessing.size, weights=weights)
+    text = SentenceEncoder.load(checkpoint_folder(text_name, weights=weights), weights=weights)
+    projection = nn.Linear(image.pooled_dim, text.width)
+    nn.init.orthogonal_(projection.weight, generator=torch.Generator().manual_seed(0))
+    nn.init.zeros_(projection.bias)
+    return JoinedEncoder(
+        image,
+        text,
+        projection,
+        family=spec.family,
+        name=config.name,
+        fingerprint=encoder_fingerprint(config) if weights else "random",
+        preprocessing=preprocessing,
+    )

@@ -1,8 +1,10 @@
-"""What every dual encoder can do. Families subclass it once, directly; trainables know nothing else of a model."""
+"""What every dual encoder can do. Families subclass it once; trainables know nothing else of a model."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,8 +40,9 @@ class Blocks:
 class DualEncoder(nn.Module, ABC):
     """An image encoder and a text encoder with one joint space.
 
-    The image tower is cut in two at `image_cut`: blocks below it are frozen, so their activations are computed once per
-    image and view (`encode_image_prefix`) and reused by every epoch and trial (`encode_image_suffix`).
+    The image tower is cut in two at `image_cut`: blocks below it are frozen, so their activations are
+    computed once per image and view (`encode_image_prefix`) and reused by every epoch and trial
+    (`encode_image_suffix`).
     """
 
     family: str
@@ -56,7 +59,7 @@ class DualEncoder(nn.Module, ABC):
 
     @abstractmethod
     def projections(self) -> dict[TowerName, str]:
-        """Returns the module names of the linear maps into the joint space, which `adapt.method` projection trains."""
+        """Returns the names of the linear maps into the joint space, which method `projection` trains."""
 
     @abstractmethod
     def encode_image_prefix(self, pixels: Tensor, cut: int) -> Tensor:
@@ -90,7 +93,7 @@ class DualEncoder(nn.Module, ABC):
         """Returns normalised float pixels [B, C, H, W] of uint8 images [B, H, W] (grey) or [B, H, W, 3].
 
         Raises:
-            TypeError: floats. A pipeline that normalises twice feeds nearly black images; only uint8 comes in.
+            TypeError: floats. A pipeline that normalises twice feeds nearly black images.
         """
         if images.dtype != torch.uint8:
             raise TypeError(
@@ -107,8 +110,8 @@ class DualEncoder(nn.Module, ABC):
     def train(self, mode: bool = True) -> DualEncoder:
         """Switches adapter dropout only.
 
-        Normalisation with batch statistics and the encoder's own dropout stay as in inference: a forward pass that is
-        repeated for its gradient must be the same forward pass, whatever the micro-batch.
+        Normalisation with batch statistics and the encoder's own dropout stay as in inference: a forward pass
+        that is repeated for its gradient must be the same forward pass, whatever the micro-batch.
         """
         super().train(False)
         self.training = mode
@@ -116,3 +119,14 @@ class DualEncoder(nn.Module, ABC):
             if isinstance(module, CounterDropout):
                 module.train(mode)
         return self
+
+
+@contextmanager
+def in_evaluation_mode(encoder: DualEncoder) -> Iterator[None]:
+    """Switches dropout off meanwhile, then back: a training step may embed captions in its middle."""
+    training = encoder.training
+    encoder.eval()
+    try:
+        yield
+    finally:
+        encoder.train(training)

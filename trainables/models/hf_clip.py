@@ -17,9 +17,10 @@ from trainables.models.torchvision_import import declare_missing_operators
 
 
 class HFClip(DualEncoder):
-    """A `CLIPModel`. Image block 0 is the patch embedding with its LayerNorm; the others are the encoder layers.
+    """A `CLIPModel`. Image block 0 is the patch embedding with its LayerNorm, the others are layers.
 
-    A saved adapter is relative to the `CLIPModel`, so `PeftModel.from_pretrained` loads it without this project.
+    A saved adapter is relative to the `CLIPModel`, so `PeftModel.from_pretrained` loads it without this
+    project.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -37,7 +38,7 @@ class HFClip(DualEncoder):
         return self.model
 
     def blocks(self, tower: TowerName) -> Blocks:
-        """Returns the embeddings and the encoder layers of a tower; the text tower's embeddings are never adapted."""
+        """Returns the layers of a tower; the image tower's patch embedding is a block too."""
         half = "vision_model" if tower == "image" else "text_model"
         layers = len(self.model.get_submodule(half).encoder.layers)
         names = [f"model.{half}.encoder.layers.{i}" for i in range(layers)]

@@ -1,7 +1,8 @@
 """Proof, at the start of a trial, that every adapter does something.
 
-PEFT attaches adapters by name. A forward pass may ignore them: `nn.MultiheadAttention` reads the weights of its `out_proj`
-and never calls it, so an adapter there trains nothing while the loss goes down elsewhere (huggingface/peft#761).
+PEFT attaches adapters by name. A forward pass may ignore them: `nn.MultiheadAttention` reads the weights of
+its `out_proj` and never calls it, so an adapter there trains nothing while the loss goes down elsewhere
+(huggingface/peft#761).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from trainables.errors import ConfigError
 from trainables.models.adaptation import Adaptation
-from trainables.models.dual_encoder import DualEncoder, Tokens
+from trainables.models.dual_encoder import DualEncoder, Tokens, in_evaluation_mode
 from trainables.models.registry import TowerName
 from trainables.models.targets import leaf_name
 
@@ -22,15 +23,12 @@ from trainables.models.targets import leaf_name
 def prove_alive(encoder: DualEncoder, adaptation: Adaptation, images: Tensor, tokens: Tokens) -> None:
     """Raises ConfigError, with the names, unless every adapter changes the output and receives a gradient.
 
-    Each kind of module (leaf name) of each tower is tried on its own: its B random, all others zero, and the embeddings
-    must change. Then, with every B zero as at the start of training, one backward pass must reach every B. Weights,
-    gradients and mode are left as they were.
-
-    Args:
-        images: uint8 [2, H, W] or so; the blocks below the cut run once.
-        tokens: of any two texts.
+    Each kind of module (leaf name) of each tower is tried on its own: its B random, all others zero, and the
+    embeddings must change. Then, with every B zero as at the start of training, one backward pass must reach
+    every B. Two images, uint8 [2, H, W], and any two texts are enough. Weights, gradients and mode are left
+    as they were.
     """
-    with _in_evaluation_mode(encoder):
+    with in_evaluation_mode(encoder):
         with torch.no_grad():
             activations = encoder.encode_image_prefix(encoder.pixels(images), adaptation.image_cut)
         for tower, modules in adaptation.targets.items():
@@ -46,9 +44,9 @@ def prove_alive(encoder: DualEncoder, adaptation: Adaptation, images: Tensor, to
                 unreached = _unreached(adapters, embed)
             if silent or unreached:
                 raise ConfigError(
-                    f"lora.target_modules: adapters in the {tower} tower of {encoder.name} that the forward pass ignores: "
-                    f"{', '.join(dict.fromkeys([*silent, *map(leaf_name, unreached)]))} (e.g. {(unreached or modules)[0]}); "
-                    "they would train nothing, so leave these names out"
+                    f"lora.target_modules: adapters in the {tower} tower of {encoder.name} that the forward "
+                    f"pass ignores: {', '.join(dict.fromkeys([*silent, *map(leaf_name, unreached)]))} (e.g. "
+                    f"{(unreached or modules)[0]}); they would train nothing, so leave these names out"
                 )
 
 
@@ -108,13 +106,3 @@ def _all_zero(adapters: dict[str, list[nn.Parameter]]) -> Iterator[None]:
         with torch.no_grad():
             for b, value in kept:
                 b.copy_(value)
-
-
-@contextmanager
-def _in_evaluation_mode(encoder: DualEncoder) -> Iterator[None]:
-    training = encoder.training
-    encoder.eval()
-    try:
-        yield
-    finally:
-        encoder.train(training)

@@ -16,12 +16,10 @@ from trainables.models.torchvision_import import declare_missing_operators
 def load_dual_encoder(
     config: EncoderConfig, *, device: str = "cpu", weights: bool = True, store: Path | None = None
 ) -> DualEncoder:
-    """Loads an encoder with everything frozen-or-not as its family left it, in eval mode, in float32.
+    """Loads an encoder onto a device, in float32 and eval mode.
 
-    Args:
-        device: where its parameters go.
-        weights: False builds the structure with random weights, to check names against; never for results.
-        store: root of what is content-addressed; a family may keep there what it derives from its weights.
+    `weights=False` builds the structure with random weights, to check names against; never for results. Under
+    `store`, the root of what is content-addressed, a family may keep what it derives from its weights.
 
     Raises:
         ConfigError: no such encoder, or a checkpoint that does not fit its architecture.

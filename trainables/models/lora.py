@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,9 +35,10 @@ ADAPTER = "default"  # PEFT's name of the only adapter an encoder has here
 
 
 def attach(encoder: DualEncoder, config: TrialConfig) -> Adaptation:
-    """Prepares an encoder in place for `adapt.method`: all frozen but adapters, projections and logit scale as it says.
+    """Prepares an encoder in place for `adapt.method`: what that does not name is frozen.
 
-    The adapters' A matrices are drawn from `config.seed` alone, B is zero: the encoder's outputs do not change yet.
+    The adapters' A matrices are drawn from `config.seed` alone, B is zero: the encoder's outputs do not
+    change yet.
 
     Raises:
         ConfigError: targets that match nothing, or adapter dropout where it would be ignored.
@@ -83,9 +85,10 @@ def _inject(
     if lora.dropout:
         _refuse_ignored_dropout(encoder, names)
     peft = import_peft()
+    assert not hasattr(encoder.adapter_root, "peft_config"), "an encoder is adapted once"
     settings = peft.LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.scaling * lora.rank,  # type: ignore[arg-type]  # PEFT divides by the rank; a float is exact
+        lora_alpha=lora.scaling * lora.rank,
         lora_dropout=lora.dropout,
         use_rslora=lora.use_rslora,
         target_modules=[name.removeprefix(prefix) for name in names],
@@ -98,15 +101,16 @@ def _inject(
         for tower, modules in targets.items():
             for name in modules:
                 dropout = CounterDropout(lora.dropout, name=name, tower=tower).train(encoder.training)
-                encoder.get_submodule(name).lora_dropout[ADAPTER] = dropout
+                adapted: Any = encoder.get_submodule(name)
+                adapted.lora_dropout[ADAPTER] = dropout
 
 
 def _refuse_ignored_dropout(encoder: DualEncoder, names: list[str]) -> None:
     for name in names:
         if isinstance(encoder.get_submodule(name), nn.MultiheadAttention):
             raise ConfigError(
-                f"lora.dropout: PEFT ignores it inside the fused attention '{name}' of {encoder.name}; set it to 0 or "
-                "target other modules"
+                f"lora.dropout: PEFT ignores it inside the fused attention '{name}' of {encoder.name}; "
+                "set it to 0 or target other modules"
             )
 
 

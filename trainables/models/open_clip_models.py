@@ -1,4 +1,4 @@
-"""Vision transformers of open_clip, as they are: fused attention, CLIP's text transformer (Ilharco et al. 2021)."""
+"""Vision transformers of open_clip, as they are, with fused attention (Ilharco et al. 2021)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from trainables.models.torchvision_import import declare_missing_operators
 
 
 class OpenClip(DualEncoder):
-    """An open_clip model. Image block 0 is the patch embedding; the others are the residual attention blocks."""
+    """An open_clip model. Image block 0 is the patch embedding, the others are the attention blocks."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
-        # open_clip keeps its projections as bare matrices [width, D]; as modules they can be named and trained.
+        # open_clip's projections are bare matrices [width, D]; as modules they have names of their own.
         self.image_projection = _as_linear(model.visual.proj)
         self.text_projection = _as_linear(model.text_projection)
         model.visual.proj = model.text_projection = None
@@ -35,7 +35,7 @@ class OpenClip(DualEncoder):
         self.joint_dim = self.image_projection.out_features
 
     def blocks(self, tower: TowerName) -> Blocks:
-        """Returns the patch embedding and the attention blocks of the image tower, or those of the text tower."""
+        """Returns the attention blocks of a tower; the image tower's patch embedding is a block too."""
         if tower == "image":
             count = len(self.model.visual.transformer.resblocks)
             names = [f"model.visual.transformer.resblocks.{i}" for i in range(count)]
@@ -94,6 +94,8 @@ def load_open_clip(
     architecture, source = split_open_clip(config.name)
     folder = local_folder(architecture)
     preprocessing = preprocessing_of(config)
+    is_tag = source is not None and not Path(source).expanduser().is_file()
+    repository = _repository(architecture, source) if source and is_tag else None
     known_as = f"local-dir:{folder}" if folder else architecture
     with _quiet():
         model = open_clip.create_model(
@@ -105,7 +107,8 @@ def load_open_clip(
             f"encoder.name: '{config.name}' is not a CLIP with a vision transformer; no other is supported"
         )
     if weights:
-        open_clip.load_checkpoint(model, str(_weights_file(folder, architecture, source)))
+        place = checkpoint_folder(repository) if repository else folder or Path(source or "").expanduser()
+        open_clip.load_checkpoint(model, str(_weights_file(place)))
     encoder = OpenClip(model.eval(), tokenizer)
     encoder.family = spec.family
     encoder.name = config.name
@@ -114,24 +117,19 @@ def load_open_clip(
     return encoder
 
 
-def _weights_file(folder: Path | None, architecture: str, source: str | None) -> Path:
-    """Returns the safetensors file of a folder, a path or a tag; `load_checkpoint` unpickles no such file."""
-    if source is not None and Path(source).expanduser().is_file():
-        folder, files = None, [Path(source).expanduser()]
-    else:
-        if folder is None:
-            folder = checkpoint_folder(_repository(architecture, source or ""))
-        files = sorted(folder.glob("*.safetensors"))
-        # A repository may hold the same weights for transformers as well.
-        files = [file for file in files if file.name.startswith("open_clip")] or files
+def _weights_file(place: Path) -> Path:
+    """Returns the safetensors file at a place, which open_clip's `load_checkpoint` does not unpickle."""
+    files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+    # A repository may hold the same weights for transformers as well.
+    files = [file for file in files if file.name.startswith("open_clip")] or files
     if len(files) != 1 or files[0].suffix != ".safetensors":
-        raise WeightsUnavailable(
-            f"open_clip:{architecture}: need one safetensors file, found {', '.join(map(str, files)) or 'none'}"
-        )
+        found = ", ".join(file.name for file in files) or "none"
+        raise WeightsUnavailable(f"{place}: needs one safetensors file, found {found}; pickles are not read")
     return files[0]
 
 
 def _repository(architecture: str, tag: str) -> str:
+    """Returns the Hub repository of a tag, after checking that it fits the architecture."""
     import open_clip
 
     known = open_clip.get_pretrained_cfg(architecture, tag)
@@ -140,7 +138,7 @@ def _repository(architecture: str, tag: str) -> str:
         raise ConfigError(
             f"encoder.name: open_clip has no weights '{tag}' of {architecture} (it has: {tags})"
         )
-    if known.get("quick_gelu") and not open_clip.get_model_config(architecture).get("quick_gelu"):
+    if known.get("quick_gelu") and not (open_clip.get_model_config(architecture) or {}).get("quick_gelu"):
         raise ConfigError(
             f"encoder.name: the weights '{tag}' were trained with QuickGELU; name '{architecture}-quickgelu'"
         )
@@ -159,7 +157,7 @@ def _as_linear(matrix: nn.Parameter) -> nn.Linear:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """open_clip reports every step of loading on the root logger, and warns that a structure has no weights."""
+    """Silences open_clip, which reports every step on the root logger, warnings of no weights too."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

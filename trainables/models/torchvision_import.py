@@ -17,9 +17,9 @@ _SCHEMAS = {
 def declare_missing_operators() -> None:
     """Declares the operators that importing torchvision asks for, where its compiled library cannot load.
 
-    Beside a CPU build of torch, a torchvision built for CUDA has no `torchvision::nms`, and `import torchvision` fails.
-    The schemas alone mend the import; timm and open_clip never call the operators. Call this before importing timm,
-    open_clip or torchvision. It does nothing where torchvision works.
+    Beside a CPU build of torch, a torchvision built for CUDA has no `torchvision::nms`, and `import
+    torchvision` fails. The schemas alone mend the import; timm and open_clip never call the operators. Call
+    this before importing timm, open_clip or torchvision. It does nothing where torchvision works.
     """
     try:
         import torchvision  # noqa: F401
@@ -35,7 +35,7 @@ def declare_missing_operators() -> None:
 
 
 def import_peft() -> Any:
-    """Returns PEFT, whose import reaches torchvision through transformers; it takes a second, so only adapters pay."""
+    """Returns PEFT. Its import reaches torchvision through transformers, and takes a second."""
     declare_missing_operators()
     import peft
 

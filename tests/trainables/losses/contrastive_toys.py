@@ -49,6 +49,7 @@ class Toy:
     image_tower: ToyTower
     text_tower: ToyTower
     log_logit_scale: nn.Parameter
+    logit_bias: nn.Parameter
     trains_images: bool = True
     trains_texts: bool = True
 
@@ -83,6 +84,7 @@ class Toy:
             image_tower=ToyTower(dimension, salt=1 + seed, dropout=dropout),
             text_tower=ToyTower(dimension, salt=2 + seed, dropout=dropout),
             log_logit_scale=nn.Parameter(torch.tensor(logit_scale, dtype=torch.float64).log()),
+            logit_bias=nn.Parameter(torch.tensor(-2.0, dtype=torch.float64)),
         )
 
     def to(self, dtype: torch.dtype) -> Toy:
@@ -90,6 +92,7 @@ class Toy:
         self.image_tower.to(dtype)
         self.text_tower.to(dtype)
         self.log_logit_scale = nn.Parameter(self.log_logit_scale.detach().to(dtype))
+        self.logit_bias = nn.Parameter(self.logit_bias.detach().to(dtype))
         return self
 
     @property
@@ -98,7 +101,7 @@ class Toy:
 
     @property
     def learned(self) -> list[nn.Parameter]:
-        return [*self.parameters, self.log_logit_scale]
+        return [*self.parameters, self.log_logit_scale, self.logit_bias]
 
     def encode_images(self, rows: range) -> Tensor:
         positions = torch.arange(rows.start, rows.stop)
@@ -129,9 +132,21 @@ def dense_targets(kind: str, groups: Tensor, pair_weight: float) -> Tensor:
 
 
 def dense_loss(
-    images: Tensor, texts: Tensor, logit_scale: Tensor, *, kind: str, groups: Tensor, pair_weight: float = 0.0
+    images: Tensor,
+    texts: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor,
+    *,
+    kind: str,
+    groups: Tensor,
+    pair_weight: float = 0.0,
 ) -> Tensor:
     """Returns the loss over all B × B pairs, one row of text per pair; autograd does the rest."""
+    if kind == "siglip":
+        logits = logit_scale * images @ texts.T + logit_bias
+        pair, alike = torch.eye(len(groups)).double(), (groups[:, None] == groups[None, :]).double()
+        labels = (pair_weight * pair + (1 - pair_weight) * alike).to(images)
+        return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(groups)
     targets = dense_targets(kind, groups, pair_weight).to(images)
     logits = logit_scale * images @ texts.T
     by_image = -(targets * logits.log_softmax(1)).sum(1).mean()
@@ -147,6 +162,6 @@ def reference(
     texts = toy.encode_texts(range(len(toy.caption_inputs)))[toy.text_of_pair]
     groups = toy.groups(positives)
     scale = toy.log_logit_scale.exp()
-    loss = dense_loss(images, texts, scale, kind=kind, groups=groups, pair_weight=pair_weight)
+    loss = dense_loss(images, texts, scale, toy.logit_bias, kind=kind, groups=groups, pair_weight=pair_weight)
     loss.backward()
     return loss.item(), toy.gradients()

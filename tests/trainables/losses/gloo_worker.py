@@ -17,7 +17,7 @@ import torch.distributed as dist
 from contrastive_toys import Toy
 
 from trainables.config import LossConfig
-from trainables.losses import collectives, contrastive, global_batch
+from trainables.losses import collectives, contrastive, towers
 from trainables.losses.batch_plan import BatchPlan
 from trainables.losses.collectives import Group
 from trainables.losses.flat_gradients import FlatGradients
@@ -25,7 +25,7 @@ from trainables.losses.global_batch import StepResult, global_batch_step
 
 
 def run_step(toy: Toy, case: dict[str, Any]) -> StepResult:
-    loss = LossConfig(**case.get("loss", {}))
+    loss = LossConfig.model_construct(**case.get("loss", {}))
     shares = {
         name: tuple(range(*ends) for ends in case.get(name, ())) for name in ("image_shares", "text_shares")
     }
@@ -41,6 +41,7 @@ def run_step(toy: Toy, case: dict[str, Any]) -> StepResult:
         plan,
         loss,
         log_logit_scale=toy.log_logit_scale,
+        logit_bias=toy.logit_bias,
         parameters=toy.parameters,
         micro_batch_size=case.get("micro_batch_size", 3),
         tile_size=5,
@@ -97,10 +98,10 @@ def out_of_memory(case: dict[str, Any]) -> dict[str, Any]:
         "image": (toy, "encode_images", 2),
         "text": (toy, "encode_texts", 1),
         "gather": (collectives.torch, "cat", 1),
-        "normalisers": (contrastive, "_log_normalisers", 1),
-        "positives": (contrastive, "_pull_to_positives", 1),
-        "gradients": (contrastive, "_push_from_all", 1),
-        "replay": (global_batch, "_check_replay", 1),
+        "normalisers": (contrastive, "NearestCaption", 1),
+        "positives": (contrastive, "pull_to_positives", 1),
+        "gradients": (contrastive, "add_products", 1),
+        "replay": (towers, "check_repeated", 1),
     }[case["phase"]]
     works, calls = getattr(place, name), 0
 

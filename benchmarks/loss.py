@@ -1,0 +1,174 @@
+"""The contrastive loss alone, forward and backward: our tiles against one dense matrix of logits.
+
+    python benchmarks/loss.py --batch 16384 --captions 16384 64 --output loss.json
+
+Memory is the high-water mark of the resident set above what inputs and libraries hold, in a fresh process
+for each figure. Time is processor time of all threads, alternated between the contenders in one process; what
+counts is the ratio within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainables.losses.batch_plan import BatchPlan
+from trainables.losses.collectives import Group
+from trainables.losses.contrastive import softmax_loss
+from trainables.losses.tiles import GatheredBatch
+
+LOGIT_SCALE = 1 / 0.07
+MIB = 2**20
+
+
+def dense(images: Tensor, texts: Tensor, text_of_pair: Tensor) -> tuple[Tensor, Tensor]:
+    """One matmul, as in Hugging Face's CLIPModel: a row of text per pair, autograd does the rest."""
+    images, texts = images.detach().requires_grad_(), texts.detach().requires_grad_()
+    logits = LOGIT_SCALE * images @ texts[text_of_pair].T
+    pair = torch.arange(len(images))
+    loss = (F.cross_entropy(logits, pair) + F.cross_entropy(logits.T, pair)) / 2
+    return torch.autograd.grad(loss, (images, texts))
+
+
+def tiled(images: Tensor, texts: Tensor, text_of_pair: Tensor) -> tuple[Tensor, Tensor]:
+    """Ours: each distinct caption once, 512 × 512 logits at a time."""
+    plan = BatchPlan(text_of_pair, text_of_pair)
+    batch = GatheredBatch(
+        images, texts, plan, range(len(images)), range(len(texts)), LOGIT_SCALE, logit_bias=0.0, tile_size=512
+    )
+    gradients = softmax_loss(batch, Group.current(images.device), pair_weight=1.0)
+    return gradients.images, gradients.texts
+
+
+CONTENDERS: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    "dense": dense,
+    "tiled": tiled,
+}
+
+
+def inputs(batch: int, captions: int, dimension: int) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    images = F.normalize(torch.randn(batch, dimension), dim=1)
+    texts = F.normalize(torch.randn(captions, dimension), dim=1)
+    return images, texts, torch.arange(batch) % captions
+
+
+def resident_mib(field: str) -> float:
+    """Returns VmRSS (now) or VmHWM (high-water mark) of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024 / MIB
+    raise OSError(f"/proc/self/status has no {field}: this benchmark needs Linux")
+
+
+def memory(contender: str, batch: int, captions: int, dimension: int) -> float:
+    """Returns the extra MiB of one step; call in a fresh process."""
+    CONTENDERS[contender](*inputs(64, 64, dimension))  # libraries take their workspace here
+    arguments = inputs(batch, captions, dimension)
+    before = resident_mib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    CONTENDERS[contender](*arguments)
+    return resident_mib("VmHWM") - before
+
+
+def fresh_memory(contender: str, batch: int, captions: int, arguments: argparse.Namespace) -> float:
+    command = [
+        sys.executable,
+        __file__,
+        "--memory-of",
+        contender,
+        "--batch",
+        str(batch),
+        "--captions",
+        str(captions),
+    ]
+    command += ["--dimension", str(arguments.dimension), "--threads", str(arguments.threads)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def seconds(contender: str, tensors: tuple[Tensor, Tensor, Tensor]) -> float:
+    began = time.process_time()
+    CONTENDERS[contender](*tensors)
+    return time.process_time() - began
+
+
+def compare(batch: int, captions: int, arguments: argparse.Namespace) -> dict[str, object]:
+    tensors = inputs(batch, captions, arguments.dimension)
+    difference = max(
+        float((ours - theirs).abs().max() / theirs.abs().max())
+        for ours, theirs in zip(tiled(*tensors), dense(*tensors), strict=True)
+    )
+    rounds = [{name: seconds(name, tensors) for name in CONTENDERS} for _ in range(arguments.rounds)]
+    row: dict[str, object] = {
+        "batch": batch,
+        "captions": captions,
+        "max_relative_gradient_difference": difference,
+    }
+    for name in CONTENDERS:
+        row[f"{name}_mib"] = round(fresh_memory(name, batch, captions, arguments), 1)
+        row[f"{name}_seconds"] = round(statistics.median(r[name] for r in rounds), 4)
+    ratios = sorted(r["tiled"] / r["dense"] for r in rounds)
+    return row | {
+        "time_ratio": round(statistics.median(ratios), 3),
+        "time_ratios": [round(r, 3) for r in ratios],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch", type=int, nargs="+", default=[1024, 4096, 16384])
+    parser.add_argument("--captions", type=int, nargs="+", help="distinct captions; default: all, and 64")
+    parser.add_argument("--dimension", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, help="JSON file")
+    parser.add_argument("--memory-of", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.memory_of:
+        print(memory(arguments.memory_of, arguments.batch[0], arguments.captions[0], arguments.dimension))
+        return
+    print(f"{'B':>6} {'U':>6} {'dense MiB':>10} {'tiled MiB':>10} {'dense s':>9} {'tiled s':>9} {'ratio':>6}")
+    rows: list[dict[str, object]] = []
+    for batch in arguments.batch:
+        for captions in arguments.captions or [batch, 64]:
+            row = compare(batch, captions, arguments)
+            rows.append(row)
+            print(
+                f"{batch:>6} {captions:>6} {row['dense_mib']:>10} {row['tiled_mib']:>10} "
+                f"{row['dense_seconds']:>9} {row['tiled_seconds']:>9} {row['time_ratio']:>6}",
+                flush=True,
+            )
+    result = {
+        "benchmark": "loss",
+        "command": " ".join(sys.argv),
+        "date": date.today().isoformat(),
+        "processor": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "threads": arguments.threads,
+        "dimension": arguments.dimension,
+        "rows": rows,
+    }
+    text = json.dumps(result, indent=1)
+    if arguments.output:
+        arguments.output.write_text(text + "\n")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()

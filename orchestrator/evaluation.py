@@ -1,0 +1,81 @@
+"""The one place that opens test labels: at the end of a sweep, once, for the arms it chose on val."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.conductor import Conductor
+from orchestrator.leaderboard import best_trial, finished_arms
+from orchestrator.ledger import SweepState, TrialState
+from orchestrator.space import SearchSpace
+from trainables.artifacts import fingerprint
+from trainables.config import from_flat
+from trainables.data.datasets import load_dataset
+
+PREDICTIONS = "results/predictions.parquet"
+
+
+def open_test(conductor: Conductor, arms: list[list[TrialState]]) -> None:
+    """Opens the test labels of these arms, on record before anything is read; appends what `evaluate` finds.
+
+    An arm is one trial, or one configuration over seeds and folds; every fold's own held-out part is opened.
+    """
+    trials = [trial for arm in arms for trial in arm if PREDICTIONS in trial.results]
+    if not trials:
+        return
+    from trainables.audit import same_source_pairs
+    from trainables.evaluate import ScoredTrial, evaluate_arms, open_cases
+
+    conductor.observer.on_message(f"opening the test labels, once, for {len(trials)} trials")
+    keys = [trial.trial_key for trial in trials]
+    conductor.record("test_opened", trial_keys=keys, reason="end of sweep")
+    found: dict[str, Any] = {}
+    for group in by_data(trials):
+        configs = [from_flat(trial.config) for trial in group]
+        datasets = [load_dataset(config.data, with_test_labels=True) for config in configs]
+        scored = [
+            ScoredTrial(
+                trial.trial_key,
+                trial.arm_key,
+                seed=config.seed,
+                fold=config.data.fold,
+                predictions=conductor.folder / trial.workdir / PREDICTIONS,
+                is_frozen=config.adapt.method == "none",
+            )
+            for trial, config in zip(group, configs, strict=True)
+        ]
+        result = evaluate_arms(scored, open_cases(*datasets), class_pairs=same_source_pairs(datasets[0]))
+        found = join(found, result.to_dict())
+    conductor.record("evaluated", **found)
+
+
+def arms_to_open(state: SweepState, space: SearchSpace) -> list[list[TrialState]]:
+    """Returns the arms that the test labels are opened for: named ones all, of the searched ones the best."""
+    arms, best = finished_arms(state), best_trial(state)
+    if space.arms or space.evaluation.open_test == "all":
+        return arms
+    return [arm for arm in arms if arm[0].is_baseline or (best and arm[0].arm_key == best.arm_key)]
+
+
+def by_data(trials: list[TrialState]) -> list[list[TrialState]]:
+    """Returns the trials in groups that share their test images, over folds; their labels belong together."""
+    groups: dict[str, list[TrialState]] = {}
+    for trial in trials:
+        data = {key: value for key, value in trial.config.items() if key.startswith("data.")}
+        for varied in ("data.fold", "data.augmentation", "data.num_views", "data.captions"):
+            del data[varied]
+        groups.setdefault(fingerprint(data), []).append(trial)
+    return list(groups.values())
+
+
+def join(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Returns two evaluations of different trials as one; single values of the first stand."""
+    joined = dict(one)
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(joined.get(key), dict):
+            joined[key] = value | joined[key]
+        elif isinstance(value, list) and key in joined:
+            joined[key] = joined[key] + value
+        else:
+            joined.setdefault(key, value)
+    return joined

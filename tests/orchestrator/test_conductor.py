@@ -1,0 +1,137 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.conductor import Conductor, SweepObserver
+from orchestrator.ledger import Ledger, SweepState, TrialState, read_ledger
+from orchestrator.runner import TrialOrder, TrialRecord
+from orchestrator.searcher import Draw
+from trainables.config import LoraConfig, TrialConfig
+
+OBJECTIVE = "val/probe_joint/macro_auroc"
+ORDER = TrialOrder(
+    trial_key="",
+    attempt=0,
+    config={},
+    trainable="module:function",
+    objective=OBJECTIVE,
+    workdir="",
+    store="/store",
+    scratch="/scratch",
+    device="cpu",
+    num_workers=2,
+    cpus_per_trial=2,
+    gpus_per_trial=0,
+)
+
+
+class Listed:
+    def __init__(self, draws: list[Draw]):
+        self.draws, self.told = draws, []
+
+    def ask(self) -> Draw | None:
+        return self.draws.pop(0) if self.draws else None
+
+    def tell(self, draw: Draw, score: float | None) -> None:
+        self.told.append((draw.name, score))
+
+
+class Watcher(SweepObserver):
+    """Fails if it is told of what is not on disk yet."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.seen = folder, []
+
+    def on_trial_placed(self, trial: TrialState) -> None:
+        assert read_ledger(self.folder).trials[trial.trial_key].status == "placed"
+        self.seen.append(trial.name)
+
+    def on_trial_finished(self, trial: TrialState) -> None:
+        assert read_ledger(self.folder).trials[trial.trial_key].status == "finished"
+        self.seen.append(f"{trial.name} finished")
+
+    def on_trial_failed(self, trial: TrialState) -> None:
+        assert read_ledger(self.folder).trials[trial.trial_key].cause == trial.cause
+        self.seen.append(f"{trial.name} failed")
+
+
+def draw_of(name: str, rank: int) -> Draw:
+    return Draw(name, TrialConfig(lora=LoraConfig(rank=rank)))
+
+
+@pytest.fixture
+def conduct(tmp_path: Path):
+    ledgers = []
+
+    def open_conductor(*draws: Draw) -> Conductor:
+        ledgers.append(Ledger(tmp_path))
+        return Conductor(
+            ledgers[-1],
+            SweepState("s"),
+            Listed(list(draws)),
+            Watcher(tmp_path),
+            lambda config: (f"key-{config.lora.rank}", "arm"),
+            ORDER,
+            tmp_path,
+        )
+
+    yield open_conductor
+    for ledger in ledgers:
+        ledger.close()
+
+
+def test_an_order_says_how_to_run_the_trial(conduct, tmp_path: Path):
+    order = conduct(draw_of("a", 3)).next_trial()
+    assert order.trial_key == "key-3"
+    assert order.config["lora.rank"] == 3
+    assert (order.config["execution.num_workers"], order.config["execution.device"]) == (2, "cpu")
+    assert Path(order.workdir) == tmp_path / "trials" / "key-3"
+    assert TrialOrder.from_json(order.to_json()) == order
+
+
+def test_events_are_on_disk_before_they_are_shown_and_scores_are_told(conduct):
+    conductor = conduct(draw_of("a", 1), draw_of("b", 2))
+    conductor.next_trial(), conductor.next_trial()
+    conductor.reported("key-1", 1, {OBJECTIVE: 0.6})
+    conductor.ended("key-1", TrialRecord(2.0, {OBJECTIVE: 0.7}))
+    conductor.ended("key-2", TrialRecord(1.0, cause="crash", message="why"))
+    assert conductor.observer.seen == ["a", "b", "a finished", "b failed"]
+    assert conductor.searcher.told == [("a", 0.7), ("b", None)]
+    assert conductor.exit_code() == 3
+
+
+def test_a_trial_drawn_twice_runs_once_and_is_answered_when_it_ends(conduct):
+    conductor = conduct(draw_of("a", 1), draw_of("again", 1), draw_of("b", 2), draw_of("late", 1))
+    assert conductor.next_trial().trial_key == "key-1"
+    assert conductor.next_trial().trial_key == "key-2"  # "again" waits for key-1
+    conductor.ended("key-1", TrialRecord(1.0, {OBJECTIVE: 0.7}))
+    assert conductor.searcher.told == [("a", 0.7), ("again", 0.7)]
+    assert conductor.next_trial() is None
+    assert conductor.searcher.told[-1] == ("late", 0.7)
+    assert len(conductor.state.trials) == 2
+
+
+def test_a_stopped_trial_ranks_by_its_last_value(conduct):
+    conductor = conduct(draw_of("a", 1))
+    conductor.next_trial()
+    conductor.reported("key-1", 1, {OBJECTIVE: 0.6, "train/loss": 2.0})
+    conductor.reported("key-1", 2, {"train/loss": 1.0})
+    conductor.stopped_early("key-1", seconds=3.0)
+    trial = conductor.state.trials["key-1"]
+    assert (trial.status, trial.stopped_early) == ("finished", True)
+    assert trial.metrics == {OBJECTIVE: 0.6, "train/loss": 1.0}
+    assert conductor.searcher.told == [("a", 0.6)]
+
+
+@pytest.mark.parametrize(
+    ("causes", "expected"),
+    [([None, None], 0), ([None, "unavailable"], 0), (["unavailable"], 3), ([None, "crash"], 3), ([], 3)],
+)
+def test_the_exit_code_tells_failures_from_absent_weights(conduct, causes: list[str | None], expected: int):
+    conductor = conduct(*(draw_of(str(i), i + 1) for i in range(len(causes))))
+    for number, cause in enumerate(causes):
+        conductor.next_trial()
+        record = TrialRecord(1.0, {OBJECTIVE: 0.5})
+        conductor.ended(f"key-{number + 1}", replace(record, cause=cause, message="why") if cause else record)
+    assert conductor.exit_code() == expected

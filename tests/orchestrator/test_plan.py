@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.plan import Plan, make_plan
+from orchestrator.search_space import load_space, read_space
+from trainables.errors import ClusterError, ConfigError, DataError
+
+SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
+SMALL = {"data.phantom.num_train": 60, "data.phantom.num_val": 30, "data.phantom.num_test": 30}
+
+
+def plan(fixed: dict[str, Any] | None = None, **blocks: Any) -> Plan:
+    return make_plan(read_space({"name": "small", "fixed": {**SMALL, **(fixed or {})}, **blocks}))
+
+
+@pytest.mark.parametrize("name", ["demo", "lora", "phantom"])
+def test_spaces_that_need_no_files_can_be_planned(name: str, home: Path) -> None:
+    planned = make_plan(load_space(SPACES / f"{name}.yaml"))
+    assert planned.num_baselines >= 1
+    assert not home.exists(), "a plan writes nothing"
+
+
+def test_cross_validation_of_the_real_x_rays_can_be_planned(xray3_root: Path) -> None:
+    planned = make_plan(load_space(SPACES / "xray3_cv.yaml", [f"data.root={xray3_root}"]))
+    assert (planned.num_trials, planned.num_baselines) == (30, 20)
+    assert "1,116" not in planned.data, "counts stand per split"
+
+
+def test_steps_are_counted_with_the_uneven_tail() -> None:
+    batches = plan({"global_batch_size": 16, "num_epochs": 5}).batches
+    assert (batches.steps_per_epoch, batches.last_batch) == (4, 12)
+    assert "= 20 steps" in str(batches)
+
+
+def test_a_single_left_over_pair_joins_the_batch_before_it() -> None:
+    batches = plan({"global_batch_size": 59}).batches
+    assert (batches.steps_per_epoch, batches.last_batch) == (1, 60)
+
+
+def test_fingerprints_name_the_data_and_the_encoder() -> None:
+    first = plan()
+    assert plan({"data.seed": 1}).data_fingerprint != first.data_fingerprint
+    assert plan({"encoder.image_size": 96}).encoder_fingerprint != first.encoder_fingerprint
+    assert plan({"lora.rank": 4}).to_dict()["data_fingerprint"] == first.data_fingerprint
+
+
+def test_test_labels_stay_closed() -> None:
+    assert "(not test: COVID-19 30, Non-COVID 31, Normal 29)" in plan().data
+
+
+@pytest.mark.parametrize(
+    ("fixed", "error", "said"),
+    [
+        ({"data.dataset": "fantom"}, ConfigError, "did you mean 'phantom'?"),
+        ({"data.dataset": "covid_qu_ex"}, DataError, "--set data.root=FOLDER"),
+        ({"data.dataset": "covid_qu_ex", "data.root": "/nowhere"}, DataError, "does not exist"),
+        ({"encoder.name": "lite-minilm"}, ConfigError, "did you mean 'lite0-minilm'?"),
+        ({"lora.target_modules": "q_proj"}, ConfigError, "presets pointwise"),
+        ({"lora.target_modules": "pointwise", "lora.num_blocks": 1}, ConfigError, "matches no module"),
+        ({"execution.num_workers": 4000}, ClusterError, "--workers 4000"),
+    ],
+)
+def test_what_cannot_run_is_refused(fixed: dict[str, Any], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        plan(fixed)
+
+
+def test_every_choice_is_checked_and_not_just_the_default() -> None:
+    parameters = {
+        "lora.target_modules": {"choice": ["all", "pointwise"]},
+        "lora.num_blocks": {"choice": [3, 1]},
+    }
+    with pytest.raises(ConfigError, match="matches no module in the upper 1 blocks"):
+        plan(parameters=parameters)

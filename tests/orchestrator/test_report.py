@@ -1,0 +1,289 @@
+"""Leaderboards of hand-made sweeps: ranking, intervals, reasons, and what fits on a terminal."""
+
+import io
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from orchestrator.leaderboard import Leaderboard, best_trial, leaderboard
+from orchestrator.ledger import Entry, SweepState
+from orchestrator.report import MAX_ROWS, cell, count, decimals, render
+from orchestrator.report_page import page, write_html
+from trainables.config import TrialConfig, to_flat
+
+OPENED = "2026-11-22T18:40:12+00:00"
+
+
+def sweep_of(
+    *entries: tuple[str, dict[str, Any]], objective: str = "val/probe_joint/macro_auroc"
+) -> SweepState:
+    state = SweepState("demo")
+    for seq, (kind, payload) in enumerate([("sweep_started", {"objective": objective}), *entries]):
+        state.apply(Entry(seq, OPENED, kind, payload))
+    return state
+
+
+def placed(
+    name: str, *, arm: str = "", is_baseline: bool = False, **overrides: Any
+) -> tuple[str, dict[str, Any]]:
+    config = to_flat(TrialConfig()) | {key.replace("__", "."): value for key, value in overrides.items()}
+    arm_key = f"arm of {arm or name}"
+    shown = arm or name
+    return "trial_placed", {
+        "trial_key": name, "arm_key": arm_key, "name": shown, "config": config, "attempt": 1,
+        "is_baseline": is_baseline,
+    }  # fmt: skip
+
+
+def finished(name: str, *, early: bool = False, **scores: float) -> tuple[str, dict[str, Any]]:
+    """`scores`: system → value of macro AUROC on val; accuracy is .1 below."""
+    metrics = {"perf/num_trainable_parameters": 123_456.0}
+    for system, value in scores.items():
+        metrics |= interval(f"val/{system}/macro_auroc", value) | interval(
+            f"val/{system}/accuracy", value - 0.1
+        )
+    return "trial_finished", {
+        "trial_key": name, "attempt": 1, "metrics": metrics, "seconds": 12.0, "workdir": "", "results": {},
+        "stopped_early": early,
+    }  # fmt: skip
+
+
+def interval(key: str, value: float) -> dict[str, float]:
+    return {key: value, f"{key}_low": value - 0.04, f"{key}_high": value + 0.03}
+
+
+def frozen(**scores: float) -> list[tuple[str, dict[str, Any]]]:
+    systems = {"probe_joint": 0.75, "control_prior": 0.5} | scores
+    return [placed("frozen", is_baseline=True, adapt__method="none"), finished("frozen", **systems)]
+
+
+def adapted(name: str = "rank=8", **scores: float) -> list[tuple[str, dict[str, Any]]]:
+    return [placed(name), finished(name, **({"probe_joint": 0.84, "zero_shot_unseen": 0.8} | scores))]
+
+
+def opened() -> list[tuple[str, dict[str, Any]]]:
+    pair = {"arm_a": "arm of rank=8", "arm_b": "arm of frozen"}
+    pair |= {"system_a": "probe_joint", "system_b": "probe_joint"}
+    values = {"low": 0.08, "high": 0.16}
+    return [
+        ("test_opened", {"trial_keys": ["frozen", "rank=8"], "reason": "end of sweep"}),
+        ("evaluated", {
+            "arms": {
+                "frozen": interval("test/probe_joint/accuracy", 0.7),
+                "rank=8": interval("test/probe_joint/accuracy", 0.822)
+                | interval("test/probe_joint/macro_auroc", 0.9),
+            },
+            "pooled": {},
+            "paired": [
+                pair | values | {"system_b": "probe_pooled", "metric": "accuracy", "difference": 0.2},
+                pair | values | {"arm_b": None, "metric": "accuracy", "difference": 0.5},
+                pair | values | {"metric": "macro_auroc", "difference": 0.03},
+                pair | values | {"metric": "accuracy", "difference": 0.122},
+                pair | {"metric": "error_cut", "difference": 0.41, "low": 0.3, "high": 0.5},
+            ],
+            "controls": interval("test/control_prior/accuracy", 0.33),
+            "reference": {"arm": "arm of frozen", "system": "probe_joint"},
+            "notes": ["one seed was left out"],
+        }),
+    ]  # fmt: skip
+
+
+def text_of(board: Leaderboard, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), no_color=True)
+    render(board, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_systems_of_all_trials_are_ranked_by_the_objectives_metric():
+    board = leaderboard(sweep_of(*frozen(), *adapted(probe_pooled=0.86)))
+    assert [(row.name, row.system, row.objective.value) for row in board.rows] == [
+        ("rank=8", "probe_pooled", 0.86), ("rank=8", "probe_joint", 0.84),
+        ("rank=8", "zero_shot_unseen", 0.8), ("frozen", "probe_joint", 0.75),
+    ]  # fmt: skip
+    assert (board.rows[1].objective.low, board.rows[1].objective.high) == pytest.approx((0.80, 0.87))
+
+
+def test_another_objective_ranks_by_its_own_metric():
+    state = sweep_of(*frozen(), *adapted(), objective="val/probe_joint/accuracy")
+    assert [round(row.objective.value, 2) for row in leaderboard(state).rows] == [0.74, 0.7, 0.65]
+
+
+def test_ties_of_the_best_trial_go_to_the_lower_negative_log_likelihood():
+    entries = [*adapted("a"), *adapted("b")]
+    for (_, payload), nll in zip([entries[1], entries[3]], (0.5, 0.4), strict=True):
+        payload["metrics"]["val/probe_joint/nll"] = nll
+    best = best_trial(sweep_of(*entries))
+    assert best is not None
+    assert best.name == "b"
+
+
+def test_a_trial_without_a_score_has_a_reason_and_no_row():
+    failed = {"trial_key": "rank=64", "attempt": 1, "cause": "non_finite", "message": "loss is nan at step 3"}
+    absent = {"trial_key": "clip", "attempt": 1, "cause": "unavailable", "message": "no weights here"}
+    entries = [
+        placed("rank=64"),
+        ("trial_failed", failed),
+        placed("clip"),
+        ("trial_failed", absent),
+        placed("cut"),
+    ]
+    board = leaderboard(sweep_of(*frozen(), *entries, ("sweep_finished", {"exit_code": 3, "seconds": 1.0})))
+    assert {row.name for row in board.rows} == {"frozen"}
+    assert [(each.name, each.status) for each in board.absent] == [
+        ("rank=64", "failed"), ("clip", "unavailable"), ("cut", "interrupted"),
+    ]  # fmt: skip
+    assert "non_finite: loss is nan at step 3" in text_of(board, 100)
+
+
+def test_test_values_stand_only_where_labels_were_opened():
+    closed = leaderboard(sweep_of(*frozen(), *adapted()))
+    assert all(row.test_accuracy is None for row in closed.rows)
+    assert "Test labels: not opened." in text_of(closed, 100)
+    board = leaderboard(sweep_of(*frozen(), *adapted(), *opened()))
+    by_row = {(row.name, row.system): row for row in board.rows}
+    best = by_row["rank=8", "probe_joint"]
+    assert best.test_accuracy is not None
+    assert best.over_frozen is not None
+    assert best.error_cut is not None
+    assert (best.test_accuracy.value, best.over_frozen.value, best.error_cut.value) == (0.822, 0.122, 0.41)
+    assert by_row["rank=8", "zero_shot_unseen"].test_accuracy is None
+    assert by_row["frozen", "probe_joint"].is_reference
+    assert by_row["frozen", "probe_joint"].over_frozen is None
+
+
+def test_seeds_and_folds_of_one_configuration_are_one_row_with_pooled_intervals():
+    entries = [
+        each
+        for seed, score in enumerate((0.8, 0.9))
+        for each in (placed(f"t{seed}", arm="clip loss", seed=seed), finished(f"t{seed}", probe_joint=score))
+    ]
+    pooled = {"arm of clip loss": interval("test/probe_joint/accuracy", 0.81)}
+    evaluated = {
+        "arms": {"t0": {"test/probe_joint/accuracy": 0.1}},
+        "pooled": pooled,
+        "paired": [],
+        "controls": {},
+    }
+    (row,) = leaderboard(sweep_of(*entries, ("evaluated", evaluated))).rows
+    assert row.name == "clip loss (×2)"
+    assert row.trial_keys == ("t0", "t1")
+    assert row.objective.value == pytest.approx(0.85)
+    assert row.objective.low is None  # an interval over seeds is not one by patient
+    assert row.test_accuracy is not None
+    assert row.test_accuracy.value == 0.81
+
+
+@pytest.mark.parametrize(("border", "is_shortcut"), [(0.70, False), (0.82, True), (0.95, True)])
+def test_a_control_near_the_best_probe_is_called_a_shortcut(border: float, is_shortcut: bool):
+    board = leaderboard(sweep_of(*frozen(control_border=border), *adapted()))
+    assert (board.shortcut is not None) == is_shortcut
+    assert ("shortcut: the control 'image border'" in text_of(board, 200)) == is_shortcut
+
+
+def test_a_high_zero_shot_score_does_not_hide_a_shortcut():
+    board = leaderboard(sweep_of(*frozen(control_border=0.83), *adapted(zero_shot_unseen=0.99)))
+    assert board.shortcut is not None
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_a_leaderboard_fits_its_terminal(width: int):
+    long = "rank=16 target_modules=pointwise learning_rate=0.00123"
+    state = sweep_of(*frozen(control_border=0.9), *adapted(), *adapted(long), *opened())
+    text = text_of(leaderboard(state), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text  # no value is cut
+    for value in (
+        ".840 [.80 .87]",
+        ".822 [.78 .85]",
+        "+.122 [.08 .16]",
+        "reference",
+        "one seed was left out",
+    ):
+        assert value in text
+    assert (".410 [.30 .50]" in text) == (width >= 120)
+    assert ("123k" in text) == (width >= 100)
+
+
+def test_a_trial_that_was_stopped_early_is_marked():
+    text = text_of(leaderboard(sweep_of(placed("cut"), finished("cut", early=True, probe_joint=0.8))), 100)
+    assert ".800 [.76 .83]†" in text
+    assert "† stopped early" in text
+
+
+def test_a_long_board_shows_the_best_rows_and_every_baseline():
+    entries = [entry for i in range(MAX_ROWS + 5) for entry in adapted(f"trial {i}")]
+    text = text_of(leaderboard(sweep_of(*frozen(), *entries)), 100)
+    assert "frozen" in text
+    assert f"The best {MAX_ROWS} of {2 * (MAX_ROWS + 5) + 1} rows" in text
+
+
+def test_a_sweep_that_has_only_begun_can_be_shown():
+    text = text_of(leaderboard(sweep_of(placed("rank=8"))), 80)
+    assert "rank=8" in text
+
+
+def test_json_holds_what_the_table_shows():
+    values = json.loads(leaderboard(sweep_of(*frozen(), *adapted(), *opened())).to_json())
+    assert [(row["rank"], row["name"]) for row in values["rows"]][:2] == [(1, "rank=8"), (2, "rank=8")]
+    assert values["rows"][0]["over_frozen"] == {"value": 0.122, "low": 0.08, "high": 0.16}
+    assert values["test_opened"] == OPENED
+    assert [control["system"] for control in values["controls"]] == ["control_prior"]
+
+
+class Page(HTMLParser):
+    """Collects what a browser would fetch, and whether every tag is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag != "meta":
+            self.open.append(tag)
+        self.fetched += [name for name, _ in attrs if name in ("src", "href")]
+        assert tag != "script"
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone_and_escapes_names(tmp_path: Path):
+    board = leaderboard(sweep_of(*frozen(), *adapted("<script>alert(1)</script>"), *adapted(), *opened()))
+    write_html(board, tmp_path / "board.html")
+    text = (tmp_path / "board.html").read_text()
+    assert text == page(board)
+    parser = Page()
+    parser.feed(text)
+    assert parser.open == []
+    assert parser.fetched == []
+    assert "&lt;script&gt;" in text
+    for value in (".840 [.80 .87]", "+.122 [.08 .16]", ".410 [.30 .50]"):
+        assert value in text
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.8414, ".841"), (1.0, "1.000"), (-0.05, "-.050"), (0.0004, ".000"), (10.04, "10.040")],
+)
+def test_scores_are_printed_without_a_leading_zero(value: float, expected: str):
+    assert decimals(value, 3) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(0, "0"), (999, "999"), (123_456, "123k"), (1_500_000, "1.5M"), (None, "")]
+)
+def test_weights_are_counted_briefly(number: int | None, expected: str):
+    assert count(number) == expected
+
+
+def test_a_missing_value_is_an_empty_cell():
+    assert cell(None) == ""

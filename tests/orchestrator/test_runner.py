@@ -1,0 +1,103 @@
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator.runner import TrialOrder, TuneContext, explain, finite, hash_results
+from trainables.artifacts import file_sha256
+from trainables.errors import ConfigError, DataError, WeightsUnavailable
+from trainables.losses.collectives import OutOfMemory
+from trainables.losses.global_batch import NonFiniteLoss
+
+OBJECTIVE = "val/probe_joint/macro_auroc"
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> TrialOrder:
+    return TrialOrder(
+        trial_key="key",
+        attempt=1,
+        config={"execution.num_threads": None},
+        trainable="m:f",
+        objective=OBJECTIVE,
+        workdir=str(tmp_path / "work"),
+        store=str(tmp_path / "store"),
+        scratch=str(tmp_path),
+        device="cpu",
+        num_workers=1,
+        cpus_per_trial=4,
+        gpus_per_trial=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "message"),
+    [
+        (WeightsUnavailable("no weights"), "unavailable", "no weights"),
+        (ConfigError("bad key"), "user_error", "bad key"),
+        (DataError("bad file"), "user_error", "bad file"),
+        (NonFiniteLoss("nan at step 3"), "non_finite", "nan at step 3"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory", "micro_batch_size"),
+        (OutOfMemory("one row is too much"), "out_of_memory", "one row is too much"),
+        (MemoryError("no room"), "out_of_memory", "no room"),
+        (ZeroDivisionError("by zero"), "crash", "ZeroDivisionError: by zero"),
+    ],
+)
+def test_a_failure_gets_the_cause_that_says_what_to_do(
+    tmp_path: Path, error: Exception, cause: str, message: str
+):
+    found, text = explain(error, tmp_path)
+    assert found == cause
+    assert message in text
+    assert (tmp_path / "error.txt").exists() == (cause == "crash")
+
+
+def test_what_a_worker_said_stands_above_what_ray_wrapped(tmp_path: Path):
+    (tmp_path / "failure-1.json").write_text(json.dumps(["non_finite", "nan at step 3"]))
+    assert explain(RuntimeError("worker group failed"), tmp_path) == ("non_finite", "nan at step 3")
+
+
+def test_a_number_that_is_not_finite_is_absent():
+    assert finite({"a": 1, "b": math.nan, "c": math.inf, "d": torch.tensor(2.0)}) == {"a": 1.0, "d": 2.0}
+
+
+def test_results_are_named_from_the_workdir_and_hashed(tmp_path: Path):
+    (tmp_path / "results" / "adapter").mkdir(parents=True)
+    (tmp_path / "results" / "adapter" / "weights").write_text("w")
+    (tmp_path / "checkpoint").write_text("not a result")
+    expected = {"results/adapter/weights": file_sha256(tmp_path / "results" / "adapter" / "weights")}
+    assert hash_results(tmp_path) == expected
+    assert hash_results(tmp_path / "nothing") == {}
+
+
+def test_a_report_carries_epoch_metrics_and_the_score_that_schedulers_read(order: TrialOrder):
+    sent = []
+    context = TuneContext(order, device="cpu", send=sent.append)
+    context.report({"train/epoch": 3, "train/loss": 1.0, OBJECTIVE: 0.7, "val/none": math.nan})
+    context.report({"train/loss": 0.5})
+    assert [(result["epoch"], result.get("score")) for result in sent] == [(3, 0.7), (2, None)]
+    assert json.loads(sent[0]["metrics"]) == {"train/epoch": 3.0, "train/loss": 1.0, OBJECTIVE: 0.7}
+    assert context.workdir.is_dir()
+
+
+def test_a_trial_of_several_workers_holds_no_core_itself(order: TrialOrder):
+    assert order.resources() == {"cpu": 4, "gpu": 0}
+    assert set(replace(order, num_workers=2).resources()) == {"memory"}
+
+
+def test_threads_are_the_trial_s_cores_unless_set(order: TrialOrder):
+    assert order.num_threads == 4
+    assert replace(order, num_workers=2).num_threads == 2
+    assert replace(order, config={"execution.num_threads": 3}).num_threads == 3
+
+
+def test_the_module_is_light_until_a_trial_runs():
+    """The driver imports it before it knows that it will start anything."""
+    code = "import sys, orchestrator.runner; print(sorted({'ray', 'torch'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from orchestrator.environment import secure_environment
 from orchestrator.resources import Concurrency
+from trainables.errors import ClusterError
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Orders and records travel as short texts, arrays never: the default would reserve a third of the memory."""
@@ -54,30 +55,43 @@ def local_ray(concurrency: Concurrency, *, log: Path, num_workers: int = 1) -> G
     driver leaves none behind.
     """
     load_ray()
+    import ray
+
+    terminate = signal.getsignal(signal.SIGTERM)
     scratch = Path(tempfile.mkdtemp(prefix="co-", dir=_short_folder()))
     with quiet(log):
-        import ray
-
-        terminate = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(
-                address="local",
-                num_cpus=concurrency.num_cpus,
-                num_gpus=_num_gpus(concurrency),
-                include_dashboard=num_workers > 1,  # Train asks it which placement groups are left
-                dashboard_host="127.0.0.1",
-                object_store_memory=OBJECT_STORE_BYTES,
-                configure_logging=True,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                _temp_dir=str(scratch),
-            )
+            start_ray(concurrency, scratch, is_watched=num_workers > 1)
             signal.signal(signal.SIGTERM, terminate)  # Ray put its own in place, which exits at once
             yield scratch
         finally:
             ray.shutdown()
             signal.signal(signal.SIGTERM, terminate)
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def start_ray(concurrency: Concurrency, scratch: Path, *, is_watched: bool) -> None:
+    """Starts Ray's processes; `is_watched`: with the dashboard, which Train needs for cleaning up.
+
+    Raises:
+        ClusterError: they do not start here.
+    """
+    import ray
+
+    try:
+        ray.init(
+            address="local",
+            num_cpus=concurrency.num_cpus,
+            num_gpus=_num_gpus(concurrency),
+            include_dashboard=is_watched,
+            dashboard_host="127.0.0.1",
+            object_store_memory=OBJECT_STORE_BYTES,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            _temp_dir=str(scratch),
+        )
+    except Exception as error:
+        raise ClusterError(f"Ray did not start on this machine: {error}".strip()) from error
 
 
 @contextmanager

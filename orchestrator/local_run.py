@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.local_ray import LOOPBACK
 from orchestrator.resources import fit
 from trainables import TRAINABLES, resolve
 from trainables.artifacts import write_atomically
@@ -39,13 +40,16 @@ def run_locally(trainable: str, config: TrialConfig, *, workdir: Path, store: Pa
     Raises:
         UserError: what the trainable refused, on whichever worker.
     """
-    num_workers = config.execution.num_workers
-    device = fit(num_workers, config.execution.device).device
+    execution = config.execution
+    share = fit(execution.num_workers, execution.device, num_trials=1)
+    threads = execution.num_threads or max(1, share.cpus_per_trial // execution.num_workers)
+    settings = execution.model_copy(update={"device": share.device, "num_threads": threads})
+    config = config.model_copy(update={"execution": settings})
     workdir.mkdir(parents=True, exist_ok=True)
-    if num_workers == 1:
-        _run(trainable, config, PrintingContext(workdir, store, "cuda:0" if device == "cuda" else "cpu"))
+    if execution.num_workers == 1:
+        _run(trainable, config, PrintingContext(workdir, store, _device(config, rank=0)))
     else:
-        _spawn(trainable, config, workdir, store, device)
+        _spawn(trainable, config, workdir, store)
     return json.loads((workdir / "metrics.json").read_text())
 
 
@@ -55,12 +59,15 @@ def _run(trainable: str, config: TrialConfig, context: LocalContext) -> None:
         write_atomically(context.workdir / "metrics.json", json.dumps(dict(metrics), indent=1))
 
 
-def _spawn(trainable: str, config: TrialConfig, workdir: Path, store: Path, device: str) -> None:
-    from torch.multiprocessing.spawn import ProcessExitedException, spawn
+def _spawn(trainable: str, config: TrialConfig, workdir: Path, store: Path) -> None:
+    from torch.multiprocessing.spawn import (  # typed in part
+        ProcessExitedException,
+        spawn,  # pyright: ignore[reportUnknownVariableType]
+    )
 
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # workers of one machine need no other interface
+    os.environ.update(LOOPBACK)
     with tempfile.TemporaryDirectory() as meeting_point:
-        arguments = (trainable, config.model_dump_json(), str(workdir), str(store), device, meeting_point)
+        arguments = (trainable, config.model_dump_json(), str(workdir), str(store), meeting_point)
         try:
             nprocs = config.execution.num_workers
             spawn(_work, arguments, nprocs=nprocs)
@@ -71,21 +78,28 @@ def _spawn(trainable: str, config: TrialConfig, workdir: Path, store: Path, devi
             raise UserError(refusals[0].read_text()) from None
 
 
-def _work(
-    rank: int, trainable: str, config_json: str, workdir: str, store: str, device: str, meeting_point: str
-) -> None:
+def _work(rank: int, trainable: str, config_json: str, workdir: str, store: str, meeting_point: str) -> None:
     import torch.distributed as distributed
 
     config = TrialConfig.model_validate_json(config_json)
     place: dict[str, Any] = {"rank": rank, "world_size": config.execution.num_workers}
     distributed.init_process_group(
-        "nccl" if device == "cuda" else "gloo", init_method=f"file://{meeting_point}/rendezvous", **place
+        "nccl" if config.execution.device == "cuda" else "gloo",
+        init_method=f"file://{meeting_point}/rendezvous",
+        **place,
     )
-    own = f"cuda:{rank}" if device == "cuda" else "cpu"
     try:
-        _run(trainable, config, PrintingContext(Path(workdir), Path(store), own, **place))
+        _run(
+            trainable,
+            config,
+            PrintingContext(Path(workdir), Path(store), _device(config, rank=rank), **place),
+        )
     except UserError as error:
         (Path(meeting_point) / f"refusal-{rank}").write_text(str(error))
         sys.exit(FAILED)  # the others, which may wait in a collective, are ended by the parent
     finally:
         distributed.destroy_process_group()
+
+
+def _device(config: TrialConfig, *, rank: int) -> str:
+    return f"cuda:{rank}" if config.execution.device == "cuda" else "cpu"

@@ -77,6 +77,8 @@ def read_space(content: dict[str, Any], *, changes: dict[str, Any] | None = None
     blocks = _blocks(_override(_blocks(content), changes))
     fixed = blocks.get("fixed", {})
     _check_values(fixed, where="fixed")
+    if fixed.get("data.root"):  # workers start in another folder
+        fixed = fixed | {"data.root": str(Path(fixed["data.root"]).expanduser().absolute())}
     space = SearchSpace(
         name=blocks.get("name", "unnamed"),
         experiment=blocks.get("experiment", blocks.get("name", "unnamed")),

@@ -39,6 +39,7 @@ from trainables.metrics import (
 from trainables.predictions import FILE, Scores, read_predictions
 
 RECORD = "evaluation.json"
+COMPARED = ("accuracy", "auroc", "macro_auroc", "macro_f1", "nll", "error_cut")  # beginnings of metrics
 MAX_ARMS_ALL_PAIRS = 8  # beyond, arms are compared with the baselines alone
 
 
@@ -282,7 +283,7 @@ def comparisons(
 
 
 def paired_rows(one: System, other: System, draws: Mapping[System, Draws]) -> list[dict[str, Any]]:
-    """Returns a row per metric: one minus the other (an error cut: its share of the other's error)."""
+    """Returns a row per metric in `COMPARED`: one minus the other (an error cut: a share of the other's)."""
     names = {"arm_a": one.arm, "system_a": one.name, "arm_b": other.arm, "system_b": other.name}
     return [
         {
@@ -293,6 +294,7 @@ def paired_rows(one: System, other: System, draws: Mapping[System, Draws]) -> li
             "high": None if np.isnan(interval.high) else interval.high,
         }
         for metric, interval in intervals(paired_draws(draws[one], draws[other])).items()
+        if metric.startswith(COMPARED)
     ]
 
 

@@ -58,7 +58,7 @@ def check(overrides: SetOption = None, as_json: JsonOption = False) -> int:
 
 def bad_images(dataset: Dataset) -> list[str]:
     """Returns what is wrong with each image that cannot be decoded, with its file and row."""
-    from trainables.data.files import bombs_are_errors
+    from trainables.data.decode import bombs_are_errors
     from trainables.errors import DataError
 
     problems: list[str] = []

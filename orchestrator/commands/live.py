@@ -40,7 +40,11 @@ class LiveTable(SweepObserver):
         self.trials: dict[str, TrialState] = {}
         self.began = time.monotonic()
         self.live = Live(
-            console=self.console, get_renderable=self.render, redirect_stdout=False, redirect_stderr=False
+            console=self.console,
+            get_renderable=self.render,
+            refresh_per_second=2,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self.is_watched = self.console.is_terminal
 

@@ -65,7 +65,10 @@ def run_planned(plan: Plan, *, name: str | None, as_json: bool) -> int:
     with LiveTable(plan, uri=mlflow_uri(), to_stderr=as_json) as live:
         outcome = run_sweep(plan.space, SweepOptions(name=name), live)
         live.finish_tracking()
-    board = leaderboard(read_ledger(sweep_folder(outcome.name)))
+    folder = sweep_folder(outcome.name)
+    if not folder.is_dir():  # interrupted before anything was started
+        return outcome.exit_code
+    board = leaderboard(read_ledger(folder))
     if as_json:
         typer.echo(board.to_json())
     else:

@@ -6,14 +6,23 @@ import os
 import resource
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jsonschema
 import pytest
 
 from orchestrator.cli import execute
+from orchestrator.conductor import SweepObserver
 from orchestrator.environment import QUIET, SECURE, secure_environment
+from orchestrator.home import sweep_folder
+from orchestrator.ledger import Ledger, read_ledger
 from orchestrator.plain_yaml import read_yaml
+from orchestrator.search_space import SearchSpace
+from orchestrator.sweep import SweepOptions, SweepOutcome
+from trainables import TRAINABLES
+from trainables.config import TrialConfig
+from trainables.context import LocalContext
 
 PROJECT = Path(__file__).resolve().parents[2]
 SPACES = PROJECT / "search_spaces"
@@ -137,6 +146,95 @@ def test_data_check_shows_the_sources_of_the_real_x_rays(
     found = json.loads(capsys.readouterr().out)
     assert found["num_images"] == 1116
     assert list(found["class_sources"]["covid-chestxray-dataset"]) == ["COVID-19"]
+
+
+def test_run_leaves_its_metrics_and_shows_them(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def toy(config: TrialConfig, context: LocalContext) -> dict[str, float]:
+        context.report({"train/epoch": 1, "train/loss": 2.5})
+        return {
+            "val/toy/accuracy": config.lora.rank / 10,
+            "val/toy/accuracy_low": 0.25,
+            "val/toy/accuracy_high": 1,
+        }
+
+    monkeypatch.setitem(sys.modules, "toy", types.SimpleNamespace(toy=toy))
+    monkeypatch.setitem(TRAINABLES, "toy", "toy:toy")
+    assert execute(["run", "toy", "--set", "lora.rank=4", *SMALL]) == 0
+    printed = capsys.readouterr()
+    assert "0.4000  [0.250 1.000]    val/toy/accuracy\n" in printed.out
+    assert printed.err == "epoch 1  train/loss 2.5000\n"
+    (kept,) = home.glob("runs/toy-*/metrics.json")
+    assert json.loads(kept.read_text())["val/toy/accuracy"] == 0.4
+
+
+def test_sweep_ends_with_the_leaderboard_and_the_next_commands(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_sweep(space: SearchSpace, options: SweepOptions, observer: SweepObserver) -> SweepOutcome:
+        folder = sweep_folder(options.name or "")
+        config = space.default_config()
+        with Ledger(folder) as ledger:
+            ledger.append("sweep_started", name=folder.name, objective=space.objective, space=space.to_dict())
+            placed = {"trial_key": "k", "arm_key": "a", "name": "toy", "is_baseline": False, "attempt": 1}
+            ledger.append("trial_placed", config=config, **placed)
+            done = {"trial_key": "k", "attempt": 1, "seconds": 1.0, "workdir": "", "results": {}}
+            metrics = {space.objective: 0.875}
+            ledger.append("trial_finished", metrics=metrics, stopped_early=False, **done)
+        observer.on_started(folder, read_ledger(folder))
+        return SweepOutcome(exit_code=3, name=folder.name)
+
+    monkeypatch.setattr("orchestrator.sweep.run_sweep", run_sweep)
+    monkeypatch.setattr("orchestrator.commands.live.Replayer", NoReplay)
+    assert execute(["sweep", "--name", "mine", *SMALL]) == 3
+    printed = capsys.readouterr().out
+    assert ".875" in printed
+    assert "python -m orchestrator ui mine" in printed
+    assert execute(["leaderboard", "mine", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["objective"]["value"] == 0.875
+
+
+class NoReplay:
+    reason = ""
+
+    def __init__(self, folder: Path, uri: str) -> None:
+        self.folder = folder
+
+    def start(self) -> None: ...
+
+    def finish(self) -> bool:
+        return True
+
+
+@pytest.mark.slow
+def test_run_with_two_workers_gives_the_losses_of_one(tmp_path: Path) -> None:
+    losses = []
+    for workers in ("1", "2"):
+        tiny = ["encoder.image_size=64", "num_epochs=2", "global_batch_size=16", "data.num_views=1"]
+        options = [word for text in tiny for word in ("--set", text)]
+        answer = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "orchestrator",
+                "run",
+                "finetune",
+                "--json",
+                "--workers",
+                workers,
+                *SMALL,
+                *options,
+            ],
+            cwd=PROJECT,
+            env=os.environ
+            | {"CLIP_ORCHESTRATOR_HOME": str(tmp_path / workers)},  # a home of its own: nothing is reused
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        losses.append(json.loads(answer.stdout)["metrics"]["train/loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)  # float32 sums in another order
 
 
 def test_leaderboard_and_sync_say_that_there_is_no_sweep(

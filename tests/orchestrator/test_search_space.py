@@ -341,6 +341,11 @@ def test_set_is_checked(write: Any, text: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+def test_data_root_is_absolute_before_it_travels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_space({"fixed": {"data.root": "images"}}).fixed["data.root"] == str(tmp_path / "images")
+
+
 # The file itself
 
 

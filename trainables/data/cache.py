@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from trainables.artifacts import build_once, fingerprint
 from trainables.config import PreprocessingSpec
-from trainables.data.files import bombs_are_errors, refuse
+from trainables.data.decode import bombs_are_errors
+from trainables.data.problems import refuse
 from trainables.data.records import Dataset, ImageRecord
 from trainables.data.transforms import fit
 from trainables.errors import DataError
@@ -22,7 +23,7 @@ CACHE_VERSION = 1
 """Raise it when the same file would give other pixels."""
 SHARD_IMAGES = 1024
 MAX_THREADS = min(8, os.cpu_count() or 1)
-"""Each may hold a decoded image of `files.MAX_PIXELS`."""
+"""Each may hold a decoded image of `decode.MAX_PIXELS`."""
 
 
 def open_image_cache(dataset: Dataset, preprocessing: PreprocessingSpec, store: Path) -> ImageCache:
@@ -73,7 +74,7 @@ def _write_shards(dataset: Dataset, preprocessing: PreprocessingSpec, folder: Pa
             path = folder / f"shard-{number:05d}.arrow"
             with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
                 writer.write_batch(pa.record_batch(columns, schema=schema))
-    refuse(problems, about=f"images of {dataset.name}")
+    refuse(problems, about=f"unusable images of {dataset.name}")
     return {"num_images": len(dataset.records), "size": preprocessing.size}
 
 

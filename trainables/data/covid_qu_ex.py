@@ -10,8 +10,10 @@ from pathlib import Path
 from trainables.artifacts import file_sha256
 from trainables.config import DataConfig, Split
 from trainables.data.datasets import LabelledImages, one_hot
-from trainables.data.files import IMAGE_SUFFIXES, FileDecoder, open_root, refuse, regular_file
-from trainables.data.manifest import read_table
+from trainables.data.decode import IMAGE_SUFFIXES, FileDecoder
+from trainables.data.manifest import find_table, read_table
+from trainables.data.paths import open_root, regular_file
+from trainables.data.problems import refuse
 from trainables.data.records import ImageRecord
 from trainables.errors import DataError
 
@@ -38,7 +40,7 @@ def covid_qu_ex(config: DataConfig) -> LabelledImages:
     base = _base(root)
     problems: list[str] = []
     records = list(_walk(base, root, problems))
-    refuse(problems, about=f"images under {base}")
+    refuse(problems, about=f"unusable images under {base}")
     rows: dict[str, str] = {}
     if (base / METADATA).is_file():
         records, rows = _with_patients(records, base, root)
@@ -91,7 +93,7 @@ def _with_patients(
     records: list[ImageRecord], base: Path, root: Path
 ) -> tuple[list[ImageRecord], dict[str, str]]:
     """Returns the records with patients and sources of `metadata.csv`, and image_id → its line there."""
-    table = regular_file(base / METADATA, root=root)
+    table = find_table(METADATA, root=base)
     listed = {
         row["path"]: (line, row)
         for line, row in read_table(table, required=("path", "split", "label", "patient"))
@@ -119,5 +121,5 @@ def _with_patients(
             problems.append(f"{place}: column 'patient' is empty")
         described.append(replace(record, patient_id=patient, source=row.get("source") or None))
     problems += [f"{METADATA} line {line}: no file {path!r}" for path, (line, _) in listed.items()]
-    refuse(problems, about=f"rows of {table}")
+    refuse(problems, about=f"unusable rows of {table}")
     return described, rows

@@ -11,7 +11,9 @@ from typing import get_args
 from trainables.artifacts import file_sha256
 from trainables.config import DataConfig, Split
 from trainables.data.datasets import LabelledImages, one_hot
-from trainables.data.files import MAX_FILE_BYTES, FileDecoder, confined, open_root, refuse
+from trainables.data.decode import FileDecoder
+from trainables.data.paths import confined, open_root
+from trainables.data.problems import refuse
 from trainables.data.records import ImageRecord
 from trainables.errors import DataError
 
@@ -57,7 +59,7 @@ def manifest(config: DataConfig) -> LabelledImages:
             places[image_id] = place
         except ValueError as error:
             problems.append(f"{place}: {error}")
-    refuse(problems, about=f"rows of {table}")
+    refuse(problems, about=f"unusable rows of {table}")
     return LabelledImages(
         classes=classes,
         records=list(records.values()),
@@ -76,7 +78,7 @@ def find_table(name: str, *, root: Path) -> Path:
     try:
         return confined(name, root=root)
     except ValueError as error:
-        raise DataError(f"data.manifest: {error}; say which table: --set data.manifest=FILE.csv") from error
+        raise DataError(f"table {error}; name one in {root}: --set data.manifest=FILE.csv") from error
 
 
 def read_table(
@@ -88,8 +90,6 @@ def read_table(
         DataError: no rows, a missing or misspelt column, a row with too few or too many values, or no CSV at
         all.
     """
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise DataError(f"{path}: more than {MAX_FILE_BYTES:,} bytes; split the table")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
@@ -105,7 +105,7 @@ def read_table(
         for line, row in rows
         if None in row or None in row.values()
     ]
-    refuse(ragged, about=f"rows of {path}")
+    refuse(ragged, about=f"unusable rows of {path}")
     return [(line, {column: value.strip() for column, value in row.items()}) for line, row in rows]
 
 

@@ -1,8 +1,8 @@
 """How a phantom is drawn: body, lungs, heart, bones, a lesion, then the exposure of a film.
 
-Lengths are in half image sides: x and y run from -1 to 1, y downwards, the patient's right on the left of the image.
-What is drawn are densities that add up along the beam. Smooth parts are drawn at half size and enlarged, which is what
-makes 200 images a second possible.
+Lengths are in half image sides: x and y run from -1 to 1, y downwards, the patient's right on the left of
+the image. What is drawn are densities that add up along the beam. Smooth parts are drawn at half size and
+enlarged, which is what makes 200 images a second possible.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _heart(x: Field, y: Field, anatomy: Anatomy, exposure: Exposure) -> Field:
     """Returns a soft mask: an ellipse whose apex points down to the patient's left."""
     width = anatomy.heart_width * (1.12 if exposure.is_ap else 1.0)
     cos, sin = math.cos(anatomy.heart_angle), math.sin(anatomy.heart_angle)
-    u, v = x - 0.09, y - 0.22 - exposure.inspiration
+    u, v = x - 0.09, np.minimum(y - 0.22 - exposure.inspiration, 0.13)  # it rests on the diaphragm
     along, across = cos * u + sin * v, cos * v - sin * u
     return _edge(1 - (along / width) ** 2 - (across / 0.23) ** 2, 0.35)
 
@@ -160,7 +160,7 @@ def _soft_parts(
     side = np.abs(x)
     shoulder = np.sqrt(np.clip((y + 1.02) / 0.42, 0, 1))
     body = _edge(0.20 + 0.74 * shoulder - side, 0.06)
-    spine, abdomen = np.exp(-((x / 0.12) ** 2)), _edge(y - 0.5, 0.5)
+    spine, abdomen = np.exp(-((x / 0.12) ** 2)), _edge(y - 0.42, 0.4)
     density = 0.80 * anatomy.thickness + np.maximum(np.maximum(0.16 * spine, 0.18 * heart), 0.16 * abdomen)
     density -= 0.10 * np.exp(-(((x - 0.01) / 0.045) ** 2)) * _edge(-0.25 - y, 0.1)  # trachea
     density += 0.12 * _blob(x, y, (0.13, -0.26), (0.08, 0.10))  # aortic knob
@@ -233,7 +233,7 @@ def _focal(x: Field, y: Field, lesion: Lesion, rng: np.random.Generator) -> Fiel
 
 
 def _devices(exposure: Exposure, rng: np.random.Generator) -> Field:
-    """Returns lines that enter from the edge, electrodes and a side marker: dense, and unrelated to the class."""
+    """Returns lines that enter from the edge, electrodes, a side marker: dense, unrelated to the class."""
     canvas = Image.new("L", (2 * SIZE, 2 * SIZE))  # drawn at twice the size, for smooth edges
     pen, unit = ImageDraw.Draw(canvas), 2 * SIZE
     for _ in range(exposure.num_devices):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from trainables.config import Split
 from trainables.data.counter_rng import counter_rng
-from trainables.data.files import refuse
+from trainables.data.problems import refuse
 from trainables.data.records import ImageRecord
 from trainables.errors import DataError
 
@@ -64,24 +64,28 @@ def check_no_leak(records: Sequence[ImageRecord], *, content: Mapping[str, str] 
     Raises:
         DataError: names each patient or pair of files, and the splits.
     """
-    _refuse_shared(
-        records, {r.image_id: r.patient_id for r in records}, "patient", "give each patient one split"
-    )
-    if content is not None:
-        _refuse_shared(records, content, "content", "delete all but one of the identical files")
-
-
-def _refuse_shared(records: Sequence[ImageRecord], key: Mapping[str, str], noun: str, remedy: str) -> None:
-    first: dict[str, dict[str, str]] = {}  # key → split → the first image there
-    for record in records:
-        first.setdefault(key[record.image_id], {}).setdefault(record.split, record.image_id)
+    patients = {record.image_id: record.patient_id for record in records}
     leaks = [
-        (f"{noun} '{value}' is" if noun == "patient" else "identical files are")
-        + f" in {' and '.join(splits)}: {', '.join(splits.values())}"
-        for value, splits in first.items()
-        if len(splits) > 1
+        f"patient '{patient}' is in {' and '.join(images)}: {', '.join(images.values())}"
+        for patient, images in _in_two_splits(records, patients)
     ]
-    refuse(leaks, about=f"a {noun} in two splits would leak from train to test ({remedy})")
+    refuse(leaks, about="patients in several splits, a leak; give each of them a single one")
+    if content is not None:
+        twins = [
+            f"identical files are in {' and '.join(images)}: {', '.join(images.values())}"
+            for _, images in _in_two_splits(records, content)
+        ]
+        refuse(twins, about="identical images in several splits, a leak; delete all but one")
+
+
+def _in_two_splits(
+    records: Sequence[ImageRecord], key: Mapping[str, str]
+) -> Iterator[tuple[str, dict[Split, str]]]:
+    """Yields each key (by image_id) that several splits hold, with split → the first such image."""
+    images: dict[str, dict[Split, str]] = {}
+    for record in records:
+        images.setdefault(key[record.image_id], {}).setdefault(record.split, record.image_id)
+    yield from ((value, found) for value, found in images.items() if len(found) > 1)
 
 
 def permute_labels(records: Sequence[ImageRecord], *, seed: int) -> list[ImageRecord]:

@@ -102,7 +102,7 @@ def sigmoid_loss(batch: GatheredBatch, group: Group, *, pair_weight: float) -> L
     """Pairwise sigmoid loss (SigLIP, Zhai et al. 2023, Algorithm 1), with groups as positives. Collective.
 
     Every image and caption are a question of their own, so ranks exchange nothing but embeddings.
-    `pair_weight` w = 1 is SigLIP; w = 0 takes every pair of the group as a positive; between, labels are soft.
+    `pair_weight` w = 1 is SigLIP; w = 0 takes every pair of the group as a positive; between, soft labels.
 
         p_ij = w [i = j] + (1 - w) [i ~ j]
         loss = -1/B Σ_ij p_ij log σ(S_ij) + (1 - p_ij) log σ(-S_ij) = 1/B Σ_ij softplus(S_ij) - p_ij S_ij

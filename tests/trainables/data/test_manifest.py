@@ -120,5 +120,5 @@ def test_every_bad_row_is_counted(write_manifest):
     root = write_manifest()
     table = root / "manifest.csv"
     table.write_text(table.read_text().replace("film-", "flim-"))
-    with pytest.raises(DataError, match=r"(?s)60 unusable.*line 2.*and 40 more"):
+    with pytest.raises(DataError, match=r"(?s)unusable rows of .* \(60\):.*line 2.*and 40 more"):
         read(root)

@@ -1,5 +1,6 @@
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from trainables.config import DataConfig, PhantomConfig
+from trainables.data import phantom_image
 from trainables.data.datasets import load_dataset
 from trainables.data.phantom import CLASSES, SPLIT_INDICES, lesion_of, render, report, who
 
@@ -59,24 +61,15 @@ def test_patients_of_two_splits_differ():
 
 
 def test_images_of_one_patient_share_the_anatomy(phantoms):
-    """Upright and centred, the lungs of two films of a patient overlap more than those of two patients."""
-    from trainables.data import phantom_image
-
+    """Upright and centred, the lungs on two films of a patient are the same, those of others differ."""
     still = {"angle": 0.0, "scale": 1.0, "shift": (0.0, 0.0), "inspiration": 0.0, "is_ap": False}
     draw, films = phantom_image.Exposure.of, []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(phantom_image.Exposure, "of", lambda rng: replace(draw(rng), **still))
         films = [render(SEED, index) for index in range(60)]
-    same = [
-        np.array_equal(a.lung_mask, b.lung_mask)
-        for a, b in zip(films, films[1:], strict=False)
-        if a.patient == b.patient
-    ]
-    other = [
-        np.array_equal(a.lung_mask, b.lung_mask)
-        for a, b in zip(films, films[1:], strict=False)
-        if a.patient != b.patient
-    ]
+    same, other = [], []
+    for a, b in pairwise(films):
+        (same if a.patient == b.patient else other).append(np.array_equal(a.lung_mask, b.lung_mask))
     assert all(same)
     assert len(same) == 20
     assert not any(other)
@@ -86,7 +79,9 @@ def test_the_lesion_is_all_that_the_class_changes(phantoms):
     for index, phantom in enumerate(phantoms[:60]):
         healthy = render(SEED, index, lesion_amplitude=0)
         np.testing.assert_array_equal(healthy.lung_mask, phantom.lung_mask)
-        changed = healthy.image != phantom.image
+        changed = (
+            np.abs(healthy.image.astype(int) - phantom.image) > 4
+        )  # a soft edge reaches a little further
         assert changed.any() == (phantom.class_name != "Normal")
         assert not (changed & ~grown(phantom.lung_mask)).any()
 

@@ -152,7 +152,7 @@ def main(rank: int, world_size: int, folder: Path) -> None:
         init_method=f"file://{folder}/rendezvous-{world_size}",
         rank=rank,
         world_size=world_size,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=200),
     )
     for name, case in cases.items():
         seen[name] = RUNS[case["run"]](case)

@@ -88,7 +88,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, A
         )
         for rank in range(4)
     ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
+    errors = [process.communicate(timeout=240)[1] for process in processes]
     assert all(process.returncode == 0 for process in processes), "\n".join(errors)
     return {
         world_size: [

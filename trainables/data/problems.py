@@ -1,0 +1,18 @@
+"""Many problems, one message: a user mends them in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trainables.errors import DataError
+
+MAX_LISTED = 20
+
+
+def refuse(problems: Sequence[str], *, about: str) -> None:
+    """Raises one DataError that lists the problems (the first 20), or does nothing if there are none."""
+    if problems:
+        listed = [f"  {problem}" for problem in problems[:MAX_LISTED]]
+        if len(problems) > MAX_LISTED:
+            listed.append(f"  … and {len(problems) - MAX_LISTED} more")
+        raise DataError("\n".join([f"{about} ({len(problems)}):", *listed]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -26,6 +27,7 @@ EXECUTION = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `interruption` handles it, and SIGTERM alike
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may need a while to give its process back
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a frozen encoder has no epochs, a failed trial no score
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # `max_concurrent` limits; one at a time, starts would queue up
     "TUNE_WARN_THRESHOLD_S": "60",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -43,6 +45,8 @@ def load_ray() -> None:
     """Sets what Ray reads once, and imports it here, so that no other thread meets it half imported."""
     secure_environment()
     os.environ.update(EXECUTION | LOOPBACK)
+    # Ray would write one that everybody on the machine can read into ~/.ray.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     importlib.import_module("ray")
 
 
@@ -58,7 +62,7 @@ def local_ray(concurrency: Concurrency, *, log: Path, num_workers: int = 1) -> G
     import ray
 
     terminate = signal.getsignal(signal.SIGTERM)
-    scratch = Path(tempfile.mkdtemp(prefix="co-", dir=_short_folder()))
+    scratch = make_scratch()
     with quiet(log):
         try:
             start_ray(concurrency, scratch, is_watched=num_workers > 1)
@@ -82,7 +86,7 @@ def start_ray(concurrency: Concurrency, scratch: Path, *, is_watched: bool) -> N
         ray.init(
             address="local",
             num_cpus=concurrency.num_cpus,
-            num_gpus=_num_gpus(concurrency),
+            num_gpus=concurrency.num_gpus,
             include_dashboard=is_watched,
             dashboard_host="127.0.0.1",
             object_store_memory=OBJECT_STORE_BYTES,
@@ -114,12 +118,24 @@ def quiet(log: Path) -> Generator[None]:
         os.close(file)
 
 
-def _num_gpus(concurrency: Concurrency) -> int:
-    if concurrency.device == "cpu":
-        return 0
-    return max(1, round(concurrency.max_concurrent * concurrency.gpus_per_trial))
+def make_scratch() -> Path:
+    """Makes a folder for Ray's files, private to this process; removes those that killed drivers left.
+
+    Not under the home: a socket's path may have 107 characters, and Ray adds 70.
+    """
+    parent = Path("/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir())
+    for left in parent.glob("co-*-*"):
+        pid = left.name.split("-")[1]
+        if pid.isdecimal() and left.stat().st_uid == os.getuid() and not _is_alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"co-{os.getpid()}-", dir=parent))
 
 
-def _short_folder() -> str:
-    """A socket's path may have 107 characters, and Ray adds 70: the home folder would not do."""
-    return "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 import subprocess
@@ -39,6 +40,13 @@ class Concurrency:
     def num_cpus(self) -> int:
         """CPU cores over all trials."""
         return self.max_concurrent * self.cpus_per_trial
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs over all trials; one that takes a fraction never spans two."""
+        if 0 < self.gpus_per_trial < 1:
+            return math.ceil(self.max_concurrent / int(1 / self.gpus_per_trial))
+        return round(self.max_concurrent * self.gpus_per_trial)
 
 
 def this_machine() -> Machine:

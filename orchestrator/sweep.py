@@ -31,7 +31,7 @@ from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig, arm_key, from_flat, trial_key
 from trainables.data.cache import open_image_cache
 from trainables.data.datasets import load_dataset
-from trainables.errors import ConfigError
+from trainables.errors import ConfigError, UserError
 from trainables.models.registry import encoder_fingerprint, preprocessing_of
 
 
@@ -68,17 +68,18 @@ def run_sweep(
     concurrency = share_machine(space, options)
     load_dataset(from_flat(space.default_config()).data)  # missing data is said before anything starts
     began = time.monotonic()
-    with claimed(options.name, space) as folder, Ledger(folder) as ledger, interruption() as interrupted:
+    with claimed(options.name, space) as (folder, ledger), interruption() as interrupted:
         conductor = open_conductor(space, options, concurrency, ledger, folder=folder, observer=observer)
+        is_evaluated = True
         try:
             run_all(conductor, space, concurrency, interrupted)
             if options.opens_test and interrupted.signal_number is None:
-                open_test(conductor, arms_to_open(conductor.state, space))
+                is_evaluated = evaluate_test(conductor, space)
         except KeyboardInterrupt:  # outside Tune's loop, which ends by itself
             interrupted.signal_number = interrupted.signal_number or signal.SIGINT
         if interrupted.signal_number:
             observer.on_message("interrupted; what was finished is kept")
-        exit_code = interrupted.exit_code or conductor.exit_code()
+        exit_code = interrupted.exit_code or (conductor.exit_code() if is_evaluated else 3)
         if conductor.state.started:
             conductor.record("sweep_finished", exit_code=exit_code, seconds=time.monotonic() - began)
     return SweepOutcome(exit_code, folder.name)
@@ -96,23 +97,24 @@ def share_machine(space: SearchSpace, options: SweepOptions) -> Concurrency:
 
 
 @contextmanager
-def claimed(name: str | None, space: SearchSpace) -> Generator[Path]:
-    """Yields the folder of a new sweep; it is gone again if nothing was started in it.
+def claimed(name: str | None, space: SearchSpace) -> Generator[tuple[Path, Ledger]]:
+    """Yields the folder and the ledger of a new sweep; both are gone again if nothing was started.
 
     Raises:
         ConfigError: the name is in use; suggests a free one.
+        ClusterError: another process is starting a sweep of this name.
     """
     folder = sweep_folder(name or free_name(f"{space.name}-{datetime.now():%Y%m%d-%H%M%S}"))
     if is_taken(folder):
         raise ConfigError(
             f"sweep '{name}' exists already; choose another name, such as --name {free_name(folder.name)}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield folder
-    finally:
-        if not is_taken(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+    with Ledger(folder) as ledger:
+        try:
+            yield folder, ledger
+        finally:
+            if not is_taken(folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_taken(folder: Path) -> bool:
@@ -194,6 +196,16 @@ def prepare(space: SearchSpace) -> None:
     for config in distinct_inputs(space):
         open_image_cache(load_dataset(config.data), preprocessing_of(config.encoder), store())
     importlib.import_module("orchestrator.tuning")
+
+
+def evaluate_test(conductor: Conductor, space: SearchSpace) -> bool:
+    """Opens the test labels for the arms that count; says whether that went well. Trials are safe anyway."""
+    try:
+        open_test(conductor, arms_to_open(conductor.state, space))
+    except UserError as error:
+        conductor.observer.on_message(f"not evaluated on test: {error}")
+        return False
+    return True
 
 
 def distinct_inputs(space: SearchSpace) -> list[TrialConfig]:

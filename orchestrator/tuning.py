@@ -53,7 +53,8 @@ def open_scheduler(space: SearchSpace) -> TrialScheduler:
     by_score: dict[str, Any] = {"time_attr": "epoch", "metric": "score", "mode": "max", "grace_period": 1}
     match space.search.scheduler:
         case "asha":
-            return ASHAScheduler(**by_score, max_t=_num_epochs(space), reduction_factor=REDUCTION_FACTOR)
+            beyond_the_last = _num_epochs(space) + 1  # who gets there is stopped, and must not miss its end
+            return ASHAScheduler(**by_score, max_t=beyond_the_last, reduction_factor=REDUCTION_FACTOR)
         case "median":
             return MedianStopping(**by_score)
         case _:

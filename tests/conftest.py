@@ -11,7 +11,9 @@ from trainables.context import LocalContext
 
 PROJECT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other cost more than they bring here
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # threads that wait for each other cost more than they bring here
 
 
 @pytest.fixture

@@ -28,9 +28,11 @@ class PreprocessingSpec(Config):
     (mean, std, channels). Nothing else touches pixels.
     """
 
-    size: int = Field(224, ge=16, le=1024, description="Height and width in pixels that the encoder sees.")
+    size: int = Field(
+        default=224, ge=16, le=1024, description="Height and width in pixels that the encoder sees."
+    )
     crop: Literal["center"] = Field(
-        "center", description="Resize the shortest side to `size`, cut the centre."
+        default="center", description="Resize the shortest side to `size`, cut the centre."
     )
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     mean: tuple[float, ...] = (0.5,)
@@ -41,33 +43,37 @@ class PreprocessingSpec(Config):
 class PhantomConfig(Config):
     """The procedural radiographs of `data.dataset: phantom`."""
 
-    num_train: int = Field(600, ge=6, le=1_000_000, description="Images.")
-    num_val: int = Field(150, ge=6, le=1_000_000)
-    num_test: int = Field(300, ge=6, le=1_000_000)
-    images_per_patient: int = Field(2, ge=1, le=20, description="Largest number of images of one patient.")
-    lesion_amplitude: float = Field(1.0, ge=0, le=4, description="Class effect; 0 makes the classes equal.")
+    num_train: int = Field(default=600, ge=6, le=1_000_000, description="Images.")
+    num_val: int = Field(default=150, ge=6, le=1_000_000)
+    num_test: int = Field(default=300, ge=6, le=1_000_000)
+    images_per_patient: int = Field(
+        default=2, ge=1, le=20, description="Largest number of images of one patient."
+    )
+    lesion_amplitude: float = Field(
+        default=1.0, ge=0, le=4, description="Class effect; 0 makes the classes equal."
+    )
 
 
 class DataConfig(Config):
     """Which images, how they are split, augmented and described."""
 
-    dataset: str = Field("phantom", description="A name in `trainables.data.datasets.DATASETS`.")
-    root: Path | None = Field(None, description="Folder of the images; every path stays inside it.")
-    manifest: str = Field("manifest.csv", description="CSV under `root` for the `manifest` data set.")
-    seed: int = Field(0, ge=0, description="Draws the phantom, splits without given ones, and folds.")
+    dataset: str = Field(default="phantom", description="A name in `trainables.data.datasets.DATASETS`.")
+    root: Path | None = Field(default=None, description="Folder of the images; every path stays inside it.")
+    manifest: str = Field(default="manifest.csv", description="CSV under `root` for the `manifest` data set.")
+    seed: int = Field(default=0, ge=0, description="Draws the phantom, splits without given ones, and folds.")
     num_folds: int | None = Field(
-        None, ge=2, le=20, description="Patient-grouped cross-validation; none = given splits."
+        default=None, ge=2, le=20, description="Patient-grouped cross-validation; none = given splits."
     )
-    fold: int | None = Field(None, ge=0, description="The fold held out as test.")
+    fold: int | None = Field(default=None, ge=0, description="The fold held out as test.")
     augmentation: Literal["none", "light"] = Field(
-        "light", description="Rotation ±7°, crop .85-1, contrast, brightness."
+        default="light", description="Rotation ±7°, crop .85-1, contrast, brightness."
     )
     num_views: int = Field(
-        4, ge=0, le=64, description="Augmented views per image (0 = a new one every epoch)."
+        default=4, ge=0, le=64, description="Augmented views per image (0 = a new one every epoch)."
     )
     captions: Literal["class_template", "finding"] = "finding"
     permute_labels: bool = Field(
-        False, description="Control: labels shuffled among patients; all must score at chance."
+        default=False, description="Control: labels shuffled among patients; all must score at chance."
     )
     phantom: PhantomConfig = PhantomConfig()
 
@@ -83,9 +89,13 @@ class DataConfig(Config):
 class EncoderConfig(Config):
     """Which dual encoder."""
 
-    name: str = Field("lite0-minilm", description="A registered name, a Hub id, or a local CLIP folder.")
-    image_size: int | None = Field(None, ge=16, le=1024, description="Pixels; none = the encoder's own.")
-    revision: str | None = Field(None, description="Commit of the Hub repository.")
+    name: str = Field(
+        default="lite0-minilm", description="A registered name, a Hub id, or a local CLIP folder."
+    )
+    image_size: int | None = Field(
+        default=None, ge=16, le=1024, description="Pixels; none = the encoder's own."
+    )
+    revision: str | None = Field(default=None, description="Commit of the Hub repository.")
 
 
 class AdaptConfig(Config):
@@ -97,16 +107,16 @@ class AdaptConfig(Config):
 class LoraConfig(Config):
     """Low-rank adapters (Hu et al. 2021). The update is multiplied by `scaling` = alpha / rank (rsLoRA: alpha / √rank)."""
 
-    rank: int = Field(8, ge=1, le=512)
-    scaling: float = Field(2.0, gt=0, le=64, description="alpha / rank.")
+    rank: int = Field(default=8, ge=1, le=512)
+    scaling: float = Field(default=2.0, gt=0, le=64, description="alpha / rank.")
     use_rslora: bool = False
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: str = Field(
-        "all", description="A preset of the encoder's family, or leaf names joined by commas."
+        default="all", description="A preset of the encoder's family, or leaf names joined by commas."
     )
     towers: Literal["image", "text", "both"] = "image"
     num_blocks: int | None = Field(
-        3, ge=1, description="Adapt only the upper blocks of each tower; none = all."
+        default=3, ge=1, description="Adapt only the upper blocks of each tower; none = all."
     )
 
 
@@ -114,11 +124,11 @@ class OptimConfig(Config):
     """AdamW with linear warm-up and cosine decay."""
 
     learning_rate: float | None = Field(
-        None, gt=0, le=1, description="None = the default of the encoder's family."
+        default=None, gt=0, le=1, description="None = the default of the encoder's family."
     )
-    weight_decay: float = Field(0.01, ge=0, le=1)
-    warmup_fraction: float = Field(0.1, ge=0, lt=1, description="Share of all steps.")
-    max_grad_norm: float | None = Field(1.0, gt=0, description="None = off.")
+    weight_decay: float = Field(default=0.01, ge=0, le=1)
+    warmup_fraction: float = Field(default=0.1, ge=0, lt=1, description="Share of all steps.")
+    max_grad_norm: float | None = Field(default=1.0, gt=0, description="None = off.")
 
 
 class LossConfig(Config):
@@ -126,11 +136,11 @@ class LossConfig(Config):
 
     kind: Literal["clip", "multi_positive"] = "multi_positive"
     positives: Literal["class", "caption"] = Field(
-        "class", description="What makes two pairs positives of each other."
+        default="class", description="What makes two pairs positives of each other."
     )
-    pair_weight: float = Field(0.0, ge=0, le=1, description="w in t = w [i = j] + (1 - w) group.")
+    pair_weight: float = Field(default=0.0, ge=0, le=1, description="w in t = w [i = j] + (1 - w) group.")
     logit_scale: float | None = Field(
-        None, gt=0, le=100, description="Start of the multiplier; none = the encoder's own."
+        default=None, gt=0, le=100, description="Start of the multiplier; none = the encoder's own."
     )
     learn_logit_scale: bool = True
 
@@ -139,7 +149,7 @@ class ProbeConfig(Config):
     """The linear classifier on stored embeddings (CLIP, appendix A.3)."""
 
     l2: float | None = Field(
-        None, gt=0, description="λ; none = chosen on val among 96 over 1e-6…1e6 by bisection."
+        default=None, gt=0, description="λ; none = chosen on val among 96 over 1e-6…1e6 by bisection."
     )
     features: tuple[Features, ...] = ("joint", "pooled")
 
@@ -148,19 +158,19 @@ class ExecutionConfig(Config):
     """How it runs: never part of a trial's identity, because it may change the time and never the result."""
 
     micro_batch_size: int | None = Field(
-        None, ge=1, description="Pairs per forward; none = the whole share if it fits."
+        default=None, ge=1, description="Pairs per forward; none = the whole share if it fits."
     )
-    num_workers: int = Field(1, ge=1, le=4096)
+    num_workers: int = Field(default=1, ge=1, le=4096)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_threads: int | None = Field(
-        None, ge=1, le=1024, description="CPU threads a trial computes with; none = its cores."
+        default=None, ge=1, le=1024, description="CPU threads a trial computes with; none = its cores."
     )
-    memory_budget_gb: float | None = Field(None, gt=0)
+    memory_budget_gb: float | None = Field(default=None, gt=0)
     cache_budget_gb: float = Field(
-        8.0, ge=0, description="Largest activation cache; above it, activations are recomputed."
+        default=8.0, ge=0, description="Largest activation cache; above it, activations are recomputed."
     )
     evaluate_every_epochs: int = Field(
-        1, ge=0, description="Epochs between evaluations on val; 0 = at the end only."
+        default=1, ge=0, description="Epochs between evaluations on val; 0 = at the end only."
     )
 
 
@@ -174,9 +184,9 @@ class TrialConfig(Config):
     optim: OptimConfig = OptimConfig()
     loss: LossConfig = LossConfig()
     probe: ProbeConfig = ProbeConfig()
-    global_batch_size: int = Field(80, description="Pairs per optimiser step, over all workers.")
-    num_epochs: int = Field(10, ge=1, le=10_000)
-    seed: int = Field(0, ge=0)
+    global_batch_size: int = Field(default=80, description="Pairs per optimiser step, over all workers.")
+    num_epochs: int = Field(default=10, ge=1, le=10_000)
+    seed: int = Field(default=0, ge=0)
     execution: ExecutionConfig = ExecutionConfig()
 
     @field_validator("global_batch_size")
@@ -218,7 +228,7 @@ def arm_key(config: TrialConfig, dataset_fingerprint: str, encoder_fingerprint: 
 
 def to_flat(config: TrialConfig | Mapping[str, Any]) -> dict[str, Any]:
     """Returns dotted keys → values, in the order of the fields."""
-    values = config.model_dump(mode="json") if isinstance(config, TrialConfig) else config
+    values: Mapping[str, Any] = config.model_dump(mode="json") if isinstance(config, TrialConfig) else config
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):

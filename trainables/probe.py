@@ -202,15 +202,20 @@ def bisect(evaluate: Callable[[float], tuple[float, float]]) -> float:
 
 
 def probe_predictions(
-    paths: Mapping[Features, ProbePath], table: EmbeddingTable, dataset: Dataset
+    paths: Mapping[Features, ProbePath],
+    table: EmbeddingTable,
+    dataset: Dataset,
+    splits: Sequence[Split] = ("val", "test"),
 ) -> dict[tuple[Split, str], Scores]:
     """Returns what each probe says of val (fitted on train) and of test (refitted on both)."""
     predictions: dict[tuple[Split, str], Scores] = {}
     for features, path in paths.items():
-        val, test = image_ids_of(dataset, "val"), image_ids_of(dataset, "test")
-        predictions["val", f"probe_{features}"] = Scores(val, path.val_scores)
-        of_test = path.scores(table.features(features)[table.rows_of(test)])
-        predictions["test", f"probe_{features}"] = Scores(test, of_test)
+        for split in splits:
+            ids = image_ids_of(dataset, split)
+            of_refit = path.scores(table.features(features)[table.rows_of(ids)])
+            predictions[split, f"probe_{features}"] = Scores(
+                ids, path.val_scores if split == "val" else of_refit
+            )
     return predictions
 
 

@@ -2,18 +2,18 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from orchestrator.interruption import interruption
-from orchestrator.local_ray import quiet
-
+from orchestrator.local_ray import make_scratch, quiet
 
 NOISY = """
 import os, subprocess, sys
 from pathlib import Path
-from orchestrator.local_ray import quiet
+from orchestrator.local_ray import make_scratch, quiet
 print("before")
 with quiet(Path(sys.argv[1])):
     print("from python")
@@ -38,6 +38,22 @@ def test_the_terminal_comes_back_after_an_error(tmp_path: Path, capfd: pytest.Ca
         raise KeyboardInterrupt
     os.write(1, b"back")
     assert capfd.readouterr().out == "back"
+
+
+def test_what_killed_drivers_left_is_removed_and_nothing_else():
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    stale = Path(tempfile.mkdtemp(prefix=f"co-{gone.pid}-", dir="/tmp"))
+    other = Path(tempfile.mkdtemp(prefix="co-notes-", dir="/tmp"))
+    mine, again = make_scratch(), make_scratch()
+    try:
+        assert not stale.exists()
+        assert other.exists()
+        assert mine.exists()
+        assert mine != again
+    finally:
+        for folder in (other, mine, again):
+            folder.rmdir()
 
 
 def test_a_signal_interrupts_at_once_outside_the_trials():

@@ -48,7 +48,9 @@ def test_a_gpu_is_used_where_there_is_one():
         1,
         "cuda",
     )
+    assert found.num_gpus == 4
     assert fit(1, "cpu", machine=STATION).device == "cpu"
+    assert fit(1, "cpu", machine=STATION).num_gpus == 0
 
 
 def test_trials_can_share_a_gpu():

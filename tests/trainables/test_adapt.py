@@ -144,5 +144,6 @@ def test_stored_activations_equal_computed_ones(tmp_path: Path, store: Path) -> 
     assert stored.is_cached
     assert not live.is_cached
     indices, views = materials.dataset.indices("train")[:6], np.array([0, 1, 0, 1, 1, 0])
-    np.testing.assert_allclose(stored.batch(indices, views), live.batch(indices, views), rtol=1e-4, atol=1e-5)
+    # Of values around 10: convolutions round differently in batches of another size.
+    np.testing.assert_allclose(stored.batch(indices, views), live.batch(indices, views), atol=1e-4)
     assert not np.allclose(stored.batch(indices, views), stored.clean(indices))

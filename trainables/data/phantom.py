@@ -15,7 +15,7 @@ from trainables.data.datasets import LabelledImages, one_hot
 from trainables.data.phantom_image import Anatomy, Exposure, Lesion, Side, Zone, draw
 from trainables.data.records import ImageRecord
 
-PHANTOM_VERSION = 1
+PHANTOM_VERSION = 2
 """Raise it when the same seed would give other pixels."""
 CLASSES = ("COVID-19", "Non-COVID", "Normal")
 SPLIT_INDICES = 1_000_000

@@ -215,7 +215,7 @@ def _ground_glass(x: Field, y: Field, lesion: Lesion, anatomy: Anatomy, rng: np.
             centre = (sign * anatomy.chest_width * rng.uniform(0.60, 0.92), rng.uniform(-0.15, 0.42))
             patches += _blob(x, y, centre, (rng.uniform(0.08, 0.16), rng.uniform(0.10, 0.18)))
     mottled = 0.6 + 0.5 * _smooth_noise(24, HALF, rng)
-    return 0.20 * np.clip(patches, 0, 1.2) * mottled
+    return 0.17 * np.clip(patches, 0, 1.2) * mottled
 
 
 def _focal(x: Field, y: Field, lesion: Lesion, rng: np.random.Generator) -> Field:
@@ -225,10 +225,10 @@ def _focal(x: Field, y: Field, lesion: Lesion, rng: np.random.Generator) -> Fiel
         centre_x, centre_y = sign * rng.uniform(0.28, 0.46), _ZONE_Y[lesion.zone] + rng.uniform(-0.08, 0.08)
         u, v = (x - centre_x) / rng.uniform(0.15, 0.24), (y - centre_y) / rng.uniform(0.13, 0.22)
         fissure = _edge(rng.uniform(0.3, 0.8) - v * rng.choice([-1, 1]) - 0.3 * sign * u, 0.15)
-        density += 0.26 * _edge(1 - u**2 - v**2, 0.7) * fissure
+        density += 0.22 * _edge(1 - u**2 - v**2, 0.7) * fissure
     if lesion.has_effusion:
         meniscus = rng.uniform(0.28, 0.42) - 0.5 * np.clip(sign * x - 0.25, 0, 1)
-        density += 0.30 * _edge(y - meniscus, 0.12)
+        density += 0.25 * _edge(y - meniscus, 0.12)
     return density
 
 

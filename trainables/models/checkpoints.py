@@ -179,8 +179,8 @@ def _or_unavailable(repository: str, revision: str | None) -> Iterator[None]:
         at, option = (f" at {revision}", f" --revision {revision}") if revision else ("", "")
         raise WeightsUnavailable(
             f"{repository}{at}: not in the Hugging Face cache and not reachable ({type(error).__name__}); "
-            f"where there is a network run 'hf download {repository}{option}', then copy the folder here and give its "
-            "path as encoder.name"
+            f"where there is a network run 'hf download {repository}{option}', then copy the folder here and "
+            "give its path as encoder.name"
         ) from error
 
 

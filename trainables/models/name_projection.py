@@ -21,8 +21,8 @@ from trainables.artifacts import build_once, fingerprint
 from trainables.models.dual import SentenceEncoder
 
 FILE = "projection.safetensors"
-# Of 75 crops of three photographs, 45 % have the classifier's own class as the nearest name, 87 % among the ten
-# nearest; linear fits of ConSE itself reach 3-16 %. Chance: 0.1 %.
+# Of 75 crops of three photographs, 45 % have the classifier's own class as the nearest name, 87 % among the
+# ten nearest; linear fits of ConSE itself reach 3-16 %. Chance: 0.1 %.
 RIDGE = 0.01  # relative to the mean variance of the names' coordinates
 LOGIT = 0.05  # how far one logit moves an embedding away from the mean name
 

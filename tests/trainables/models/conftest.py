@@ -149,7 +149,7 @@ def lite0_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def lite0(lite0_store: Path) -> DualEncoder:
-    return load_dual_encoder(EncoderConfig(image_size=96), store=lite0_store)
+    return load_dual_encoder(EncoderConfig(image_size=64), store=lite0_store)
 
 
 @pytest.fixture

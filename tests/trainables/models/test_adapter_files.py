@@ -77,7 +77,7 @@ def test_lite0_adapters_are_peft_files_too(lite0, lite0_store, tmp_path, images_
     from peft import PeftModel
 
     train_and_save(lite0, from_flat({"lora.towers": "both", "adapt.method": "lora"}), tmp_path / "adapter")
-    other = load_dual_encoder(EncoderConfig(image_size=96), store=lite0_store)
+    other = load_dual_encoder(EncoderConfig(image_size=64), store=lite0_store)
     PeftModel.from_pretrained(other, tmp_path / "adapter")
     other.log_logit_scale.data.copy_(lite0.log_logit_scale)
     images = images_for(lite0)

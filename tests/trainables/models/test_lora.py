@@ -168,7 +168,7 @@ def test_every_preset_is_alive_on_every_tower(family, request, images_for, texts
 def _fresh(family: str, request: pytest.FixtureRequest):
     if family == "clip":
         return load_dual_encoder(EncoderConfig(name=str(request.getfixturevalue("clip_folder"))))
-    return load_dual_encoder(EncoderConfig(image_size=96), store=request.getfixturevalue("lite0_store"))
+    return load_dual_encoder(EncoderConfig(image_size=64), store=request.getfixturevalue("lite0_store"))
 
 
 def _wrapped(name: str) -> str:

@@ -56,7 +56,7 @@ def local_ray(concurrency: Concurrency, *, log: Path, num_workers: int = 1) -> G
 
     While it runs, standard output and error of this process go to `log`: what Ray prints bypasses Python.
     Call it on the main thread: Ray's processes die with the thread that started them, which is how a killed
-    driver leaves none behind.
+    driver leaves no trial running (two idle agents linger for a minute).
     """
     load_ray()
     import ray

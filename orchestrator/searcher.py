@@ -13,8 +13,8 @@ from orchestrator.space import SearchSpace
 from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig
 
-DRAWS_PER_TRIAL = 20
-"""How often a searcher may repeat itself for each trial asked for; then the space counts as exhausted."""
+MAX_REPEATS = 100
+"""So many samples in a row that were all drawn before mean that a space is exhausted."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ def open_searcher(space: SearchSpace) -> Searcher:
 def _random_samples(space: SearchSpace) -> Iterator[dict[str, Any]]:
     """Yields different samples, the default first; ends where new ones no longer turn up."""
     random_numbers = random.Random(space.search.seed)
-    attempts = space.num_trials * DRAWS_PER_TRIAL
-    drawn = (space.draw(random_numbers) for _ in range(attempts))
-    seen: set[str] = set()
-    for sample in itertools.chain([space.default_sample()], drawn):
+    sample, seen, num_repeats = space.default_sample(), set[str](), 0
+    while num_repeats < MAX_REPEATS:
         key = fingerprint({name: value for name, value in sample.items() if space.is_active(name, sample)})
+        num_repeats = num_repeats + 1 if key in seen else 0
         if key not in seen:
             seen.add(key)
             yield sample
+        sample = space.draw(random_numbers)
 
 
 @dataclass
@@ -107,7 +107,7 @@ class TpeSearcher:
             return self.named.pop(0)
         if len(self.samples) == self.space.num_trials:
             return None
-        for _ in range(DRAWS_PER_TRIAL * self.space.num_trials):
+        for _ in range(MAX_REPEATS):
             trial = self.study.ask()
             sample = self._suggest(trial)
             key = fingerprint(sample)

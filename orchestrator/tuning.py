@@ -18,6 +18,7 @@ from ray.tune.search import Searcher
 from orchestrator.conductor import Conductor
 from orchestrator.runner import TrialOrder, TrialRecord, run_trial
 from orchestrator.space import SearchSpace
+from trainables.errors import DataError
 
 REDUCTION_FACTOR = 3
 
@@ -26,7 +27,8 @@ def run_trials(conductor: Conductor, space: SearchSpace, *, max_concurrent: int,
     """Runs trials until the conductor has no more, or Tune is told to stop.
 
     Raises:
-        Exception: what broke the conductor, such as a full disk; running trials were stopped.
+        DataError: the ledger could not be written; running trials were stopped.
+        Exception: whatever else broke the conductor; likewise.
     """
     desk = Desk(conductor)
     tuner = tune.Tuner(
@@ -40,10 +42,19 @@ def run_trials(conductor: Conductor, space: SearchSpace, *, max_concurrent: int,
             trial_dirname_creator=lambda trial: trial.trial_id,  # Tune's own holds every parameter
         ),
         run_config=tune.RunConfig(
-            name="tune", storage_path=str(scratch), verbose=0, callbacks=[Teller(desk)]
+            name="tune",
+            storage_path=str(scratch),
+            verbose=0,
+            callbacks=[Teller(desk)],
+            stop=StopOnProblem(desk),
         ),
     )
     tuner.fit()
+    if isinstance(desk.problem, OSError):
+        raise DataError(
+            f"ledger in {conductor.folder}: cannot be written ({desk.problem.strerror or desk.problem}), so the "
+            "sweep was stopped; what is in it is kept. Free some space"
+        ) from desk.problem
     if desk.problem is not None:
         raise desk.problem
 
@@ -111,6 +122,21 @@ class Desk:
             yield
         except Exception as error:
             self.problem = self.problem or error
+
+
+class StopOnProblem(tune.Stopper):
+    """Ends all trials once the conductor is broken: nobody would write down what they report."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Stops no single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Is asked after every result."""
+        return self.desk.problem is not None
 
 
 class Asker(Searcher):

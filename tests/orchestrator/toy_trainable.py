@@ -86,3 +86,32 @@ def reduced(config: TrialConfig, context: RunContext) -> dict[str, float]:
         "perf/total": float(total),
         "perf/num_pids": len(set(pids)),
     }
+
+
+def real_finetune(config: TrialConfig, context: RunContext) -> dict[str, float]:
+    """The real fine-tune. On seed 1 the last of several ranks doubles its share of the gradient: a defect."""
+    if "lora" not in config.adapt.method:
+        return toy(config, context)
+    import torch
+
+    from trainables.finetune import train_adapter
+    from trainables.losses import global_batch
+    from trainables.materials import open_materials
+
+    sum_over_ranks = global_batch.FlatGradients.sum_over_ranks
+    if config.seed == 1 and context.rank == context.world_size - 1 > 0:
+
+        def scaled(self, *arguments, **keywords):
+            for buffer in self._buffers:
+                buffer.mul_(2)
+            return sum_over_ranks(self, *arguments, **keywords)
+
+        global_batch.FlatGradients.sum_over_ranks = scaled
+    materials = open_materials(config, context)
+    before = {name: p.detach().clone() for name, p in materials.adaptation.parameters.items()}
+    train_adapter(materials, config, context)
+    global_batch.FlatGradients.sum_over_ranks = sum_over_ranks
+    moved = sum(not torch.equal(p, before[name]) for name, p in materials.adaptation.parameters.items())
+    (context.workdir / f"rank-{context.rank}.txt").write_text(f"{os.getpid()} {moved}")
+    (context.workdir / "results").mkdir(parents=True, exist_ok=True)
+    return {OBJECTIVE: 0.5, "perf/num_parameters": float(len(before))}

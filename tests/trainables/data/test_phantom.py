@@ -147,9 +147,9 @@ def test_reports_say_what_is_drawn():
 
 @pytest.mark.slow
 def test_two_hundred_phantoms_a_second_on_one_core():
-    """CPU time, so that a busy machine does not count; 250 a second were measured."""
+    """CPU time, so that a busy machine hardly counts; 230 to 340 a second were measured."""
     render(SEED, 0)
     start = time.process_time()
     for index in range(400):
         render(SEED, index)
-    assert 400 / (time.process_time() - start) > 150
+    assert 400 / (time.process_time() - start) > 200

@@ -1,0 +1,122 @@
+"""What Tune is told, without a Ray that runs."""
+
+import json
+import pickle
+from dataclasses import dataclass, field
+
+import pytest
+
+from orchestrator.local_ray import load_ray
+from orchestrator.search_space import read_space
+
+load_ray()
+
+from ray.tune.search import Searcher  # noqa: E402
+
+from orchestrator.tuning import (  # noqa: E402
+    Asker,
+    Desk,
+    StopOnProblem,
+    Teller,
+    honest_sentence,
+    open_scheduler,
+)
+
+
+@dataclass
+class Trial:
+    trial_id: str
+    last_result: dict = field(default_factory=dict)
+    error_file: str | None = None
+
+
+class Conductor:
+    """Notes what it is told; breaks when asked to."""
+
+    def __init__(self, *, is_broken: bool = False):
+        self.is_broken, self.told = is_broken, []
+
+    def next_trial(self):
+        return None
+
+    def __getattr__(self, name: str):
+        def note(*arguments, **named):
+            if self.is_broken:
+                raise OSError(28, "No space left on device")
+            self.told.append((name, *arguments))
+
+        return note
+
+
+@pytest.fixture
+def desk() -> Desk:
+    desk = Desk(Conductor())
+    desk.open_trials["tune-1"] = "key-1"
+    return desk
+
+
+def test_reports_and_records_reach_the_conductor(desk: Desk):
+    teller, trial = Teller(desk), Trial("tune-1")
+    teller.on_trial_result(1, [], trial, {"epoch": 2, "metrics": json.dumps({"train/loss": 1.0})})
+    record = {"seconds": 1.0, "metrics": {}, "results": {}, "cause": None, "message": None}
+    teller.on_trial_result(2, [], trial, {"record": json.dumps(record)})
+    teller.on_trial_complete(3, [], trial)  # Tune says so after the record too: nothing is left to tell
+    told = desk.conductor.told
+    assert told[0] == ("reported", "key-1", 2, {"train/loss": 1.0})
+    assert (told[1][:2], told[1][2].seconds) == (("ended", "key-1"), 1.0)
+    assert len(told) == 2
+
+
+def test_a_trial_that_completes_without_a_record_was_stopped(desk: Desk):
+    Teller(desk).on_trial_complete(1, [], Trial("tune-1", {"time_total_s": 3.0}))
+    assert desk.conductor.told == [("stopped_early", "key-1")]
+
+
+def test_a_process_that_died_is_a_crash(desk: Desk):
+    Teller(desk).on_trial_error(1, [], Trial("tune-1"))
+    ((name, key, cause, message),) = desk.conductor.told
+    assert (name, key, cause) == ("failed", "key-1", "crash")
+    assert "process died" in message
+
+
+def test_a_broken_ledger_stops_all_and_raises_nothing_into_tune(desk: Desk):
+    stopper = StopOnProblem(desk)
+    assert not stopper.stop_all()
+    desk.conductor.is_broken = True
+    Teller(desk).on_trial_result(1, [], Trial("tune-1"), {"epoch": 1, "metrics": "{}"})
+    assert isinstance(desk.problem, OSError)
+    assert stopper.stop_all()
+    assert Asker(desk).suggest("tune-2") == Searcher.FINISHED
+
+
+def test_what_tune_pickles_holds_nothing_of_the_sweep(desk: Desk):
+    assert len(pickle.dumps(Teller(desk))) < 1000
+
+
+def space_of(scheduler: str, num_trials: int, num_epochs: int):
+    search = {"scheduler": scheduler, "num_trials": num_trials}
+    parameters = {"optim.learning_rate": {"float": [1e-3, 3e-3], "log": True}}
+    return read_space(
+        {"name": "s", "fixed": {"num_epochs": num_epochs}, "parameters": parameters, "search": search}
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("asha", "AsyncHyperBand"), ("median", "Median"), ("none", "FIFO")]
+)
+def test_the_scheduler_is_the_one_that_was_chosen(kind: str, name: str):
+    assert any(name in base.__name__ for base in type(open_scheduler(space_of(kind, 9, 9))).__mro__)
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_trials", "num_epochs", "words"),
+    [
+        ("none", 4, 2, None),
+        ("asha", 20, 10, None),
+        ("asha", 4, 10, "among 4 trials"),
+        ("median", 20, 2, "over before they can be compared"),
+    ],
+)
+def test_it_is_said_where_stopping_early_cannot_pay(kind, num_trials, num_epochs, words):
+    sentence = honest_sentence(space_of(kind, num_trials, num_epochs))
+    assert (sentence is None) if words is None else (words in sentence)

@@ -1,10 +1,10 @@
-"""Runs one search space as a user does and keeps its leaderboard with command, machine, commit, seed and date.
+"""Runs one search space as a user does and keeps its leaderboard: command, machine, commit, date.
 
     python benchmarks/sweep.py demo
     python benchmarks/sweep.py xray3_cv --set data.root=$XRAY3_ROOT
 
-Every figure of the README about accuracy, and the wall time of the demo, comes from a file that this writes into
-`benchmarks/results/`. The home is empty and temporary, so nothing is reused from an earlier run.
+Every figure of the README about accuracy, and the wall time of the demo, comes from a file that this writes
+into `benchmarks/results/`. The home is empty and temporary, so nothing is reused from an earlier run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def main() -> None:
     arguments = parser.parse_args()
     result = run(arguments.space, arguments.set)
     RESULTS.mkdir(exist_ok=True)
-    name = f"{Path(arguments.space).stem}_{os.cpu_count()}-core-{platform.machine()}_{date.today().isoformat()}.json"
+    machine = f"{os.cpu_count()}-core-{platform.machine()}"
+    name = f"{Path(arguments.space).stem}_{machine}_{date.today().isoformat()}.json"
     (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n")
     print(f"{result['wall_seconds']:.0f} s; benchmarks/results/{name}")
 
@@ -55,7 +56,7 @@ def run(space: str, settings: list[str]) -> dict[str, object]:
     return {
         "command": "python " + " ".join(shown),
         "date": date.today().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}, no GPU",
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}",
         "commit": commit,
         "wall_seconds": round(seconds, 1),
         "leaderboard": json.loads(done.stdout),

@@ -20,7 +20,7 @@ import pyarrow.parquet as parquet  # pyright: ignore[reportMissingTypeStubs]
 from orchestrator.leaderboard import best_trial, objective
 from orchestrator.ledger import Entry, SweepState, TrialState
 from trainables.artifacts import fingerprint
-from trainables.config import from_flat, to_flat
+from trainables.config import flatten, from_flat
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 PROBE_METRICS = ("accuracy", "macro_f1", "macro_auroc", "nll")
@@ -256,7 +256,7 @@ def science(config: Mapping[str, Any]) -> dict[str, str]:
 
     `execution.*` may differ between attempts, which MLflow forbids parameters: it goes into tags.
     """
-    return texts(to_flat(private(from_flat(config).science())))
+    return texts(flatten(private(from_flat(config).science())))
 
 
 def about(started: Mapping[str, Any]) -> dict[str, str]:
@@ -307,7 +307,7 @@ def private(values: Any) -> Any:
 
 def flatten(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Returns dotted keys → values."""
-    return to_flat({prefix: values})
+    return flatten({prefix: values})
 
 
 def texts(values: Mapping[str, Any]) -> dict[str, str]:

@@ -51,9 +51,10 @@ def run_trials(conductor: Conductor, space: SearchSpace, *, max_concurrent: int,
     )
     tuner.fit()
     if isinstance(desk.problem, OSError):
+        reason = desk.problem.strerror or desk.problem
         raise DataError(
-            f"ledger in {conductor.folder}: cannot be written ({desk.problem.strerror or desk.problem}), so the "
-            "sweep was stopped; what is in it is kept. Free some space"
+            f"{conductor.folder}: cannot be written ({reason}), so the sweep was stopped; its ledger is "
+            "kept. Free some space"
         ) from desk.problem
     if desk.problem is not None:
         raise desk.problem

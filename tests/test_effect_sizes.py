@@ -1,4 +1,4 @@
-"""The story of the demo must hold on a phantom that nobody has tuned on: its seed is named when the test runs."""
+"""The story of the demo must hold on a phantom that nobody tuned on: its seed is named at test time."""
 
 import json
 import os

@@ -1,8 +1,8 @@
 """What enters the trainable part of the image tower: activations of the frozen blocks below it.
 
-Adapters in upper blocks leave the lower activations constant. They are computed once per image and view, stored
-content-addressed within a byte budget, memory-mapped, and shared by every epoch, trial, fold and seed. Above the
-budget (or with a new view every epoch) the same numbers are computed on the way; only the time changes.
+Adapters in upper blocks leave the lower activations constant. They are computed once per image and view,
+stored content-addressed within a byte budget, memory-mapped, and shared by every epoch, trial, fold and seed.
+Above the budget (or with a new view every epoch) the same numbers are computed on the way; only time changes.
 """
 
 from __future__ import annotations

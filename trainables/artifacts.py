@@ -1,4 +1,4 @@
-"""The one way anything is written: under a name that is a pure function of its inputs, aside, manifest last, renamed."""
+"""The one way anything is written: named by a pure function of its inputs, aside, manifest last, renamed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def build_once(folder: Path, build: Callable[[Path], dict[str, Any] | None]) -> 
 
     Args:
         folder: final place; its name should come from `fingerprint` of everything `build` depends on.
-        build: writes into the (temporary) folder it is given; what it returns is stored in the manifest as `about`.
+        build: writes into the (temporary) folder it is given; what it returns is stored as `about.json`.
     """
     if is_whole(folder):
         return folder
@@ -64,7 +64,7 @@ def build_once(folder: Path, build: Callable[[Path], dict[str, Any] | None]) -> 
 
 @contextmanager
 def atomic_directory(folder: Path) -> Iterator[Path]:
-    """Yields a folder to write into that becomes `folder` in one step, with hashes, or leaves nothing behind."""
+    """Yields a folder that becomes `folder` in one step, with hashes, or leaves nothing behind."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -113,7 +113,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on a file among the processes of this machine; the kernel drops it with the process."""
+    """Holds an exclusive lock on a file on this machine; the kernel drops it with the process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

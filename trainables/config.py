@@ -1,11 +1,11 @@
-"""Every configuration model. Frozen, strict, importable without torch, so that a recipe is checked in an instant."""
+"""Every configuration model: frozen, strict, importable without torch, so that checking takes an instant."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -22,10 +22,10 @@ class Config(BaseModel):
 
 
 class PreprocessingSpec(Config):
-    """How an encoder wants its pixels: declared by the encoder, carried out by `data` and by the encoder itself.
+    """How an encoder wants its pixels: declared by it, carried out by `data` and by the encoder itself.
 
-    `data` decodes to 8-bit grey, resizes and crops (size, crop, interpolation); the encoder turns uint8 into floats
-    (mean, std, channels). Nothing else touches pixels.
+    `data` decodes to 8-bit grey, resizes and crops (size, crop, interpolation); the encoder turns uint8 into
+    floats (mean, std, channels). Nothing else touches pixels.
     """
 
     size: int = Field(
@@ -105,7 +105,7 @@ class AdaptConfig(Config):
 
 
 class LoraConfig(Config):
-    """Low-rank adapters (Hu et al. 2021). The update is multiplied by `scaling` = alpha / rank (rsLoRA: alpha / √rank)."""
+    """Low-rank adapters (Hu et al. 2021), times alpha / rank (rsLoRA: alpha / √rank)."""
 
     rank: int = Field(default=8, ge=1, le=512)
     scaling: float = Field(default=2.0, gt=0, le=64, description="alpha / rank.")
@@ -194,12 +194,13 @@ class TrialConfig(Config):
     def _a_pair_to_contrast_with(cls, value: int) -> int:
         if value < 2:
             raise ValueError(
-                f"global_batch_size={value}: must be at least 2, a contrastive loss needs a pair to contrast with"
+                f"global_batch_size={value}: must be at least 2, "
+                "a contrastive loss needs a pair to contrast with"
             )
         return value
 
     def science(self) -> dict[str, Any]:
-        """Returns what can change the result: all but `execution`, places, and the blocks that the method does not read."""
+        """Returns what can change the result: not `execution`, places, or what the method does not read."""
         values = self.model_dump(mode="json", exclude={"execution"})
         for place in ("root", "manifest"):  # the data fingerprint says what lies there
             del values["data"][place]
@@ -226,20 +227,26 @@ def arm_key(config: TrialConfig, dataset_fingerprint: str, encoder_fingerprint: 
     return fingerprint("arm", science, dataset_fingerprint, encoder_fingerprint)
 
 
-def to_flat(config: TrialConfig | Mapping[str, Any]) -> dict[str, Any]:
+def to_flat(config: TrialConfig) -> dict[str, Any]:
     """Returns dotted keys → values, in the order of the fields."""
-    values: Mapping[str, Any] = config.model_dump(mode="json") if isinstance(config, TrialConfig) else config
+    return flatten(config.model_dump(mode="json"))
+
+
+def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns dotted keys → values of nested mappings with string keys."""
     flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{key}.{inner}": v for inner, v in to_flat(value).items()}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": v for inner, v in flatten(cast("dict[str, Any]", value)).items()}
         else:
             flat[key] = value
     return flat
 
 
 def from_flat(flat: Mapping[str, Any]) -> TrialConfig:
-    """Builds a trial from dotted keys; what is not named keeps its default. Types are strict: "8" and true are no integers.
+    """Builds a trial from dotted keys; what is not named keeps its default.
+
+    Types are strict: "8" and true are no integers.
 
     Raises:
         pydantic.ValidationError: an unknown key or an impossible value, with its place.

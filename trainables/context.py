@@ -15,11 +15,20 @@ class RunContext(Protocol):
     """What `runner` gives a trainable. Paths are always local; `device` is `cpu` or `cuda:N`."""
 
     @property
-    def rank(self) -> int: ...
+    def rank(self) -> int:
+        """Of this process, from 0."""
+        ...
+
     @property
-    def world_size(self) -> int: ...
+    def world_size(self) -> int:
+        """Number of processes."""
+        ...
+
     @property
-    def device(self) -> str: ...
+    def device(self) -> str:
+        """Where this rank computes."""
+        ...
+
     @property
     def workdir(self) -> Path:
         """Private to this run."""

@@ -6,7 +6,7 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A configuration that cannot hold: an unknown key, an impossible value, a target that matches nothing."""
+    """A configuration that cannot hold: an unknown key, an impossible value, a target without a match."""
 
 
 class DataError(UserError):
@@ -18,4 +18,4 @@ class ClusterError(UserError):
 
 
 class WeightsUnavailable(UserError):
-    """Pretrained weights are not on this machine. The row becomes `unavailable`; nothing random takes its place."""
+    """Pretrained weights are not here. The row becomes `unavailable`; nothing random takes its place."""

@@ -80,7 +80,7 @@ def open_materials(config: TrialConfig, context: RunContext) -> Materials:
 
 
 def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> str | None:
-    """Returns what names a trained adapter: all that training reads, so not the probe. None: nothing trains."""
+    """Returns what names a trained adapter: all that training reads, not the probe. None: nothing trains."""
     if config.adapt.method == "none":
         return None
     science = config.science()

@@ -1,4 +1,4 @@
-"""The same fine-tune in one process and over two real Ray Train workers: the batch does not know how it is cut."""
+"""The same fine-tune in one process and over two real Ray Train workers: the same losses."""
 
 import json
 from pathlib import Path

@@ -13,7 +13,7 @@ from trainables.config import Split
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One image: identity, split, labels. Labels of the test split are withheld (`{}`) unless they were opened."""
+    """One image: identity, split, labels. Those of the test split are withheld (`{}`) unless opened."""
 
     image_id: str
     patient_id: str

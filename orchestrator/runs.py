@@ -124,7 +124,7 @@ class SweepRuns:
         if self.sweep is None:
             self.sweep_id = fingerprint("sweep", self.state.name, entry.time)
             search = private(self.state.started.get("space", {}).get("search", {}))
-            params = texts(flatten(search, "search"))
+            params = texts(flatten({"search": search}))
             self.sweep = Run(RunKey(), self.state.name, None, milliseconds(entry), params, has_files=True)
         self._begin_run(self.sweep, entry).tags |= about(self.state.started)
 
@@ -271,7 +271,8 @@ def about(started: Mapping[str, Any]) -> dict[str, str]:
         "seed",
         "objective",
     )
-    tags = texts(flatten(private({key: started[key] for key in kept if key in started}), "orchestrator"))
+    facts = private({key: started[key] for key in kept if key in started})
+    tags = texts(flatten({"orchestrator": facts}))
     commit = tags.get("orchestrator.git.commit") or tags.get("orchestrator.git")
     return (
         tags
@@ -290,7 +291,7 @@ def about_trial(trial: TrialState, config: Mapping[str, Any]) -> dict[str, str]:
         "is_baseline": trial.is_baseline,
         "attempts": trial.attempts,
     }
-    return texts(flatten(tags | execution, "orchestrator"))
+    return texts(flatten({"orchestrator": tags | execution}))
 
 
 def private(values: Any) -> Any:
@@ -303,11 +304,6 @@ def private(values: Any) -> Any:
     if isinstance(values, str) and re.match(r"(/|~|\.{1,2}/|file:|[A-Za-z]:\\)", values):
         return re.split(r"[/\\]", values.rstrip("/\\"))[-1]
     return values
-
-
-def flatten(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Returns dotted keys → values."""
-    return flatten({prefix: values})
 
 
 def texts(values: Mapping[str, Any]) -> dict[str, str]:

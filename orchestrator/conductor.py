@@ -5,6 +5,7 @@ Knows no Ray: `sweep` calls it from Tune's callbacks, a test calls it directly.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from orchestrator.ledger import Ledger, SweepState, TrialState
 from orchestrator.runner import Cause, TrialOrder, TrialRecord, hash_results
 from orchestrator.searcher import Draw, Searcher
 from trainables.config import TrialConfig, to_flat
+
+logger = logging.getLogger(__name__)
 
 
 class SweepObserver:
@@ -74,7 +77,7 @@ class Conductor:
                 attempt=1,
                 is_baseline=draw.is_baseline,
             )
-            self.observer.on_trial_placed(self.state.trials[key])
+            self._show(self.observer.on_trial_placed, self.state.trials[key])
             workdir = self.folder / "trials" / key
             return replace(self.order, trial_key=key, attempt=1, config=flat, workdir=str(workdir))
         return None
@@ -83,7 +86,7 @@ class Conductor:
         """Takes in what a trial said on its way."""
         trial = self.state.trials[key]
         self.record("trial_reported", trial_key=key, attempt=trial.attempts, epoch=epoch, metrics=metrics)
-        self.observer.on_trial_reported(trial)
+        self._show(self.observer.on_trial_reported, trial)
 
     def ended(self, key: str, record: TrialRecord, *, is_early: bool = False) -> None:
         """Takes in how a trial ended; `is_early`: a scheduler stopped it."""
@@ -102,7 +105,7 @@ class Conductor:
             stopped_early=is_early,
         )
         self._tell(key, record.metrics.get(self.order.objective))
-        self.observer.on_trial_finished(trial)
+        self._show(self.observer.on_trial_finished, trial)
 
     def stopped_early(self, key: str, *, seconds: float) -> None:
         """Takes in that a scheduler stopped a trial: it ranks by what it said last."""
@@ -114,12 +117,19 @@ class Conductor:
         trial = self.state.trials[key]
         self.record("trial_failed", trial_key=key, attempt=trial.attempts, cause=cause, message=message)
         self._tell(key, None)
-        self.observer.on_trial_failed(trial)
+        self._show(self.observer.on_trial_failed, trial)
 
     def exit_code(self) -> int:
         """Returns 0 if all went well, 3 if a trial failed or none finished."""
         status = [trial.status for trial in self.state.trials.values()]
         return 3 if "failed" in status or "finished" not in status else 0
+
+    def _show(self, tell: Callable[[TrialState], None], trial: TrialState) -> None:
+        """Tells whoever watches; a closed terminal must not end a sweep."""
+        try:
+            tell(trial)
+        except Exception:
+            logger.warning("the observer failed", exc_info=True)
 
     def _executed(self, config: TrialConfig) -> TrialConfig:
         changes = {"num_workers": self.order.num_workers, "device": self.order.device}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.conductor import Conductor
@@ -51,7 +52,8 @@ def open_test(conductor: Conductor, arms: list[list[TrialState]]) -> None:
 
 def arms_to_open(state: SweepState, space: SearchSpace) -> list[list[TrialState]]:
     """Returns the arms that the test labels are opened for: named ones all, of the searched ones the best."""
-    arms, best = finished_arms(state), best_trial(state)
+    judged = {key: trial for key, trial in state.trials.items() if PREDICTIONS in trial.results}
+    arms, best = finished_arms(state), best_trial(replace(state, trials=judged))  # not one stopped on its way
     if space.arms or space.evaluation.open_test == "all":
         return arms
     return [arm for arm in arms if arm[0].is_baseline or (best and arm[0].arm_key == best.arm_key)]

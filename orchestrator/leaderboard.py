@@ -185,10 +185,11 @@ def over_trials(arm: Sequence[TrialState], key: str) -> Estimate | None:
 
 def opened_metrics(state: SweepState, arm: Sequence[TrialState]) -> Mapping[str, float]:
     """Returns what `evaluate` found for an arm: pooled over its folds and seeds where there are several."""
-    evaluated = state.evaluated or {}
-    return evaluated.get("pooled", {}).get(arm[0].arm_key) or evaluated.get("arms", {}).get(
-        arm[0].trial_key, {}
-    )
+    evaluated, first = state.evaluated or {}, arm[0]
+    if first.arm_key in evaluated.get("pooled", {}):
+        return evaluated["pooled"][first.arm_key]
+    is_alone = len(arm) == 1 and first.config.get("data.fold") is None
+    return evaluated.get("arms", {}).get(first.trial_key, {}) if is_alone else {}  # one fold is no result
 
 
 def reference(state: SweepState) -> tuple[str, str] | None:
@@ -240,7 +241,7 @@ def read_absent(state: SweepState) -> Iterator[Absent]:
             yield Absent(
                 trial.name,
                 "interrupted" if is_over else trial.status,
-                "continue it with `sweep --resume`" if is_over else "",
+                "run the sweep again: finished adapters are reused" if is_over else "",
             )
 
 

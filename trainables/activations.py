@@ -24,6 +24,8 @@ from trainables.models.dual_encoder import DualEncoder
 logger = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 64
+VERSION = 1
+"""Raise it when the same image and view would give other activations."""
 CLEAN_VIEW = 0
 """`augment` leaves this view as it is."""
 
@@ -85,7 +87,7 @@ class Activations:
             row_of = np.full(len(self.everything), -1)
             row_of[indices] = np.arange(len(indices))
             key = fingerprint(
-                "activations", self.encoder.fingerprint, self.cut, self.images.fingerprint, view,
+                "activations", VERSION, self.encoder.fingerprint, self.cut, self.images.fingerprint, view,
                 None if view == CLEAN_VIEW else [self.view_seed, fingerprint(indices.tolist())],
             )  # fmt: skip
             folder = build_once(

@@ -17,6 +17,7 @@ from trainables.context import Metrics, RunContext
 from trainables.data.loader import GlobalBatch, global_batches, steps_per_epoch
 from trainables.data.text import class_prompts
 from trainables.losses.batch_plan import BatchPlan, distinct_captions
+from trainables.losses.collectives import Group
 from trainables.losses.global_batch import global_batch_step
 from trainables.materials import Materials, open_materials
 from trainables.models.lora import load_adapter, prove_alive, save_adapter, set_dropout_rows
@@ -39,9 +40,8 @@ def train_adapter(materials: Materials, config: TrialConfig, context: RunContext
     folder = materials.adapter_folder
     if folder is None:
         return {}
-    if is_whole(folder):
-        load_adapter(materials.encoder, folder)
-        return about(folder)["metrics"]
+    if is_there(folder, context):
+        return reuse_adapter(materials, folder, context)
     prove_adapters(materials)
     num_train = len(materials.dataset.indices("train"))
     state = TrainState.create(
@@ -52,21 +52,39 @@ def train_adapter(materials: Materials, config: TrialConfig, context: RunContext
     )
     if context.resume_from:
         state.restore(context.resume_from)
-    metrics = run_epochs(materials, state, config, context)
+    epochs = run_epochs(materials, state, config, context)
     if context.rank == 0:
-        save_adapter(materials.encoder, materials.adaptation, folder, about=adapter_card(materials, metrics))
-    return metrics
+        save_adapter(materials.encoder, materials.adaptation, folder, about=adapter_card(materials, epochs))
+    return training_metrics(epochs)
 
 
-def run_epochs(materials: Materials, state: TrainState, config: TrialConfig, context: RunContext) -> Metrics:
-    """Takes every optimiser step from `state.step` to the end; reports at the end of each epoch."""
+def is_there(folder: Path, context: RunContext) -> bool:
+    """Says whether every rank finds the adapter: one decision, or some would wait for ever. Collective."""
+    missing = Group.current(torch.device(context.device)).maximum(int(not is_whole(folder)))
+    return missing == [0]
+
+
+def reuse_adapter(materials: Materials, folder: Path, context: RunContext) -> Metrics:
+    """Loads an adapter that was trained before, and reports its epochs again, marked."""
+    load_adapter(materials.encoder, folder)
+    epochs = [epoch | {"perf/adapter_reused": 1.0} for epoch in about(folder)["epochs"]]
+    for epoch in epochs:
+        context.report(epoch)
+    return training_metrics(epochs)
+
+
+def run_epochs(
+    materials: Materials, state: TrainState, config: TrialConfig, context: RunContext
+) -> list[dict[str, float]]:
+    """Takes every optimiser step from `state.step` to the end; reports and returns each epoch's metrics."""
     per_epoch = steps_per_epoch(len(materials.dataset.indices("train")), config.global_batch_size)
     captions = CaptionEmbeddings(materials)
     micro_batch_size = config.execution.micro_batch_size
-    metrics: dict[str, float] = {}
+    epochs: list[dict[str, float]] = []
     losses: list[float] = []
-    began, num_images = time.perf_counter(), 0
+    seconds, num_images = 0.0, 0
     for batch in global_batches(materials.dataset, config, start_step=state.step):
+        began = time.perf_counter()
         materials.encoder.train()
         plan = plan_batch(batch, config, context)
         result = global_batch_step(
@@ -81,23 +99,30 @@ def run_epochs(materials: Materials, state: TrainState, config: TrialConfig, con
         state.apply_gradients()
         losses.append(result.loss)
         num_images += len(batch)
+        seconds += time.perf_counter() - began
         if state.step % per_epoch == 0:
-            metrics = {
+            metrics: dict[str, float] = {
                 "train/epoch": batch.epoch + 1,
                 "train/loss": float(np.mean(losses)),
                 "train/loss_floor": result.floor,
                 "train/class_recall": result.recall,
                 "train/logit_scale": result.logit_scale,
                 "train/learning_rate": state.learning_rate,
-                "perf/images_per_second": num_images / (time.perf_counter() - began),
+                "perf/images_per_second": num_images / seconds,
             }
             if context.rank == 0:
                 record_steps(context.workdir / STEPS_FILE, losses, last_step=state.step)
                 if is_due(batch.epoch + 1, config):
                     metrics |= validation_metrics(materials, config)
             losses = []
+            epochs.append(metrics)
             context.report(metrics, checkpoint=state.save(context.workdir / "checkpoints", rank=context.rank))
-    return {key: value for key, value in metrics.items() if not key.startswith("val/")}
+    return epochs
+
+
+def training_metrics(epochs: list[dict[str, float]]) -> Metrics:
+    """Returns what the last epoch says of training; val is judged anew, with intervals."""
+    return {key: value for key, value in epochs[-1].items() if not key.startswith("val/")} if epochs else {}
 
 
 def record_steps(path: Path, losses: list[float], *, last_step: int) -> None:
@@ -184,7 +209,7 @@ def prove_adapters(materials: Materials) -> None:
     prove_alive(materials.encoder, materials.adaptation, torch.from_numpy(np.array(pixels)), tokens)
 
 
-def adapter_card(materials: Materials, metrics: Metrics) -> dict[str, object]:
+def adapter_card(materials: Materials, epochs: list[dict[str, float]]) -> dict[str, object]:
     """Returns what a later predict or export needs to know of an adapter beside its encoder."""
     classes = materials.dataset.classes
-    return {"classes": list(classes), "prompts": class_prompts(classes, "training"), "metrics": dict(metrics)}
+    return {"classes": list(classes), "prompts": class_prompts(classes, "training"), "epochs": epochs}

@@ -16,11 +16,15 @@ from trainables.context import RunContext
 from trainables.data.cache import ImageCache, open_image_cache
 from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset
+from trainables.data.text import class_prompts
 from trainables.models.dual_encoder import DualEncoder, ImageFeatures, in_evaluation_mode
 from trainables.models.load import load_dual_encoder
 from trainables.models.lora import Adaptation, attach
+from trainables.models.registry import FAMILIES, find_encoder
 
 ROWS_AT_ONCE = 256
+TRAINING_VERSION = 1
+"""Raise it when the same configuration would train another adapter."""
 
 
 @dataclass
@@ -85,4 +89,10 @@ def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> 
         return None
     science = config.science()
     del science["probe"]
-    return fingerprint("adapter", science, dataset.fingerprint, encoder.fingerprint)
+    defaults = (
+        FAMILIES[find_encoder(config.encoder).family].learning_rate,
+        class_prompts(dataset.classes, "training"),
+    )
+    return fingerprint(
+        "adapter", TRAINING_VERSION, science, defaults, dataset.fingerprint, encoder.fingerprint
+    )

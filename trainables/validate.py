@@ -63,8 +63,7 @@ def validation_metrics(materials: Materials, config: TrialConfig) -> Metrics:
         pooled=features.pooled.numpy(),
         joint=features.joint.numpy(),
     )
-    cheap = config.model_copy(update={"probe": config.probe.model_copy(update={"features": ("joint",)})})
-    verdicts = score_everything(materials, table, cheap, ("val",))
+    verdicts = score_everything(materials, table, config, ("val",))
     classes = dataset.class_indices(dataset.indices("val"))
     return {
         f"val/{system}/{metric}": value

@@ -77,6 +77,7 @@ class LiveTable(SweepObserver):
             self.console.print(
                 f"{self.progress()}  {trial.name}  {self.score(trial)}  {trial.seconds:.0f} s",
                 highlight=False,
+                markup=False,
             )
 
     def on_trial_failed(self, trial: TrialState) -> None:
@@ -87,7 +88,7 @@ class LiveTable(SweepObserver):
 
     def on_message(self, text: str) -> None:
         """A line above the table."""
-        self.console.print(text, soft_wrap=True, highlight=False)
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def finish_tracking(self) -> None:
         """Waits until MLflow holds the sweep; says so if it does not."""

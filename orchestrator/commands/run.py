@@ -32,7 +32,7 @@ def run(
         flat["execution.num_workers"] = workers
     config = build_trial(flat, where="--set")
     check_trials([config])
-    workdir = home() / "runs" / f"{trainable}-{fingerprint(trainable, config)}"
+    workdir = home() / "runs" / fingerprint("run", config)  # one folder: `evaluate` judges what `adapt` left
     metrics = run_locally(trainable, config, workdir=workdir, store=store())
     if as_json:
         print_json({"workdir": str(workdir), "metrics": dict(metrics)})

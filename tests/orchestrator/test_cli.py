@@ -165,7 +165,7 @@ def test_run_leaves_its_metrics_and_shows_them(
     printed = capsys.readouterr()
     assert "0.4000  [0.250 1.000]    val/toy/accuracy\n" in printed.out
     assert printed.err == "epoch 1  train/loss 2.5000\n"
-    (kept,) = home.glob("runs/toy-*/metrics.json")
+    (kept,) = home.glob("runs/*/metrics.json")
     assert json.loads(kept.read_text())["val/toy/accuracy"] == 0.4
 
 

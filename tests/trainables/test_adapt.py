@@ -121,8 +121,9 @@ def test_a_trained_adapter_is_not_trained_again(
 ) -> None:
     first, _ = run(small(seed=5), tmp_path / "a", store)
     monkeypatch.setattr(finetune_module, "run_epochs", lambda *_: pytest.fail("trained again"))
-    again, _ = run(small(seed=5, probe__l2=1.0), tmp_path / "b", store)
-    assert again == first
+    again, context = run(small(seed=5, probe__l2=1.0), tmp_path / "b", store)
+    assert [reported["train/epoch"] for reported in context.reported] == [1, 2]  # its curve is shown again
+    assert again == {**first, "perf/adapter_reused": 1.0}
 
 
 def test_only_adapters_projection_and_scale_move(tmp_path: Path, store: Path) -> None:

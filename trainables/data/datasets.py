@@ -77,7 +77,9 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
         classes=images.classes,
         records=tuple(r if with_test_labels else _withhold(r) for r in records),
         content_fingerprint=content_fingerprint,
-        fingerprint=fingerprint("splits", content_fingerprint, [(r.split, r.labels) for r in records]),
+        fingerprint=fingerprint(
+            "splits", content_fingerprint, [(r.split, r.labels, r.report_text) for r in records]
+        ),
         decode=images.decode,
     )
 

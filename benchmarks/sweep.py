@@ -3,8 +3,8 @@
     python benchmarks/sweep.py demo
     python benchmarks/sweep.py xray3_cv --set data.root=$XRAY3_ROOT
 
-Every figure of the README about accuracy, and the wall time of the demo, comes from a file that this writes
-into `benchmarks/results/`. The home is empty and temporary, so nothing is reused from an earlier run.
+It writes into `benchmarks/results/`; a file that came about otherwise says so under `written`.
+The home is empty and temporary, so nothing is reused from an earlier run.
 """
 
 from __future__ import annotations

@@ -28,17 +28,11 @@ def embed(config: TrialConfig, context: RunContext) -> Metrics:
 
 def embed_all(materials: Materials) -> EmbeddingTable:
     """Returns the embeddings of every image, from the store if they are there. Test images too; no labels."""
-
-    def compute() -> EmbeddingTable:
-        features = materials.embed_images(np.arange(len(materials.dataset.records)))
-        return EmbeddingTable(
-            image_ids=np.array([record.image_id for record in materials.dataset.records]),
-            pooled=features.pooled.numpy(),
-            joint=features.joint.numpy(),
-        )
-
+    everything = np.arange(len(materials.dataset.records))
     return store_embeddings(
-        materials.embeddings_folder, compute, about={"encoder": materials.encoder.fingerprint}
+        materials.embeddings_folder,
+        lambda: materials.embedding_table(everything),
+        about={"encoder": materials.encoder.fingerprint},
     )
 
 

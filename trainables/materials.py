@@ -17,6 +17,7 @@ from trainables.data.cache import ImageCache, open_image_cache
 from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset
 from trainables.data.text import class_prompts
+from trainables.embeddings import EmbeddingTable
 from trainables.models.dual_encoder import DualEncoder, ImageFeatures, in_evaluation_mode
 from trainables.models.load import load_dual_encoder
 from trainables.models.lora import Adaptation, attach
@@ -49,6 +50,12 @@ class Materials:
             ]
         pooled, joint = (torch.cat(values).float().cpu() for values in zip(*parts, strict=True))
         return ImageFeatures(pooled, joint)
+
+    def embedding_table(self, indices: np.ndarray) -> EmbeddingTable:
+        """Returns the embeddings of these records, computed now, under their image ids."""
+        pooled, joint = self.embed_images(indices)
+        image_ids = np.array([self.dataset.records[i].image_id for i in indices])
+        return EmbeddingTable(image_ids, pooled.numpy(), joint.numpy())
 
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Tensor:

@@ -101,9 +101,7 @@ def probe(config: TrialConfig, context: RunContext) -> Metrics:
     Collective; rank 0 judges.
     """
     # Here and not above: it loads torch, and the training loop imports `probe_embeddings`.
-    from trainables.embed import (
-        embedding_folder,
-    )
+    from trainables.embed import embedding_folder
 
     folder = embedding_folder(config, context)
     if context.rank > 0:

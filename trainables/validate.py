@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from trainables.config import Features, Split, TrialConfig
 from trainables.context import Metrics
 from trainables.data.text import PromptFamily, class_prompts
@@ -56,13 +54,7 @@ def zero_shot_predictions(
 def validation_metrics(materials: Materials, config: TrialConfig) -> Metrics:
     """Returns point metrics on val of every system, from embeddings computed now."""
     dataset = materials.dataset
-    indices = dataset.indices("train", "val")
-    features = materials.embed_images(indices)
-    table = EmbeddingTable(
-        image_ids=np.array([dataset.records[i].image_id for i in indices]),
-        pooled=features.pooled.numpy(),
-        joint=features.joint.numpy(),
-    )
+    table = materials.embedding_table(dataset.indices("train", "val"))
     verdicts = score_everything(materials, table, config, ("val",))
     classes = dataset.class_indices(dataset.indices("val"))
     return {

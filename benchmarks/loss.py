@@ -27,6 +27,7 @@ from torch import Tensor
 from trainables.losses.batch_plan import BatchPlan
 from trainables.losses.collectives import Group
 from trainables.losses.contrastive import softmax_loss
+from trainables.losses.positives import GroupPositives
 from trainables.losses.tiles import GatheredBatch
 
 LOGIT_SCALE = 1 / 0.07
@@ -48,7 +49,8 @@ def tiled(images: Tensor, texts: Tensor, text_of_pair: Tensor) -> tuple[Tensor, 
     batch = GatheredBatch(
         images, texts, plan, range(len(images)), range(len(texts)), LOGIT_SCALE, logit_bias=0.0, tile_size=512
     )
-    gradients = softmax_loss(batch, Group.current(images.device), pair_weight=1.0)
+    positives = GroupPositives.shared_out(plan, pair_weight=1.0)
+    gradients = softmax_loss(batch, Group.current(images.device), positives)
     return gradients.images, gradients.texts
 
 

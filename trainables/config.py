@@ -13,6 +13,7 @@ from trainables.artifacts import fingerprint
 
 Split = Literal["train", "val", "test"]
 Features = Literal["pooled", "joint"]
+LossKind = Literal["clip", "multi_positive", "soft_target", "siglip", "class_prompt", "cross_entropy"]
 
 
 class Config(BaseModel):
@@ -132,17 +133,39 @@ class OptimConfig(Config):
 
 
 class LossConfig(Config):
-    """The contrastive objective."""
+    """The objective: contrastive, or cross-entropy over classes as a control.
 
-    kind: Literal["clip", "multi_positive"] = "multi_positive"
+    `class_prompt` asks for the class's prompts, `cross_entropy` for a vector per class that is learned.
+    """
+
+    kind: LossKind = "multi_positive"
     positives: Literal["class", "caption"] = Field(
-        default="class", description="What makes two pairs positives of each other."
+        default="class", description="What makes two pairs positives, or what `soft_target` compares."
     )
     pair_weight: float = Field(default=0.0, ge=0, le=1, description="w in t = w [i = j] + (1 - w) group.")
+    temperature: float = Field(
+        default=0.1, gt=0.005, le=10, description="τ of `soft_target`: softmax(similarity / τ)."
+    )
     logit_scale: float | None = Field(
         default=None, gt=0, le=100, description="Start of the multiplier; none = the encoder's own."
     )
     learn_logit_scale: bool = True
+    logit_bias: float = Field(default=-10.0, ge=-100, le=100, description="Start of the bias of `siglip`.")
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Names of the settings that this kind of loss reads."""
+        always = {"kind", "logit_scale", "learn_logit_scale"}
+        grouped = {"positives", "pair_weight"}
+        match self.kind:
+            case "multi_positive":
+                return frozenset(always | grouped)
+            case "soft_target":
+                return frozenset(always | grouped | {"temperature"})
+            case "siglip":
+                return frozenset(always | grouped | {"logit_bias"})
+            case "clip" | "class_prompt" | "cross_entropy":
+                return frozenset(always)
 
 
 class ProbeConfig(Config):
@@ -211,6 +234,8 @@ class TrialConfig(Config):
                 del values[unread]
             for unread in ("augmentation", "num_views", "captions"):
                 del values["data"][unread]
+        else:
+            values["loss"] = {name: values["loss"][name] for name in sorted(self.loss.reads)}
         return values
 
 

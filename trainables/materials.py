@@ -24,7 +24,7 @@ from trainables.models.lora import Adaptation, attach
 from trainables.models.registry import FAMILIES, find_encoder
 
 ROWS_AT_ONCE = 256
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """Raise it when the same configuration would train another adapter."""
 
 

@@ -128,6 +128,16 @@ def captions_for(
     return captions
 
 
+def every_caption(dataset: Dataset, *, kind: CaptionKind) -> list[str]:
+    """Returns each caption that `captions_for` can give to a train record, once."""
+    texts = [_text_of(name) for name in dataset.classes]
+    if kind == "class_template":
+        return [text.template for text in texts]
+    reports = [dataset.records[i].report_text for i in dataset.indices("train")]
+    findings = [finding for text in texts for finding in text.findings]
+    return list(dict.fromkeys([*findings, *(report for report in reports if report is not None)]))
+
+
 def class_prompts(classes: Sequence[str], family: PromptFamily) -> dict[str, list[str]]:
     """Returns class → prompts of a family, in the order of `classes`.
 

@@ -44,6 +44,7 @@ class BatchPlan:
         world_size: number of processes.
         image_shares: contiguous rows of the B images, one range a rank; none = even shares.
         text_shares: contiguous rows of the U distinct captions, one range a rank; none = even shares.
+        num_texts: U; 0 = those that occur. More where classes stand for captions and some have no image here.
     """
 
     text_of_pair: Tensor
@@ -52,8 +53,11 @@ class BatchPlan:
     world_size: int = 1
     image_shares: tuple[range, ...] = ()
     text_shares: tuple[range, ...] = ()
+    num_texts: int = 0
 
     def __post_init__(self) -> None:
+        if not self.num_texts:
+            object.__setattr__(self, "num_texts", int(self.text_of_pair.max()) + 1)
         if len(self.groups) != self.num_pairs:
             raise ValueError(f"{self.num_pairs} pairs but {len(self.groups)} group labels")
         for name, total in (("image_shares", self.num_pairs), ("text_shares", self.num_texts)):
@@ -71,11 +75,6 @@ class BatchPlan:
     def num_pairs(self) -> int:
         """B."""
         return len(self.text_of_pair)
-
-    @cached_property
-    def num_texts(self) -> int:
-        """U, the number of distinct captions."""
-        return int(self.text_of_pair.max()) + 1
 
     @property
     def image_share(self) -> range:

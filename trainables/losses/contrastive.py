@@ -2,8 +2,8 @@
 # (torch's own types are partial)
 """Contrastive losses and their gradient in the embeddings: exact, in tiles, each distinct caption once.
 
-With unit-length embeddings I [B, D] and T [U, D], logits S = s I Tᵀ + b [B, U] and n_u pairs that carry
-caption u, every loss is a normaliser, nonlinear in S, less the positives, linear in S:
+With unit-length embeddings I [B, D] and T [U, D], logits S = s I Tᵀ + b [B, U], targets t_ij of `positives`
+and n_u pairs that carry caption u, every loss is a normaliser, nonlinear in S, less what is linear in S:
 
     ∂loss/∂I = s (W T - Y)      W_iu  weight of a pair in the normaliser, from tiles (`tiles.add_products`)
     ∂loss/∂T = s (Wᵀ I - X)     Y, X  weighted sums of a row's positives (`positives.pull_to_positives`)
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ from torch import Tensor
 from trainables.config import LossConfig
 from trainables.losses.batch_plan import BatchPlan
 from trainables.losses.collectives import Group
-from trainables.losses.positives import Positives, pull_to_positives
+from trainables.losses.positives import GroupPositives, Positives, SoftPositives, pull_to_positives
 from trainables.losses.tiles import (
     GatheredBatch,
     NearestCaption,
@@ -56,14 +57,14 @@ class LossGradients:
     logit_bias: Tensor
 
 
-def softmax_loss(batch: GatheredBatch, group: Group, *, pair_weight: float) -> LossGradients:
+def softmax_loss(batch: GatheredBatch, group: Group, positives: Positives) -> LossGradients:
     """Symmetric cross-entropy over images and captions. Collective.
 
-    `pair_weight` w = 1 is CLIP (Radford et al. 2021, Figure 3). w = 0 is UniCL (Yang et al. 2022, Eq. 1-3),
-    as SupCon's L_out (Khosla et al. 2020, Eq. 2) across two towers: all pairs of a group are positives.
+    With w = 1 it is CLIP (Radford et al. 2021, Figure 3). w = 0 is UniCL (Yang et al. 2022, Eq. 1-3), as
+    SupCon's L_out (Khosla et al. 2020, Eq. 2) across two towers: all pairs of a group are positives. Soft
+    targets are MedCLIP's (Wang et al. 2022, §3.3). Targets sum to 1 over a row, and over a column.
 
-        t_ij = w [i = j] + (1 - w) [i ~ j] / n_i         rows sum to 1, and columns
-        loss = 1/2B Σ_ij t_ij [(a_i - S_ij) + (c_j - S_ij)]
+        loss = 1/2B Σ_ij [t_ij^row (a_i - S_ij) + t_ij^col (c_j - S_ij)]
         a_i = logsumexp_j S_ij = logsumexp_u (S_iu + ln n_u),  c_j = logsumexp_i S_ij
         W_iu = n_u / 2B [exp(S_iu - a_i) + exp(S_iu - c_u)]
 
@@ -95,17 +96,43 @@ def softmax_loss(batch: GatheredBatch, group: Group, *, pair_weight: float) -> L
     by_row = own_row_normalisers.double().sum()
     by_column = take(copies * column_normalisers, plan.text_share).double().sum()
     normaliser = _Normaliser((by_row + by_column) / (2 * plan.num_pairs), nearest, weights)
-    return _finish(batch, group, normaliser, Positives.shared_out(plan, pair_weight=pair_weight))
+    return _finish(batch, group, normaliser, positives)
 
 
-def sigmoid_loss(batch: GatheredBatch, group: Group, *, pair_weight: float) -> LossGradients:
+def class_loss(batch: GatheredBatch, group: Group, positives: Positives) -> LossGradients:
+    """Cross-entropy of every image over the classes' embeddings, which stand where captions do. Collective.
+
+    Image i's class is `text_of_pair[i]`. No other image of the batch matters, so ranks exchange nothing.
+
+        loss = 1/B Σ_i a_i - S_i,u(i),  a_i = logsumexp_u S_iu,  W_iu = exp(S_iu - a_i) / B
+    """
+    plan = batch.plan
+
+    def normalise() -> tuple[Tensor, NearestCaption]:
+        by_row = batch.images.new_full((len(batch.image_rows),), -torch.inf)
+        nearest = NearestCaption(batch)
+        for here, columns, logits in batch.own_logits():
+            nearest.see(here, columns, logits)
+            by_row[here] = torch.logaddexp(by_row[here], logits.logsumexp(1))
+        return by_row, nearest
+
+    own_normalisers, nearest = group.together(normalise)
+    row_normalisers = group.all_gather(own_normalisers, plan.image_shares)
+
+    def weights(logits: Tensor, rows: range, columns: range) -> Tensor:
+        return logits.sub_(take(row_normalisers, rows).unsqueeze(1)).exp_().div_(plan.num_pairs)
+
+    value = own_normalisers.double().sum() / plan.num_pairs
+    return _finish(batch, group, _Normaliser(value, nearest, weights), positives)
+
+
+def sigmoid_loss(batch: GatheredBatch, group: Group, positives: GroupPositives) -> LossGradients:
     """Pairwise sigmoid loss (SigLIP, Zhai et al. 2023, Algorithm 1), with groups as positives. Collective.
 
-    Every image and caption are a question of their own, so ranks exchange nothing but embeddings.
-    `pair_weight` w = 1 is SigLIP; w = 0 takes every pair of the group as a positive; between, soft labels.
+    Every image and caption are a question of their own, so ranks exchange nothing but embeddings. w = 1 is
+    SigLIP; w = 0 takes every pair of the group as a positive; between, soft labels.
 
-        p_ij = w [i = j] + (1 - w) [i ~ j]
-        loss = -1/B Σ_ij p_ij log σ(S_ij) + (1 - p_ij) log σ(-S_ij) = 1/B Σ_ij softplus(S_ij) - p_ij S_ij
+        loss = -1/B Σ_ij t_ij log σ(S_ij) + (1 - t_ij) log σ(-S_ij) = 1/B Σ_ij softplus(S_ij) - t_ij S_ij
         W_iu = n_u / B σ(S_iu)
     """
     plan = batch.plan
@@ -124,14 +151,14 @@ def sigmoid_loss(batch: GatheredBatch, group: Group, *, pair_weight: float) -> L
         return logits.sigmoid_().mul_(take(shares, columns))
 
     value, slope, nearest = group.together(normalise)
-    positives = Positives.each(plan, pair_weight=pair_weight)
-    logit_bias = slope - positives.mass(plan, batch.image_rows) / plan.num_pairs
-    return _finish(batch, group, _Normaliser(value, nearest, weights), positives, logit_bias=logit_bias)
+    mass = positives.mass(plan, batch.image_rows) / plan.num_pairs
+    normaliser = _Normaliser(value - mass * batch.logit_bias, nearest, weights)
+    return _finish(batch, group, normaliser, positives, logit_bias=slope - mass)
 
 
 @dataclass(frozen=True)
 class _Normaliser:
-    """The nonlinear half of a loss after its first pass: this rank's part of its value, float64 [], and W."""
+    """A loss but for s I · Y, after its first pass: this rank's part of its value, float64 [], and W."""
 
     value: Tensor
     nearest: NearestCaption
@@ -150,8 +177,7 @@ def _finish(
 
     def pull() -> tuple[Tensor, Tensor, Tensor]:
         images, texts = pull_to_positives(batch, positives)
-        mean_bias = positives.mass(batch.plan, batch.image_rows) * (batch.logit_bias / batch.plan.num_pairs)
-        own_loss = normaliser.value + inner_product(batch, images) * batch.logit_scale - mean_bias
+        own_loss = normaliser.value + inner_product(batch, images) * batch.logit_scale
         return images, texts, torch.stack([own_loss, normaliser.nearest.num_hits(batch)])
 
     images, texts, own_part = group.together(pull)
@@ -168,26 +194,38 @@ def _finish(
     return LossGradients(loss, num_hits / batch.plan.num_pairs, images, texts, log_logit_scale, bias)
 
 
-def softmax_floor(plan: BatchPlan, *, pair_weight: float) -> float:
+def softmax_floor(plan: BatchPlan, positives: Positives) -> float:
     """Returns the smallest value `softmax_loss` can take: none is lower, and some come as near as one likes.
 
     It is not 0: targets are spread over a group, and equal captions cannot be told apart. With q_iu the
-    targets' mass on caption u, both directions are cross-entropies of the same q, least where
-    S_iu = ln(q_iu / n_u): -1/B Σ_iu q_iu ln(q_iu / n_u). For CLIP with a caption a class: the mean of ln n_u.
+    targets' mass on caption u, each direction is a cross-entropy of q, least where S_iu = ln(q_iu / n_u).
+    Both reach it together; only soft targets by class may stay above it, where a caption occurs in several
+    classes. For CLIP with one caption a class it is the mean of ln n_u.
     """
-    mass, copies, how_many = Positives.shared_out(plan, pair_weight=pair_weight).by_caption(plan)
-    return -float((how_many * torch.xlogy(mass, mass / copies)).sum()) / plan.num_pairs
+    total = sum(
+        float((how_many * torch.xlogy(mass, mass / copies)).sum())
+        for mass, copies, how_many in positives.by_caption(plan)
+    )
+    return -total / (2 * plan.num_pairs)
 
 
-def sigmoid_floor(plan: BatchPlan, *, pair_weight: float) -> float:
+def sigmoid_floor(plan: BatchPlan, positives: Positives) -> float:
     """Returns the smallest value `sigmoid_loss` can take: the entropy of its labels, per caption and image.
 
     0 for hard labels, unless equal captions are a positive of an image here and a negative there.
     """
-    mass, copies, how_many = Positives.each(plan, pair_weight=pair_weight).by_caption(plan)
-    label = (mass / copies).clamp(max=1.0)
-    entropy = -torch.xlogy(label, label) - torch.xlogy(1 - label, 1 - label)
-    return float((how_many * copies * entropy).sum()) / plan.num_pairs
+    total = 0.0
+    for mass, copies, how_many in positives.by_caption(plan):
+        label = (mass / copies).clamp(max=1.0)
+        entropy = -torch.xlogy(label, label) - torch.xlogy(1 - label, 1 - label)
+        total += float((how_many * copies * entropy).sum())
+    return total / (2 * plan.num_pairs)
+
+
+def class_floor(plan: BatchPlan, positives: Positives) -> float:
+    """Returns 0, which `class_loss` approaches as every image moves away from the other classes."""
+    del plan, positives
+    return 0.0
 
 
 @dataclass(frozen=True)
@@ -195,23 +233,44 @@ class PairLoss:
     """A loss of the registry.
 
     Args:
-        compute: (batch, group, pair_weight=) → the loss and its gradients.
-        floor: (plan, pair_weight=) → the smallest value of the loss.
-        pair_weight: fixed w; none = the configured one.
+        compute: (batch, group, positives) → the loss and its gradients.
+        floor: (plan, positives) → the smallest value of the loss.
+        positives: (plan, config, vectors of the groups, tile size) → who pulls whom.
+        has_bias: the logits have one.
     """
 
-    compute: Callable[..., LossGradients]
-    floor: Callable[..., float]
-    pair_weight: float | None = None
+    compute: Callable[[GatheredBatch, Group, Any], LossGradients]
+    floor: Callable[[BatchPlan, Any], float]
+    positives: Callable[[BatchPlan, LossConfig, Tensor | None, int], Positives]
+    has_bias: bool = False
 
-    def weight(self, config: LossConfig) -> float:
-        """Returns w."""
-        return config.pair_weight if self.pair_weight is None else self.pair_weight
+
+def _own_pair(plan: BatchPlan, config: LossConfig, vectors: Tensor | None, tile_size: int) -> Positives:
+    return GroupPositives.shared_out(plan, pair_weight=1.0)
+
+
+def _group_shared(plan: BatchPlan, config: LossConfig, vectors: Tensor | None, tile_size: int) -> Positives:
+    return GroupPositives.shared_out(plan, pair_weight=config.pair_weight)
+
+
+def _group_each(plan: BatchPlan, config: LossConfig, vectors: Tensor | None, tile_size: int) -> Positives:
+    return GroupPositives.each(plan, pair_weight=config.pair_weight)
+
+
+def _similar(plan: BatchPlan, config: LossConfig, vectors: Tensor | None, tile_size: int) -> Positives:
+    if vectors is None:
+        vectors = torch.eye(len(plan.group_sizes), device=plan.text_of_pair.device)
+    return SoftPositives.of(
+        plan, vectors, pair_weight=config.pair_weight, temperature=config.temperature, tile_size=tile_size
+    )
 
 
 LOSSES: dict[str, PairLoss] = {
-    "clip": PairLoss(softmax_loss, softmax_floor, pair_weight=1.0),
-    "multi_positive": PairLoss(softmax_loss, softmax_floor),
-    "siglip": PairLoss(sigmoid_loss, sigmoid_floor),
+    "clip": PairLoss(softmax_loss, softmax_floor, _own_pair),
+    "multi_positive": PairLoss(softmax_loss, softmax_floor, _group_shared),
+    "soft_target": PairLoss(softmax_loss, softmax_floor, _similar),
+    "siglip": PairLoss(sigmoid_loss, sigmoid_floor, _group_each, has_bias=True),
+    "class_prompt": PairLoss(class_loss, class_floor, _own_pair),
+    "cross_entropy": PairLoss(class_loss, class_floor, _own_pair),
 }
-"""`loss.kind` → the loss."""
+"""`loss.kind` → the loss. The last two differ in whose embeddings stand for the classes."""

@@ -61,6 +61,7 @@ def global_batch_step(
     parameters: Sequence[Tensor],
     micro_batch_size: int | None,
     logit_bias: Tensor | None = None,
+    group_vectors: Tensor | None = None,
     kept_graphs: int = 1,
     tile_size: int = TILE_SIZE,
 ) -> StepResult:
@@ -75,6 +76,8 @@ def global_batch_step(
         micro_batch_size: rows per forward; none = the whole share. After an out-of-memory error on any rank
             it is halved on all ranks and the same step is taken again, with the same result.
         logit_bias: [], of `siglip`; gets a gradient where it requires one.
+        group_vectors: [C, d], unit length, in the order of the sorted groups: what `soft_target` measures
+            similarity of; none = groups are alike only to themselves.
         kept_graphs: micro-batches of each tower that keep their graph instead of being encoded twice. One
             costs next to nothing, since a replay needs as much anyway; all of them is the plain step.
         tile_size: rows and columns of a block of logits.
@@ -88,11 +91,14 @@ def global_batch_step(
         raise ValueError(
             f"plan of rank {plan.rank}/{plan.world_size} on rank {group.rank}/{group.world_size}"
         )
+    if not LOSSES[loss.kind].has_bias:
+        logit_bias = None
     scalars = [log_logit_scale] if logit_bias is None else [log_logit_scale, logit_bias]
     learned = [*parameters, *(scalar for scalar in scalars if scalar.requires_grad)]
     step = _Step(
-        group, pairs, plan.to(group.device), loss, log_logit_scale, logit_bias, max(1, kept_graphs), tile_size
-    )
+        group, pairs, plan.to(group.device), loss, log_logit_scale, logit_bias, group_vectors,
+        max(1, kept_graphs), tile_size,
+    )  # fmt: skip
     gradients = group.together(lambda: FlatGradients(learned))
     try:
         while (result := step.attempt(micro_batch_size)) is None:
@@ -119,6 +125,7 @@ class _Step:
     loss: LossConfig
     log_logit_scale: Tensor
     logit_bias: Tensor | None
+    group_vectors: Tensor | None
     kept_graphs: int
     tile_size: int
 
@@ -158,8 +165,10 @@ class _Step:
         batch = self._gather(own_images, own_texts)
 
         loss = LOSSES[self.loss.kind]
-        pair_weight = loss.weight(self.loss)
-        gradients = loss.compute(batch, group, pair_weight=pair_weight)
+        positives = group.together(
+            lambda: loss.positives(plan, self.loss, self.group_vectors, self.tile_size)
+        )
+        gradients = loss.compute(batch, group, positives)
         if not math.isfinite(gradients.loss):
             raise NonFiniteLoss(f"loss is {gradients.loss} at logit scale {batch.logit_scale:.4g}")
 
@@ -172,7 +181,7 @@ class _Step:
             images.replay(gradients.images)
 
         group.together(backward)
-        floor = loss.floor(plan, pair_weight=pair_weight)
+        floor = loss.floor(plan, positives)
         return StepResult(gradients.loss, floor, gradients.recall, batch.logit_scale, micro_batch_size)
 
     def _gather(self, own_images: Tensor, own_texts: Tensor) -> GatheredBatch:

@@ -1,9 +1,14 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (torch's own types are partial)
-"""The linear half of every loss: where positives pull, from sums over groups instead of B × B targets."""
+"""The linear half of every loss: where positives pull, from sums over groups instead of B × B targets.
+
+Targets are t_ij = w [i = j] + M(g_i, g_j): a part for the own pair and a part that only knows groups.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,51 +19,149 @@ from trainables.losses.tiles import GatheredBatch, take
 
 
 @dataclass(frozen=True)
-class Positives:
-    """Targets t_ij = w [i = j] + v_g [i and j in group g]: as many numbers as groups.
+class Positives(ABC):
+    """Targets of one batch.
 
     Args:
         pair_weight: w.
-        group_weights: v, float64 [C].
     """
 
     pair_weight: float
+
+    @abstractmethod
+    def mix(self, sums: Tensor) -> Tensor:
+        """Returns Σ_l M(k, l) sums_l for every group k, [C, D] of [C, D]; may overwrite the sums.
+
+        M is symmetric, or stands for its symmetric part, which is all that a loss linear in S sees.
+        """
+
+    @abstractmethod
+    def by_caption(self, plan: BatchPlan) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yields the values of q_iu = Σ_{j carries u} t_ij but 0, their n_u, and how many (i, u) have them.
+
+        Each direction's targets are counted, images to captions and captions to images, so Σ q = 2 B. All
+        float64, of equal length.
+        """
+
+
+@dataclass(frozen=True)
+class GroupPositives(Positives):
+    """t_ij = w [i = j] + v_g [i and j in group g]: as many numbers as groups.
+
+    Args:
+        group_weights: v, float64 [C].
+    """
+
     group_weights: Tensor
 
     @classmethod
-    def shared_out(cls, plan: BatchPlan, *, pair_weight: float) -> Positives:
+    def shared_out(cls, plan: BatchPlan, *, pair_weight: float) -> GroupPositives:
         """A row's targets sum to 1: w for its pair, the rest shared by its group (softmax losses)."""
         return cls(pair_weight, (1 - pair_weight) / plan.group_sizes.double())
 
     @classmethod
-    def each(cls, plan: BatchPlan, *, pair_weight: float) -> Positives:
+    def each(cls, plan: BatchPlan, *, pair_weight: float) -> GroupPositives:
         """Every pair of the group is a positive in its own right (sigmoid losses)."""
         return cls(pair_weight, torch.full_like(plan.group_sizes, 1 - pair_weight, dtype=torch.float64))
+
+    def mix(self, sums: Tensor) -> Tensor:
+        """M is diagonal."""
+        return sums.mul_(self.group_weights.to(sums.dtype).unsqueeze(1))
 
     def mass(self, plan: BatchPlan, rows: range) -> Tensor:
         """Returns Σ_ij t_ij over the images `rows`, float64 []."""
         by_group = self.group_weights * plan.group_sizes
         return self.pair_weight * len(rows) + by_group[take(plan.group_of_pair, rows)].sum()
 
-    def by_caption(self, plan: BatchPlan) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the values of q_iu = Σ_{j carries u} t_ij but 0, their n_u, and how many (i, u) have them.
-
-        All float64 [2 E]: for each group and each of its captions the m_gu images that carry it themselves,
-        and then the group's other images.
-        """
+    def by_caption(self, plan: BatchPlan) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Images of a group that carry the caption themselves, and then the group's others; [2 E]."""
         members = plan.memberships
         sizes, group_sizes = members.sizes.double(), plan.group_sizes[members.groups].double()
         others = self.group_weights[members.groups] * sizes
         copies = plan.copies[members.texts].double()
         values = torch.cat([self.pair_weight + others, others])
-        return values, copies.repeat(2), torch.cat([sizes, group_sizes - sizes])
+        # Both directions alike: M is symmetric.
+        yield values, copies.repeat(2), 2 * torch.cat([sizes, group_sizes - sizes])
+
+
+@dataclass(frozen=True)
+class SoftPositives(Positives):
+    """Targets by similarity (MedCLIP, Wang et al. 2022, §3.3), each direction normalised on its own side.
+
+        R_kl = exp(V_k · V_l / τ),  Z_k = Σ_l n_l R_kl
+        t_ij = w [i = j] + (1 - w) R / Z(g_i) by row, and R / Z(g_j) by column
+
+    With V one-hot over classes it is similarity of labels; with embeddings of captions, of texts. R is never
+    held whole: it is computed again in tiles where it is needed.
+
+    Args:
+        vectors: V, float64 [C, d], unit length, one per group.
+        temperature: τ.
+        normalisers: Z e^(-1/τ), float64 [C].
+        tile_size: rows and columns of a tile of R.
+    """
+
+    vectors: Tensor
+    temperature: float
+    normalisers: Tensor
+    tile_size: int
+
+    @classmethod
+    def of(
+        cls, plan: BatchPlan, vectors: Tensor, *, pair_weight: float, temperature: float, tile_size: int
+    ) -> SoftPositives:
+        """Computes the normalisers."""
+        sizes = plan.group_sizes.double()
+        unnormalised = cls(pair_weight, vectors.double(), temperature, torch.ones_like(sizes), tile_size)
+        normalisers = torch.zeros_like(sizes)
+        for rows, columns, similarity in unnormalised._tiles():
+            take(normalisers, rows).add_(similarity @ take(sizes, columns))
+        return cls(pair_weight, vectors.double(), temperature, normalisers, tile_size)
+
+    def mix(self, sums: Tensor) -> Tensor:
+        """M = (1 - w) R (1/Z_k + 1/Z_l) / 2: the mean of both directions."""
+        mixed = torch.zeros_like(sums)
+        for rows, columns, similarity in self._tiles():
+            by_row, by_column = (1 / take(self.normalisers, part) for part in (rows, columns))
+            weights = similarity.mul_((by_row.unsqueeze(1) + by_column) * ((1 - self.pair_weight) / 2))
+            take(mixed, rows).addmm_(weights.to(sums.dtype), take(sums, columns))
+        return mixed
+
+    def by_caption(self, plan: BatchPlan) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Some groups' images at a time, against every caption."""
+        members, sizes = plan.memberships, plan.memberships.sizes.double()
+        copies, num_groups = plan.copies.double(), len(plan.group_sizes)
+        for rows in tiles(range(num_groups), max(1, self.tile_size**2 // plan.num_pairs)):
+            similarity = self._similarity(rows, range(num_groups)) * (1 - self.pair_weight)
+            is_carried = torch.zeros(len(rows), plan.num_texts, dtype=torch.float64, device=sizes.device)
+            here = (members.groups >= rows.start) & (members.groups < rows.stop)
+            is_carried[members.groups[here] - rows.start, members.texts[here]] = sizes[here]
+            others = take(plan.group_sizes, rows).double().unsqueeze(1) - is_carried
+            for normalised in (
+                similarity / take(self.normalisers, rows).unsqueeze(1),
+                similarity / self.normalisers,
+            ):
+                values = torch.zeros_like(is_carried)
+                values.index_add_(1, members.texts, normalised[:, members.groups] * sizes)
+                for mass, how_many in ((values + self.pair_weight, is_carried), (values, others)):
+                    yield mass.flatten(), copies.repeat(len(rows)), how_many.flatten()
+
+    def _tiles(self) -> Iterator[tuple[range, range, Tensor]]:
+        everything = range(len(self.vectors))
+        for rows in tiles(everything, self.tile_size):
+            for columns in tiles(everything, self.tile_size):
+                yield rows, columns, self._similarity(rows, columns)
+
+    def _similarity(self, rows: range, columns: range) -> Tensor:
+        """Returns R e^(-1/τ), which is at most 1 for unit vectors."""
+        cosine = take(self.vectors, rows) @ take(self.vectors, columns).T
+        return cosine.sub_(1).div_(self.temperature).exp_()
 
 
 def pull_to_positives(batch: GatheredBatch, positives: Positives) -> tuple[Tensor, Tensor]:
     """Returns -Y [b, D] and -X [u, D] of this rank's rows, the gradient of -1/B Σ_ij t_ij I_i · T_u(j).
 
-    Y_i = 1/B [w T_u(i) + v_g(i) Σ_{j in g(i)} T_u(j)]; X likewise, over the pairs that carry a caption.
-    O(B D) operations; memory is one sum a group.
+    Y_i = 1/B [w T_u(i) + Σ_l M(g_i, l) Σ_{j in l} T_u(j)]; X likewise, over the pairs that carry a caption.
     """
     plan, dimension = batch.plan, batch.images.shape[1]
     images = batch.images.new_zeros(len(batch.image_rows), dimension)
@@ -66,8 +169,7 @@ def pull_to_positives(batch: GatheredBatch, positives: Positives) -> tuple[Tenso
     if positives.pair_weight > 0:
         _pull_to_pair(batch, images, texts, positives.pair_weight / plan.num_pairs)
     if positives.pair_weight < 1:
-        weights = (positives.group_weights / plan.num_pairs).to(images.dtype)
-        _pull_to_group(batch, images, texts, weights)
+        _pull_to_group(batch, images, texts, positives)
     return images, texts
 
 
@@ -82,20 +184,20 @@ def _pull_to_pair(batch: GatheredBatch, images: Tensor, texts: Tensor, weight: f
             texts.index_add_(0, text_of_pair[some] - first, batch.images[some], alpha=-weight)
 
 
-def _pull_to_group(batch: GatheredBatch, images: Tensor, texts: Tensor, weights: Tensor) -> None:
+def _pull_to_group(batch: GatheredBatch, images: Tensor, texts: Tensor, positives: Positives) -> None:
     plan, members, first = batch.plan, batch.plan.memberships, batch.text_rows.start
     sizes = members.sizes.to(images.dtype).unsqueeze(1)
-    text_sums = images.new_zeros(len(weights), images.shape[1])
+    text_sums = images.new_zeros(len(plan.group_sizes), images.shape[1])
     for some in tiles(range(len(sizes)), batch.tile_size):
         captions = batch.texts[take(members.texts, some)] * take(sizes, some)
         text_sums.index_add_(0, take(members.groups, some), captions)
-    text_sums.mul_(weights.unsqueeze(1))
+    pulled = positives.mix(text_sums).div_(plan.num_pairs)
     for rows in tiles(batch.image_rows, batch.tile_size):
-        images[batch.own_image(rows)].sub_(text_sums[take(plan.group_of_pair, rows)])
+        images[batch.own_image(rows)].sub_(pulled[take(plan.group_of_pair, rows)])
     if batch.text_rows:
-        image_sums = text_sums.zero_().index_add_(0, plan.group_of_pair, batch.images)
-        image_sums.mul_(weights.unsqueeze(1))
+        image_sums = torch.zeros_like(text_sums).index_add_(0, plan.group_of_pair, batch.images)
+        pulled = positives.mix(image_sums).div_(plan.num_pairs)
         is_own = (members.texts >= first) & (members.texts < batch.text_rows.stop)
         for some in is_own.nonzero().squeeze(1).split(batch.tile_size):
-            pulled = image_sums[members.groups[some]] * sizes[some]
-            texts.index_add_(0, members.texts[some] - first, pulled, alpha=-1)
+            own = pulled[members.groups[some]] * sizes[some]
+            texts.index_add_(0, members.texts[some] - first, own, alpha=-1)

@@ -121,6 +121,12 @@ class Toy:
     def groups(self, positives: str) -> Tensor:
         return self.classes if positives == "class" else self.text_of_pair
 
+    def group_vectors(self, positives: str) -> Tensor:
+        """Returns what soft targets compare, [C, d] unit length: labels one-hot, or captions' inputs."""
+        if positives == "class":
+            return torch.eye(len(self.classes.unique()), dtype=torch.float64)
+        return F.normalize(self.caption_inputs.double(), dim=1)
+
 
 def dense_targets(kind: str, groups: Tensor, pair_weight: float) -> Tensor:
     """Returns t [B, B] of the definition: t_ij = w [i = j] + (1 - w) [i ~ j] / n_i."""
@@ -140,8 +146,20 @@ def dense_loss(
     kind: str,
     groups: Tensor,
     pair_weight: float = 0.0,
+    temperature: float = 0.1,
+    vectors: Tensor | None = None,
 ) -> Tensor:
     """Returns the loss over all B × B pairs, one row of text per pair; autograd does the rest."""
+    if kind == "soft_target":
+        assert vectors is not None
+        similarity = vectors[groups] @ vectors[groups].T / temperature
+        pair = torch.eye(len(groups), dtype=torch.float64)
+        by_row = (pair_weight * pair + (1 - pair_weight) * similarity.softmax(1)).to(images)
+        by_column = (pair_weight * pair + (1 - pair_weight) * similarity.softmax(0)).to(images)
+        logits = logit_scale * images @ texts.T
+        by_image = -(by_row * logits.log_softmax(1)).sum(1).mean()
+        by_text = -(by_column * logits.log_softmax(0)).sum(0).mean()
+        return (by_image + by_text) / 2
     if kind == "siglip":
         logits = logit_scale * images @ texts.T + logit_bias
         pair, alike = torch.eye(len(groups)).double(), (groups[:, None] == groups[None, :]).double()
@@ -155,13 +173,25 @@ def dense_loss(
 
 
 def reference(
-    toy: Toy, kind: str, *, positives: str = "class", pair_weight: float = 0.0
+    toy: Toy, kind: str, *, positives: str = "class", pair_weight: float = 0.0, temperature: float = 0.1
 ) -> tuple[float, Tensor]:
     """Returns loss and gradients of the whole batch in one graph, a row of text per pair."""
     images = toy.encode_images(range(len(toy.classes)))
-    texts = toy.encode_texts(range(len(toy.caption_inputs)))[toy.text_of_pair]
-    groups = toy.groups(positives)
+    texts = toy.encode_texts(range(len(toy.caption_inputs)))
     scale = toy.log_logit_scale.exp()
-    loss = dense_loss(images, texts, scale, toy.logit_bias, kind=kind, groups=groups, pair_weight=pair_weight)
+    if kind in ("class_prompt", "cross_entropy"):  # each caption stands for a class
+        loss = F.cross_entropy(scale * images @ texts.T, toy.text_of_pair)
+    else:
+        loss = dense_loss(
+            images,
+            texts[toy.text_of_pair],
+            scale,
+            toy.logit_bias,
+            kind=kind,
+            groups=toy.groups(positives),
+            pair_weight=pair_weight,
+            temperature=temperature,
+            vectors=toy.group_vectors(positives),
+        )
     loss.backward()
     return loss.item(), toy.gradients()

@@ -25,7 +25,7 @@ from trainables.losses.global_batch import StepResult, global_batch_step
 
 
 def run_step(toy: Toy, case: dict[str, Any]) -> StepResult:
-    loss = LossConfig.model_construct(**case.get("loss", {}))
+    loss = LossConfig(**case.get("loss", {}))
     shares = {
         name: tuple(range(*ends) for ends in case.get(name, ())) for name in ("image_shares", "text_shares")
     }
@@ -42,6 +42,7 @@ def run_step(toy: Toy, case: dict[str, Any]) -> StepResult:
         loss,
         log_logit_scale=toy.log_logit_scale,
         logit_bias=toy.logit_bias,
+        group_vectors=toy.group_vectors(loss.positives),
         parameters=toy.parameters,
         micro_batch_size=case.get("micro_batch_size", 3),
         tile_size=5,
@@ -64,7 +65,7 @@ def curve(case: dict[str, Any]) -> dict[str, Any]:
         losses.append(run_step(toy, case).loss)
         with torch.no_grad():
             for parameter in toy.learned:
-                parameter -= 0.3 * parameter.grad
+                parameter -= 0.3 * (0 if parameter.grad is None else parameter.grad)
                 parameter.grad = None
     return {"losses": losses}
 

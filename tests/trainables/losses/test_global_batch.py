@@ -22,19 +22,25 @@ LOSSES = [
     LossConfig(kind="multi_positive"),
     LossConfig(kind="multi_positive", pair_weight=0.3),
     LossConfig(kind="multi_positive", positives="caption", pair_weight=0.3),
-    LossConfig.model_construct(kind="siglip"),
-    LossConfig.model_construct(kind="siglip", pair_weight=1.0),
-    LossConfig.model_construct(kind="siglip", positives="caption", pair_weight=0.3),
+    LossConfig(kind="soft_target", temperature=0.5),
+    LossConfig(kind="soft_target", positives="caption", temperature=0.3),
+    LossConfig(kind="soft_target", positives="caption", temperature=0.3, pair_weight=0.3),
+    LossConfig(kind="siglip"),
+    LossConfig(kind="siglip", pair_weight=1.0),
+    LossConfig(kind="siglip", positives="caption", pair_weight=0.3),
+    LossConfig(kind="class_prompt"),
 ]
 LOSS_IDS = [f"{loss.kind}-{loss.positives}-{loss.pair_weight}" for loss in LOSSES]
+CONTRASTIVE = [loss for loss in LOSSES if loss.kind != "class_prompt"]
 EXACT = {"rtol": 0, "atol": 1e-10}  # float64: rounding only
 
 
 def step(toy: Toy, loss: LossConfig, micro_batch_size: int | None = None, **options: int) -> StepResult:
     return global_batch_step(
         toy,
-        BatchPlan(toy.text_of_pair, toy.groups(loss.positives)),
+        BatchPlan(toy.text_of_pair, toy.groups(loss.positives), num_texts=len(toy.caption_inputs)),
         loss,
+        group_vectors=toy.group_vectors(loss.positives),
         log_logit_scale=toy.log_logit_scale,
         logit_bias=toy.logit_bias,
         parameters=toy.parameters,
@@ -44,7 +50,13 @@ def step(toy: Toy, loss: LossConfig, micro_batch_size: int | None = None, **opti
 
 
 def dense(toy: Toy, loss: LossConfig) -> tuple[float, Tensor]:
-    return reference(toy, loss.kind, positives=loss.positives, pair_weight=loss.pair_weight)
+    return reference(
+        toy,
+        loss.kind,
+        positives=loss.positives,
+        pair_weight=loss.pair_weight,
+        temperature=loss.temperature,
+    )
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=LOSS_IDS)

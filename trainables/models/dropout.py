@@ -1,17 +1,21 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (torch's own types are partial)
 """Adapter dropout whose masks are a pure function of (seed, step, module, row in the global batch).
 
 The contrastive engine runs every micro-batch twice, and may cut a batch into any micro-batches on any number
-of workers: masks from a counter hash are the same each time, and nothing is saved (design: "The exact global
-batch", step 1).
+of workers: masks from a counter hash are the same each time. The backward pass computes them again, so that
+an adapter saves its input, which its neighbours share, and neither mask nor masked copy.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -37,18 +41,92 @@ class CounterDropout(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns the inputs, in training with elements dropped and the rest enlarged."""
+        keep = self.mask_for(inputs)
+        return inputs if keep is None else inputs * keep() / self.keep_probability
+
+    def mask_for(self, inputs: Tensor) -> Callable[[], Tensor] | None:
+        """Returns what computes the inputs' mask, bool, the same on every call; none where nothing drops.
+
+        Raises:
+            RuntimeError: other rows were named.
+        """
         if not self.training or self.probability == 0:
-            return inputs
+            return None
         if self._rows is None or len(self._rows) != len(inputs):
             named = 0 if self._rows is None else len(self._rows)
             raise RuntimeError(f"{len(inputs)} rows come in, set_dropout_rows named {named}")
-        rows = self._rows.to(inputs.device)
-        keep = keep_mask(self._key, rows, inputs[0].numel(), probability=self.probability)
-        return inputs * keep.view(inputs.shape) / _keep_probability(self.probability)
+        # Bound now: other rows may be named before the backward pass.
+        key, rows, shape = self._key, self._rows.to(inputs.device), inputs.shape
+        num_elements = inputs[0].numel()
+        return lambda: keep_mask(key, rows, num_elements, probability=self.probability).view(shape)
+
+    @property
+    def keep_probability(self) -> float:
+        """The probability that the hash's 16 bits really give, so that the expectation is exact."""
+        return 1 - _threshold(self.probability) / 2**16
 
     def extra_repr(self) -> str:
         """Returns what `print` shows."""
         return f"probability={self.probability}"
+
+
+class AdapterInput(nn.Module):
+    """The A of an adapter with its dropout, saving for the backward pass only what comes in, as it comes in.
+
+    What comes in may be in lower precision than A: it is cast on the way, and the copy is not saved either.
+    """
+
+    def __init__(self, layer: nn.Module, dropout: CounterDropout | None) -> None:
+        """Takes over a bias-free linear or convolutional layer, with its weight under the same name."""
+        super().__init__()
+        self.weight = layer.weight
+        self.dropout = dropout
+        self._layer = (layer,)  # in a tuple: not a child, or its weight would be found twice
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Returns A (mask ∘ inputs / p), in A's precision."""
+        keep = None if self.dropout is None else self.dropout.mask_for(inputs)
+        if keep is None and inputs.dtype == self.weight.dtype:
+            return self.apply_layer(inputs, self.weight)
+        outputs: Tensor = _DroppedCall.apply(inputs, self.weight, self.apply_layer, keep)
+        if keep is None or self.dropout is None:
+            return outputs
+        return outputs / self.dropout.keep_probability  # here, where there are few numbers
+
+    def apply_layer(self, inputs: Tensor, weight: Tensor) -> Tensor:
+        """Runs the layer with a given weight."""
+        (layer,) = self._layer
+        if isinstance(layer, nn.Linear):
+            return nn.functional.linear(inputs, weight)
+        return functional_call(layer, {"weight": weight}, (inputs,))
+
+
+class _DroppedCall(torch.autograd.Function):
+    """layer(mask ∘ inputs, weight), of which the mask and the product are computed again when needed."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, layer: Any, keep: Any) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        ctx.layer, ctx.keep = layer, keep
+        return layer(_masked(inputs, keep and keep()).to(weight.dtype), weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        inputs, weight = ctx.saved_tensors
+        keep = ctx.keep and ctx.keep()
+        masked = _masked(inputs, keep).to(weight.dtype).detach()
+        masked.requires_grad_(ctx.needs_input_grad[0])
+        weight = weight.detach().requires_grad_()
+        with torch.enable_grad():
+            outputs = ctx.layer(masked, weight)
+        if not ctx.needs_input_grad[0]:
+            return None, torch.autograd.grad(outputs, weight, gradients[0])[0], None, None
+        of_inputs, of_weight = torch.autograd.grad(outputs, (masked, weight), gradients[0])
+        return _masked(of_inputs, keep).to(inputs.dtype), of_weight, None, None
+
+
+def _masked(inputs: Tensor, keep: Tensor | None) -> Tensor:
+    return inputs if keep is None else inputs * keep
 
 
 def set_dropout_rows(
@@ -81,11 +159,6 @@ def keep_mask(key: int, rows: Tensor, num_elements: int, *, probability: float) 
 
 def _threshold(probability: float) -> int:
     return round(probability * 2**16)
-
-
-def _keep_probability(probability: float) -> float:
-    """Returns the probability that the 16 bits really give, so that the expectation is exact."""
-    return 1 - _threshold(probability) / 2**16
 
 
 def mix(value: int) -> int:

@@ -12,7 +12,7 @@ from trainables.config import LoraConfig, TrialConfig
 from trainables.errors import ConfigError
 from trainables.models.adaptation import Adaptation
 from trainables.models.adapter_files import load_adapter, save_adapter
-from trainables.models.dropout import CounterDropout, set_dropout_rows
+from trainables.models.dropout import AdapterInput, CounterDropout, set_dropout_rows
 from trainables.models.dual_encoder import DualEncoder
 from trainables.models.liveness import prove_alive
 from trainables.models.registry import TowerName
@@ -97,12 +97,15 @@ def _inject(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(settings, encoder.adapter_root, ADAPTER)
-    if lora.dropout:
-        for tower, modules in targets.items():
-            for name in modules:
-                dropout = CounterDropout(lora.dropout, name=name, tower=tower).train(encoder.training)
-                adapted: Any = encoder.get_submodule(name)
-                adapted.lora_dropout[ADAPTER] = dropout
+    for tower, modules in targets.items():
+        for name in modules:
+            adapted: Any = encoder.get_submodule(name)
+            if isinstance(adapted.base_layer, nn.MultiheadAttention):
+                continue  # reads the weights of A and never calls it
+            dropout = CounterDropout(lora.dropout, name=name, tower=tower).train(encoder.training)
+            adapted.lora_A[ADAPTER] = AdapterInput(adapted.lora_A[ADAPTER], dropout if lora.dropout else None)
+            adapted.lora_dropout[ADAPTER] = nn.Identity()
+            adapted.cast_input_dtype_enabled = False  # done by `AdapterInput`, which saves no copy
 
 
 def _refuse_ignored_dropout(encoder: DualEncoder, names: list[str]) -> None:

@@ -12,8 +12,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from orchestrator.plain_yaml import parse_yaml
+from orchestrator.resources import device_kind
 from trainables.config import TrialConfig, from_flat, to_flat
 from trainables.errors import ConfigError
+from trainables.hardware import with_precision
 
 
 def _walk(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -46,7 +48,7 @@ def check_value(key: str, value: Any, *, where: str) -> None:
 
 
 def build_trial(flat: dict[str, Any], *, where: str) -> TrialConfig:
-    """Returns the trial of dotted keys.
+    """Returns the trial of dotted keys, `encoder.precision: auto` resolved for this machine.
 
     Raises:
         ConfigError: one message for the first thing that does not hold.
@@ -54,9 +56,12 @@ def build_trial(flat: dict[str, Any], *, where: str) -> TrialConfig:
     for key in flat:
         check_field(key, where=f"{where}.{key}")
     try:
-        return from_flat(flat)
+        config = from_flat(flat)
     except ValidationError as error:
         raise ConfigError(explain(error, where=where)) from error
+    if config.encoder.precision != "auto":
+        return config
+    return with_precision(config, device_kind(config.execution.device))
 
 
 def read_overrides(texts: Sequence[str], *, also: Collection[str] = ()) -> dict[str, Any]:

@@ -209,7 +209,8 @@ def _describe_data(dataset: Dataset) -> str:
 
 
 def _describe_encoder(config: EncoderConfig) -> str:
-    return f"{config.name} at {preprocessing_of(config).size} px: {find_encoder(config).about}"
+    precision = "" if config.precision == "float32" else f" in {config.precision}"
+    return f"{config.name} at {preprocessing_of(config).size} px{precision}: {find_encoder(config).about}"
 
 
 def _disk_bytes(configs: list[TrialConfig], datasets: dict[str, Dataset], num_trials: int) -> int:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -52,6 +53,12 @@ class Concurrency:
 def this_machine() -> Machine:
     """Returns the cores, GPUs and memory that this process is allowed, not what the host has."""
     return Machine(_usable_cpus(), _usable_gpus(), _usable_memory_gb())
+
+
+@cache
+def device_kind(device: str) -> Literal["cpu", "cuda"]:
+    """Returns what `execution.device` comes to on this machine."""
+    return "cuda" if device == "cuda" or (device == "auto" and _usable_gpus() > 0) else "cpu"
 
 
 def fit(

@@ -72,7 +72,10 @@ class Activations:
             row_of, stored = self._view(int(view))
             for place in np.flatnonzero(views == view):
                 rows[place] = stored[row_of[indices[place]]]
-        return torch.from_numpy(np.stack(rows)).to(self.encoder.log_logit_scale.device)
+        values = torch.from_numpy(np.stack(rows))
+        if self.encoder.dtype == torch.bfloat16:
+            values = values.view(torch.bfloat16)
+        return values.to(self.encoder.log_logit_scale.device)
 
     def clean(self, indices: np.ndarray) -> Tensor:
         """Returns the activations of unaugmented images."""
@@ -100,7 +103,9 @@ class Activations:
         stored: np.memmap | None = None
         for start in range(0, len(indices), ROWS_AT_ONCE):
             rows = indices[start : start + ROWS_AT_ONCE]
-            values = self._compute(rows, np.full(len(rows), view)).cpu().numpy()
+            computed = self._compute(rows, np.full(len(rows), view)).cpu()
+            # NumPy has no bfloat16: the same bits under another name.
+            values = (computed.view(torch.int16) if computed.dtype == torch.bfloat16 else computed).numpy()
             if stored is None:
                 shape = (len(indices), *values.shape[1:])
                 stored = np.lib.format.open_memmap(folder / "activations.npy", "w+", values.dtype, shape)

@@ -13,6 +13,7 @@ from trainables.artifacts import fingerprint
 
 Split = Literal["train", "val", "test"]
 Features = Literal["pooled", "joint"]
+Precision = Literal["float32", "bfloat16", "auto"]
 LossKind = Literal["clip", "multi_positive", "soft_target", "siglip", "class_prompt", "cross_entropy"]
 
 
@@ -97,6 +98,9 @@ class EncoderConfig(Config):
         default=None, ge=16, le=1024, description="Pixels; none = the encoder's own."
     )
     revision: str | None = Field(default=None, description="Commit of the Hub repository.")
+    precision: Precision = Field(
+        default="float32", description="Of frozen weights and of what flows through them; auto = the faster."
+    )
 
 
 class AdaptConfig(Config):

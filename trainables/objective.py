@@ -86,6 +86,7 @@ class Objective:
             parameters=list(self.parameters.values()),
             micro_batch_size=micro_batch_size,
             kept_graphs=kept_graphs,
+            encoder_dtype=self.materials.encoder.dtype,
         )
 
 

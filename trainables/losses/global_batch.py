@@ -63,6 +63,7 @@ def global_batch_step(
     logit_bias: Tensor | None = None,
     group_vectors: Tensor | None = None,
     kept_graphs: int = 1,
+    encoder_dtype: torch.dtype | None = None,
     tile_size: int = TILE_SIZE,
 ) -> StepResult:
     """Adds the gradient of the global batch's mean loss to `.grad`, the same on all ranks. Collective.
@@ -80,6 +81,7 @@ def global_batch_step(
             similarity of; none = groups are alike only to themselves.
         kept_graphs: micro-batches of each tower that keep their graph instead of being encoded twice. One
             costs next to nothing, since a replay needs as much anyway; all of them is the plain step.
+        encoder_dtype: what the towers compute in, where their embeddings come in a higher precision.
         tile_size: rows and columns of a block of logits.
 
     Raises:
@@ -97,7 +99,7 @@ def global_batch_step(
     learned = [*parameters, *(scalar for scalar in scalars if scalar.requires_grad)]
     step = _Step(
         group, pairs, plan.to(group.device), loss, log_logit_scale, logit_bias, group_vectors,
-        max(1, kept_graphs), tile_size,
+        max(1, kept_graphs), encoder_dtype, tile_size,
     )  # fmt: skip
     gradients = group.together(lambda: FlatGradients(learned))
     try:
@@ -127,6 +129,7 @@ class _Step:
     logit_bias: Tensor | None
     group_vectors: Tensor | None
     kept_graphs: int
+    encoder_dtype: torch.dtype | None
     tile_size: int
 
     def attempt(self, micro_batch_size: int | None) -> StepResult | None:
@@ -155,6 +158,7 @@ class _Step:
                 is_trained=is_trained,
                 micro_batch_size=micro_batch_size,
                 kept_graphs=self.kept_graphs,
+                dtype=self.encoder_dtype,
             )
             for encode, rows, is_trained in (
                 (pairs.encode_images, plan.image_share, pairs.trains_images),

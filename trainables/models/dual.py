@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from trainables.config import EncoderConfig, PreprocessingSpec
 from trainables.models.checkpoints import checkpoint_folder, from_checkpoint, split_dual
-from trainables.models.dual_encoder import Blocks, DualEncoder, ImageFeatures, Tokens, TowerName
+from trainables.models.dual_encoder import Blocks, DualEncoder, ImageFeatures, Tokens, TowerName, unit_length
 from trainables.models.registry import EncoderSpec, encoder_fingerprint, preprocessing_of
 from trainables.models.timm_towers import ImageTower, load_timm_tower
 from trainables.models.torchvision_import import declare_missing_operators
@@ -58,8 +57,8 @@ class SentenceEncoder(nn.Module):
         states = self.model(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
         ).last_hidden_state
-        mask = tokens.attention_mask.unsqueeze(-1).to(states.dtype)
-        return F.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+        mask = tokens.attention_mask.unsqueeze(-1).to(torch.promote_types(states.dtype, torch.float32))
+        return unit_length((states * mask).sum(1) / mask.sum(1))
 
 
 class JoinedEncoder(DualEncoder):
@@ -112,7 +111,7 @@ class JoinedEncoder(DualEncoder):
     def encode_image_suffix(self, activations: Tensor, cut: int) -> ImageFeatures:
         """Runs the image blocks from `cut`, then the projection."""
         pooled = self.image.run(activations, cut, len(self.image.blocks))
-        return ImageFeatures(pooled, F.normalize(self.image_projection(pooled), dim=-1))
+        return ImageFeatures(pooled, unit_length(self.image_projection(pooled)))
 
     def encode_text(self, tokens: Tokens) -> Tensor:
         """Returns sentence embeddings [B, D], unit length."""

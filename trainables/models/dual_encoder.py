@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from trainables.config import PreprocessingSpec
 from trainables.models.dropout import CounterDropout
@@ -52,6 +53,7 @@ class DualEncoder(nn.Module, ABC):
     pooled_dim: int
     joint_dim: int
     log_logit_scale: nn.Parameter  # []
+    dtype: torch.dtype = torch.float32  # of frozen weights and activations; embeddings are float32 at least
 
     @abstractmethod
     def blocks(self, tower: TowerName) -> Blocks:
@@ -105,7 +107,7 @@ class DualEncoder(nn.Module, ABC):
         values = values.to(self.log_logit_scale.device, torch.float32) / 255
         mean, std = (torch.tensor(v, device=values.device).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
         normalised = (values - mean) / std  # a grey channel broadcasts against per-channel constants
-        return normalised.expand(-1, spec.channels, -1, -1)
+        return normalised.expand(-1, spec.channels, -1, -1).to(self.dtype)
 
     def train(self, mode: bool = True) -> DualEncoder:
         """Switches adapter dropout only.
@@ -119,6 +121,11 @@ class DualEncoder(nn.Module, ABC):
             if isinstance(module, CounterDropout):
                 module.train(mode)
         return self
+
+
+def unit_length(embeddings: Tensor) -> Tensor:
+    """Returns embeddings [B, D] normalised, in float32 at least: the loss is computed no lower."""
+    return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)
 
 
 @contextmanager

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from trainables.config import EncoderConfig
 from trainables.errors import ConfigError
 from trainables.models.checkpoints import checkpoint_folder, checkpoint_json, from_checkpoint
-from trainables.models.dual_encoder import Blocks, DualEncoder, ImageFeatures, Tokens, TowerName
+from trainables.models.dual_encoder import Blocks, DualEncoder, ImageFeatures, Tokens, TowerName, unit_length
 from trainables.models.registry import EncoderSpec, encoder_fingerprint, preprocessing_of
 from trainables.models.torchvision_import import declare_missing_operators
 
@@ -55,13 +54,13 @@ class HFClip(DualEncoder):
     def encode_image_suffix(self, activations: Tensor, cut: int) -> ImageFeatures:
         """Runs the other layers; `pooled` is the normalised class token."""
         pooled = self._run(activations, cut, self._num_blocks)
-        return ImageFeatures(pooled, F.normalize(self.model.visual_projection(pooled), dim=-1))
+        return ImageFeatures(pooled, unit_length(self.model.visual_projection(pooled)))
 
     def encode_text(self, tokens: Tokens) -> Tensor:
         """Returns the projected state at the end-of-text token [B, D], unit length."""
         ids, mask = (part.to(self.log_logit_scale.device) for part in tokens)
         pooled = self.model.text_model(input_ids=ids, attention_mask=mask).pooler_output
-        return F.normalize(self.model.text_projection(pooled), dim=-1)
+        return unit_length(self.model.text_projection(pooled))
 
     def tokenize(self, texts: list[str]) -> Tokens:
         """Returns tokens of the checkpoint's own tokenizer."""

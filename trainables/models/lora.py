@@ -15,6 +15,7 @@ from trainables.models.adapter_files import load_adapter, save_adapter
 from trainables.models.dropout import AdapterInput, CounterDropout, set_dropout_rows
 from trainables.models.dual_encoder import DualEncoder
 from trainables.models.liveness import prove_alive
+from trainables.models.precision import store_frozen_in_bfloat16
 from trainables.models.registry import TowerName
 from trainables.models.targets import check_targets, resolve_targets
 from trainables.models.torchvision_import import import_peft
@@ -55,6 +56,8 @@ def attach(encoder: DualEncoder, config: TrialConfig) -> Adaptation:
         if config.loss.logit_scale is not None:
             encoder.log_logit_scale.data.fill_(math.log(config.loss.logit_scale))
         encoder.log_logit_scale.requires_grad_(config.loss.learn_logit_scale)
+    if config.encoder.precision == "bfloat16":
+        store_frozen_in_bfloat16(encoder)
     return Adaptation(
         method=method,
         parameters={name: p for name, p in encoder.named_parameters() if p.requires_grad},

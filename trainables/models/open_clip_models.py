@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from trainables.config import EncoderConfig
 from trainables.errors import ConfigError, WeightsUnavailable
 from trainables.models.checkpoints import checkpoint_folder, local_folder, split_open_clip
-from trainables.models.dual_encoder import Blocks, DualEncoder, ImageFeatures, Tokens, TowerName
+from trainables.models.dual_encoder import Blocks, DualEncoder, ImageFeatures, Tokens, TowerName, unit_length
 from trainables.models.registry import EncoderSpec, encoder_fingerprint, preprocessing_of
 from trainables.models.torchvision_import import declare_missing_operators
 
@@ -54,12 +53,12 @@ class OpenClip(DualEncoder):
     def encode_image_suffix(self, activations: Tensor, cut: int) -> ImageFeatures:
         """Runs the other blocks and the pooling."""
         pooled = self._run(activations, cut, len(self.model.visual.transformer.resblocks) + 1)
-        return ImageFeatures(pooled, F.normalize(self.image_projection(pooled), dim=-1))
+        return ImageFeatures(pooled, unit_length(self.image_projection(pooled)))
 
     def encode_text(self, tokens: Tokens) -> Tensor:
         """Returns joint embeddings [B, D], unit length."""
         pooled = self.model.encode_text(tokens.input_ids.to(self.log_logit_scale.device))
-        return F.normalize(self.text_projection(pooled), dim=-1)
+        return unit_length(self.text_projection(pooled))
 
     def tokenize(self, texts: list[str]) -> Tokens:
         """Returns tokens padded to the context length, which open_clip's causal mask has built in."""

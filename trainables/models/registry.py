@@ -230,4 +230,5 @@ def encoder_fingerprint(config: EncoderConfig) -> str:
     """
     spec = find_encoder(config)
     weights = spec.files or weights_identity(config.name, config.revision or spec.revision)
-    return fingerprint("encoder", spec.family, spec.version, weights, preprocessing_of(config))
+    precision = [] if config.precision == "float32" else [config.precision]
+    return fingerprint("encoder", spec.family, spec.version, weights, preprocessing_of(config), *precision)

@@ -36,6 +36,7 @@ class Concurrency:
     gpus_per_trial: float
     device: Literal["cpu", "cuda"]
     reason: str
+    memory_budget_gb: float | None = None  # of one worker, for graphs; none = what its GPU has free
 
     @property
     def num_cpus(self) -> int:
@@ -108,7 +109,9 @@ def _fit_cpu(num_workers: int, wanted: int, machine: Machine) -> Concurrency:
     num = min(wanted, machine.num_cpus // num_workers, by_memory)
     cpus = machine.num_cpus // num
     found = f"{_counted(machine.num_cpus, 'CPU core')}, no GPU in use"
-    return Concurrency(num, cpus, 0.0, "cpu", f"{found}: {_at_once(num)} with {_counted(cpus, 'core')} each")
+    reason = f"{found}: {_at_once(num)} with {_counted(cpus, 'core')} each"
+    budget = machine.memory_gb * 0.8 / (num * num_workers) - TRIAL_MEMORY_GB
+    return Concurrency(num, cpus, 0.0, "cpu", reason, memory_budget_gb=max(budget, 0.25))
 
 
 def _fit_gpu(num_workers: int, wanted: int, machine: Machine, gpus: float | None) -> Concurrency:

@@ -21,7 +21,7 @@ from typing import Any, Literal, Self
 
 from trainables import resolve
 from trainables.artifacts import file_sha256, write_atomically
-from trainables.config import from_flat
+from trainables.config import TrialConfig, from_flat
 from trainables.context import Metrics
 from trainables.errors import UserError, WeightsUnavailable
 
@@ -46,6 +46,7 @@ class TrialOrder:
     num_workers: int
     cpus_per_trial: int
     gpus_per_trial: float
+    memory_budget_gb: float | None = None
 
     def to_json(self) -> str:
         """Returns the order as one line."""
@@ -55,6 +56,15 @@ class TrialOrder:
     def from_json(cls, text: str) -> Self:
         """Reads what `to_json` wrote."""
         return cls(**json.loads(text))
+
+    @property
+    def trial(self) -> TrialConfig:
+        """The configuration, with this machine's memory where it names none."""
+        budget = self.config["execution.memory_budget_gb"]
+        own = self.config["execution.micro_batch_size"] is not None  # then memory is the user's business
+        return from_flat(
+            self.config | {"execution.memory_budget_gb": budget or (None if own else self.memory_budget_gb)}
+        )
 
     @property
     def num_threads(self) -> int:
@@ -100,7 +110,7 @@ def _in_this_process(order: TrialOrder) -> Metrics:
     _start_afresh(order)
     device = "cuda:0" if order.device == "cuda" else "cpu"
     context = TuneContext(order, device=device, send=tune.report)
-    return resolve(order.trainable)(from_flat(order.config), context)
+    return resolve(order.trainable)(order.trial, context)
 
 
 def _over_workers(order: TrialOrder) -> Metrics:
@@ -156,7 +166,7 @@ def run_as_worker(config: dict[str, str]) -> Metrics:
         world_size=place.get_world_size(),
     )
     try:
-        return finite(resolve(order.trainable)(from_flat(order.config), context))
+        return finite(resolve(order.trainable)(order.trial, context))
     except PeerFailed:  # that rank says why
         raise
     except Exception as error:

@@ -154,6 +154,7 @@ def open_conductor(
         num_workers=options.num_workers or space.base("execution.num_workers"),
         cpus_per_trial=concurrency.cpus_per_trial,
         gpus_per_trial=concurrency.gpus_per_trial,
+        memory_budget_gb=concurrency.memory_budget_gb,
     )
     return Conductor(ledger, SweepState(folder.name), open_searcher(space), observer, identify, order, folder)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 
@@ -15,11 +16,15 @@ from trainables.context import Metrics, RunContext
 from trainables.data.loader import global_batches, steps_per_epoch
 from trainables.data.text import class_prompts
 from trainables.losses.collectives import Group
+from trainables.losses.global_batch import StepResult
 from trainables.materials import Materials, open_materials
+from trainables.micro_batch import Cut
 from trainables.models.lora import load_adapter, prove_alive, save_adapter
 from trainables.objective import Objective
 from trainables.optim import TrainState
 from trainables.validate import validation_metrics
+
+logger = logging.getLogger(__name__)
 
 STEPS_FILE = "steps.jsonl"
 
@@ -76,15 +81,16 @@ def run_epochs(
 ) -> list[dict[str, float]]:
     """Takes every optimiser step from `state.step` to the end; reports and returns each epoch's metrics."""
     per_epoch = steps_per_epoch(len(materials.dataset.indices("train")), config.global_batch_size)
-    micro_batch_size = config.execution.micro_batch_size
+    cut: Cut | None = None
     epochs: list[dict[str, float]] = []
     losses: list[float] = []
     seconds, num_images = 0.0, 0
     for batch in global_batches(materials.dataset, config, start_step=state.step):
         began = time.perf_counter()
         materials.encoder.train()
-        result = objective.step(batch, micro_batch_size=micro_batch_size)
-        micro_batch_size = result.micro_batch_size
+        cut = cut or objective.choose_cut(batch)
+        result = objective.step(batch, micro_batch_size=cut.micro_batch_size, kept_graphs=cut.kept_graphs)
+        cut = after(result, cut)
         state.apply_gradients()
         losses.append(result.loss)
         num_images += len(batch)
@@ -98,6 +104,8 @@ def run_epochs(
                 "train/logit_scale": result.logit_scale,
                 "train/learning_rate": state.learning_rate,
                 "perf/images_per_second": num_images / seconds,
+                "perf/micro_batch_size": cut.micro_batch_size or -(-len(batch) // context.world_size),
+                "perf/kept_graphs": cut.kept_graphs,
             }
             if context.rank == 0:
                 record_steps(context.workdir / STEPS_FILE, losses, last_step=state.step)
@@ -107,6 +115,15 @@ def run_epochs(
             epochs.append(metrics)
             context.report(metrics, checkpoint=state.save(context.workdir / "checkpoints", rank=context.rank))
     return epochs
+
+
+def after(result: StepResult, cut: Cut) -> Cut:
+    """Returns how to go on: as before, or with what fitted once memory had run out."""
+    if result.micro_batch_size == cut.micro_batch_size:
+        return cut
+    before = cut.micro_batch_size or "the whole share"
+    logger.warning("out of memory: micro-batch %s -> %s, same result", before, result.micro_batch_size)
+    return Cut(result.micro_batch_size, 1)
 
 
 def training_metrics(epochs: list[dict[str, float]]) -> Metrics:

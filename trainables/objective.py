@@ -20,8 +20,10 @@ from trainables.context import RunContext
 from trainables.data.loader import GlobalBatch
 from trainables.data.text import class_prompts, every_caption
 from trainables.losses.batch_plan import BatchPlan, distinct_captions
+from trainables.losses.collectives import Group
 from trainables.losses.global_batch import StepResult, global_batch_step
 from trainables.materials import Materials
+from trainables.micro_batch import Cut, choose_cut, cost_of, memory_budget
 from trainables.models.lora import set_dropout_rows
 
 
@@ -66,19 +68,33 @@ class Objective:
             self.compared = CaptionEmbeddings(materials)
             self.compared.of(every_caption(materials.dataset, kind=config.data.captions))
 
+    def choose_cut(self, batch: GlobalBatch) -> Cut:
+        """Measures a few rows and returns how every rank takes its share of such a batch. Collective."""
+        execution, encoder = self.config.execution, self.materials.encoder
+        device = encoder.log_logit_scale.device
+        if execution.micro_batch_size is not None and execution.memory_budget_gb is None:
+            return Cut(execution.micro_batch_size, 1)
+        group = Group.current(device)
+        pairs, plan = self._as_rows(batch)
+        weights = [*encoder.parameters(), *encoder.buffers()]
+        towers = (
+            cost_of(pairs.encode_images, plan.image_share, is_trained=pairs.trains_images, weights=weights),
+            cost_of(pairs.encode_texts, plan.text_share, is_trained=pairs.trains_texts, weights=weights),
+        )
+        budget = memory_budget(
+            device, budget_gb=execution.memory_budget_gb, num_sharing=self.context.world_size
+        )
+        cut = choose_cut(budget, *towers, micro_batch_size=execution.micro_batch_size)
+        # The smallest of any rank; -B stands for the whole share.
+        size, kept = group.maximum(-(cut.micro_batch_size or len(batch)), -cut.kept_graphs)
+        return Cut(None if -size == len(batch) else -size, -kept)
+
     def step(self, batch: GlobalBatch, *, micro_batch_size: int | None, kept_graphs: int = 1) -> StepResult:
         """Adds the gradient of one global batch to the parameters. Collective; see `global_batch_step`."""
-        text_of_pair, num_texts = self.texts.rows_of(batch)
-        groups = torch.from_numpy(batch.classes) if self.config.loss.positives == "class" else text_of_pair
+        pairs, plan = self._as_rows(batch)
         return global_batch_step(
-            BatchEncoder(self.materials, batch, self.texts, self.config.seed),
-            BatchPlan(
-                text_of_pair,
-                groups,
-                rank=self.context.rank,
-                world_size=self.context.world_size,
-                num_texts=num_texts,
-            ),
+            pairs,
+            plan,
             self.config.loss,
             log_logit_scale=self.materials.encoder.log_logit_scale,
             logit_bias=self.logit_bias,
@@ -88,6 +104,13 @@ class Objective:
             kept_graphs=kept_graphs,
             encoder_dtype=self.materials.encoder.dtype,
         )
+
+    def _as_rows(self, batch: GlobalBatch) -> tuple[BatchEncoder, BatchPlan]:
+        text_of_pair, num_texts = self.texts.rows_of(batch)
+        groups = torch.from_numpy(batch.classes) if self.config.loss.positives == "class" else text_of_pair
+        rank, world_size = self.context.rank, self.context.world_size
+        plan = BatchPlan(text_of_pair, groups, rank=rank, world_size=world_size, num_texts=num_texts)
+        return BatchEncoder(self.materials, batch, self.texts, self.config.seed), plan
 
 
 @dataclass

@@ -79,6 +79,7 @@ class AdapterInput(nn.Module):
     def __init__(self, layer: nn.Module, dropout: CounterDropout | None) -> None:
         """Takes over a bias-free linear or convolutional layer, with its weight under the same name."""
         super().__init__()
+        assert isinstance(layer.weight, nn.Parameter)
         self.weight = layer.weight
         self.dropout = dropout
         self._layer = (layer,)  # in a tuple: not a child, or its weight would be found twice

@@ -1,0 +1,141 @@
+"""The cut is measured, fits its budget, and changes no result."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainables.config import TrialConfig, from_flat
+from trainables.context import LocalContext
+from trainables.data.loader import global_batches
+from trainables.finetune import STEPS_FILE, finetune
+from trainables.materials import open_materials
+from trainables.micro_batch import Cut, TowerCost, choose_cut, memory_budget, saved_bytes
+from trainables.objective import BatchEncoder, Objective
+
+SMALL = {
+    "data.dataset": "phantom",
+    "data.phantom.num_train": 46,
+    "data.phantom.num_val": 12,
+    "data.phantom.num_test": 12,
+    "data.num_views": 1,
+    "encoder.image_size": 32,
+    "lora.dropout": 0.1,
+    "lora.towers": "both",
+    "global_batch_size": 24,
+    "num_epochs": 2,
+    "execution.evaluate_every_epochs": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+def small(**changes: object) -> TrialConfig:
+    return from_flat(SMALL | {key.replace("__", "."): value for key, value in changes.items()})
+
+
+@pytest.mark.parametrize(
+    ("budget", "micro_batch_size", "expected"),
+    [
+        (100 * 10 + 20 * 5, None, Cut(None, 1)),  # all of it fits: the plain step
+        (600, None, Cut(10, 4)),  # of 15 bytes a pair: 4 graphs, then captions have run out and one more fits
+        (599, 7, Cut(7, 7)),  # 7 × 7 images and all 20 captions; an eighth would take 60 more
+        (14, None, Cut(1, 1)),  # nothing fits: the smallest, and out-of-memory will tell
+        (1e9, 7, Cut(7, math.ceil(100 / 7))),  # all kept, though in pieces
+    ],
+)
+def test_graphs_fit_the_budget(budget: float, micro_batch_size: int | None, expected: Cut) -> None:
+    towers = TowerCost(num_rows=100, bytes_per_row=10), TowerCost(num_rows=20, bytes_per_row=5)
+    cut = choose_cut(budget, *towers, micro_batch_size=micro_batch_size)
+    assert cut.micro_batch_size == expected.micro_batch_size
+    if expected.micro_batch_size is None or expected.kept_graphs == 1:
+        assert cut.kept_graphs == expected.kept_graphs
+        return
+
+    def needed(kept: int) -> float:
+        rows = kept * expected.micro_batch_size
+        return sum(min(rows, tower.num_rows) * tower.bytes_per_row for tower in towers)
+
+    assert needed(cut.kept_graphs) <= budget
+    assert cut.kept_graphs * expected.micro_batch_size >= 100 or needed(cut.kept_graphs + 1) > budget
+
+
+def test_saved_bytes_counts_each_storage_once_and_no_weight() -> None:
+    weight = torch.randn(8, 8, requires_grad=True)
+    inputs = torch.randn(5, 8)
+    with saved_bytes([weight]) as total:
+        hidden = (inputs @ weight).exp()  # saves the inputs and its own result
+        hidden.sin().sum()  # saves that result again
+    assert total == [2 * 5 * 8 * 4]
+
+
+def test_a_configured_budget_counts_before_what_is_free() -> None:
+    cpu = torch.device("cpu")
+    assert memory_budget(cpu, budget_gb=0.5, num_sharing=4) == 2**29
+    alone = memory_budget(cpu, budget_gb=None, num_sharing=1)
+    assert 2**20 < alone < 2**50
+    assert memory_budget(cpu, budget_gb=None, num_sharing=4) == pytest.approx(alone / 4, rel=0.2)
+
+
+def test_a_small_budget_is_kept_and_the_result_is_the_same(tmp_path: Path, store: Path) -> None:
+    whole = small()
+    materials = open_materials(whole, LocalContext(tmp_path, store))
+    objective = Objective(materials, whole, LocalContext(tmp_path, store))
+    materials.encoder.train()
+    batch = next(global_batches(materials.dataset, whole))
+    assert objective.choose_cut(batch) == Cut(None, 1)
+    pairs = BatchEncoder(materials, batch, objective.texts, whole.seed)
+    weights = [*materials.encoder.parameters(), *materials.encoder.buffers()]
+    with saved_bytes(weights) as everything:
+        embedded = pairs.encode_images(range(24)), pairs.encode_texts(range(5))
+    del embedded
+    budget_gb = everything[0] / 2**30 / 3
+
+    tight = small(execution__memory_budget_gb=budget_gb)
+    objective = Objective(materials, tight, LocalContext(tmp_path, store))
+    cut = objective.choose_cut(batch)
+    assert cut.micro_batch_size is not None
+    assert 1 <= cut.micro_batch_size * cut.kept_graphs < 24
+    parameters = list(objective.parameters.values())
+    gradients = []
+    for one in (Cut(None, 1), cut):
+        objective.step(batch, micro_batch_size=one.micro_batch_size, kept_graphs=one.kept_graphs)
+        gradients.append([p.grad.clone() for p in parameters if p.grad is not None])
+        for parameter in parameters:
+            parameter.grad = None
+    for first, second in zip(*gradients, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
+
+
+def test_memory_that_runs_out_is_written_down_and_changes_no_loss(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run(name: str) -> tuple[list[float], list[dict[str, float]]]:
+        folder = tmp_path / name
+        folder.mkdir()
+        context = LocalContext(folder, tmp_path / name / "store")
+        finetune(small(), context)
+        lines = (folder / STEPS_FILE).read_text().splitlines()
+        return [json.loads(line)["loss"] for line in lines], context.reported
+
+    undisturbed, reported = run("undisturbed")
+    assert reported[-1]["perf/micro_batch_size"] == 22  # the tail of 46 images, whole
+    encode = BatchEncoder.encode_images
+
+    def small_memory(self: BatchEncoder, rows: range) -> torch.Tensor:
+        if len(rows) > 8 and self.batch.step >= 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(self, rows)
+
+    monkeypatch.setattr(BatchEncoder, "encode_images", small_memory)
+    disturbed, reported = run("disturbed")
+    assert disturbed == pytest.approx(undisturbed, rel=1e-5)
+    assert reported[-1]["perf/micro_batch_size"] == 5  # 22 halved, and again
+    assert "micro-batch the whole share -> 5" in caplog.text

@@ -1,0 +1,123 @@
+"""How many rows a forward pass takes, and how many graphs are kept: measured, from a memory budget.
+
+Neither changes a result. More graphs kept means fewer rows encoded twice; a larger micro-batch means fewer
+calls. The budget goes to graphs, because on a CPU a micro-batch of a few rows is as fast as one of hundreds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+ROWS_MEASURED = 4
+SHARE_OF_FREE_MEMORY = 0.5
+"""Of what is free when training starts; the rest is for the optimiser, workspace, and whoever comes after."""
+GRAPHS_WANTED = 4
+"""A budget that does not hold the whole share is spent on this many, so a replay takes a part of it."""
+LARGEST = 256
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How this rank takes its share of a batch. `micro_batch_size` none = the whole share at once."""
+
+    micro_batch_size: int | None
+    kept_graphs: int
+
+
+@dataclass(frozen=True)
+class TowerCost:
+    """Rows of one tower's share, and what the graph of a row holds, in bytes; 0 where it does not train."""
+
+    num_rows: int
+    bytes_per_row: float
+
+
+def choose_cut(budget: float, *towers: TowerCost, micro_batch_size: int | None = None) -> Cut:
+    """Returns the cut whose graphs fit into `budget` bytes; the smallest there is where none does.
+
+    A whole share that fits is the plain step: every row is encoded once. A micro-batch that is given stays.
+    """
+
+    def needed(num_rows: int) -> float:
+        return sum(min(num_rows, tower.num_rows) * tower.bytes_per_row for tower in towers)
+
+    most = max(tower.num_rows for tower in towers)
+    if needed(most) <= budget and micro_batch_size is None:
+        return Cut(None, 1)
+    size = micro_batch_size or int(min(max(budget / GRAPHS_WANTED / max(needed(1), 1), 1), most, LARGEST))
+    kept = 1
+    while kept * size < most and needed((kept + 1) * size) <= budget:
+        kept += 1
+    return Cut(size, kept)
+
+
+def cost_of(
+    encode: Callable[[range], Tensor], rows: range, *, is_trained: bool, weights: Iterable[Tensor]
+) -> TowerCost:
+    """Measures a tower on its first few rows."""
+    if not is_trained or not len(rows):
+        return TowerCost(len(rows), 0.0)
+    few = rows[:ROWS_MEASURED]
+    with torch.enable_grad(), saved_bytes(weights) as saved:
+        encode(few)
+    return TowerCost(len(rows), saved[0] / len(few))
+
+
+@contextmanager
+def saved_bytes(not_counted: Iterable[Tensor] = ()) -> Iterator[list[int]]:
+    """Counts, into the one element of the list, what graphs made meanwhile keep for their backward pass.
+
+    Each storage counts once; those of `not_counted`, the weights, are there anyway.
+    """
+    seen = {tensor.untyped_storage().data_ptr() for tensor in not_counted}
+    total, alive = [0], list[Tensor]()
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            alive.append(tensor)  # or its address could be given out again
+            total[0] += storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield total
+
+
+def memory_budget(device: torch.device, *, budget_gb: float | None, num_sharing: int) -> float:
+    """Returns the bytes that graphs may take: as configured, or a share of what is free now.
+
+    Args:
+        device: where the towers compute.
+        budget_gb: `execution.memory_budget_gb`, for one worker.
+        num_sharing: workers that share this machine's memory; a GPU is a worker's own.
+    """
+    if budget_gb is not None:
+        return budget_gb * 2**30
+    if device.type == "cuda":
+        return SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]
+    return SHARE_OF_FREE_MEMORY * _free_host_memory() / num_sharing
+
+
+def _free_host_memory() -> float:
+    """Returns bytes; 4 GiB where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
+    except (OSError, StopIteration):
+        return 4 * 2**30
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):
+        return available
+    return available if limit == "max" else min(available, int(limit) - used)

@@ -11,9 +11,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from orchestrator.plain_yaml import parse_yaml
 from trainables.config import TrialConfig, from_flat, to_flat
 from trainables.errors import ConfigError
+from trainables.plain_yaml import parse_yaml
 
 
 def _walk(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

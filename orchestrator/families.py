@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from orchestrator.fields import DEFAULTS
 from orchestrator.parameters import FAMILY, Choice, Parameter, Range
 from trainables.config import EncoderConfig
 from trainables.errors import ConfigError
+from trainables.fields import DEFAULTS
 from trainables.models.registry import FAMILIES, Family, TowerName, find_encoder
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from orchestrator.environment import secure_environment
 from orchestrator.resources import Concurrency
 from trainables.errors import ClusterError
+from trainables.launch import LOOPBACK
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Orders and records travel as short texts, arrays never: the default would reserve a third of the memory."""
@@ -36,9 +37,6 @@ EXECUTION = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
 """How Tune and Train work for us."""
-
-LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-"""Workers of one machine find each other on the loopback device, not on an address that others can reach."""
 
 
 def load_ray() -> None:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
-from orchestrator.fields import check_field, check_value, did_you_mean
 from trainables.errors import ConfigError
+from trainables.fields import check_field, check_value, did_you_mean
 
 Scalar: TypeAlias = str | int | float | bool | None
 Condition: TypeAlias = dict[str, tuple[Scalar, ...]]  # field → the values under which the parameter counts

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
-import re
-import subprocess
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from trainables.errors import ClusterError
+from trainables.hardware import usable_gpus
 
 TRIAL_MEMORY_GB = 2.0
 """What a trial on a CPU may take: torch and two encoders (1 GB, measured with lite0-minilm) and its batch."""
@@ -53,13 +50,7 @@ class Concurrency:
 
 def this_machine() -> Machine:
     """Returns the cores, GPUs and memory that this process is allowed, not what the host has."""
-    return Machine(_usable_cpus(), _usable_gpus(), _usable_memory_gb())
-
-
-@cache
-def device_kind(device: str) -> Literal["cpu", "cuda"]:
-    """Returns what `execution.device` comes to on this machine."""
-    return "cuda" if device == "cuda" or (device == "auto" and _usable_gpus() > 0) else "cpu"
+    return Machine(_usable_cpus(), usable_gpus(), _usable_memory_gb())
 
 
 def fit(
@@ -160,28 +151,3 @@ def _usable_memory_gb() -> float:
     except OSError:
         limit = "max"
     return min(total, total if limit == "max" else int(limit)) / 2**30
-
-
-def _usable_gpus() -> int:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and visible.split(",")[0].strip() in ("", "-1", "NoDevFiles"):
-        return 0
-    if not _torch_has_cuda():
-        return 0
-    try:
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    num = len(re.findall(r"^GPU \d+:", listed, re.MULTILINE))
-    return num if visible is None else min(num, len(visible.split(",")))
-
-
-def _torch_has_cuda() -> bool:
-    """Reads torch's version file: importing torch takes seconds."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        return False
-    version = (Path(spec.origin).parent / "version.py").read_text()
-    return re.search(r"^cuda.*=\s*None\s*$", version, re.MULTILINE) is None

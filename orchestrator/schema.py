@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.fields import FIELDS
 from orchestrator.parameters import FAMILY
 from orchestrator.search_space import OBJECTIVE_METRICS, REPEATABLE, SYSTEMS
 from orchestrator.space import DEFAULT_OBJECTIVE, EvaluationSettings, SearchSettings
 from trainables.config import TrialConfig
+from trainables.fields import FIELDS
 
 SCHEMA_FILE = "search_space.schema.json"
 

@@ -10,9 +10,7 @@ from typing import Any, TypeVar, cast
 from pydantic import ValidationError
 
 from orchestrator.families import family_words
-from orchestrator.fields import DEFAULTS, FIELDS, check_value, did_you_mean, explain, read_overrides
 from orchestrator.parameters import Parameter, read_parameter
-from orchestrator.plain_yaml import read_yaml
 from orchestrator.space import (
     DEFAULT_OBJECTIVE,
     FROZEN,
@@ -22,6 +20,8 @@ from orchestrator.space import (
 )
 from trainables.config import Config
 from trainables.errors import ConfigError
+from trainables.fields import DEFAULTS, FIELDS, check_value, did_you_mean, explain, read_overrides
+from trainables.plain_yaml import read_yaml
 
 BLOCKS: dict[str, type] = {
     "name": str,

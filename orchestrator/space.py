@@ -12,11 +12,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from orchestrator.families import encoder_families
-from orchestrator.fields import DEFAULTS, build_trial
 from orchestrator.parameters import Choice, Parameter, Range
 from trainables.artifacts import fingerprint
 from trainables.config import Config, TrialConfig, to_flat
 from trainables.errors import ConfigError
+from trainables.fields import DEFAULTS, build_trial
 
 DEFAULT_OBJECTIVE = "val/probe_joint/macro_auroc"
 FROZEN = {"name": "frozen encoder", "adapt.method": "none"}

@@ -10,11 +10,12 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainables.artifacts import atomic_directory, verify
+from trainables.artifacts import atomic_directory, is_whole, verify
 from trainables.errors import DataError
 
 PARAMETERS, MOMENTS, PROGRESS = "parameters.safetensors", "moments.safetensors", "progress.json"
@@ -22,11 +23,19 @@ PARAMETERS, MOMENTS, PROGRESS = "parameters.safetensors", "moments.safetensors",
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on: parameters by name, the optimiser's tensors by `kind/name`, counters."""
+    """What a run needs to go on as if it had never stopped.
+
+    Args:
+        parameters: by name.
+        moments: the optimiser's tensors by `kind/name`.
+        progress: `step`, and what else the owner wants back as plain values.
+        trains: names what is being trained and with which settings; another run cannot go on from here.
+    """
 
     parameters: Mapping[str, Tensor]
     moments: Mapping[str, Tensor]
-    progress: Mapping[str, int]
+    progress: Mapping[str, Any]
+    trains: str
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -35,21 +44,29 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     A kill at any moment leaves the earlier checkpoint or the new one, whole.
     """
     place = folder / f"step-{checkpoint.progress['step']:08d}"
+    for unfinished in folder.glob(".step-*"):  # what a kill left behind
+        shutil.rmtree(unfinished)
     with atomic_directory(place) as aside:
         save_file(_on_host(checkpoint.parameters), aside / PARAMETERS)
         save_file(_on_host(checkpoint.moments), aside / MOMENTS)
-        (aside / PROGRESS).write_text(json.dumps(dict(checkpoint.progress), indent=1, sort_keys=True))
+        (aside / PROGRESS).write_text(json.dumps({"trains": checkpoint.trains, **checkpoint.progress}))
     for earlier in folder.glob("step-*"):
         if earlier != place:
             shutil.rmtree(earlier)
     return place
 
 
-def read_checkpoint(place: Path, expected: Mapping[str, Tensor]) -> Checkpoint:
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Returns the furthest whole checkpoint below a folder; None where there is none."""
+    whole = [place for place in folder.glob("step-*") if is_whole(place)]
+    return max(whole, key=lambda place: int(place.name.removeprefix("step-")), default=None)
+
+
+def read_checkpoint(place: Path, expected: Mapping[str, Tensor], *, trains: str) -> Checkpoint:
     """Returns a checkpoint of the parameters `expected`, on the host.
 
     Raises:
-        DataError: it is unfinished, damaged, or holds other parameters.
+        DataError: it is unfinished, damaged, holds other parameters, or was trained with other settings.
     """
     verify(place)
     stored = load_file(place / PARAMETERS)
@@ -60,7 +77,13 @@ def read_checkpoint(place: Path, expected: Mapping[str, Tensor]) -> Checkpoint:
                 f"{place}: parameter {name!r} is {there} in the checkpoint and {here} in this run, so it "
                 "belongs to another configuration; delete the folder to start anew"
             )
-    return Checkpoint(stored, load_file(place / MOMENTS), json.loads((place / PROGRESS).read_text()))
+    progress = json.loads((place / PROGRESS).read_text())
+    if (trained := progress.pop("trains", None)) != trains:
+        raise DataError(
+            f"{place} belongs to adapter {trained}, this run trains adapter {trains}: data, encoder, seed or "
+            "another setting of the training differs; set them as they were, or start anew"
+        )
+    return Checkpoint(stored, load_file(place / MOMENTS), progress, trained)
 
 
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

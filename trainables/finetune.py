@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainables.artifacts import about, is_whole
+from trainables.artifacts import about, is_whole, write_atomically
 from trainables.config import TrialConfig
 from trainables.context import Metrics, RunContext
 from trainables.data.loader import global_batches, steps_per_epoch
 from trainables.data.text import class_prompts
+from trainables.errors import DataError
 from trainables.losses.collectives import Group
 from trainables.losses.global_batch import StepResult
 from trainables.materials import Materials, open_materials
@@ -52,13 +53,14 @@ def train_adapter(materials: Materials, config: TrialConfig, context: RunContext
         config,
         total_steps=config.num_epochs * steps_per_epoch(num_train, config.global_batch_size),
         log_logit_scale=materials.encoder.log_logit_scale,
+        trains=folder.name,
     )
-    if context.resume_from:
-        state.restore(context.resume_from)
-    epochs = run_epochs(materials, objective, state, config, context)
+    resume(state, context)
+    run_epochs(materials, objective, state, config, context)
     if context.rank == 0:
-        save_adapter(materials.encoder, materials.adaptation, folder, about=adapter_card(materials, epochs))
-    return training_metrics(epochs)
+        card = adapter_card(materials, state.epochs)
+        save_adapter(materials.encoder, materials.adaptation, folder, about=card)
+    return training_metrics(state.epochs)
 
 
 def is_there(folder: Path, context: RunContext) -> bool:
@@ -76,14 +78,32 @@ def reuse_adapter(materials: Materials, folder: Path, context: RunContext) -> Me
     return training_metrics(epochs)
 
 
+def resume(state: TrainState, context: RunContext) -> None:
+    """Goes back to the checkpoint, if there is one, and says again what was said until then. Collective.
+
+    Raises:
+        DataError: a checkpoint that does not fit, or that only some ranks have.
+    """
+    place, group = context.resume_from, Group.current(torch.device(context.device))
+    group.together(lambda: state.restore(place) if place else None)
+    last, first = group.maximum(state.step, -state.step)
+    if last != -first:
+        raise DataError(
+            f"the ranks would go on from different steps, {-first} to {last}: every machine needs the same "
+            "checkpoint, in a folder that they share"
+        )
+    if context.rank == 0:
+        record_steps(context.workdir / STEPS_FILE, state.losses)
+    for epoch in state.epochs:
+        context.report(epoch)
+
+
 def run_epochs(
     materials: Materials, objective: Objective, state: TrainState, config: TrialConfig, context: RunContext
-) -> list[dict[str, float]]:
-    """Takes every optimiser step from `state.step` to the end; reports and returns each epoch's metrics."""
+) -> None:
+    """Takes every optimiser step from `state.step` to the end; reports each epoch's metrics."""
     per_epoch = steps_per_epoch(len(materials.dataset.indices("train")), config.global_batch_size)
     cut: Cut | None = None
-    epochs: list[dict[str, float]] = []
-    losses: list[float] = []
     seconds, num_images = 0.0, 0
     for batch in global_batches(materials.dataset, config, start_step=state.step):
         began = time.perf_counter()
@@ -92,13 +112,13 @@ def run_epochs(
         result = objective.step(batch, micro_batch_size=cut.micro_batch_size, kept_graphs=cut.kept_graphs)
         cut = after(result, cut)
         state.apply_gradients()
-        losses.append(result.loss)
+        state.losses.append(result.loss)
         num_images += len(batch)
         seconds += time.perf_counter() - began
         if state.step % per_epoch == 0:
             metrics: dict[str, float] = {
                 "train/epoch": batch.epoch + 1,
-                "train/loss": float(np.mean(losses)),
+                "train/loss": float(np.mean(state.losses[-per_epoch:])),
                 "train/loss_floor": result.floor,
                 "train/class_recall": result.recall,
                 "train/logit_scale": result.logit_scale,
@@ -108,13 +128,11 @@ def run_epochs(
                 "perf/kept_graphs": cut.kept_graphs,
             }
             if context.rank == 0:
-                record_steps(context.workdir / STEPS_FILE, losses, last_step=state.step)
+                record_steps(context.workdir / STEPS_FILE, state.losses)
                 if is_due(batch.epoch + 1, config):
                     metrics |= validation_metrics(materials, config)
-            losses = []
-            epochs.append(metrics)
+            state.epochs.append(metrics)
             context.report(metrics, checkpoint=state.save(context.workdir / "checkpoints", rank=context.rank))
-    return epochs
 
 
 def after(result: StepResult, cut: Cut) -> Cut:
@@ -131,11 +149,10 @@ def training_metrics(epochs: list[dict[str, float]]) -> Metrics:
     return {key: value for key, value in epochs[-1].items() if not key.startswith("val/")} if epochs else {}
 
 
-def record_steps(path: Path, losses: list[float], *, last_step: int) -> None:
-    """Appends the loss of each step of an epoch, as JSON lines; a line repeated on resuming says the same."""
-    first = last_step - len(losses)
-    with path.open("a") as file:
-        file.writelines(json.dumps({"step": first + i, "loss": loss}) + "\n" for i, loss in enumerate(losses))
+def record_steps(path: Path, losses: list[float]) -> None:
+    """Writes the loss of every step, as JSON lines; whole, so that no kill leaves a step out or twice."""
+    lines = (json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in enumerate(losses))
+    write_atomically(path, "".join(lines))
 
 
 def is_due(epoch: int, config: TrialConfig) -> bool:

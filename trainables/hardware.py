@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -19,6 +22,12 @@ def faster_precision(device: Literal["cpu", "cuda"]) -> Literal["float32", "bflo
     """Returns what `encoder.precision: auto` means here: bfloat16 where the hardware multiplies it itself."""
     has_it = _gpu_multiplies_bfloat16() if device == "cuda" else _cpu_multiplies_bfloat16()
     return "bfloat16" if has_it else "float32"
+
+
+@cache
+def device_kind(device: str) -> Literal["cpu", "cuda"]:
+    """Returns what `execution.device` comes to on this machine."""
+    return "cuda" if device == "cuda" or (device == "auto" and usable_gpus() > 0) else "cpu"
 
 
 def with_precision(config: TrialConfig, device: Literal["cpu", "cuda"]) -> TrialConfig:
@@ -47,3 +56,29 @@ def _gpu_multiplies_bfloat16() -> bool:
         return min(float(line) for line in listed.split()) >= FIRST_CAPABILITY
     except (OSError, subprocess.SubprocessError, ValueError):
         return False
+
+
+def usable_gpus() -> int:
+    """Returns how many GPUs this process may use, with this build of torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.split(",")[0].strip() in ("", "-1", "NoDevFiles"):
+        return 0
+    if not _torch_has_cuda():
+        return 0
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    num = len(re.findall(r"^GPU \d+:", listed, re.MULTILINE))
+    return num if visible is None else min(num, len(visible.split(",")))
+
+
+def _torch_has_cuda() -> bool:
+    """Reads torch's version file: importing torch takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    version = (Path(spec.origin).parent / "version.py").read_text()
+    return re.search(r"^cuda.*=\s*None\s*$", version, re.MULTILINE) is None

@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up and cosine decay, and how far a fine-tune is.
+"""AdamW with linear warm-up and cosine decay, how far a fine-tune is, and what it has said so far.
 
 Every rank applies the same summed gradient to the same parameters, so no parameter is sent between ranks.
 """
@@ -29,13 +29,17 @@ def lr_at(step: int, *, learning_rate: float, total_steps: int, warmup_fraction:
 
 
 class TrainState:
-    """Trainable parameters by name, their optimiser, and the number of steps done.
+    """Trainable parameters by name, their optimiser, and the steps done: how many, and what came of them.
+
+    `losses` (one a step) and `epochs` (the metrics of each) are kept in every checkpoint, so that a resumed
+    run has the whole curve, wherever it was interrupted.
 
     Args:
         parameters: stable name → parameter, in the same order on every rank.
         config: weight decay, warm-up, clipping, and the peak learning rate, which is set here.
         total_steps: optimiser steps of the whole run.
         log_logit_scale: kept at most ln 100, for stability (CLIP §2.5).
+        trains: names what is trained and how; a checkpoint of something else is refused.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class TrainState:
         *,
         total_steps: int,
         log_logit_scale: nn.Parameter | None = None,
+        trains: str = "",
     ) -> None:
         if config.learning_rate is None:
             raise ValueError("optim.learning_rate is not resolved; use TrainState.create")
@@ -53,7 +58,10 @@ class TrainState:
         self.peak_learning_rate = config.learning_rate
         self.total_steps = total_steps
         self.log_logit_scale = log_logit_scale
+        self.trains = trains
         self.step = 0
+        self.losses: list[float] = []
+        self.epochs: list[dict[str, float]] = []
         self.optimizer = torch.optim.AdamW(self._parameter_groups(), lr=self.peak_learning_rate)
 
     @classmethod
@@ -64,13 +72,14 @@ class TrainState:
         *,
         total_steps: int,
         log_logit_scale: nn.Parameter | None = None,
+        trains: str = "",
     ) -> TrainState:
         """Builds the state of a trial; a learning rate that is not set is that of the encoder's family."""
         optim = config.optim
         if optim.learning_rate is None:
             family = FAMILIES[find_encoder(config.encoder).family]
             optim = optim.model_copy(update={"learning_rate": family.learning_rate})
-        return cls(parameters, optim, total_steps=total_steps, log_logit_scale=log_logit_scale)
+        return cls(parameters, optim, total_steps=total_steps, log_logit_scale=log_logit_scale, trains=trains)
 
     @property
     def learning_rate(self) -> float:
@@ -105,15 +114,16 @@ class TrainState:
             for name, parameter in self.parameters.items()
             for kind, moment in self.optimizer.state.get(parameter, {}).items()
         }
-        return write_checkpoint(folder, Checkpoint(self.parameters, moments, {"step": self.step}))
+        progress = {"step": self.step, "losses": self.losses, "epochs": self.epochs}
+        return write_checkpoint(folder, Checkpoint(self.parameters, moments, progress, self.trains))
 
     def restore(self, place: Path) -> None:
         """Goes back to a checkpoint; nothing changes unless all of it fits.
 
         Raises:
-            DataError: it is unfinished, damaged, or of other parameters.
+            DataError: it is unfinished, damaged, of other parameters or of another training.
         """
-        checkpoint = read_checkpoint(place, self.parameters)
+        checkpoint = read_checkpoint(place, self.parameters, trains=self.trains)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(checkpoint.parameters[name])
@@ -124,6 +134,7 @@ class TrainState:
             # AdamW counts its steps on the host, wherever the parameter is.
             self.optimizer.state[parameter][kind] = moment if kind == "step" else moment.to(parameter.device)
         self.step = checkpoint.progress["step"]
+        self.losses, self.epochs = checkpoint.progress["losses"], checkpoint.progress["epochs"]
 
     def _parameter_groups(self) -> list[dict[str, object]]:
         """Splits off what never decays: gains, biases and the logit scale (CLIP §2.5)."""

@@ -74,7 +74,7 @@ def bad_images(dataset: Dataset) -> list[str]:
 
 
 def _configure(overrides: list[str] | None) -> TrialConfig:
-    from orchestrator.fields import build_trial, read_overrides
+    from trainables.fields import build_trial, read_overrides
 
     return build_trial(read_overrides(overrides or []), where="--set")
 

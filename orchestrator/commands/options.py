@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeAlias
 import typer
 from rich.console import Console
 
-from orchestrator.fields import did_you_mean
 from trainables.errors import ConfigError
+from trainables.fields import did_you_mean
 
 SetOption: TypeAlias = Annotated[
     list[str] | None,

@@ -17,12 +17,12 @@ from orchestrator.conductor import SweepObserver
 from orchestrator.environment import QUIET, SECURE, secure_environment
 from orchestrator.home import sweep_folder
 from orchestrator.ledger import Ledger, read_ledger
-from orchestrator.plain_yaml import read_yaml
 from orchestrator.search_space import SearchSpace
 from orchestrator.sweep import SweepOptions, SweepOutcome
 from trainables import TRAINABLES
 from trainables.config import TrialConfig
 from trainables.context import LocalContext
+from trainables.plain_yaml import read_yaml
 
 PROJECT = Path(__file__).resolve().parents[2]
 SPACES = PROJECT / "search_spaces"

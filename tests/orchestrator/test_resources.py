@@ -5,6 +5,7 @@ import pytest
 
 from orchestrator import resources
 from orchestrator.resources import Machine, fit
+from trainables import hardware
 from trainables.errors import ClusterError
 
 LAPTOP = Machine(num_cpus=2, num_gpus=0, memory_gb=16)
@@ -97,7 +98,7 @@ def test_gpus_are_counted_as_cuda_shows_them(
     )
     command.chmod(command.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(resources, "_torch_has_cuda", lambda: True)
+    monkeypatch.setattr(hardware, "_torch_has_cuda", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -107,4 +108,4 @@ def test_gpus_are_counted_as_cuda_shows_them(
 def test_the_build_of_torch_is_read_without_importing_it():
     import torch
 
-    assert resources._torch_has_cuda() == (torch.version.cuda is not None)
+    assert hardware._torch_has_cuda() == (torch.version.cuda is not None)

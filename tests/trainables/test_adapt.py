@@ -112,8 +112,14 @@ def test_a_resumed_run_repeats_the_losses(tmp_path: Path, untrained: Path) -> No
     context = KilledAfterOneEpoch(workdir=interrupted, store=untrained)
     with pytest.raises(Killed):
         finetune(small(), context)
-    run(small(), interrupted, untrained, resume_from=context.checkpoint)
+    with (interrupted / STEPS_FILE).open("a") as file:
+        file.write('{"step": 6, "loss": 9.0}\n{"step"')  # a later epoch's, which the kill cut short
+    _, context = run(small(), interrupted, untrained, resume_from=context.checkpoint)
+    assert len((interrupted / STEPS_FILE).read_text().splitlines()) == 12
     assert losses(interrupted) == pytest.approx(losses(tmp_path / "clean"), rel=1e-6)
+    assert [reported["train/epoch"] for reported in context.reported] == [1, 2]  # its curve is whole
+    (adapter,) = (untrained / "adapters").iterdir()
+    assert [epoch["train/epoch"] for epoch in about(adapter)["epochs"]] == [1, 2]
 
 
 def test_a_trained_adapter_is_not_trained_again(

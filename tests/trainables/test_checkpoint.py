@@ -14,14 +14,15 @@ from trainables.errors import DataError
 from trainables.optim import TrainState
 
 
-def new_state(*, width: int = 3) -> TrainState:
+def new_state(*, width: int = 3, trains: str = "a") -> TrainState:
     generator = torch.Generator().manual_seed(0)
     shapes = {"lora.A": (2, width), "lora.B": (width, 2), "log_logit_scale": ()}
     parameters = {
         name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()
     }
     scale = parameters["log_logit_scale"]
-    return TrainState(parameters, OptimConfig(learning_rate=0.1), total_steps=12, log_logit_scale=scale)
+    optim = OptimConfig(learning_rate=0.1)
+    return TrainState(parameters, optim, total_steps=12, log_logit_scale=scale, trains=trains)
 
 
 def train(state: TrainState, until: int) -> TrainState:
@@ -87,6 +88,37 @@ def test_a_kill_while_writing_leaves_the_earlier_checkpoint(
         train(state, 4).save(tmp_path)
     artifacts.verify(place)
     assert list(tmp_path.iterdir()) == [place]
+
+
+def test_what_a_kill_left_unfinished_is_removed_by_the_next_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / ".step-00000002.abc").mkdir()
+    place = saved(train(new_state(), 2), tmp_path)
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_the_latest_checkpoint_is_the_furthest_whole_one(tmp_path: Path) -> None:
+    assert checkpoint.latest_checkpoint(tmp_path / "none") is None
+    for step in ("00000008", "123456789", "00000009"):
+        (tmp_path / f"step-{step}").mkdir()
+        (tmp_path / f"step-{step}" / artifacts.MANIFEST).touch()
+    (tmp_path / "step-200000000").mkdir()
+    assert checkpoint.latest_checkpoint(tmp_path) == tmp_path / "step-123456789"
+
+
+def test_a_checkpoint_keeps_what_was_said(tmp_path: Path) -> None:
+    state = train(new_state(), 2)
+    state.losses, state.epochs = [1.1, 0.1 + 0.2], [{"train/epoch": 1.0, "train/loss": 0.7}]
+    resumed = new_state()
+    resumed.restore(saved(state, tmp_path))
+    assert (resumed.losses, resumed.epochs) == (state.losses, state.epochs)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    place = saved(train(new_state(trains="a"), 2), tmp_path)
+    other = new_state(trains="b")
+    with pytest.raises(DataError, match="belongs to adapter a, this run trains adapter b"):
+        other.restore(place)
+    assert is_same(other, new_state())
 
 
 @pytest.mark.parametrize("file", ["parameters.safetensors", "moments.safetensors", "progress.json"])

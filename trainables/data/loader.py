@@ -17,7 +17,7 @@ from trainables.errors import DataError
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """The pairs of one optimiser step over all ranks: each rank sees all of it and works on its `share`."""
+    """The pairs of one optimiser step over all ranks: each rank sees all of it and works on its own part."""
 
     step: int
     epoch: int
@@ -72,11 +72,6 @@ def steps_per_epoch(num_train: int, global_batch_size: int) -> int:
         )
     full, tail = divmod(num_train, global_batch_size)
     return max(full + (tail >= 2), 1)
-
-
-def share(total: int, *, rank: int, world_size: int) -> range:
-    """Returns a rank's rows of a global batch: contiguous, sizes differ by at most one, may be empty."""
-    return range(total * rank // world_size, total * (rank + 1) // world_size)
 
 
 def _views(indices: np.ndarray, config: TrialConfig, epoch: int) -> np.ndarray:

@@ -3,7 +3,7 @@ import pytest
 
 from trainables.config import DataConfig, PhantomConfig, TrialConfig
 from trainables.data.datasets import load_dataset
-from trainables.data.loader import global_batches, share, steps_per_epoch
+from trainables.data.loader import global_batches, steps_per_epoch
 from trainables.errors import DataError
 
 
@@ -58,13 +58,6 @@ def test_rows_of_a_batch_belong_together():
 def test_without_augmentation_every_view_is_the_image_itself():
     dataset, config = trial(augmentation="none")
     assert not any(b.views.any() for b in global_batches(dataset, config))
-
-
-@pytest.mark.parametrize(("total", "world_size"), [(80, 2), (7, 3), (2, 4), (0, 2)])
-def test_shares_cut_a_batch_into_contiguous_parts(total, world_size):
-    shares = [share(total, rank=rank, world_size=world_size) for rank in range(world_size)]
-    assert [row for part in shares for row in part] == list(range(total))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_a_single_pair_is_refused():

@@ -11,11 +11,10 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from orchestrator.plain_yaml import parse_yaml
-from orchestrator.resources import device_kind
 from trainables.config import TrialConfig, from_flat, to_flat
 from trainables.errors import ConfigError
-from trainables.hardware import with_precision
+from trainables.hardware import device_kind, with_precision
+from trainables.plain_yaml import parse_yaml
 
 
 def _walk(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

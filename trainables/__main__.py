@@ -1,0 +1,196 @@
+"""`torchrun -m trainables TRAINABLE TRIAL`: one trial over torchrun's ranks, or in one process; no Ray."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from trainables import TRAINABLES
+from trainables.config import TrialConfig, flatten
+from trainables.errors import ConfigError, UserError
+from trainables.fields import build_trial, did_you_mean, read_overrides
+from trainables.launch import LOOPBACK, Place, RecordingContext, process_group, run_recorded
+from trainables.plain_yaml import read_yaml
+
+DONE, FAILED, INVALID = 0, 1, 2
+LATEST = "latest"
+LAUNCHED = [name for name in TRAINABLES if name != "evaluate"]
+"""`evaluate` opens test labels and has nothing to spread over ranks: see `python -m orchestrator run`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the trial; returns 0 if it is complete, 1 if it failed, 2 on bad input, with one message."""
+    place = Place()
+    try:
+        place = Place.from_environment()
+        options = read_options(arguments)
+        config = read_trial(options.trial, options.set)
+        resume_from = find_checkpoint(options.resume_from, options.workdir)
+        kind = place.device_kind(config.execution.device)
+        make_folders(options.workdir, options.store)
+    except UserError as error:  # alike on every rank
+        return say(error, INVALID, aloud=place.rank == 0)
+    execution = {"num_workers": place.world_size, "device": kind}
+    config = config.model_copy(update={"execution": config.execution.model_copy(update=execution)})
+    context = RecordingContext(
+        workdir=options.workdir,
+        store=options.store,
+        device=place.device(kind),
+        rank=place.rank,
+        world_size=place.world_size,
+        resume_from=resume_from,
+    )
+    if place.rank == 0:
+        start = f"from {resume_from}" if resume_from else "from the beginning"
+        print(f"{options.trainable} on {place.world_size} × {kind}, {start}", file=sys.stderr)
+    if not place.is_launched:
+        return attempt(lambda: run_recorded(options.trainable, config, context), is_first=lambda: True)
+    return run_as_rank(options.trainable, config, context, place)
+
+
+def run_as_rank(trainable: str, config: TrialConfig, context: RecordingContext, place: Place) -> int:
+    """Runs the trial as one of torchrun's ranks. Collective."""
+    import torch.distributed as distributed
+
+    if place.local_world_size == place.world_size:
+        for name, value in LOOPBACK.items():
+            os.environ.setdefault(name, value)
+    store, rank, world_size = next(distributed.rendezvous("env://"))
+
+    def run() -> None:
+        group = distributed.PrefixStore("group", store)
+        with process_group(context.device, store=group, rank=rank, world_size=world_size):
+            run_recorded(trainable, config, context)
+
+    def is_first() -> bool:
+        try:
+            return store.add("refusals", 1) == 1
+        except distributed.DistError:  # the rank that kept the store has left, and not in silence
+            return False
+
+    return attempt(run, is_first)
+
+
+def attempt(run: Callable[[], None], is_first: Callable[[], bool]) -> int:
+    """Returns the exit status of a run.
+
+    Args:
+        run: the trial; what none foresaw passes through.
+        is_first: says whether this rank is the first that has something to say; asked at most once.
+    """
+    try:
+        run()
+    except UserError as error:
+        return say(error, INVALID, aloud=is_first())
+    except Exception as error:
+        from trainables.losses.collectives import PeerFailed
+        from trainables.losses.global_batch import NonFiniteLoss, OutOfMemory
+
+        if isinstance(error, PeerFailed):  # that rank says why
+            return FAILED
+        if isinstance(error, NonFiniteLoss | OutOfMemory):  # alike on every rank
+            return say(error, FAILED, aloud=is_first())
+        raise
+    return DONE
+
+
+def say(error: Exception, status: int, *, aloud: bool) -> int:
+    """Prints an error as one message, if `aloud`, and returns the status."""
+    if aloud:
+        print(f"error: {error}", file=sys.stderr)
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises what `argparse` would print on every rank."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}. See `python -m trainables --help`")
+
+
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Returns the options of the command line.
+
+    Raises:
+        ConfigError: they cannot hold.
+    """
+    parser = _Parser(prog="python -m trainables", description=__doc__, allow_abbrev=False)
+    parser.add_argument("trainable", metavar="TRAINABLE", help=f"one of {', '.join(LAUNCHED)}")
+    parser.add_argument(
+        "trial", metavar="TRIAL", type=Path, help="YAML or JSON: fields of a trial, flat or nested"
+    )
+    parser.add_argument("--store", type=Path, required=True, help="caches and adapters, shared by all trials")
+    parser.add_argument("--workdir", type=Path, required=True, help="what this run alone writes")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="set a field; may be repeated"
+    )
+    parser.add_argument(
+        "--resume-from",
+        metavar="CHECKPOINT",
+        help=f"its folder, or `{LATEST}`: of the workdir, if it has one",
+    )
+    options = parser.parse_args(arguments)
+    if options.trainable not in LAUNCHED:
+        hint = did_you_mean(options.trainable, LAUNCHED) or f" (known: {', '.join(LAUNCHED)})"
+        raise ConfigError(f"trainable '{options.trainable}': no such thing{hint}")
+    return options
+
+
+def read_trial(path: Path, overrides: Sequence[str]) -> TrialConfig:
+    """Returns the trial of a file, with what `--set` changes.
+
+    Raises:
+        ConfigError: an unreadable file, an unknown key or an impossible value, by its place.
+    """
+    content: Any = read_yaml(path)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must be a mapping of fields, such as {{lora: {{rank: 8}}}}")
+    trial: dict[str, Any] = {}
+    for key, value in content.items():
+        for field, inner in flatten({key: value}).items():
+            if field in trial:
+                raise ConfigError(f"{path}: '{field}' is set twice")
+            trial[field] = inner
+    build_trial(trial, where=str(path))
+    return build_trial(trial | read_overrides(overrides), where=f"{path} with --set")
+
+
+def find_checkpoint(wanted: str | None, workdir: Path) -> Path | None:
+    """Returns the folder of the checkpoint that `--resume-from` names; None = begin.
+
+    Raises:
+        ConfigError: there is none at that place.
+    """
+    if wanted is None:
+        return None
+    from trainables.checkpoint import latest_checkpoint
+
+    if wanted == LATEST:
+        return latest_checkpoint(workdir / "checkpoints")
+    if not Path(wanted).is_dir():
+        raise ConfigError(
+            f"--resume-from {wanted}: no such folder; name one like {workdir}/checkpoints/step-NNNNNNNN, "
+            f"or write `{LATEST}`"
+        )
+    return Path(wanted)
+
+
+def make_folders(*folders: Path) -> None:
+    """Makes what is not there yet.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{folder}: no folder can be made there ({error.strerror})") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

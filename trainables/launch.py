@@ -1,0 +1,122 @@
+"""Runs one trainable without Ray: this process among the ranks, their group, and what is left as files."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from trainables import TRAINABLES, resolve
+from trainables.artifacts import write_atomically
+from trainables.config import TrialConfig
+from trainables.context import LocalContext, Metrics
+from trainables.errors import ClusterError, ConfigError
+
+TIMEOUT = timedelta(minutes=30)
+"""How long ranks wait for one that is busy alone, such as rank 0 on val; NCCL's own limit is 10 minutes."""
+
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+"""Workers of one machine find each other on the loopback device, not on an address that others can reach."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands: among all ranks, and among those of its machine."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+    is_launched: bool = False  # by torchrun, which says where the ranks meet
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Place:
+        """Returns what torchrun set; without it, this process is alone.
+
+        Raises:
+            ConfigError: a part of it is missing or no number.
+        """
+        if "RANK" not in environment or "WORLD_SIZE" not in environment:
+            return cls()
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        try:
+            return cls(*(int(environment[name]) for name in names), is_launched=True)
+        except (KeyError, ValueError) as error:
+            raise ConfigError(f"environment: torchrun sets {', '.join(names)}; here: {error}") from error
+
+    def device_kind(self, wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+        """Returns what every rank computes on: a GPU each, or the CPU.
+
+        Raises:
+            ClusterError: CUDA is demanded and there are fewer GPUs than ranks on this machine.
+        """
+        if wanted == "cpu":
+            return "cpu"
+        import torch
+
+        num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if num_gpus >= self.local_world_size:
+            return "cuda"
+        if wanted == "cuda":
+            raise ClusterError(
+                f"execution.device=cuda: {self.local_world_size} ranks and {num_gpus} GPUs on this machine, "
+                "and each rank takes one; start fewer ranks, or set execution.device=cpu"
+            )
+        return "cpu"
+
+    def device(self, kind: Literal["cpu", "cuda"]) -> str:
+        """Returns where this rank computes."""
+        return f"cuda:{self.local_rank}" if kind == "cuda" else "cpu"
+
+
+@contextmanager
+def process_group(device: str, **how: Any) -> Iterator[None]:
+    """Joins the default process group for a while. Collective.
+
+    After an error nothing is torn down: with NCCL that waits for ranks which wait for this one.
+
+    Args:
+        device: of this rank; decides the backend.
+        how: for `init_process_group`: where the ranks meet, unless torchrun's environment says it.
+    """
+    import torch
+    import torch.distributed as distributed
+
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    distributed.init_process_group(backend, timeout=TIMEOUT, **how)
+    yield
+    distributed.destroy_process_group()
+
+
+@dataclass
+class RecordingContext(LocalContext):
+    """Rank 0 keeps each report as a line of `workdir/metrics.jsonl`, and prints on standard error.
+
+    A resumed run reports its earlier epochs again, so the file is begun anew and holds each epoch once.
+    """
+
+    def report(self, metrics: Metrics, checkpoint: Path | None = None) -> None:
+        """Keeps the metrics, and prints the epoch with what matters."""
+        super().report(metrics, checkpoint)
+        if self.rank != 0:
+            return
+        with (self.workdir / "metrics.jsonl").open("a" if len(self.reported) > 1 else "w") as file:
+            file.write(json.dumps({key: float(value) for key, value in metrics.items()}) + "\n")
+        shown = {key: value for key, value in metrics.items() if key.endswith(("loss", "macro_auroc"))}
+        text = "  ".join(f"{key} {value:.4f}" for key, value in shown.items())
+        print(f"epoch {metrics.get('train/epoch', len(self.reported)):.0f}  {text}", file=sys.stderr)
+
+
+def run_recorded(trainable: str, config: TrialConfig, context: LocalContext) -> None:
+    """Runs a trainable to its end; rank 0 leaves what it returned in `workdir/metrics.json`. Collective."""
+    metrics = resolve(TRAINABLES[trainable])(config, context)
+    if context.rank == 0:
+        write_atomically(context.workdir / "metrics.json", json.dumps(dict(metrics), indent=1))

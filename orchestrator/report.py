@@ -133,7 +133,8 @@ def metric_of(board: Leaderboard) -> str:
 def trains(row: Row) -> str:
     """Returns what trains: `nothing`, `projection`, `r8 all + proj`."""
     lora = f"r{row.lora_rank} {row.lora_modules}"
-    return {"none": "nothing", "lora": lora, "lora+projection": f"{lora} + proj"}.get(row.method, row.method)
+    words = {"none": "nothing", "lora": lora, "lora+projection": f"{lora} + proj", "full": "every weight"}
+    return words.get(row.method, row.method)
 
 
 def cell(estimate: Estimate | None, *, is_short: bool = False, sign: str = "") -> str:

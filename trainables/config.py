@@ -106,7 +106,12 @@ class EncoderConfig(Config):
 class AdaptConfig(Config):
     """What trains."""
 
-    method: Literal["none", "projection", "lora", "lora+projection"] = "lora+projection"
+    method: Literal["none", "projection", "lora", "lora+projection", "full"] = Field(
+        default="lora+projection", description="full = every weight of `towers`, no adapters."
+    )
+    towers: Literal["image", "text", "both"] = Field(
+        default="image", description="What `full` trains; adapters have lora.towers."
+    )
 
 
 class LoraConfig(Config):
@@ -233,6 +238,8 @@ class TrialConfig(Config):
             del values["data"][place]
         if "lora" not in self.adapt.method:
             del values["lora"]
+        if self.adapt.method != "full":
+            del values["adapt"]["towers"]
         if self.adapt.method == "none":
             for unread in ("optim", "loss", "global_batch_size", "num_epochs", "seed"):
                 del values[unread]

@@ -21,7 +21,7 @@ from trainables.embeddings import EmbeddingTable
 from trainables.models.dual_encoder import DualEncoder, ImageFeatures, in_evaluation_mode
 from trainables.models.load import load_dual_encoder
 from trainables.models.lora import Adaptation, attach
-from trainables.models.registry import FAMILIES, find_encoder
+from trainables.models.registry import default_learning_rate
 
 ROWS_AT_ONCE = 256
 TRAINING_VERSION = 2
@@ -97,7 +97,7 @@ def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> 
     science = config.science()
     del science["probe"]
     defaults = (
-        FAMILIES[find_encoder(config.encoder).family].learning_rate,
+        default_learning_rate(config),
         class_prompts(dataset.classes, "training"),
     )
     return fingerprint(

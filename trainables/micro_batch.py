@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -40,24 +41,34 @@ class TowerCost:
     num_rows: int
     bytes_per_row: float
 
+    @property
+    def total(self) -> float:
+        """Bytes of all graphs."""
+        return self.num_rows * self.bytes_per_row
 
-def choose_cut(budget: float, *towers: TowerCost, micro_batch_size: int | None = None) -> Cut:
+    def graphs(self, micro_batch_size: int) -> list[float]:
+        """Returns the bytes of each graph, in the order in which they are kept; none of a frozen tower."""
+        if not self.bytes_per_row:
+            return []
+        full, tail = divmod(self.num_rows, micro_batch_size)
+        return [size * self.bytes_per_row for size in (*[micro_batch_size] * full, *[tail] * (tail > 0))]
+
+
+def choose_cut(
+    budget: float, images: TowerCost, texts: TowerCost, *, micro_batch_size: int | None = None
+) -> Cut:
     """Returns the cut whose graphs fit into `budget` bytes; the smallest there is where none does.
 
     A whole share that fits is the plain step: every row is encoded once. A micro-batch that is given stays.
     """
-
-    def needed(num_rows: int) -> float:
-        return sum(min(num_rows, tower.num_rows) * tower.bytes_per_row for tower in towers)
-
-    most = max(tower.num_rows for tower in towers)
-    if needed(most) <= budget and micro_batch_size is None:
+    if images.total + texts.total <= budget and micro_batch_size is None:
         return Cut(None, 1)
-    size = micro_batch_size or int(min(max(budget / GRAPHS_WANTED / max(needed(1), 1), 1), most, LARGEST))
-    kept = 1
-    while kept * size < most and needed((kept + 1) * size) <= budget:
-        kept += 1
-    return Cut(size, kept)
+    most = max(images.num_rows, texts.num_rows)
+    largest_row = max(images.bytes_per_row, texts.bytes_per_row, 1.0)
+    size = micro_batch_size or int(min(max(budget / GRAPHS_WANTED / largest_row, 1), most, LARGEST))
+    graphs = [bytes_held for tower in (images, texts) for bytes_held in tower.graphs(size)]
+    fitting = sum(total <= budget for total in accumulate(graphs))
+    return Cut(size, max(fitting, 1))
 
 
 def cost_of(

@@ -14,7 +14,7 @@ from torch import nn
 
 from trainables.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from trainables.config import OptimConfig, TrialConfig
-from trainables.models.registry import FAMILIES, find_encoder
+from trainables.models.registry import default_learning_rate
 
 MAX_LOG_LOGIT_SCALE = math.log(100)
 
@@ -77,8 +77,7 @@ class TrainState:
         """Builds the state of a trial; a learning rate that is not set is that of the encoder's family."""
         optim = config.optim
         if optim.learning_rate is None:
-            family = FAMILIES[find_encoder(config.encoder).family]
-            optim = optim.model_copy(update={"learning_rate": family.learning_rate})
+            optim = optim.model_copy(update={"learning_rate": default_learning_rate(config)})
         return cls(parameters, optim, total_steps=total_steps, log_logit_scale=log_logit_scale, trains=trains)
 
     @property

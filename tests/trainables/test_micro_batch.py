@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -45,26 +44,21 @@ def small(**changes: object) -> TrialConfig:
     ("budget", "micro_batch_size", "expected"),
     [
         (100 * 10 + 20 * 5, None, Cut(None, 1)),  # all of it fits: the plain step
-        (600, None, Cut(10, 4)),  # of 15 bytes a pair: 4 graphs, then captions have run out and one more fits
-        (599, 7, Cut(7, 7)),  # 7 × 7 images and all 20 captions; an eighth would take 60 more
-        (14, None, Cut(1, 1)),  # nothing fits: the smallest, and out-of-memory will tell
-        (1e9, 7, Cut(7, math.ceil(100 / 7))),  # all kept, though in pieces
+        (600, None, Cut(15, 4)),  # four graphs of 15 images, 10 bytes each
+        (599, 7, Cut(7, 8)),  # eight of 7 images make 560, a ninth 630
+        (1069, 7, Cut(7, 16)),  # 14 full ones, the tail of 2, and of the captions one of 35 bytes
+        (9, None, Cut(1, 1)),  # nothing fits: the smallest, and out-of-memory will tell
+        (1e9, 7, Cut(7, 15 + 3)),  # all kept, though in pieces
     ],
 )
 def test_graphs_fit_the_budget(budget: float, micro_batch_size: int | None, expected: Cut) -> None:
     towers = TowerCost(num_rows=100, bytes_per_row=10), TowerCost(num_rows=20, bytes_per_row=5)
-    cut = choose_cut(budget, *towers, micro_batch_size=micro_batch_size)
-    assert cut.micro_batch_size == expected.micro_batch_size
-    if expected.micro_batch_size is None or expected.kept_graphs == 1:
-        assert cut.kept_graphs == expected.kept_graphs
-        return
+    assert choose_cut(budget, *towers, micro_batch_size=micro_batch_size) == expected
 
-    def needed(kept: int) -> float:
-        rows = kept * expected.micro_batch_size
-        return sum(min(rows, tower.num_rows) * tower.bytes_per_row for tower in towers)
 
-    assert needed(cut.kept_graphs) <= budget
-    assert cut.kept_graphs * expected.micro_batch_size >= 100 or needed(cut.kept_graphs + 1) > budget
+def test_a_frozen_tower_holds_no_graph() -> None:
+    frozen, trained = TowerCost(num_rows=100, bytes_per_row=0), TowerCost(num_rows=20, bytes_per_row=5)
+    assert choose_cut(40, frozen, trained) == Cut(2, 4)
 
 
 def test_saved_bytes_counts_each_storage_once_and_no_weight() -> None:

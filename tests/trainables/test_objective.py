@@ -12,6 +12,7 @@ from trainables.context import LocalContext
 from trainables.data.loader import global_batches
 from trainables.finetune import STEPS_FILE, finetune
 from trainables.materials import open_materials
+from trainables.models.lora import load_adapter
 from trainables.objective import Objective
 
 SMALL = {
@@ -100,3 +101,20 @@ def test_soft_targets_compare_captions_as_they_were_before_training(tmp_path: Pa
     assert set(batch.captions) <= before.keys()
     after = objective.compared.of(batch.captions)
     torch.testing.assert_close(after, torch.stack([before[caption] for caption in batch.captions]))
+
+
+def test_full_fine_tuning_takes_the_same_step_and_is_found_again(tmp_path: Path, store: Path) -> None:
+    config = small(adapt__method="full", adapt__towers="both", num_epochs=2, execution__micro_batch_size=5)
+    reported = context(tmp_path / "run", store)
+    finetune(config, reported)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / STEPS_FILE).read_text().splitlines()]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    again = context(tmp_path / "again", store)
+    finetune(config, again)
+    assert again.reported[-1]["perf/adapter_reused"] == 1
+    trained, frozen = open_materials(config, again), open_materials(small(adapt__method="none"), again)
+    assert trained.adapter_folder is not None
+    load_adapter(trained.encoder, trained.adapter_folder)
+    images = trained.dataset.indices("val")
+    moved = (trained.embed_images(images).joint - frozen.embed_images(images).joint).abs().max()
+    assert moved > 1e-3

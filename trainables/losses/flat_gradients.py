@@ -28,7 +28,8 @@ class FlatGradients:
             sizes = [parameter.numel() for parameter in members]
             buffer = torch.zeros(sum(sizes), dtype=dtype, device=members[0].device)
             for parameter, part in zip(members, buffer.split(sizes), strict=True):
-                parameter.grad = part.view(parameter.shape)
+                # In the parameter's own layout, or autograd would copy convolutions in channels-last.
+                parameter.grad = part.as_strided(parameter.shape, parameter.stride())
             self._buffers.append(buffer)
 
     def clear(self) -> None:

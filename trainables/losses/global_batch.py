@@ -79,8 +79,9 @@ def global_batch_step(
         logit_bias: [], of `siglip`; gets a gradient where it requires one.
         group_vectors: [C, d], unit length, in the order of the sorted groups: what `soft_target` measures
             similarity of; none = groups are alike only to themselves.
-        kept_graphs: micro-batches of each tower that keep their graph instead of being encoded twice. One
-            costs next to nothing, since a replay needs as much anyway; all of them is the plain step.
+        kept_graphs: micro-batches that keep their graph instead of being encoded twice, images first. One
+            costs next to nothing, since a replay needs as much anyway; all of them is the plain step, which
+            is also what no micro-batch size means.
         encoder_dtype: what the towers compute in, where their embeddings come in a higher precision.
         tile_size: rows and columns of a block of logits.
 
@@ -157,7 +158,6 @@ class _Step:
                 rows,
                 is_trained=is_trained,
                 micro_batch_size=micro_batch_size,
-                kept_graphs=self.kept_graphs,
                 dtype=self.encoder_dtype,
             )
             for encode, rows, is_trained in (
@@ -165,6 +165,8 @@ class _Step:
                 (pairs.encode_texts, plan.text_share, pairs.trains_texts),
             )
         )
+        num_kept = images.keep(self.kept_graphs)
+        texts.keep(self.kept_graphs - num_kept if micro_batch_size else 1)
         own_images, own_texts = group.together(lambda: (images.embed(), texts.embed()))
         batch = self._gather(own_images, own_texts)
 

@@ -48,7 +48,6 @@ class Tower:
         rows: this rank's share.
         is_trained: whether gradients go through.
         micro_batch_size: rows per forward; none = the whole share.
-        kept_graphs: micro-batches that keep the graph of their first forward, counted from the last.
         dtype: what the encoder computes in; none = what its embeddings come in.
     """
 
@@ -59,20 +58,25 @@ class Tower:
         *,
         is_trained: bool,
         micro_batch_size: int | None,
-        kept_graphs: int,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.encode = encode
         self.dtype = dtype
         self.rows = rows
-        # The short one comes first, so that the graphs kept are full ones.
-        micro_batches = list(tiles(rows, micro_batch_size or max(1, len(rows))))[::-1]
-        num_kept = min(len(micro_batches), kept_graphs) if is_trained else 0
-        first_kept = len(micro_batches) - num_kept
-        self.without_graph, self.with_graph = micro_batches[:first_kept], micro_batches[first_kept:]
         self.is_trained = is_trained
+        # The short one comes first, so that the graphs kept are full ones.
+        self.without_graph = list(tiles(rows, micro_batch_size or max(1, len(rows))))[::-1]
+        self.with_graph: list[range] = []
         self.graphs: list[tuple[range, Tensor]] = []
         self.embedded = torch.empty(0, 0)
+
+    def keep(self, num_graphs: int) -> int:
+        """Makes up to so many micro-batches keep the graph of their first forward; returns how many do."""
+        num_kept = min(num_graphs, len(self.without_graph)) if self.is_trained else 0
+        first_kept = len(self.without_graph) - num_kept
+        self.with_graph = self.without_graph[first_kept:]
+        del self.without_graph[first_kept:]
+        return num_kept
 
     def embed(self) -> Tensor:
         """Returns detached embeddings of the share [b, D], float32 or float64; [0, 0] where it is empty."""

@@ -104,6 +104,10 @@ class JoinedEncoder(DualEncoder):
         """Returns the image projection; the text side has none."""
         return {"image": "image_projection"}
 
+    def towers(self) -> dict[TowerName, tuple[str, ...]]:
+        """Returns the image tower with the projection, and the sentence encoder."""
+        return {"image": ("image.", "image_projection."), "text": ("text.",)}
+
     def encode_image_prefix(self, pixels: Tensor, cut: int) -> Tensor:
         """Runs the image blocks below `cut`."""
         return self.image.run(pixels, 0, cut)

@@ -64,6 +64,10 @@ class DualEncoder(nn.Module, ABC):
         """Returns the names of the linear maps into the joint space, which method `projection` trains."""
 
     @abstractmethod
+    def towers(self) -> dict[TowerName, tuple[str, ...]]:
+        """Returns how the names of a tower's parameters begin, its projection's included."""
+
+    @abstractmethod
     def encode_image_prefix(self, pixels: Tensor, cut: int) -> Tensor:
         """Runs the image blocks below `cut` on normalised pixels [B, C, H, W] → activations [B, …].
 

@@ -47,6 +47,13 @@ class HFClip(DualEncoder):
         """Returns both projections."""
         return {"image": "model.visual_projection", "text": "model.text_projection"}
 
+    def towers(self) -> dict[TowerName, tuple[str, ...]]:
+        """Returns both halves of the `CLIPModel`."""
+        return {
+            "image": ("model.vision_model.", "model.visual_projection."),
+            "text": ("model.text_model.", "model.text_projection."),
+        }
+
     def encode_image_prefix(self, pixels: Tensor, cut: int) -> Tensor:
         """Runs the embeddings and the first `cut` - 1 layers."""
         return self._run(pixels, 0, cut)

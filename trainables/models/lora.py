@@ -52,6 +52,7 @@ def attach(encoder: DualEncoder, config: TrialConfig) -> Adaptation:
     projections = encoder.projections() if "projection" in method else {}
     for name in projections.values():
         encoder.get_submodule(name).requires_grad_(True)
+    whole = _unfreeze(encoder, config) if method == "full" else ()
     if method != "none":
         if config.loss.logit_scale is not None:
             encoder.log_logit_scale.data.fill_(math.log(config.loss.logit_scale))
@@ -62,10 +63,27 @@ def attach(encoder: DualEncoder, config: TrialConfig) -> Adaptation:
         method=method,
         parameters={name: p for name, p in encoder.named_parameters() if p.requires_grad},
         targets=targets,
-        image_cut=_lowest_adapted_block(encoder, targets.get("image", [])),
-        adapts_image="image" in targets or "image" in projections,
-        adapts_text="text" in targets or "text" in projections,
+        image_cut=0 if "image" in whole else _lowest_adapted_block(encoder, targets.get("image", [])),
+        adapts_image="image" in targets or "image" in projections or "image" in whole,
+        adapts_text="text" in targets or "text" in projections or "text" in whole,
     )
+
+
+def _unfreeze(encoder: DualEncoder, config: TrialConfig) -> tuple[TowerName, ...]:
+    """Makes every weight of the towers that `adapt.towers` names train, and returns their names."""
+    if config.encoder.precision != "float32":
+        raise ConfigError(
+            f"encoder.precision: {config.encoder.precision} is for frozen weights, and adapt.method=full "
+            "freezes none; set it to float32"
+        )
+    towers: tuple[TowerName, ...] = (
+        ("image", "text") if config.adapt.towers == "both" else (config.adapt.towers,)
+    )
+    beginnings = tuple(beginning for tower in towers for beginning in encoder.towers()[tower])
+    for name, parameter in encoder.named_parameters():
+        if name.startswith(beginnings) and parameter.is_floating_point():
+            parameter.requires_grad_(True)
+    return towers
 
 
 def merge(encoder: DualEncoder) -> None:

@@ -46,6 +46,14 @@ class OpenClip(DualEncoder):
         """Returns both projections."""
         return {"image": "image_projection", "text": "text_projection"}
 
+    def towers(self) -> dict[TowerName, tuple[str, ...]]:
+        """Returns both halves; open_clip's text tower lies at the root of the model."""
+        text = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.")
+        return {
+            "image": ("model.visual.", "image_projection."),
+            "text": (*(f"model.{name}" for name in text), "text_projection."),
+        }
+
     def encode_image_prefix(self, pixels: Tensor, cut: int) -> Tensor:
         """Runs the embedding and the first `cut` - 1 attention blocks."""
         return self._run(pixels, 0, cut)

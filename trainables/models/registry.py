@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from trainables.artifacts import fingerprint
-from trainables.config import EncoderConfig, PreprocessingSpec
+from trainables.config import EncoderConfig, PreprocessingSpec, TrialConfig
 from trainables.errors import ConfigError
 from trainables.models.checkpoints import local_folder, weights_identity
 from trainables.models.preprocessing import READERS
@@ -50,6 +50,7 @@ class Family:
     learning_rate_range: tuple[float, float]
     preprocessing: PreprocessingSpec
     has_known_names: bool = True
+    full_learning_rate: float = 1e-5  # of method `full`, where every weight moves
 
     def tower(self, name: TowerName) -> Tower:
         """Returns one half."""
@@ -120,6 +121,7 @@ FAMILIES: dict[str, Family] = {
         text=BERT,
         learning_rate=1e-3,
         learning_rate_range=(1e-3, 3e-3),
+        full_learning_rate=1e-4,
         preprocessing=PreprocessingSpec(size=224),
     ),
     "dual": Family(
@@ -205,6 +207,12 @@ def find_encoder(config: EncoderConfig) -> EncoderSpec:
         f"{f'; did you mean {near[0]!r}?' if near else ''} (known: {', '.join(ENCODERS)}; forms: owner/name, "
         "FOLDER, dual:IMAGE+TEXT, open_clip:ARCH@TAG)"
     )
+
+
+def default_learning_rate(config: TrialConfig) -> float:
+    """Returns the learning rate of a trial that sets none."""
+    family = FAMILIES[find_encoder(config.encoder).family]
+    return family.full_learning_rate if config.adapt.method == "full" else family.learning_rate
 
 
 def preprocessing_of(config: EncoderConfig) -> PreprocessingSpec:

@@ -172,10 +172,11 @@ def counted(toy: Toy) -> Iterator[dict[str, int]]:
     ("micro_batch_size", "kept_graphs", "image_rows", "text_rows"),
     [
         (None, 1, 16, 7),  # the plain step: every row once
-        (4, 1, 16 + 12, 7 + 3),  # one graph of each tower is kept, the rest is replayed
-        (4, 2, 16 + 8, 7),
-        (4, 4, 16, 7),
-        (5, 1, 16 + 11, 7 + 2),  # what is kept is a full micro-batch, not the tail of one row
+        (4, 1, 16 + 12, 7 + 7),  # one graph is kept, the rest is replayed
+        (4, 4, 16, 7 + 7),  # images first
+        (4, 5, 16, 7 + 3),
+        (4, 6, 16, 7),  # all of them: the plain step in pieces
+        (5, 1, 16 + 11, 7 + 7),  # what is kept is a full micro-batch, not the tail of one row
     ],
 )
 def test_encoder_forwards(

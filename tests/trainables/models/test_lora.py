@@ -204,3 +204,42 @@ def test_the_proof_restores_trained_adapters_and_mode(clip, images_for, texts):
 def test_embeddings_are_unit_length(encoder, images_for, texts):
     joint = embed(encoder, images_for(encoder), texts)
     torch.testing.assert_close(joint, normalize(joint, dim=-1))
+
+
+@pytest.mark.parametrize("towers", ["image", "text", "both"])
+def test_full_trains_every_weight_of_its_towers_and_no_other(encoder, images_for, texts, towers):
+    adaptation = attach(encoder, from_flat({"adapt.method": "full", "adapt.towers": towers}))
+    beginnings = encoder.towers()
+    trained = set(adaptation.parameters) - {"log_logit_scale", "model.logit_scale"}
+    wanted = [tower for tower in ("image", "text") if towers in (tower, "both")]
+    assert trained == {
+        name for name, _ in encoder.named_parameters()
+        for tower in wanted if name.startswith(beginnings[tower])
+    }  # fmt: skip
+    assert (adaptation.adapts_image, adaptation.adapts_text) == ("image" in wanted, "text" in wanted)
+    everything = {name for name, _ in encoder.named_parameters()} - {"log_logit_scale", "model.logit_scale"}
+    assert everything == {n for n in everything if n.startswith(beginnings["image"] + beginnings["text"])}
+    images = encoder.encode_image(images_for(encoder)).joint
+    embeddings = torch.cat([images, encoder.encode_text(encoder.tokenize(texts))])
+    (embeddings * torch.randn(embeddings.shape)).sum().backward()
+    reached = {name for name in trained if adaptation.parameters[name].grad is not None}
+    assert all("pooler" in name for name in trained - reached)  # BERT's, which sentence encoders do not use
+    assert adaptation.image_cut == (0 if "image" in wanted else len(encoder.blocks("image").names))
+
+
+def test_full_refuses_to_train_weights_in_bfloat16(clip):
+    with pytest.raises(ConfigError, match=r"encoder.precision: bfloat16 .* set it to float32"):
+        attach(clip, from_flat({"adapt.method": "full", "encoder.precision": "bfloat16"}))
+
+
+def test_the_backward_pass_ends_below_the_lowest_adapted_layer(clip, images_for):
+    """Frozen layers below keep nothing for a backward pass, in either tower."""
+    adaptation = attach(clip, from_flat({**BOTH, "lora.num_blocks": 1}))
+    called = []
+    for tower, half in (("image", "vision_model"), ("text", "text_model")):
+        lowest = clip.get_submodule(f"model.{half}.encoder.layers.0")
+        lowest.register_forward_hook(lambda m, i, out, tower=tower: called.append((tower, out.requires_grad)))
+    clip.encode_image(images_for(clip)).joint.sum().backward()
+    clip.encode_text(clip.tokenize(["a lung"])).sum().backward()
+    assert called == [("image", False), ("text", False)]
+    assert all(p.grad is not None for name, p in adaptation.parameters.items() if "lora_B" in name)

@@ -75,9 +75,11 @@ def limited_memory(mib: float) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def in_fresh_process(script: str, arguments: Sequence[str]) -> Any:
+def in_fresh_process(script: str, arguments: Sequence[str], **environment: str) -> Any:
     """Returns what a script prints on its last line, as JSON."""
-    done = subprocess.run([sys.executable, script, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    command = [sys.executable, script, *arguments]
+    changed = os.environ | environment
+    done = subprocess.run(command, env=changed, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

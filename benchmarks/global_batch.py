@@ -7,13 +7,13 @@ One step is forward, loss and backward; there is no optimiser. All contenders sh
 and the batch on the host: uint8 grey images and token ids, no floats (`clip_step.Batch`); each forward pass
 normalises its own pixels. `clip_step` says what each contender does.
 
-Time is processor time of all threads, the contenders taking turns within a round in one process after a warm-
-up; what counts is the ratio within a round, its median, and order statistics that enclose that median with at
-least 95 % (none for fewer than six rounds). Memory is the high-water mark of the resident set above what it
-was just before the step, in a fresh process for each figure, whose allocator returns freed blocks at once:
-weights, host inputs and libraries are left out, the adapters' gradients are in. A step that does not fit the
-machine is skipped with a note. The largest gradient difference from `plain` is taken without dropout, on a
-few pairs with an uneven tail, to show that all compute the same thing.
+Time is processor time of all threads, the contenders taking turns within a round in one process after a
+warm-up; what counts is the ratio within a round, its median, and order statistics that enclose that median
+with at least 95 % (none for fewer than six rounds). Memory is the high-water mark of the resident set above
+what it was just before the step, in a fresh process for each figure, whose allocator returns freed blocks at
+once: weights, host inputs and libraries are left out, the adapters' gradients are in. A step that does not
+fit the machine is skipped with a note. The largest gradient difference from `plain` is taken without dropout,
+on a few pairs with an uneven tail, to show that all compute the same thing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from measure import MIB, available_mib, in_fresh_process, limited_memory, peak_m
 PACKAGES = ("torch", "transformers", "peft", "open_clip_torch", "sentence-transformers")
 MMAP_THRESHOLD = 65536
 """glibc gives freed blocks from here on back at once. Left alone it raises the threshold to 32 MiB and keeps
-holes: the same tiny step then took 242 MiB at B = 128 and 281 at B = 1024, where 147 and 147 are in use."""
+holes: the tiny step with micro-batches of 64 then took 242 MiB at B = 128 and 281 at 1024, not 147 twice."""
 RESERVE_MIB = 1024
 """What the machine keeps when a step is tried that may not fit."""
 CHECKED_PAIRS, CHECKED_MICRO_BATCH = 8, 3

@@ -33,6 +33,7 @@ from clip_step import (
     CONFIGS,
     CONTENDERS,
     Batch,
+    Dropout,
     DropoutSwitch,
     Step,
     build_encoder,
@@ -58,9 +59,15 @@ class Bench:
         encoder, parameters = build_encoder(arguments.model, dropout=arguments.dropout, seed=arguments.seed)
         self.arguments = arguments
         self.encoder, self.parameters = encoder, parameters
-        self.dropout = DropoutSwitch(encoder)
+        self.dropouts = [DropoutSwitch(encoder)]
         if "ours_bfloat16" in arguments.contenders:
             self.bfloat16 = to_bfloat16(copy.deepcopy(encoder))
+            self.dropouts.append(DropoutSwitch(self.bfloat16))
+
+    def set_dropout(self, kind: Dropout) -> None:
+        """Gives every encoder here this kind of dropout."""
+        for dropout in self.dropouts:
+            dropout.turn_to(kind)
 
     def step(self, contender: str, batch: Batch, *, micro_batch: int | None = None) -> Step:
         """Returns the step of a contender, ready to be taken."""
@@ -101,7 +108,7 @@ def take(contender: str, step: Step) -> float:
 
 def gradient_differences(bench: Bench, contenders: list[str]) -> dict[str, float]:
     """Returns each contender's largest difference from plain, as a share of plain's largest gradient."""
-    bench.dropout.turn_to("none")
+    bench.set_dropout("none")
     batch = bench.batch(CHECKED_PAIRS)
 
     def gradient(contender: str) -> torch.Tensor:
@@ -123,7 +130,7 @@ def timed_rounds(bench: Bench, contenders: list[str]) -> tuple[list[dict[str, fl
     steps = {name: bench.step(name, batch) for name in contenders}
 
     def turn(name: str) -> float:
-        bench.dropout.turn_to(CONTENDERS[name].dropout)
+        bench.set_dropout(CONTENDERS[name].dropout)
         return take(name, steps[name])
 
     forwards: dict[str, Row] = {}
@@ -145,13 +152,13 @@ def memory(arguments: argparse.Namespace) -> Row:
     """Returns the extra MiB of one step, or why there are none; call in a fresh process."""
     name = arguments.memory_of
     bench = Bench(arguments)
-    bench.dropout.turn_to(CONTENDERS[name].dropout)
+    bench.set_dropout(CONTENDERS[name].dropout)
     take(name, bench.step(name, bench.batch(2)))  # libraries take their workspace here
     batch = bench.batch(arguments.batch)
     step = bench.step(name, batch)
     for parameter in step.parameters:
         parameter.grad = None
-    weights = sum(t.nbytes for t in (*bench.encoder.parameters(), *bench.encoder.buffers()))
+    weights = sum(t.nbytes for t in (*step.encoder.parameters(), *step.encoder.buffers()))
     row: Row = {"contender": name, "batch": len(batch), "weights_mib": round(weights / MIB, 1)}
     row["host_inputs_mib"] = round(batch.num_bytes / MIB, 1)
     # I, T and their gradients in float32: all that must grow with B.

@@ -73,6 +73,12 @@ def test_bfloat16_says_that_it_is_not_there_yet() -> None:
         global_batch.Bench(global_batch.parse(["--precision", "bfloat16"]))
 
 
+def test_the_second_encoder_is_compared_without_dropout_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(global_batch, "to_bfloat16", lambda encoder: encoder)  # a copy in float32
+    bench = global_batch.Bench(global_batch.parse([*SMALL.split(), "ours_bfloat16"]))
+    assert global_batch.gradient_differences(bench, ["ours_bfloat16"])["ours_bfloat16"] < 1e-5
+
+
 def test_interval_encloses_the_median_with_95_percent_or_is_absent() -> None:
     assert measure.median_interval(range(5)) is None  # 1 - 2 / 2⁵ = 93.75 %
     assert measure.median_interval(range(7)) == (0, 6)  # 98.4 %

@@ -10,18 +10,15 @@ counts is the ratio within a round.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from measure import in_fresh_process, peak_mib, provenance, write
 from torch import Tensor
 
 from trainables.losses.batch_plan import BatchPlan
@@ -31,7 +28,6 @@ from trainables.losses.positives import GroupPositives
 from trainables.losses.tiles import GatheredBatch
 
 LOGIT_SCALE = 1 / 0.07
-MIB = 2**20
 
 
 def dense(images: Tensor, texts: Tensor, text_of_pair: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,7 +36,8 @@ def dense(images: Tensor, texts: Tensor, text_of_pair: Tensor) -> tuple[Tensor, 
     logits = LOGIT_SCALE * images @ texts[text_of_pair].T
     pair = torch.arange(len(images))
     loss = (F.cross_entropy(logits, pair) + F.cross_entropy(logits.T, pair)) / 2
-    return torch.autograd.grad(loss, (images, texts))
+    of_images, of_texts = torch.autograd.grad(loss, (images, texts))
+    return of_images, of_texts
 
 
 def tiled(images: Tensor, texts: Tensor, text_of_pair: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,37 +64,17 @@ def inputs(batch: int, captions: int, dimension: int) -> tuple[Tensor, Tensor, T
     return images, texts, torch.arange(batch) % captions
 
 
-def resident_mib(field: str) -> float:
-    """Returns VmRSS (now) or VmHWM (high-water mark) of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024 / MIB
-    raise OSError(f"/proc/self/status has no {field}: this benchmark needs Linux")
-
-
 def memory(contender: str, batch: int, captions: int, dimension: int) -> float:
     """Returns the extra MiB of one step; call in a fresh process."""
     CONTENDERS[contender](*inputs(64, 64, dimension))  # libraries take their workspace here
     arguments = inputs(batch, captions, dimension)
-    before = resident_mib("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    CONTENDERS[contender](*arguments)
-    return resident_mib("VmHWM") - before
+    return peak_mib(lambda: CONTENDERS[contender](*arguments))
 
 
 def fresh_memory(contender: str, batch: int, captions: int, arguments: argparse.Namespace) -> float:
-    command = [
-        sys.executable,
-        __file__,
-        "--memory-of",
-        contender,
-        "--batch",
-        str(batch),
-        "--captions",
-        str(captions),
-    ]
-    command += ["--dimension", str(arguments.dimension), "--threads", str(arguments.threads)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    options = {"--batch": batch, "--captions": captions, "--dimension": arguments.dimension}
+    options |= {"--threads": arguments.threads, "--memory-of": contender}
+    return in_fresh_process(__file__, [str(part) for option in options.items() for part in option])
 
 
 def seconds(contender: str, tensors: tuple[Tensor, Tensor, Tensor]) -> float:
@@ -155,21 +132,12 @@ def main() -> None:
                 f"{row['dense_seconds']:>9} {row['tiled_seconds']:>9} {row['time_ratio']:>6}",
                 flush=True,
             )
-    result = {
-        "benchmark": "loss",
-        "command": " ".join(sys.argv),
-        "date": date.today().isoformat(),
-        "processor": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
+    result = provenance(__file__, sys.argv[1:], ["torch"]) | {
         "threads": arguments.threads,
         "dimension": arguments.dimension,
         "rows": rows,
     }
-    text = json.dumps(result, indent=1)
-    if arguments.output:
-        arguments.output.write_text(text + "\n")
-    else:
-        print(text)
+    write(result, arguments.output)
 
 
 if __name__ == "__main__":

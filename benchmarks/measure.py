@@ -1,0 +1,163 @@
+"""What the benchmarks share: resident memory, fresh processes, intervals, and where a result comes from."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
+from math import comb
+from pathlib import Path
+from typing import Any
+
+from trainables.losses.collectives import is_out_of_memory
+
+MIB = 2**20
+PLACES = ("--output", "--plot", "--plot-from")
+"""Options whose value is a place on this machine, which is nobody's business."""
+
+
+def resident_mib(field: str) -> float:
+    """Returns VmRSS (now) or VmHWM (high-water mark) of this process."""
+    return _kilobytes("/proc/self/status", field) * 1024 / MIB
+
+
+def available_mib() -> float:
+    """Returns what the machine could still hand out."""
+    return _kilobytes("/proc/meminfo", "MemAvailable") * 1024 / MIB
+
+
+def _kilobytes(path: str, field: str) -> int:
+    for line in Path(path).read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1])
+    raise OSError(f"{path} has no {field}: this benchmark needs Linux")
+
+
+def peak_mib(step: Callable[[], object]) -> float:
+    """Returns how far the resident set rises above its present size during a step; call in a fresh process.
+
+    Whatever lives already, inputs on the host among it, is left out.
+    """
+    gc.collect()
+    before = resident_mib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    step()
+    return resident_mib("VmHWM") - before
+
+
+@contextmanager
+def limited_memory(mib: float) -> Iterator[None]:
+    """Lets this process take so much more than it has; beyond that, an allocation fails.
+
+    Raises:
+        MemoryError: it did fail, whatever the library calls it.
+    """
+    taken = _kilobytes("/proc/self/status", "VmData") * 1024
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (taken + int(mib * MIB), before[1]))
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or is_out_of_memory(error):
+            raise MemoryError(f"does not fit in {mib:.0f} MiB") from None
+        raise
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def in_fresh_process(script: str, arguments: Sequence[str], **environment: str) -> Any:
+    """Returns what a script prints on its last line, as JSON."""
+    command = [sys.executable, script, *arguments]
+    changed = os.environ | environment
+    done = subprocess.run(command, env=changed, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Returns order statistics that enclose the median with at least 95 %, whatever the distribution.
+
+    The k-th smallest and k-th largest of n miss it with probability 2 Σ_{i<k} C(n, i) / 2ⁿ. None: fewer than
+    six values enclose it with less.
+    """
+    n = len(values)
+    misses = (sum(comb(n, i) for i in range(k)) * 2 / 2**n for k in range(1, n // 2 + 1))
+    k = sum(1 for _ in takewhile(lambda miss: miss <= 0.05, misses))
+    ordered = sorted(values)
+    return (ordered[k - 1], ordered[n - k]) if k else None
+
+
+def ratio(values: Sequence[float]) -> dict[str, Any]:
+    """Returns median and interval of the ratios of a contender to another, one a round."""
+    interval = median_interval(values)
+    return {
+        "median": round(statistics.median(values), 3),
+        "interval": None if interval is None else [round(end, 3) for end in interval],
+        "rounds": [round(value, 4) for value in values],
+    }
+
+
+def provenance(script: str, argv: Sequence[str], packages: Sequence[str]) -> dict[str, Any]:
+    """Returns command, machine, commit, date and versions of a result."""
+    return {
+        "benchmark": Path(script).stem,
+        "command": " ".join(["python", f"benchmarks/{Path(script).name}", *_without_places(argv)]),
+        "date": date.today().isoformat(),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
+    }
+
+
+def commit() -> str:
+    """Returns the commit that is checked out, `-dirty` where tracked files differ from it."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+        cwd=Path(__file__).parent,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def machine() -> str:
+    """Returns processor, number of cores and memory."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    gib = _kilobytes("/proc/meminfo", "MemTotal") / MIB
+    processor = models[0] if models else platform.machine()
+    return f"{os.cpu_count()} CPU cores ({processor}), {gib:.0f} GiB, {platform.machine()}"
+
+
+def write(result: dict[str, Any], path: Path | None) -> None:
+    """Writes a result as JSON, or prints it."""
+    text = json.dumps(result, indent=1)
+    if path:
+        path.write_text(text + "\n")
+    else:
+        print(text)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _without_places(argv: Sequence[str]) -> list[str]:
+    return [
+        part
+        for before, part in zip(("", *argv), argv, strict=False)
+        if not part.startswith(PLACES) and before not in PLACES
+    ]

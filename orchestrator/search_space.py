@@ -21,6 +21,7 @@ from orchestrator.space import (
 from trainables.config import Config
 from trainables.errors import ConfigError
 from trainables.fields import DEFAULTS, FIELDS, check_value, did_you_mean, explain, read_overrides
+from trainables.hardware import device_kind, faster_precision
 from trainables.plain_yaml import read_yaml
 
 BLOCKS: dict[str, type] = {
@@ -77,6 +78,9 @@ def read_space(content: dict[str, Any], *, changes: dict[str, Any] | None = None
     blocks = _blocks(_override(_blocks(content), changes))
     fixed = blocks.get("fixed", {})
     _check_values(fixed, where="fixed")
+    if fixed.get("encoder.precision") == "auto":  # once: a sweep that goes on elsewhere stays what it is
+        device = device_kind(fixed.get("execution.device", "auto"))
+        fixed = fixed | {"encoder.precision": faster_precision(device)}
     if fixed.get("data.root"):  # workers start in another folder
         fixed = fixed | {"data.root": str(Path(fixed["data.root"]).expanduser().absolute())}
     space = SearchSpace(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator import search_space
 from orchestrator.parameters import Choice, Range
 from orchestrator.search_space import SearchSpace, load_space, read_space
 from trainables.config import arm_key
@@ -393,3 +394,12 @@ def test_numbers_are_read_as_people_write_them(write: Any) -> None:
 def test_yaml_1_1_surprises_are_text_and_so_refused(write: Any, text: str) -> None:
     with pytest.raises(ConfigError, match="must be a whole number"):
         load_space(write(f"fixed: {{num_epochs: {text}}}"))
+
+
+def test_auto_precision_is_settled_when_the_space_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_space, "faster_precision", lambda device: "bfloat16")
+    space = read_space({"fixed": {"encoder.precision": "auto", "execution.device": "cpu"}})
+    assert space.fixed["encoder.precision"] == "bfloat16"
+    monkeypatch.setattr(search_space, "faster_precision", lambda device: "float32")
+    assert read_space(space.to_dict()) == space  # going on elsewhere settles nothing anew
+    assert space.resolve({}).encoder.precision == "bfloat16"

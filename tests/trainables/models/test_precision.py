@@ -98,6 +98,21 @@ def test_a_processor_is_asked_for_its_instructions(tmp_path: Path, flags: str, e
     assert hardware._cpu_multiplies_bfloat16(cpuinfo) is expected
 
 
+@pytest.mark.parametrize(("speedup", "expected"), [(2.2, "bfloat16"), (1.1, "float32"), (0.6, "float32")])
+def test_instructions_are_not_enough_they_must_be_faster(
+    monkeypatch: pytest.MonkeyPatch, speedup: float, expected: str
+) -> None:
+    monkeypatch.setattr(hardware, "_cpu_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(hardware, "bfloat16_speedup", lambda: speedup)
+    assert hardware.faster_precision.__wrapped__("cpu") == expected
+
+
+def test_the_speed_of_bfloat16_is_a_ratio_of_two_times() -> None:
+    threads = torch.get_num_threads()
+    assert 0.01 < hardware.bfloat16_speedup(rounds=2) < 100
+    assert torch.get_num_threads() == threads
+
+
 def test_auto_is_resolved_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     for precision in ("float32", "bfloat16"):
         monkeypatch.setattr(hardware, "faster_precision", lambda device, precision=precision: precision)

@@ -42,7 +42,7 @@ def order(tmp_path: Path) -> TrialOrder:
         (ConfigError("bad key"), "user_error", "bad key"),
         (DataError("bad file"), "user_error", "bad file"),
         (NonFiniteLoss("nan at step 3"), "non_finite", "nan at step 3"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory", "micro_batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory", "one pair at a time did not fit"),
         (OutOfMemory("one row is too much"), "out_of_memory", "one row is too much"),
         (MemoryError("no room"), "out_of_memory", "no room"),
         (ZeroDivisionError("by zero"), "crash", "ZeroDivisionError: by zero"),

@@ -198,7 +198,7 @@ def test_family_needs_one_family(tmp_path: Path) -> None:
     [
         (
             one("lora.rnk", {"choice": [4]}),
-            "parameters.lora.rnk: no such field in adapt; did you mean 'lora.rank'?",
+            "parameters.lora.rnk: no such field; did you mean 'lora.rank'?",
         ),
         ({"fixed": {"rank": 4}}, "did you mean 'lora.rank'?"),
         ({"fixed": {"lora.zzz": 4}}, "known: lora.rank, lora.scaling"),

@@ -83,8 +83,10 @@ class Conductor:
         return None
 
     def reported(self, key: str, epoch: int, metrics: dict[str, float]) -> None:
-        """Takes in what a trial said on its way."""
+        """Takes in what a trial said on its way; what an earlier attempt said of an epoch stands."""
         trial = self.state.trials[key]
+        if any(epoch == known for _, known, _ in trial.history):
+            return
         self.record("trial_reported", trial_key=key, attempt=trial.attempts, epoch=epoch, metrics=metrics)
         self._show(self.observer.on_trial_reported, trial)
 

@@ -135,3 +135,13 @@ def test_the_exit_code_tells_failures_from_absent_weights(conduct, causes: list[
         record = TrialRecord(1.0, {OBJECTIVE: 0.5})
         conductor.ended(f"key-{number + 1}", replace(record, cause=cause, message="why") if cause else record)
     assert conductor.exit_code() == expected
+
+
+def test_an_epoch_that_is_said_again_stands_in_the_ledger_once(conduct, tmp_path: Path):
+    conductor = conduct(draw_of("a", 1))
+    conductor.next_trial()
+    conductor.reported("key-1", 1, {"train/loss": 1.0})
+    conductor.reported("key-1", 1, {"train/loss": 1.0, "perf/adapter_reused": 1.0})
+    conductor.reported("key-1", 2, {"train/loss": 0.5})
+    history = read_ledger(tmp_path).trials["key-1"].history
+    assert history == [(1, 1, {"train/loss": 1.0}), (1, 2, {"train/loss": 0.5})]

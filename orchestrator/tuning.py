@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,28 @@ from trainables.errors import DataError
 REDUCTION_FACTOR = 3
 
 
-def run_trials(conductor: Conductor, space: SearchSpace, *, max_concurrent: int, scratch: Path) -> None:
+def run_trials(
+    conductor: Conductor,
+    space: SearchSpace,
+    *,
+    max_concurrent: int,
+    scratch: Path,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> None:
     """Runs trials until the conductor has no more, or Tune is told to stop.
+
+    Args:
+        conductor: gives out trials, takes in what they say.
+        space: has the trial scheduler.
+        max_concurrent: trials at once.
+        scratch: for Tune's own files.
+        is_stopping: once true, no trial is placed any more, and running ones end with their epoch.
 
     Raises:
         DataError: the ledger could not be written; running trials were stopped.
         Exception: whatever else broke the conductor; likewise.
     """
-    desk = Desk(conductor)
+    desk = Desk(conductor, is_stopping)
     tuner = tune.Tuner(
         tune.with_resources(run_trial, conductor.order.resources()),
         tune_config=tune.TuneConfig(
@@ -46,7 +60,7 @@ def run_trials(conductor: Conductor, space: SearchSpace, *, max_concurrent: int,
             storage_path=str(scratch),
             verbose=0,
             callbacks=[Teller(desk)],
-            stop=StopOnProblem(desk),
+            stop=StopAtEpoch(desk),
         ),
     )
     tuner.fit()
@@ -105,8 +119,9 @@ class MedianStopping(MedianStoppingRule):
 class Desk:
     """What asker and teller share. No exception leaves it for Tune, which would end without cleaning up."""
 
-    def __init__(self, conductor: Conductor) -> None:
+    def __init__(self, conductor: Conductor, is_stopping: Callable[[], bool] = lambda: False) -> None:
         self.conductor = conductor
+        self.is_stopping = is_stopping
         self.open_trials: dict[
             str, str
         ] = {}  # Tune's id → trial_key; a trial leaves when its end is recorded
@@ -125,18 +140,18 @@ class Desk:
             self.problem = self.problem or error
 
 
-class StopOnProblem(tune.Stopper):
-    """Ends all trials once the conductor is broken: nobody would write down what they report."""
+class StopAtEpoch(tune.Stopper):
+    """Ends each trial after its epoch once the user wants it; all at once when the conductor is broken."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Stops no single trial."""
-        return False
+        """Is asked after each epoch, whose checkpoint is on disk; a trial that is done ends by itself."""
+        return self.desk.is_stopping() and "record" not in result
 
     def stop_all(self) -> bool:
-        """Is asked after every result."""
+        """Is asked after every result; nobody would write down what trials report to a broken conductor."""
         return self.desk.problem is not None
 
 
@@ -149,11 +164,13 @@ class Asker(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Returns Tune's config of the next trial."""
+        if self.desk.problem or self.desk.is_stopping():
+            return Searcher.FINISHED
         order: TrialOrder | None = None
         with self.desk.guarded():
-            order = None if self.desk.problem else self.desk.conductor.next_trial()
-        if order is None:
-            return Searcher.FINISHED
+            order = self.desk.conductor.next_trial()
+        if order is None:  # a trial that runs may still crash, and then needs a place again
+            return None if self.desk.open_trials and not self.desk.problem else Searcher.FINISHED
         self.desk.open_trials[trial_id] = order.trial_key
         return {"order": order.to_json()}
 
@@ -188,9 +205,10 @@ class Teller(tune.Callback):
                 self.desk.conductor.reported(key, result["epoch"], json.loads(result["metrics"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Takes in a trial that a scheduler stopped: it ranks by its last value."""
+        """Takes in a trial that a scheduler stopped: it ranks by its last value. `stop` leaves it open."""
         with self.desk.guarded():
-            if (key := self.desk.open_trials.pop(trial.trial_id, None)) is not None:
+            key = self.desk.open_trials.pop(trial.trial_id, None)
+            if key is not None and not self.desk.is_stopping():
                 self.desk.conductor.stopped_early(key, seconds=trial.last_result.get("time_total_s", 0.0))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

@@ -16,7 +16,7 @@ from ray.tune.search import Searcher  # noqa: E402
 from orchestrator.tuning import (  # noqa: E402
     Asker,
     Desk,
-    StopOnProblem,
+    StopAtEpoch,
     Teller,
     honest_sentence,
     open_scheduler,
@@ -80,7 +80,7 @@ def test_a_process_that_died_is_a_crash(desk: Desk):
 
 
 def test_a_broken_ledger_stops_all_and_raises_nothing_into_tune(desk: Desk):
-    stopper = StopOnProblem(desk)
+    stopper = StopAtEpoch(desk)
     assert not stopper.stop_all()
     desk.conductor.is_broken = True
     Teller(desk).on_trial_result(1, [], Trial("tune-1"), {"epoch": 1, "metrics": "{}"})

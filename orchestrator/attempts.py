@@ -40,14 +40,17 @@ def taken_over(
                 time.sleep(POLL_SECONDS)
     with _lock_of(workdir, attempt).open("a") as file:  # the kernel drops it with the process
         fcntl.flock(file, fcntl.LOCK_SH)
-        yield find_checkpoint(workdir) if attempt > 1 else None
+        yield find_checkpoint(workdir)
 
 
 def find_checkpoint(workdir: Path) -> Path | None:
-    """Returns the newest whole checkpoint of a trial."""
+    """Returns the newest whole checkpoint of a trial; None where there is none."""
+    folder = workdir / "checkpoints"
+    if not folder.is_dir():
+        return None
     from trainables.checkpoint import latest_checkpoint
 
-    return latest_checkpoint(workdir / "checkpoints")
+    return latest_checkpoint(folder)
 
 
 def _lock_of(workdir: Path, attempt: int) -> Path:

@@ -34,13 +34,19 @@ def read_started(name: str) -> SweepState:
     return state
 
 
-def space_of(state: SweepState, *, extend: int | None = None) -> SearchSpace:
+def space_of(state: SweepState, *, extend: int | None = None, num_workers: int | None = None) -> SearchSpace:
     """Returns the space that a sweep searches, by its ledger, with `extend` more trials.
+
+    Args:
+        state: of the sweep.
+        extend: trials to add.
+        num_workers: of the trials from now on, which changes no result; None = as before.
 
     Raises:
         ConfigError: it has no more trials to give.
     """
-    space = read_space(state.started["space"])
+    changes = {"execution.num_workers": num_workers} if num_workers else {}
+    space = read_space(state.started["space"], changes=changes)
     if extend is None:
         return space
     if space.arms or not space.parameters:

@@ -7,8 +7,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -16,6 +17,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 
 from orchestrator.conductor import Conductor
+from orchestrator.ledger import SweepState
 from orchestrator.runner import TrialOrder, TrialRecord, run_trial
 from orchestrator.space import SearchSpace
 from trainables.errors import DataError
@@ -44,12 +46,13 @@ def run_trials(
         DataError: the ledger could not be written; running trials were stopped.
         Exception: whatever else broke the conductor; likewise.
     """
-    desk = Desk(conductor, is_stopping)
+    desk, scheduler = Desk(conductor, is_stopping), open_scheduler(space)
+    remind(scheduler, conductor.state, space.objective)
     tuner = tune.Tuner(
         tune.with_resources(run_trial, conductor.order.resources()),
         tune_config=tune.TuneConfig(
             search_alg=Asker(desk),
-            scheduler=open_scheduler(space),
+            scheduler=scheduler,
             num_samples=-1,  # until the asker says that it is finished
             max_concurrent_trials=max_concurrent,
             reuse_actors=True,
@@ -107,8 +110,37 @@ def _num_epochs(space: SearchSpace) -> int:
     return max(map(int, map(str, parameter.corners()))) if parameter else space.base("num_epochs")
 
 
+@dataclass(frozen=True)
+class PastTrial:
+    """A trial that an earlier driver ran, where a scheduler compares."""
+
+    trial_id: str
+
+
+def remind(scheduler: TrialScheduler, state: SweepState, objective: str) -> None:
+    """Tells a scheduler what the finished trials of a resumed sweep scored on their way."""
+    for key, trial in state.trials.items():
+        if trial.status != "finished":
+            continue  # the others say again what they said
+        past: Any = PastTrial(key)
+        if isinstance(scheduler, ASHAScheduler):
+            scheduler.on_trial_add(cast(Any, None), past)
+        for _, epoch, metrics in trial.history:
+            if objective not in metrics:
+                continue
+            result = {"epoch": epoch, "score": metrics[objective]}
+            if isinstance(scheduler, MedianStopping):
+                scheduler.remember(past, result)
+            else:
+                scheduler.on_trial_result(cast(Any, None), past, result)
+
+
 class MedianStopping(MedianStoppingRule):
     """Tune's rule, which expects a score of every trial that ends; failed ones have none."""
+
+    def remember(self, trial: Trial, result: dict[str, Any]) -> None:
+        """Takes in what is long over: no decision is due."""
+        self._results[trial].append(result)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Passes on what can be compared."""

@@ -53,8 +53,8 @@ def sweep(
     if resume is not None:
         given = {"SPACE": space, "--set": overrides, "--trials": trials, "--name": name, "--plan": plan}
         refuse_beside_resume(resume, [option for option, value in given.items() if value])
-        planned = plan_rest(resume, extend)
-        options = SweepOptions(name=resume, num_workers=workers, resumes=True, retry_failed=retry_failed)
+        planned = plan_rest(resume, extend, workers)
+        options = SweepOptions(name=resume, resumes=True, retry_failed=retry_failed)
         return run_planned(planned, options, as_json=as_json)
     for option, is_given in (("--extend", extend is not None), ("--retry-failed", retry_failed)):
         if is_given:
@@ -83,7 +83,7 @@ def refuse_beside_resume(name: str, given: list[str]) -> None:
         )
 
 
-def plan_rest(name: str, extend: int | None) -> Plan:
+def plan_rest(name: str, extend: int | None, workers: int | None) -> Plan:
     """Returns the plan of a sweep that is there; what is left of it, its ledger says later.
 
     Raises:
@@ -101,7 +101,7 @@ def plan_rest(name: str, extend: int | None) -> Plan:
             f"sweep '{name}' is being run by process {pid}; wait for it, or stop it first: "
             f"python -m orchestrator stop {name}"
         )
-    return make_plan(space_of(state, extend=extend))
+    return make_plan(space_of(state, extend=extend, num_workers=workers))
 
 
 def run_planned(plan: Plan, options: SweepOptions, *, as_json: bool) -> int:

@@ -77,6 +77,8 @@ class Conductor:
     def go_on(self, *, retry_failed: bool = False) -> None:
         """Lines up what an earlier driver left undone, after its last entry was taken in."""
         undone = {"placed", "running"} | ({"failed", "unavailable"} if retry_failed else set[str]())
+        if self.ahead:
+            self.say("the searcher draws otherwise than it did (another version of Optuna?); trials stand")
         self.again = [key for key, trial in self.state.trials.items() if trial.status in undone]
 
     def has_more(self) -> bool:

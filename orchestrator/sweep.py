@@ -228,6 +228,8 @@ def run_all(
     log, num_workers = conductor.folder / "ray.log", conductor.order.num_workers
     with local_ray(concurrency, log=log, num_workers=num_workers) as scratch:
         prepared.result()
+        if interrupted.is_asked_to_stop:  # before there was anything to stop
+            return
         from orchestrator.tuning import honest_sentence, run_trials
 
         if sentence := honest_sentence(space):

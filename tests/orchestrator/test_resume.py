@@ -1,12 +1,12 @@
 """Sweeps that are killed, stopped and crash, on a real Ray, compared with one that was left alone."""
 
 import json
-import os
 import random
 import signal
 from pathlib import Path
 
 import pytest
+import torch
 from test_sweep import run_driver, space_of, start_driver, wait_for
 
 from orchestrator.driver import ask_to_stop
@@ -127,7 +127,6 @@ def test_stop_lets_epochs_end_and_the_sweep_goes_on_later(tmp_path: Path, clean:
     assert_equal_to(clean, sweep_of(home))
     trained = (home / "store" / "epochs.txt").read_text().splitlines()
     assert len(trained) == len(set(trained))  # nothing was done twice
-    os.remove(home / "store" / "epochs.txt")
 
 
 @pytest.mark.slow
@@ -146,3 +145,22 @@ def test_an_extended_sweep_keeps_its_trials_and_adds_the_next(tmp_path: Path):
     whole.parent.mkdir()
     run_driver(whole, space | {"search": space["search"] | {"num_trials": 4}}, **WALK)
     assert list(sweep_of(whole).trials) == list(after.trials)  # told the same, it proposes the same
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_worker_that_dies_takes_its_trial_back_to_the_checkpoint(tmp_path: Path):
+    home = tmp_path / "home"
+    seen = run_driver(home, walk_space(105), **WALK, num_workers=2)
+    assert seen["exit_code"] == 0
+    trial = next(trial for trial in sweep_of(home).trials.values() if not trial.is_baseline)
+    assert (trial.status, trial.attempts) == ("finished", 2)
+    assert [failure[:2] for failure in trial.failures] == [(1, "crash")]
+    assert [epoch for _, epoch, _ in trial.history] == [1, 2, 3, 4]
+    trained = (home / "store" / "epochs.txt").read_text().splitlines()
+    assert trained.count(f"{trial.trial_key} 1") == 1
+    place = 0.0
+    for epoch, (_, _, metrics) in enumerate(trial.history, start=1):
+        random_numbers = torch.Generator().manual_seed(1000 * 105 + epoch)
+        place += float(torch.randn(1, generator=random_numbers))
+        assert metrics["train/loss"] == pytest.approx(place, abs=1e-6)  # the walk of one that never died

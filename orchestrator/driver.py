@@ -40,8 +40,22 @@ def ask_to_stop(sweep_folder: Path) -> int:
         raise ClusterError(
             f"sweep '{name}' is run by process {pid} of another machine, container or user; stop it there"
         )
+    if not _listens(pid):  # the signal would kill it
+        raise ClusterError(
+            f"sweep '{name}' is run by process {pid}, which does not listen to stop: it is just starting, "
+            "or not on its main thread; try again, or press Ctrl-C there"
+        )
     os.kill(pid, STOP_SIGNAL)
     return pid
+
+
+def _listens(pid: int) -> bool:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    caught = next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:")), 0)
+    return bool(caught >> (STOP_SIGNAL - 1) & 1)
 
 
 def _has_open(pid: int, path: Path) -> bool:

@@ -13,6 +13,7 @@ from orchestrator.cli import execute
 from orchestrator.conductor import SweepObserver
 from orchestrator.driver import running_driver
 from orchestrator.home import sweep_folder
+from orchestrator.interruption import interruption
 from orchestrator.ledger import Ledger, read_ledger
 from orchestrator.resume import check_drift
 from orchestrator.search_space import read_space
@@ -120,6 +121,16 @@ def test_a_lock_that_says_a_stranger_s_number_gets_no_signal(cut: Path, capsys):
         (cut / "ledger" / "lock").write_text("1")
         assert running_driver(cut) == 1
         assert "process 1 of another machine" in refusal(capsys, "stop", "cut")
+
+
+def test_a_process_that_the_signal_would_kill_gets_none(cut: Path, capsys):
+    with Ledger(cut):  # this process holds the lock, without a handler
+        assert "does not listen to stop" in refusal(capsys, "stop", "cut")
+    with interruption() as interrupted, Ledger(cut):
+        assert execute(["stop", "cut"]) == 0
+    assert interrupted.is_asked_to_stop
+    assert interrupted.exit_code == 130
+    assert "sweep --resume cut" in capsys.readouterr().out
 
 
 def test_a_sweep_that_runs_is_not_resumed(cut: Path, capsys):

@@ -296,7 +296,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="JSON file")
     parser.add_argument("--plot", type=Path, help="SVG or PNG of memory over batch size")
     parser.add_argument(
-        "--plot-from", type=Path, metavar="JSON", help="draws stored results, measures nothing"
+        "--plot-from", type=Path, nargs="+", metavar="JSON", help="draws stored results, measures nothing"
     )
     parser.add_argument("--memory-of", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -344,6 +344,20 @@ def measure_all(arguments: argparse.Namespace, argv: list[str]) -> Row:
     }
 
 
+def stored(paths: list[Path]) -> Row:
+    """Returns results whose memory was measured in several runs as one.
+
+    Raises:
+        SystemExit: they were not measured alike.
+    """
+    results: list[Row] = [json.loads(path.read_text()) for path in paths]
+    for result, path in zip(results, paths, strict=True):
+        if result["settings"] != results[0]["settings"]:
+            raise SystemExit(f"{path}: other settings than {paths[0]}")
+    rows = [row for result in results for row in result["memory_over_batch"]]
+    return results[0] | {"memory_over_batch": rows}
+
+
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse(argv)
@@ -354,7 +368,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.plot_from:
         from memory_plot import draw
 
-        draw(json.loads(arguments.plot_from.read_text()), arguments.plot)
+        draw(stored(arguments.plot_from), arguments.plot)
         return
     result = measure_all(arguments, argv)
     print_table(result["rows"])

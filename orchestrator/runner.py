@@ -234,7 +234,10 @@ def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
     from trainables.losses.global_batch import NonFiniteLoss
 
     if is_out_of_memory(error):
-        return "out_of_memory", f"{_first_line(error)}; set a smaller execution.micro_batch_size"
+        return (
+            "out_of_memory",
+            f"{_first_line(error)}; one pair at a time did not fit",
+        )
     if isinstance(error, NonFiniteLoss | FloatingPointError):
         return "non_finite", str(error)
     workdir.mkdir(parents=True, exist_ok=True)

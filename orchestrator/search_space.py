@@ -140,6 +140,11 @@ def _override(blocks: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
 
 def _check_values(values: dict[str, Any], *, where: str) -> None:
     for key, value in values.items():
+        if key == "encoder.precision" and value == "auto" and where != "fixed":
+            raise ConfigError(
+                f"{where}.{key}: auto is settled once, for the whole sweep, so it stands under fixed; here "
+                "write float32 or bfloat16"
+            )
         if isinstance(value, dict):
             inner = next(iter(cast(dict[str, Any], value)), "rank")
             raise ConfigError(f"{where}.{key}: write dotted names on one level, such as '{key}.{inner}: ...'")

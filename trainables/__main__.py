@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from trainables import TRAINABLES
 from trainables.config import TrialConfig, flatten
 from trainables.errors import ConfigError, UserError
-from trainables.fields import build_trial, did_you_mean, read_overrides
+from trainables.fields import build_trial, check_value, did_you_mean, read_overrides
 from trainables.launch import LOOPBACK, Place, RecordingContext, process_group, run_recorded
 from trainables.plain_yaml import read_yaml
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kind = place.device_kind(config.execution.device)
         make_folders(options.workdir, options.store)
     except UserError as error:  # alike on every rank
-        return say(error, INVALID, aloud=place.rank == 0)
+        return say(error, INVALID, aloud=place.local_rank == 0)
     execution = {"num_workers": place.world_size, "device": kind}
     config = config.model_copy(update={"execution": config.execution.model_copy(update=execution)})
     context = RecordingContext(
@@ -92,7 +92,7 @@ def attempt(run: Callable[[], None], is_first: Callable[[], bool]) -> int:
 
         if isinstance(error, PeerFailed):  # that rank says why
             return FAILED
-        if isinstance(error, NonFiniteLoss | OutOfMemory):  # alike on every rank
+        if isinstance(error, NonFiniteLoss | FloatingPointError | OutOfMemory):  # alike on every rank
             return say(error, FAILED, aloud=is_first())
         raise
     return DONE
@@ -155,8 +155,15 @@ def read_trial(path: Path, overrides: Sequence[str]) -> TrialConfig:
             if field in trial:
                 raise ConfigError(f"{path}: '{field}' is set twice")
             trial[field] = inner
-    build_trial(trial, where=str(path))
-    return build_trial(trial | read_overrides(overrides), where=f"{path} with --set")
+    for field, value in trial.items():
+        check_value(field, value, where=f"{path}.{field}")
+    config = build_trial(trial | read_overrides(overrides), where=str(path))
+    if config.encoder.precision == "auto":
+        raise ConfigError(
+            f"{path}.encoder.precision: auto is timed, so ranks and a resumed run might not agree; write "
+            "float32 or bfloat16 (or let `python -m orchestrator sweep` settle it)"
+        )
+    return config
 
 
 def find_checkpoint(wanted: str | None, workdir: Path) -> Path | None:

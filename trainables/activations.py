@@ -73,7 +73,7 @@ class Activations:
             for place in np.flatnonzero(views == view):
                 rows[place] = stored[row_of[indices[place]]]
         values = torch.from_numpy(np.stack(rows))
-        if self.encoder.dtype == torch.bfloat16:
+        if values.dtype == torch.int16:
             values = values.view(torch.bfloat16)
         return values.to(self.encoder.log_logit_scale.device)
 
@@ -115,8 +115,13 @@ class Activations:
         logger.info("computed %d activations of view %d below block %d", len(indices), view, self.cut)
         return {"num_images": len(indices), "view": view, "cut": self.cut}
 
-    @torch.no_grad()
     def _compute(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
+        cuts = range(ROWS_AT_ONCE, len(indices), ROWS_AT_ONCE)
+        pieces = zip(np.split(indices, cuts), np.split(views, cuts), strict=True)
+        return torch.cat([self._piece(*piece) for piece in pieces])
+
+    @torch.no_grad()
+    def _piece(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
         images = self.images.images(indices)
         for row, (index, view) in enumerate(zip(indices, views, strict=True)):
             seed = self.view_seed if self._is_kept(int(view)) else self.live_seed

@@ -162,6 +162,11 @@ class LossConfig(Config):
     logit_bias: float = Field(default=-10.0, ge=-100, le=100, description="Start of the bias of `siglip`.")
 
     @property
+    def asks_for_classes(self) -> bool:
+        """Whether an image is held against the classes, and not against the captions of its batch."""
+        return self.kind in ("class_prompt", "cross_entropy")
+
+    @property
     def reads(self) -> frozenset[str]:
         """Names of the settings that this kind of loss reads."""
         always = {"kind", "logit_scale", "learn_logit_scale"}
@@ -197,7 +202,12 @@ class ExecutionConfig(Config):
     num_threads: int | None = Field(
         default=None, ge=1, le=1024, description="CPU threads a trial computes with; none = its cores."
     )
-    memory_budget_gb: float | None = Field(default=None, gt=0)
+    memory_budget_gb: float | None = Field(
+        default=None,
+        gt=0,
+        description="GiB of one worker that graphs may take; none = its share of what is free, or one graph "
+        "where micro_batch_size is set.",
+    )
     cache_budget_gb: float = Field(
         default=8.0, ge=0, description="Largest activation cache; above it, activations are recomputed."
     )
@@ -231,6 +241,15 @@ class TrialConfig(Config):
             )
         return value
 
+    @model_validator(mode="after")
+    def _what_trains_is_in_float32(self) -> Self:
+        if self.adapt.method == "full" and self.encoder.precision == "bfloat16":
+            raise ValueError(
+                "encoder.precision=bfloat16 is for frozen weights, and adapt.method=full freezes none; "
+                "set it to float32"
+            )
+        return self
+
     def science(self) -> dict[str, Any]:
         """Returns what can change the result: not `execution`, places, or what the method does not read."""
         values = self.model_dump(mode="json", exclude={"execution"})
@@ -247,6 +266,8 @@ class TrialConfig(Config):
                 del values["data"][unread]
         else:
             values["loss"] = {name: values["loss"][name] for name in sorted(self.loss.reads)}
+            if self.loss.asks_for_classes:
+                del values["data"]["captions"]
         return values
 
 

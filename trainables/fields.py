@@ -13,7 +13,6 @@ from pydantic.fields import FieldInfo
 
 from trainables.config import TrialConfig, from_flat, to_flat
 from trainables.errors import ConfigError
-from trainables.hardware import device_kind, with_precision
 from trainables.plain_yaml import parse_yaml
 
 
@@ -32,7 +31,7 @@ DEFAULTS: dict[str, Any] = to_flat(from_flat({}))
 def check_field(key: str, *, where: str) -> None:
     """Raises ConfigError, with the nearest name, unless `key` is a field of a trial."""
     if key not in FIELDS:
-        raise ConfigError(f"{where}: no such field in adapt{did_you_mean(key, FIELDS) or _known(key)}")
+        raise ConfigError(f"{where}: no such field{did_you_mean(key, FIELDS) or _known(key)}")
 
 
 def check_value(key: str, value: Any, *, where: str) -> None:
@@ -47,7 +46,7 @@ def check_value(key: str, value: Any, *, where: str) -> None:
 
 
 def build_trial(flat: dict[str, Any], *, where: str) -> TrialConfig:
-    """Returns the trial of dotted keys, `encoder.precision: auto` resolved for this machine.
+    """Returns the trial of dotted keys.
 
     Raises:
         ConfigError: one message for the first thing that does not hold.
@@ -55,12 +54,9 @@ def build_trial(flat: dict[str, Any], *, where: str) -> TrialConfig:
     for key in flat:
         check_field(key, where=f"{where}.{key}")
     try:
-        config = from_flat(flat)
+        return from_flat(flat)
     except ValidationError as error:
         raise ConfigError(explain(error, where=where)) from error
-    if config.encoder.precision != "auto":
-        return config
-    return with_precision(config, device_kind(config.execution.device))
 
 
 def read_overrides(texts: Sequence[str], *, also: Collection[str] = ()) -> dict[str, Any]:

@@ -102,8 +102,11 @@ def run_epochs(
     materials: Materials, objective: Objective, state: TrainState, config: TrialConfig, context: RunContext
 ) -> None:
     """Takes every optimiser step from `state.step` to the end; reports each epoch's metrics."""
-    per_epoch = steps_per_epoch(len(materials.dataset.indices("train")), config.global_batch_size)
+    num_train = len(materials.dataset.indices("train"))
+    per_epoch = steps_per_epoch(num_train, config.global_batch_size)
     cut: Cut | None = None
+    largest_share = -(-min(config.global_batch_size, num_train) // context.world_size)
+    floors, recalls = list[float](), list[float]()
     seconds, num_images = 0.0, 0
     for batch in global_batches(materials.dataset, config, start_step=state.step):
         began = time.perf_counter()
@@ -113,18 +116,20 @@ def run_epochs(
         cut = after(result, cut)
         state.apply_gradients()
         state.losses.append(result.loss)
+        floors.append(result.floor)
+        recalls.append(result.recall)
         num_images += len(batch)
         seconds += time.perf_counter() - began
         if state.step % per_epoch == 0:
             metrics: dict[str, float] = {
                 "train/epoch": batch.epoch + 1,
                 "train/loss": float(np.mean(state.losses[-per_epoch:])),
-                "train/loss_floor": result.floor,
-                "train/class_recall": result.recall,
+                "train/loss_floor": float(np.mean(floors[-per_epoch:])),
+                "train/class_recall": float(np.mean(recalls[-per_epoch:])),
                 "train/logit_scale": result.logit_scale,
                 "train/learning_rate": state.learning_rate,
                 "perf/images_per_second": num_images / seconds,
-                "perf/micro_batch_size": cut.micro_batch_size or -(-len(batch) // context.world_size),
+                "perf/micro_batch_size": cut.micro_batch_size or largest_share,
                 "perf/kept_graphs": cut.kept_graphs,
             }
             if context.rank == 0:
@@ -137,11 +142,10 @@ def run_epochs(
 
 def after(result: StepResult, cut: Cut) -> Cut:
     """Returns how to go on: as before, or with what fitted once memory had run out."""
-    if result.micro_batch_size == cut.micro_batch_size:
-        return cut
-    before = cut.micro_batch_size or "the whole share"
-    logger.warning("out of memory: micro-batch %s -> %s, same result", before, result.micro_batch_size)
-    return Cut(result.micro_batch_size, 1)
+    fitted = Cut(result.micro_batch_size, result.kept_graphs)
+    if fitted != cut:
+        logger.warning("out of memory: went on from %s with %s; the result is the same", cut, fitted)
+    return fitted
 
 
 def training_metrics(epochs: list[dict[str, float]]) -> Metrics:

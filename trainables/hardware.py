@@ -61,11 +61,13 @@ def device_kind(device: str) -> Literal["cpu", "cuda"]:
     return "cuda" if device == "cuda" or (device == "auto" and usable_gpus() > 0) else "cpu"
 
 
-def with_precision(config: TrialConfig, device: Literal["cpu", "cuda"]) -> TrialConfig:
-    """Returns the trial with `auto` resolved for a kind of device: precision belongs to what a trial is."""
+def settle_precision(config: TrialConfig) -> TrialConfig:
+    """Returns the trial with `auto` resolved for this machine: precision belongs to what a trial is."""
     if config.encoder.precision != "auto":
         return config
-    encoder = config.encoder.model_copy(update={"precision": faster_precision(device)})
+    is_frozen = config.adapt.method != "full"
+    precision = faster_precision(device_kind(config.execution.device)) if is_frozen else "float32"
+    encoder = config.encoder.model_copy(update={"precision": precision})
     return config.model_copy(update={"encoder": encoder})
 
 

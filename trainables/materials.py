@@ -61,7 +61,11 @@ class Materials:
     def embed_texts(self, texts: list[str]) -> Tensor:
         """Returns joint embeddings [N, D] of texts, unit length, on the encoder's device."""
         with in_evaluation_mode(self.encoder):
-            return self.encoder.encode_text(self.encoder.tokenize(texts)).float()
+            parts = [
+                self.encoder.encode_text(self.encoder.tokenize(texts[start : start + ROWS_AT_ONCE]))
+                for start in range(0, len(texts), ROWS_AT_ONCE)
+            ]
+        return torch.cat(parts).float()
 
 
 def open_materials(config: TrialConfig, context: RunContext) -> Materials:

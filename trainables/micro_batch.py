@@ -72,7 +72,7 @@ def choose_cut(
 
 
 def cost_of(
-    encode: Callable[[range], Tensor], rows: range, *, is_trained: bool, weights: Iterable[Tensor]
+    encode: Callable[[range], Tensor], rows: range, is_trained: bool, weights: Iterable[Tensor]
 ) -> TowerCost:
     """Measures a tower on its first few rows."""
     if not is_trained or not len(rows):

@@ -19,8 +19,8 @@ from trainables.config import TrialConfig
 from trainables.context import RunContext
 from trainables.data.loader import GlobalBatch
 from trainables.data.text import class_prompts, every_caption
-from trainables.losses.batch_plan import BatchPlan, distinct_captions
-from trainables.losses.collectives import Group
+from trainables.losses.batch_plan import BatchPlan
+from trainables.losses.collectives import Group, OutOfMemory
 from trainables.losses.global_batch import StepResult, global_batch_step
 from trainables.materials import Materials
 from trainables.micro_batch import Cut, choose_cut, cost_of, memory_budget
@@ -61,6 +61,9 @@ class Objective:
             self.texts = ClassPrompts(materials, config)
         elif config.loss.kind == "cross_entropy":
             self.texts = ClassVectors(materials, config)
+            # No text is read: weight decay would still move the text tower.
+            text = materials.encoder.towers()["text"]
+            self.parameters = {n: p for n, p in self.parameters.items() if not n.startswith(text)}
             self.parameters["loss.class_vectors"] = self.texts.vectors
         self.compared: CaptionEmbeddings | None = None
         if config.loss.kind == "soft_target" and config.loss.positives == "caption":
@@ -77,10 +80,15 @@ class Objective:
         group = Group.current(device)
         pairs, plan = self._as_rows(batch)
         weights = [*encoder.parameters(), *encoder.buffers()]
-        towers = (
-            cost_of(pairs.encode_images, plan.image_share, is_trained=pairs.trains_images, weights=weights),
-            cost_of(pairs.encode_texts, plan.text_share, is_trained=pairs.trains_texts, weights=weights),
-        )
+        try:
+            towers = group.together(
+                lambda: (
+                    cost_of(pairs.encode_images, plan.image_share, pairs.trains_images, weights),
+                    cost_of(pairs.encode_texts, plan.text_share, pairs.trains_texts, weights),
+                )
+            )
+        except OutOfMemory:  # of a few rows: there is nothing to choose
+            return Cut(1, 1)
         budget = memory_budget(
             device, budget_gb=execution.memory_budget_gb, num_sharing=self.context.world_size
         )
@@ -98,7 +106,7 @@ class Objective:
             self.config.loss,
             log_logit_scale=self.materials.encoder.log_logit_scale,
             logit_bias=self.logit_bias,
-            group_vectors=self.compared.of(distinct_captions(batch.captions)[0]) if self.compared else None,
+            group_vectors=self.compared.of(list(batch.distinct_captions)) if self.compared else None,
             parameters=list(self.parameters.values()),
             micro_batch_size=micro_batch_size,
             kept_graphs=kept_graphs,
@@ -107,9 +115,15 @@ class Objective:
 
     def _as_rows(self, batch: GlobalBatch) -> tuple[BatchEncoder, BatchPlan]:
         text_of_pair, num_texts = self.texts.rows_of(batch)
-        groups = torch.from_numpy(batch.classes) if self.config.loss.positives == "class" else text_of_pair
-        rank, world_size = self.context.rank, self.context.world_size
-        plan = BatchPlan(text_of_pair, groups, rank=rank, world_size=world_size, num_texts=num_texts)
+        classes = torch.from_numpy(batch.classes)
+        plan = BatchPlan(
+            text_of_pair,
+            groups=classes if self.config.loss.positives == "class" else text_of_pair,
+            rank=self.context.rank,
+            world_size=self.context.world_size,
+            classes=classes,
+            num_texts=num_texts,
+        )
         return BatchEncoder(self.materials, batch, self.texts, self.config.seed), plan
 
 
@@ -124,7 +138,7 @@ class BatchEncoder:
 
     @property
     def trains_images(self) -> bool:
-        """Images are always on the adapted side, or nothing trains."""
+        """False where adapters or full fine-tuning are in the text tower alone."""
         return self.materials.adaptation.adapts_image
 
     @property
@@ -171,15 +185,15 @@ class Captions:
 
     def rows_of(self, batch: GlobalBatch) -> tuple[Tensor, int]:
         """Returns each pair's place among the distinct captions."""
-        captions, text_of_pair = distinct_captions(batch.captions)
-        return text_of_pair, len(captions)
+        place = {caption: i for i, caption in enumerate(batch.distinct_captions)}
+        return torch.tensor([place[caption] for caption in batch.captions]), len(place)
 
     def encode(self, batch: GlobalBatch, rows: range) -> Tensor:
         """Encodes these distinct captions."""
-        captions = distinct_captions(batch.captions)[0][rows.start : rows.stop]
+        captions = list(batch.distinct_captions)[rows.start : rows.stop]
         if not self.is_trained:
             return self.frozen.of(captions)
-        first_pair = [batch.captions.index(caption) for caption in captions]
+        first_pair = [batch.distinct_captions[caption] for caption in captions]
         set_dropout_rows(self.encoder, seed=self.seed, step=batch.step, text_rows=first_pair)
         return self.encoder.encode_text(self.encoder.tokenize(captions))
 

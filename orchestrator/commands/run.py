@@ -23,6 +23,7 @@ def run(
     from trainables.artifacts import fingerprint
     from trainables.errors import ConfigError
     from trainables.fields import build_trial, did_you_mean, read_overrides
+    from trainables.hardware import settle_precision
 
     if trainable not in TRAINABLES:
         hint = did_you_mean(trainable, TRAINABLES) or f" (known: {', '.join(TRAINABLES)})"
@@ -30,7 +31,7 @@ def run(
     flat = read_overrides(overrides or [])
     if workers:
         flat["execution.num_workers"] = workers
-    config = build_trial(flat, where="--set")
+    config = settle_precision(build_trial(flat, where="--set"))
     check_trials([config])
     workdir = home() / "runs" / fingerprint("run", config)  # one folder: `evaluate` judges what `adapt` left
     metrics = run_locally(trainable, config, workdir=workdir, store=store())

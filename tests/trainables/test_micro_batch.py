@@ -97,6 +97,10 @@ def test_a_small_budget_is_kept_and_the_result_is_the_same(tmp_path: Path, store
     cut = objective.choose_cut(batch)
     assert cut.micro_batch_size is not None
     assert 1 <= cut.micro_batch_size * cut.kept_graphs < 24
+    with saved_bytes(weights) as kept:  # images first, so all kept graphs are of theirs
+        graphs = pairs.encode_images(range(cut.micro_batch_size * cut.kept_graphs))
+    del graphs
+    assert budget_gb * 2**30 / 2 < kept[0] <= budget_gb * 2**30
     parameters = list(objective.parameters.values())
     gradients = []
     for one in (Cut(None, 1), cut):
@@ -120,7 +124,7 @@ def test_memory_that_runs_out_is_written_down_and_changes_no_loss(
         return [json.loads(line)["loss"] for line in lines], context.reported
 
     undisturbed, reported = run("undisturbed")
-    assert reported[-1]["perf/micro_batch_size"] == 22  # the tail of 46 images, whole
+    assert reported[-1]["perf/micro_batch_size"] == 24  # the whole batch
     encode = BatchEncoder.encode_images
 
     def small_memory(self: BatchEncoder, rows: range) -> torch.Tensor:
@@ -131,5 +135,5 @@ def test_memory_that_runs_out_is_written_down_and_changes_no_loss(
     monkeypatch.setattr(BatchEncoder, "encode_images", small_memory)
     disturbed, reported = run("disturbed")
     assert disturbed == pytest.approx(undisturbed, rel=1e-5)
-    assert reported[-1]["perf/micro_batch_size"] == 5  # 22 halved, and again
-    assert "micro-batch the whole share -> 5" in caplog.text
+    assert reported[-1]["perf/micro_batch_size"] == 5  # the tail of 22, halved and again
+    assert "went on from Cut(micro_batch_size=None, kept_graphs=1) with Cut(micro_batch_size=5" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -28,6 +29,14 @@ class GlobalBatch:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @cached_property
+    def distinct_captions(self) -> dict[str, int]:
+        """Each caption → the first pair that carries it, in order of occurrence."""
+        first_pair: dict[str, int] = {}
+        for pair, caption in enumerate(self.captions):
+            first_pair.setdefault(caption, pair)
+        return first_pair
 
 
 def global_batches(dataset: Dataset, config: TrialConfig, *, start_step: int = 0) -> Iterator[GlobalBatch]:

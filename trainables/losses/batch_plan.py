@@ -44,6 +44,7 @@ class BatchPlan:
         world_size: number of processes.
         image_shares: contiguous rows of the B images, one range a rank; none = even shares.
         text_shares: contiguous rows of the U distinct captions, one range a rank; none = even shares.
+        classes: int64 [B], what recall counts by; none = `groups`.
         num_texts: U; 0 = those that occur. More where classes stand for captions and some have no image here.
     """
 
@@ -53,6 +54,7 @@ class BatchPlan:
     world_size: int = 1
     image_shares: tuple[range, ...] = ()
     text_shares: tuple[range, ...] = ()
+    classes: Tensor | None = None
     num_texts: int = 0
 
     def __post_init__(self) -> None:
@@ -115,7 +117,12 @@ class BatchPlan:
 
     def to(self, device: torch.device) -> BatchPlan:
         """Returns the plan with its integers on `device`."""
-        return replace(self, text_of_pair=self.text_of_pair.to(device), groups=self.groups.to(device))
+        return replace(
+            self,
+            text_of_pair=self.text_of_pair.to(device),
+            groups=self.groups.to(device),
+            classes=None if self.classes is None else self.classes.to(device),
+        )
 
 
 @dataclass(frozen=True)

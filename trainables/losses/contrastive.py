@@ -42,7 +42,7 @@ class LossGradients:
 
     Args:
         loss: mean over the global batch.
-        recall: share of images whose nearest caption in the batch is carried by their own group.
+        recall: share of images whose nearest caption in the batch is carried by their own class.
         images: ∂loss/∂I of this rank's rows, [b, D].
         texts: ∂loss/∂T of this rank's rows, [u, D].
         log_logit_scale: summed over ranks it is ∂loss/∂log s, float64 [].

@@ -40,9 +40,10 @@ class StepResult:
     Args:
         loss: mean over the global batch.
         floor: the smallest value the loss can take with these positives and captions.
-        recall: class-aware: share of images whose nearest caption in the batch is carried by their own group.
+        recall: class-aware: share of images whose nearest caption in the batch is carried by their own class.
         logit_scale: the multiplier of this step.
         micro_batch_size: what to pass to the next step: as given, or smaller after an out-of-memory error.
+        kept_graphs: likewise.
     """
 
     loss: float
@@ -50,6 +51,7 @@ class StepResult:
     recall: float
     logit_scale: float
     micro_batch_size: int | None
+    kept_graphs: int
 
 
 def global_batch_step(
@@ -75,7 +77,8 @@ def global_batch_step(
         log_logit_scale: [], logarithm of the multiplier; gets a gradient where it requires one.
         parameters: every trainable parameter, in the same order on every rank.
         micro_batch_size: rows per forward; none = the whole share. After an out-of-memory error on any rank
-            it is halved on all ranks and the same step is taken again, with the same result.
+            all ranks keep one graph, and if they did already, halve it; the same step is taken again, with
+            the same result.
         logit_bias: [], of `siglip`; gets a gradient where it requires one.
         group_vectors: [C, d], unit length, in the order of the sorted groups: what `soft_target` measures
             similarity of; none = groups are alike only to themselves.
@@ -100,12 +103,15 @@ def global_batch_step(
     learned = [*parameters, *(scalar for scalar in scalars if scalar.requires_grad)]
     step = _Step(
         group, pairs, plan.to(group.device), loss, log_logit_scale, logit_bias, group_vectors,
-        max(1, kept_graphs), encoder_dtype, tile_size,
+        encoder_dtype, tile_size,
     )  # fmt: skip
     gradients = group.together(lambda: FlatGradients(learned))
     try:
-        while (result := step.attempt(micro_batch_size)) is None:
-            micro_batch_size = step.smaller(micro_batch_size)
+        kept_graphs = max(1, kept_graphs)
+        while (result := step.attempt(micro_batch_size, kept_graphs)) is None:
+            if micro_batch_size is None or kept_graphs == 1:
+                micro_batch_size = step.smaller(micro_batch_size)
+            kept_graphs = 1
             gradients.clear()
         if not gradients.sum_over_ranks(group):
             raise NonFiniteLoss(
@@ -129,16 +135,15 @@ class _Step:
     log_logit_scale: Tensor
     logit_bias: Tensor | None
     group_vectors: Tensor | None
-    kept_graphs: int
     encoder_dtype: torch.dtype | None
     tile_size: int
 
-    def attempt(self, micro_batch_size: int | None) -> StepResult | None:
-        """Returns none where a rank ran out of memory and a smaller micro-batch may help. Collective."""
+    def attempt(self, micro_batch_size: int | None, kept_graphs: int) -> StepResult | None:
+        """Returns none where a rank ran out of memory and taking less at once may help. Collective."""
         try:
-            return self._run(micro_batch_size)
+            return self._run(micro_batch_size, kept_graphs)
         except OutOfMemory:
-            if micro_batch_size == 1:
+            if micro_batch_size == 1 and kept_graphs == 1:
                 raise
         gc.collect()
         if self.group.device.type == "cuda":
@@ -150,7 +155,7 @@ class _Step:
         largest = max(len(share) for share in (*self.plan.image_shares, *self.plan.text_shares))
         return max(1, min(micro_batch_size or largest, largest) // 2)
 
-    def _run(self, micro_batch_size: int | None) -> StepResult:
+    def _run(self, micro_batch_size: int | None, kept_graphs: int) -> StepResult:
         group, pairs, plan = self.group, self.pairs, self.plan
         images, texts = (
             Tower(
@@ -165,8 +170,8 @@ class _Step:
                 (pairs.encode_texts, plan.text_share, pairs.trains_texts),
             )
         )
-        num_kept = images.keep(self.kept_graphs)
-        texts.keep(self.kept_graphs - num_kept if micro_batch_size else 1)
+        num_kept = images.keep(kept_graphs)
+        texts.keep(kept_graphs - num_kept if micro_batch_size else 1)
         own_images, own_texts = group.together(lambda: (images.embed(), texts.embed()))
         batch = self._gather(own_images, own_texts)
 
@@ -187,8 +192,14 @@ class _Step:
             images.replay(gradients.images)
 
         group.together(backward)
-        floor = loss.floor(plan, positives)
-        return StepResult(gradients.loss, floor, gradients.recall, batch.logit_scale, micro_batch_size)
+        return StepResult(
+            gradients.loss,
+            group.together(lambda: loss.floor(plan, positives)),
+            gradients.recall,
+            batch.logit_scale,
+            micro_batch_size,
+            kept_graphs,
+        )
 
     def _gather(self, own_images: Tensor, own_texts: Tensor) -> GatheredBatch:
         plan, group = self.plan, self.group

@@ -79,10 +79,12 @@ class NearestCaption:
         self.texts[here] = torch.where(is_nearer, place + columns.start, self.texts[here])
 
     def num_hits(self, batch: GatheredBatch) -> Tensor:
-        """Counts the images whose nearest caption is carried by some pair of their own group, float64 []."""
-        own_groups = take(batch.plan.group_of_pair, batch.image_rows)
-        codes = batch.plan.membership_code(own_groups, self.texts)
-        return torch.isin(codes, batch.plan.memberships.codes).sum().double()
+        """Counts the images whose nearest caption is carried by some pair of their own class, float64 []."""
+        plan = batch.plan
+        classes = plan.groups if plan.classes is None else plan.classes
+        carried = plan.membership_code(classes, plan.text_of_pair)
+        nearest = plan.membership_code(take(classes, batch.image_rows), self.texts)
+        return torch.isin(nearest, carried).sum().double()
 
 
 def add_products(batch: GatheredBatch, images: Tensor, texts: Tensor, *, weights: TileWeights) -> None:

@@ -122,8 +122,8 @@ class Tower:
 def check_repeated(again: Tensor, embedded: Tensor, dtype: torch.dtype | None = None) -> None:
     """Compares a second encoding with the first; kernels with and without graph may round differently."""
     eps = torch.finfo(dtype or again.dtype).eps
-    bound = min(64 * eps**0.75, 0.05)  # of a unit vector
-    difference = float((again.to(embedded.dtype) - embedded).abs().max())
+    bound = min(64 * eps**0.75, 0.05)  # of unit vectors
+    difference = float((again.to(embedded.dtype) - embedded).norm(dim=1).max())
     if difference > bound:
         raise RuntimeError(
             f"an encoder gave another embedding when asked again (difference {difference:.2g}): dropout "

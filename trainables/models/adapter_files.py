@@ -47,6 +47,7 @@ def save_adapter(
             **about,
             "encoder": encoder.name,
             "encoder_fingerprint": encoder.fingerprint,
+            "precision": str(encoder.dtype).removeprefix("torch."),
             "preprocessing": encoder.preprocessing.model_dump(mode="json"),
             "method": adaptation.method,
         }
@@ -62,11 +63,13 @@ def load_adapter(encoder: DualEncoder, folder: Path) -> None:
     """
     verify(folder)
     facts = read_about(folder)
+    precision = str(encoder.dtype).removeprefix("torch.")
     if facts.get("encoder_fingerprint") != encoder.fingerprint:
         raise ConfigError(
             f"Adapter {folder.name} was trained on {facts.get('encoder')} "
-            f"({facts.get('encoder_fingerprint')}); this run loads {encoder.name} ({encoder.fingerprint}). "
-            "Load the matching encoder and image size, or retrain."
+            f"({facts.get('encoder_fingerprint')}, {facts.get('precision', 'float32')}); this run loads "
+            f"{encoder.name} ({encoder.fingerprint}, {precision}). Load the matching encoder, image size and "
+            "encoder.precision, or retrain."
         )
     if (folder / PEFT_WEIGHTS).is_file():
         _load_peft(encoder, folder)

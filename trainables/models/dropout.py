@@ -20,6 +20,8 @@ from torch.func import functional_call
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _SHIFTS = (30, 27, 31)
+HASHES_AT_ONCE = 2**16
+"""What a CPU core's cache holds; more at once took twice as long."""
 
 
 class CounterDropout(nn.Module):
@@ -127,7 +129,7 @@ class _DroppedCall(torch.autograd.Function):
 
 
 def _masked(inputs: Tensor, keep: Tensor | None) -> Tensor:
-    return inputs if keep is None else inputs * keep
+    return inputs if keep is None else torch.where(keep, inputs, 0)
 
 
 def set_dropout_rows(
@@ -154,8 +156,12 @@ def keep_mask(key: int, rows: Tensor, num_elements: int, *, probability: float) 
     num_hashes = -(-num_elements // 4)
     streams = _mix(rows ^ _signed(key)).unsqueeze(1)
     counters = torch.arange(1, num_hashes + 1, device=rows.device) * _signed(_GOLDEN)
-    uniforms = _mix(streams + counters).view(torch.int16)[:, :num_elements]
-    return uniforms >= _threshold(probability) - 2**15
+    keep = torch.empty(len(rows), num_elements, dtype=torch.bool, device=rows.device)
+    at_once = len(rows) if rows.is_cuda else max(1, HASHES_AT_ONCE // num_hashes)
+    for some, into in zip(streams.split(at_once), keep.split(at_once), strict=True):
+        uniforms = _mix(some + counters).view(torch.int16)[:, :num_elements]
+        torch.ge(uniforms, _threshold(probability) - 2**15, out=into)
+    return keep
 
 
 def _threshold(probability: float) -> int:
@@ -173,9 +179,12 @@ def mix(value: int) -> int:
 def _mix(values: Tensor) -> Tensor:
     """Does the same on int64, which wraps around; its right shift keeps the sign, which is masked off."""
     values = values + _signed(_GOLDEN)
+    shifted = torch.empty_like(values)
     for shift, multiplier in zip(_SHIFTS, (*_MULTIPLIERS, 1), strict=True):
-        values ^= (values >> shift) & (2 ** (64 - shift) - 1)
-        values *= _signed(multiplier)
+        torch.bitwise_right_shift(values, shift, out=shifted)
+        values.bitwise_xor_(shifted.bitwise_and_(2 ** (64 - shift) - 1))
+        if multiplier != 1:
+            values.mul_(_signed(multiplier))
     return values
 
 

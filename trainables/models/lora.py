@@ -71,11 +71,6 @@ def attach(encoder: DualEncoder, config: TrialConfig) -> Adaptation:
 
 def _unfreeze(encoder: DualEncoder, config: TrialConfig) -> tuple[TowerName, ...]:
     """Makes every weight of the towers that `adapt.towers` names train, and returns their names."""
-    if config.encoder.precision != "float32":
-        raise ConfigError(
-            f"encoder.precision: {config.encoder.precision} is for frozen weights, and adapt.method=full "
-            "freezes none; set it to float32"
-        )
     towers: tuple[TowerName, ...] = (
         ("image", "text") if config.adapt.towers == "both" else (config.adapt.towers,)
     )

@@ -16,6 +16,7 @@ from trainables.losses import contrastive
 from trainables.losses.batch_plan import BatchPlan
 from trainables.losses.collectives import OutOfMemory
 from trainables.losses.global_batch import NonFiniteLoss, StepResult, global_batch_step
+from trainables.losses.towers import Tower
 
 LOSSES = [
     LossConfig(kind="clip"),
@@ -325,6 +326,25 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing(
     result = step(toy, LOSSES[1], 4)
     assert result.micro_batch_size == 2
     assert result.loss == pytest.approx(expected_loss, abs=1e-10)
+    torch.testing.assert_close(toy.gradients(), expected, **EXACT)
+
+
+def test_out_of_memory_gives_up_kept_graphs_before_the_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = Toy.make(dropout=0.3)
+    _, expected = dense(toy, LOSSES[1])
+    alive: list[int] = []
+    embed = Tower.embed
+
+    def small_memory(self: Tower) -> Tensor:
+        alive.append(len(self.with_graph))
+        if alive[-1] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return embed(self)
+
+    monkeypatch.setattr(Tower, "embed", small_memory)
+    result = step(toy, LOSSES[1], 1, kept_graphs=5)
+    assert alive == [5, 1, 0]  # images of the first attempt; then one graph in all
+    assert (result.micro_batch_size, result.kept_graphs) == (1, 1)
     torch.testing.assert_close(toy.gradients(), expected, **EXACT)
 
 

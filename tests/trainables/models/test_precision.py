@@ -113,8 +113,9 @@ def test_the_speed_of_bfloat16_is_a_ratio_of_two_times() -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_auto_is_resolved_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    for precision in ("float32", "bfloat16"):
-        monkeypatch.setattr(hardware, "faster_precision", lambda device, precision=precision: precision)
-        config = from_flat({"encoder.precision": "auto", "execution.device": "cpu"})
-        assert hardware.with_precision(config, "cpu").encoder.precision == precision
+def test_auto_becomes_what_is_faster_unless_every_weight_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "faster_precision", lambda device: "bfloat16")
+    auto = {"encoder.precision": "auto", "execution.device": "cpu"}
+    assert hardware.settle_precision(from_flat(auto)).encoder.precision == "bfloat16"
+    full = hardware.settle_precision(from_flat({**auto, "adapt.method": "full"}))
+    assert full.encoder.precision == "float32"

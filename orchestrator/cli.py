@@ -21,6 +21,8 @@ app = typer.Typer(
 app.command("sweep")(sweep.sweep)
 app.command("run")(run.run)
 app.command("leaderboard")(sweeps.leaderboard)
+app.command("status")(sweeps.status)
+app.command("stop")(sweeps.stop)
 app.add_typer(data.app, name="data")
 app.command("ui")(ui.ui)
 app.command("sync")(sweeps.sync)

@@ -9,14 +9,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from orchestrator.ledger import Ledger, SweepState, TrialState
+from orchestrator.ledger import Entry, Ledger, SweepState, TrialState
 from orchestrator.runner import Cause, TrialOrder, TrialRecord, hash_results
 from orchestrator.searcher import Draw, Searcher
-from trainables.config import TrialConfig, to_flat
+from trainables.config import TrialConfig, from_flat, to_flat
 
 logger = logging.getLogger(__name__)
+ShownT = TypeVar("ShownT")
 
 
 class SweepObserver:
@@ -52,39 +53,110 @@ class Conductor:
     identify: Callable[[TrialConfig], tuple[str, str]]  # → trial_key, arm_key
     order: TrialOrder  # what all trials have in common
     folder: Path
+    max_retries: int = 0  # of a trial whose process crashed
     draws: dict[str, list[Draw]] = field(default_factory=dict[str, "list[Draw]"])  # to be told, by trial
+    again: list[str] = field(default_factory=list[str])  # trials that need another attempt
+    ahead: list[Draw] = field(default_factory=list[Draw])  # asked for, not placed yet
+    is_exhausted: bool = False  # the searcher has no more
 
     def record(self, entry_type: str, /, **payload: Any) -> None:
         """Writes one entry and takes it in."""
         self.state.apply(self.ledger.append(entry_type, **payload))
 
+    def take_in(self, entry: Entry) -> None:
+        """Takes in what an earlier driver wrote: the searcher is asked and told what it was then."""
+        key = entry.payload.get("trial_key", "")
+        if entry.type == "trial_placed" and key not in self.state.trials:
+            self._draw_again(key)
+        self.state.apply(entry)
+        if entry.type == "trial_finished":
+            self._tell(key, entry.payload["metrics"].get(self.order.objective))
+        elif entry.type == "trial_failed" and not entry.payload.get("is_retried"):
+            self._tell(key, None)
+
+    def go_on(self, *, retry_failed: bool = False) -> None:
+        """Lines up what an earlier driver left undone, after its last entry was taken in."""
+        undone = {"placed", "running"} | ({"failed", "unavailable"} if retry_failed else set[str]())
+        if self.ahead:
+            self.say("the searcher draws otherwise than it did (another version of Optuna?); trials stand")
+        self.again = [key for key, trial in self.state.trials.items() if trial.status in undone]
+
+    def has_more(self) -> bool:
+        """Says whether there is a trial to run; draws one if it has to."""
+        if not self.again and (draw := self._new_draw()) is not None:
+            self.ahead.insert(0, draw)
+        return bool(self.again or self.ahead)
+
     def next_trial(self) -> TrialOrder | None:
-        """Returns the next trial to run; one that the ledger knows already is answered from it."""
-        while (draw := self.searcher.ask()) is not None:
-            config = self._executed(draw.config)
-            key, arm_key = self.identify(config)
-            if (known := self.state.trials.get(key)) is not None:
-                self._answer(draw, known)
-                continue
-            self.draws[key] = [draw]
-            flat = to_flat(config)
-            self.record(
-                "trial_placed",
-                trial_key=key,
-                arm_key=arm_key,
-                name=draw.name,
-                config=flat,
-                attempt=1,
-                is_baseline=draw.is_baseline,
-            )
-            self._show(self.observer.on_trial_placed, self.state.trials[key])
-            workdir = self.folder / "trials" / key
-            return replace(self.order, trial_key=key, attempt=1, config=flat, workdir=str(workdir))
+        """Returns the next trial to run: one that needs another attempt, else one that is new."""
+        if self.again:
+            trial = self.state.trials[self.again.pop(0)]
+            config = self._executed(from_flat(trial.config))
+            return self._place(config, trial.trial_key, trial.arm_key, trial.name, trial.is_baseline)
+        if (draw := self._new_draw()) is None:
+            return None
+        config = self._executed(draw.config)
+        key, arm_key = self.identify(config)
+        self.draws[key] = [draw]
+        return self._place(config, key, arm_key, draw.name, draw.is_baseline)
+
+    def _place(self, config: TrialConfig, key: str, arm_key: str, name: str, is_baseline: bool) -> TrialOrder:
+        known, flat = self.state.trials.get(key), to_flat(config)
+        attempt = known.attempts + 1 if known else 1
+        self.record(
+            "trial_placed",
+            trial_key=key,
+            arm_key=arm_key,
+            name=name,
+            config=flat,
+            attempt=attempt,
+            is_baseline=is_baseline,
+        )
+        self._show(self.observer.on_trial_placed, self.state.trials[key])
+        workdir = self.folder / "trials" / key
+        return replace(self.order, trial_key=key, attempt=attempt, config=flat, workdir=str(workdir))
+
+    def _new_draw(self) -> Draw | None:
+        """Returns the next draw of a trial that the ledger does not know; answers the others from it."""
+        while (draw := self._ask()) is not None:
+            if (known := self.state.trials.get(self._key_of(draw))) is None:
+                return draw
+            self._answer(draw, known)
         return None
 
+    def _ask(self) -> Draw | None:
+        if self.ahead:
+            return self.ahead.pop(0)
+        draw = None if self.is_exhausted else self.searcher.ask()
+        self.is_exhausted = draw is None
+        return draw
+
+    def _draw_again(self, key: str) -> None:
+        """Asks for the draw that a trial of the ledger came from.
+
+        Where a searcher draws otherwise than it did (another version of Optuna), the trial stands, and what
+        is drawn in its place is run later.
+        """
+        for place, draw in enumerate(self.ahead):
+            if self._key_of(draw) == key:
+                self.draws[key] = [self.ahead.pop(place)]
+                return
+        waiting, self.ahead = self.ahead, []
+        draw = self._new_draw()
+        self.ahead = waiting
+        if draw is not None and self._key_of(draw) == key:
+            self.draws[key] = [draw]
+        elif draw is not None:
+            self.ahead.append(draw)
+
+    def _key_of(self, draw: Draw) -> str:
+        return self.identify(self._executed(draw.config))[0]
+
     def reported(self, key: str, epoch: int, metrics: dict[str, float]) -> None:
-        """Takes in what a trial said on its way."""
+        """Takes in what a trial said on its way; what an earlier attempt said of an epoch stands."""
         trial = self.state.trials[key]
+        if any(epoch == known for _, known, _ in trial.history):
+            return
         self.record("trial_reported", trial_key=key, attempt=trial.attempts, epoch=epoch, metrics=metrics)
         self._show(self.observer.on_trial_reported, trial)
 
@@ -113,9 +185,22 @@ class Conductor:
         self.ended(key, TrialRecord(seconds, self.state.trials[key].metrics, results), is_early=True)
 
     def failed(self, key: str, cause: Cause, message: str) -> None:
-        """Takes in that a trial has no result."""
+        """Takes in that an attempt has no result; after a crash another one follows, up to `max_retries`."""
         trial = self.state.trials[key]
-        self.record("trial_failed", trial_key=key, attempt=trial.attempts, cause=cause, message=message)
+        num_crashes = sum(earlier == "crash" for _, earlier, _ in trial.failures)
+        is_retried = cause == "crash" and num_crashes < self.max_retries
+        self.record(
+            "trial_failed",
+            trial_key=key,
+            attempt=trial.attempts,
+            cause=cause,
+            message=message,
+            is_retried=is_retried,
+        )
+        if is_retried:
+            self.again.append(key)
+            self.say(f"{trial.name}: {message}; it goes on from its last checkpoint")
+            return
         self._tell(key, None)
         self._show(self.observer.on_trial_failed, trial)
 
@@ -124,10 +209,14 @@ class Conductor:
         status = [trial.status for trial in self.state.trials.values()]
         return 3 if "failed" in status or "finished" not in status else 0
 
-    def _show(self, tell: Callable[[TrialState], None], trial: TrialState) -> None:
+    def say(self, text: str) -> None:
+        """Says one line to whoever watches."""
+        self._show(self.observer.on_message, text)
+
+    def _show(self, tell: Callable[[ShownT], None], shown: ShownT) -> None:
         """Tells whoever watches; a closed terminal must not end a sweep."""
         try:
-            tell(trial)
+            tell(shown)
         except Exception:
             logger.warning("the observer failed", exc_info=True)
 
@@ -137,7 +226,7 @@ class Conductor:
 
     def _answer(self, draw: Draw, trial: TrialState) -> None:
         if trial.status in ("placed", "running"):
-            self.draws[trial.trial_key].append(draw)
+            self.draws.setdefault(trial.trial_key, []).append(draw)
         else:
             is_scored = trial.status == "finished"
             self.searcher.tell(draw, trial.metrics.get(self.order.objective) if is_scored else None)

@@ -21,15 +21,18 @@ def open_test(conductor: Conductor, arms: list[list[TrialState]]) -> None:
 
     An arm is one trial, or one configuration over seeds and folds; every fold's own held-out part is opened.
     """
-    trials = [trial for arm in arms for trial in arm if PREDICTIONS in trial.results]
-    if not trials:
+    trials = _predicted(arms)
+    if is_evaluated(conductor.state, arms):  # or there is nothing to judge
         return
     from trainables.audit import same_source_pairs
     from trainables.evaluate import ScoredTrial, evaluate_arms, open_cases
 
     conductor.observer.on_message(f"opening the test labels, once, for {len(trials)} trials")
-    keys = [trial.trial_key for trial in trials]
-    conductor.record("test_opened", trial_keys=keys, reason="end of sweep")
+    keys, before = [trial.trial_key for trial in trials], conductor.state.test_opened
+    if before and before[-1]["trial_keys"] != keys:
+        conductor.say(f"they were opened before, at {before[-1]['time']}; that it is done again is on record")
+    reason = "end of sweep" if not before else "the sweep went on"
+    conductor.record("test_opened", trial_keys=keys, reason=reason)
     found: dict[str, Any] = {}
     for group in by_data(trials):
         configs = [from_flat(trial.config) for trial in group]
@@ -48,6 +51,16 @@ def open_test(conductor: Conductor, arms: list[list[TrialState]]) -> None:
         result = evaluate_arms(scored, open_cases(*datasets), class_pairs=same_source_pairs(datasets[0]))
         found = join(found, result.to_dict())
     conductor.record("evaluated", **found)
+
+
+def is_evaluated(state: SweepState, arms: list[list[TrialState]]) -> bool:
+    """Says whether the ledger has the test values of all of these arms."""
+    known = (state.evaluated or {}).get("arms", {})
+    return all(trial.trial_key in known for trial in _predicted(arms))
+
+
+def _predicted(arms: list[list[TrialState]]) -> list[TrialState]:
+    return [trial for arm in arms for trial in arm if PREDICTIONS in trial.results]
 
 
 def arms_to_open(state: SweepState, space: SearchSpace) -> list[list[TrialState]]:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first one ends a sweep in order, the second one at once."""
+"""Ctrl-C and SIGTERM: the first one ends a sweep in order, the second one at once. `stop` lets epochs end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
+from orchestrator.driver import STOP_SIGNAL
+
 
 class Interruption:
     """Whether the user wants the sweep to end. Inside `gently` a signal asks Tune to stop, else it raises."""
@@ -15,11 +17,13 @@ class Interruption:
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self.is_gentle = False
+        self.is_asked_to_stop = False  # after the running epochs
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal's number, as a shell reports it; 0 if there was none."""
-        return 128 + self.signal_number if self.signal_number else 0
+        """128 + the signal's number, as a shell reports it, for `stop` that of Ctrl-C; 0 = there was none."""
+        number = self.signal_number or (signal.SIGINT if self.is_asked_to_stop else None)
+        return 128 + number if number else 0
 
     @contextmanager
     def gently(self) -> Generator[None]:
@@ -38,6 +42,10 @@ class Interruption:
         else:
             raise KeyboardInterrupt
 
+    def note_stop(self, signal_number: int, frame: FrameType | None) -> None:
+        """Is the handler of `stop`'s signal: nothing is cut off."""
+        self.is_asked_to_stop = True
+
 
 @contextmanager
 def interruption() -> Generator[Interruption]:
@@ -46,10 +54,12 @@ def interruption() -> Generator[Interruption]:
     if threading.current_thread() is not threading.main_thread():
         yield found
         return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # Tune takes the last and never gives it back
+    # Tune takes SIGUSR1 and never gives it back.
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, STOP_SIGNAL)
     before = {number: signal.getsignal(number) for number in numbers}
     signal.signal(signal.SIGINT, found.handle)
     signal.signal(signal.SIGTERM, found.handle)
+    signal.signal(STOP_SIGNAL, found.note_stop)
     try:
         yield found
     finally:

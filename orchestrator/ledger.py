@@ -178,6 +178,9 @@ class Ledger:
 Report = tuple[int, int, dict[str, float]]
 """What a trial said on its way: (attempt, epoch, metrics)."""
 
+Failure = tuple[int, str, str]
+"""How an attempt failed: (attempt, cause, message)."""
+
 
 @dataclass
 class TrialState:
@@ -198,6 +201,7 @@ class TrialState:
     stopped_early: bool = False
     cause: str | None = None
     message: str | None = None
+    failures: list[Failure] = field(default_factory=list[Failure])  # also those that another attempt mended
 
 
 @dataclass
@@ -205,12 +209,18 @@ class SweepState:
     """What replaying a ledger gives. `apply` one entry after another."""
 
     name: str
-    started: dict[str, Any] = field(default_factory=dict[str, Any])
+    opened: dict[str, Any] = field(default_factory=dict[str, Any])  # what the first driver said
+    started: dict[str, Any] = field(default_factory=dict[str, Any])  # what the newest one said
     trials: dict[str, TrialState] = field(default_factory=dict[str, TrialState])
     test_opened: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     evaluated: dict[str, Any] | None = None
     finished: dict[str, Any] | None = None
     next_seq: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Says whether the newest driver went through to the end, with failed trials or without."""
+        return self.finished is not None and self.finished["exit_code"] in (0, 3)
 
     def apply(self, entry: Entry) -> None:
         """Takes in one entry; types of a later minor version are passed over."""
@@ -218,6 +228,7 @@ class SweepState:
         payload = entry.payload
         match entry.type:
             case "sweep_started":
+                self.opened = self.opened or payload
                 self.started, self.finished = payload, None
             case "trial_placed":
                 self._place(payload)
@@ -231,9 +242,7 @@ class SweepState:
                 trial.seconds, trial.workdir = payload["seconds"], payload["workdir"]
                 trial.results, trial.stopped_early = payload["results"], payload["stopped_early"]
             case "trial_failed":
-                trial = self.trials[payload["trial_key"]]
-                trial.cause, trial.message = payload["cause"], payload["message"]
-                trial.status = "unavailable" if trial.cause == "unavailable" else "failed"
+                self._fail(payload)
             case "test_opened":
                 self.test_opened.append({"time": entry.time} | payload)
             case "evaluated":
@@ -242,6 +251,15 @@ class SweepState:
                 self.finished = payload
             case _:
                 pass
+
+    def _fail(self, payload: dict[str, Any]) -> None:
+        trial = self.trials[payload["trial_key"]]
+        trial.failures.append((payload["attempt"], payload["cause"], payload["message"]))
+        if payload.get("is_retried"):
+            trial.status = "placed"  # its next attempt follows
+            return
+        trial.cause, trial.message = payload["cause"], payload["message"]
+        trial.status = "unavailable" if trial.cause == "unavailable" else "failed"
 
     def _place(self, payload: dict[str, Any]) -> None:
         key = payload["trial_key"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.resources import Machine
+from trainables.artifacts import file_sha256, fingerprint
 
 PACKAGES = (
     "torch",
@@ -32,6 +33,14 @@ def git() -> dict[str, Any]:
     if commit is None:
         return {}
     return {"commit": commit.strip(), "is_dirty": bool((_git("status", "--porcelain") or "").strip())}
+
+
+def code_fingerprint() -> str:
+    """Returns what identifies the code that computes numbers; the orchestrator may change under a sweep."""
+    science = Path(__file__).resolve().parents[1] / "trainables"
+    return fingerprint(
+        [(path.relative_to(science), file_sha256(path)) for path in sorted(science.rglob("*.py"))]
+    )
 
 
 def versions() -> dict[str, str]:

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from orchestrator.attempts import taken_over
 from trainables import resolve
 from trainables.artifacts import file_sha256, write_atomically
 from trainables.config import TrialConfig, from_flat
@@ -94,6 +95,8 @@ def run_trial(config: dict[str, str]) -> dict[str, str]:
     order = TrialOrder.from_json(config["order"])
     began = time.perf_counter()
     try:
+        for said_before in Path(order.workdir).glob(_failure_file("*")):  # by an earlier attempt
+            said_before.unlink()
         metrics = _over_workers(order) if order.num_workers > 1 else _in_this_process(order)
         record = TrialRecord(time.perf_counter() - began, finite(metrics), hash_results(Path(order.workdir)))
     except Exception as error:
@@ -109,8 +112,9 @@ def _in_this_process(order: TrialOrder) -> Metrics:
 
     _start_afresh(order)
     device = "cuda:0" if order.device == "cuda" else "cpu"
-    context = TuneContext(order, device=device, send=tune.report)
-    return resolve(order.trainable)(order.trial, context)
+    with taken_over(Path(order.workdir), order.attempt) as checkpoint:
+        context = TuneContext(order, device=device, send=tune.report, resume_from=checkpoint)
+        return resolve(order.trainable)(order.trial, context)
 
 
 def _over_workers(order: TrialOrder) -> Metrics:
@@ -158,20 +162,23 @@ def run_as_worker(config: dict[str, str]) -> Metrics:
     order = TrialOrder.from_json(config["order"])
     place = ray.train.get_context()
     _start_afresh(order)
-    context = TuneContext(
-        order,
-        device=str(ray.train.torch.get_device()),
-        send=ray.train.report,
-        rank=place.get_world_rank(),
-        world_size=place.get_world_size(),
-    )
+    workdir, rank = Path(order.workdir), place.get_world_rank()
     try:
-        return finite(resolve(order.trainable)(order.trial, context))
+        with taken_over(workdir, order.attempt) as checkpoint:
+            context = TuneContext(
+                order,
+                device=str(ray.train.torch.get_device()),
+                send=ray.train.report,
+                rank=rank,
+                world_size=place.get_world_size(),
+                resume_from=checkpoint,
+            )
+            return finite(resolve(order.trainable)(order.trial, context))
     except PeerFailed:  # that rank says why
         raise
     except Exception as error:
-        cause, message = explain(error, context.workdir)
-        write_atomically(context.workdir / _failure_file(context.rank), json.dumps([cause, message]))
+        cause, message = explain(error, workdir)
+        write_atomically(workdir / _failure_file(rank), json.dumps([cause, message]))
         raise
 
 

@@ -158,6 +158,10 @@ class SweepRuns:
         self._roll_up(entry)
 
     def _fail(self, entry: Entry) -> None:
+        if entry.payload.get("is_retried"):  # the run goes on with the next attempt
+            run = self._touch(self.trials[entry.payload["trial_key"]], entry)
+            run.tags["orchestrator.retried_after"] = entry.payload["cause"]
+            return
         self._end_run(self.trials[entry.payload["trial_key"]], "FAILED", entry.payload["cause"], entry)
         self._roll_up(entry)
 

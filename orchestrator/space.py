@@ -37,6 +37,9 @@ class SearchSettings(Config):
         default=None, ge=1, le=100_000, description="Beside the baselines; null = 16, or the whole grid."
     )
     max_concurrent: int | None = Field(default=None, ge=1, le=10_000, description="null = as many as fit.")
+    max_retries: int = Field(
+        default=1, ge=0, le=100, description="Of a trial whose process crashed, from its last checkpoint."
+    )
     seed: int = Field(default=0, ge=0, description="Of the draws; the trials' own seed is `seed`.")
 
 

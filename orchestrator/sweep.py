@@ -17,12 +17,13 @@ from typing import Any
 
 from orchestrator import provenance
 from orchestrator.conductor import Conductor, SweepObserver
-from orchestrator.evaluation import arms_to_open, open_test
+from orchestrator.evaluation import arms_to_open, is_evaluated, open_test
 from orchestrator.home import store, sweep_folder
 from orchestrator.interruption import Interruption, interruption
-from orchestrator.ledger import Ledger, SweepState
+from orchestrator.ledger import Ledger, SweepState, read_ledger
 from orchestrator.local_ray import load_ray, local_ray
 from orchestrator.resources import Concurrency, fit, this_machine
+from orchestrator.resume import check_drift, read_started, replay, was_complete
 from orchestrator.runner import TrialOrder
 from orchestrator.searcher import open_searcher
 from orchestrator.space import SearchSpace
@@ -44,6 +45,8 @@ class SweepOptions:
     gpus_per_trial: float | None = None  # below 1: trials share a GPU
     trainable: str = TRAINABLES["adapt"]
     opens_test: bool = True
+    resumes: bool = False  # the sweep of this name, whose space is in its ledger
+    retry_failed: bool = False  # when it is resumed
 
 
 @dataclass(frozen=True)
@@ -68,21 +71,47 @@ def run_sweep(
     concurrency = share_machine(space, options)
     load_dataset(from_flat(space.default_config()).data)  # missing data is said before anything starts
     began = time.monotonic()
-    with claimed(options.name, space) as (folder, ledger), interruption() as interrupted:
+    with interruption() as interrupted, claimed(options, space) as (folder, ledger):
         conductor = open_conductor(space, options, concurrency, ledger, folder=folder, observer=observer)
-        is_evaluated = True
+        if options.resumes:
+            bring_back(conductor, space, retry_failed=options.retry_failed)
+            if is_done(conductor, space, options):
+                conductor.say(f"'{folder.name}' is complete: nothing is left to do (--extend N adds trials)")
+                return SweepOutcome(conductor.exit_code(), folder.name)
+        is_tested = True
         try:
             run_all(conductor, space, concurrency, interrupted)
-            if options.opens_test and interrupted.signal_number is None:
-                is_evaluated = evaluate_test(conductor, space)
+            if options.opens_test and not interrupted.exit_code:
+                is_tested = evaluate_test(conductor, space)
         except KeyboardInterrupt:  # outside Tune's loop, which ends by itself
             interrupted.signal_number = interrupted.signal_number or signal.SIGINT
-        if interrupted.signal_number:
-            observer.on_message("interrupted; what was finished is kept")
-        exit_code = interrupted.exit_code or (conductor.exit_code() if is_evaluated else 3)
+        if interrupted.exit_code:
+            how = "interrupted" if interrupted.signal_number else "stopped after the running epochs"
+            then = f"; go on: python -m orchestrator sweep --resume {folder.name}" if is_taken(folder) else ""
+            conductor.say(f"{how}; what was finished is kept{then}")
+        exit_code = interrupted.exit_code or (conductor.exit_code() if is_tested else 3)
         if conductor.state.started:
             conductor.record("sweep_finished", exit_code=exit_code, seconds=time.monotonic() - began)
     return SweepOutcome(exit_code, folder.name)
+
+
+def bring_back(conductor: Conductor, space: SearchSpace, *, retry_failed: bool) -> None:
+    """Brings a resumed sweep to where its last driver left it.
+
+    Raises:
+        DataError: code, data or weights are not those that it was started with.
+    """
+    state = read_ledger(conductor.folder)
+    check_drift(state)
+    replay(conductor, conductor.folder, retry_failed=retry_failed)
+    conductor.is_exhausted = was_complete(state, space)  # a searcher that repeats itself could find more now
+
+
+def is_done(conductor: Conductor, space: SearchSpace, options: SweepOptions) -> bool:
+    """Says whether a resumed sweep has neither trials nor test values left to come."""
+    wanted = arms_to_open(conductor.state, space) if options.opens_test else []
+    has_ended = conductor.is_exhausted and not conductor.again
+    return has_ended and is_evaluated(conductor.state, wanted)
 
 
 def share_machine(space: SearchSpace, options: SweepOptions) -> Concurrency:
@@ -90,24 +119,34 @@ def share_machine(space: SearchSpace, options: SweepOptions) -> Concurrency:
     return fit(
         options.num_workers or space.base("execution.num_workers"),
         space.base("execution.device"),
-        num_trials=space.num_trials + sum(trial.is_baseline for trial in space.named_trials()),
+        num_trials=space.num_trials + num_baselines(space),
         max_concurrent=space.search.max_concurrent,
         gpus_per_trial=options.gpus_per_trial,
     )
 
 
+def num_baselines(space: SearchSpace) -> int:
+    """Returns how many trials run beside those that are searched or compared."""
+    return sum(trial.is_baseline for trial in space.named_trials())
+
+
 @contextmanager
-def claimed(name: str | None, space: SearchSpace) -> Generator[tuple[Path, Ledger]]:
-    """Yields the folder and the ledger of a new sweep; both are gone again if nothing was started.
+def claimed(options: SweepOptions, space: SearchSpace) -> Generator[tuple[Path, Ledger]]:
+    """Yields the folder and the ledger of a sweep; those of a new one are gone again if nothing was started.
 
     Raises:
         ConfigError: the name is in use; suggests a free one.
-        ClusterError: another process is starting a sweep of this name.
+        DataError: there is no sweep of this name to resume.
+        ClusterError: another process runs a sweep of this name, or is starting one.
     """
-    folder = sweep_folder(name or free_name(f"{space.name}-{datetime.now():%Y%m%d-%H%M%S}"))
-    if is_taken(folder):
+    name = options.name or free_name(f"{space.name}-{datetime.now():%Y%m%d-%H%M%S}")
+    folder = sweep_folder(name)
+    if options.resumes:
+        read_started(name)
+    elif is_taken(folder):
         raise ConfigError(
-            f"sweep '{name}' exists already; choose another name, such as --name {free_name(folder.name)}"
+            f"sweep '{name}' exists already; go on with it: --resume {name}, or choose another name, such as "
+            f"--name {free_name(name)}"
         )
     with Ledger(folder) as ledger:
         try:
@@ -118,8 +157,8 @@ def claimed(name: str | None, space: SearchSpace) -> Generator[tuple[Path, Ledge
 
 
 def is_taken(folder: Path) -> bool:
-    """Says whether a sweep was ever started here."""
-    return any(path.stat().st_size for path in folder.glob("ledger/segment-*.jsonl"))
+    """Says whether a sweep was ever started here: a first line that a kill tore off does not count."""
+    return any(b"\n" in path.read_bytes() for path in folder.glob("ledger/segment-00000.jsonl"))
 
 
 def free_name(name: str) -> str:
@@ -156,7 +195,16 @@ def open_conductor(
         gpus_per_trial=concurrency.gpus_per_trial,
         memory_budget_gb=concurrency.memory_budget_gb,
     )
-    return Conductor(ledger, SweepState(folder.name), open_searcher(space), observer, identify, order, folder)
+    return Conductor(
+        ledger,
+        SweepState(folder.name),
+        open_searcher(space),
+        observer,
+        identify,
+        order,
+        folder,
+        max_retries=space.search.max_retries,
+    )
 
 
 def identify(config: TrialConfig) -> tuple[str, str]:
@@ -172,20 +220,36 @@ def run_all(
     conductor: Conductor, space: SearchSpace, concurrency: Concurrency, interrupted: Interruption
 ) -> None:
     """Starts Ray, runs every trial and stops Ray. A bad image ends it before any trial is placed."""
+    if conductor.state.started and not conductor.has_more():  # it was interrupted after its last trial
+        start(conductor, space)
+        return
     load_ray()
     prepared = in_background(lambda: prepare(space))
     log, num_workers = conductor.folder / "ray.log", conductor.order.num_workers
     with local_ray(concurrency, log=log, num_workers=num_workers) as scratch:
         prepared.result()
+        if interrupted.is_asked_to_stop:  # before there was anything to stop
+            return
         from orchestrator.tuning import honest_sentence, run_trials
 
         if sentence := honest_sentence(space):
             conductor.observer.on_message(sentence)
         conductor.order = replace(conductor.order, scratch=str(scratch))
-        conductor.record("sweep_started", **describe(conductor.folder.name, space))
-        conductor.observer.on_started(conductor.folder, conductor.state)
+        start(conductor, space)
         with interrupted.gently():
-            run_trials(conductor, space, max_concurrent=concurrency.max_concurrent, scratch=scratch)
+            run_trials(
+                conductor,
+                space,
+                max_concurrent=concurrency.max_concurrent,
+                scratch=scratch,
+                is_stopping=lambda: interrupted.is_asked_to_stop,
+            )
+
+
+def start(conductor: Conductor, space: SearchSpace) -> None:
+    """Puts on record that a driver begins, or goes on, and on what it stands."""
+    conductor.record("sweep_started", **describe(conductor.folder.name, space))
+    conductor.observer.on_started(conductor.folder, conductor.state)
 
 
 def prepare(space: SearchSpace) -> None:
@@ -226,6 +290,8 @@ def describe(name: str, space: SearchSpace) -> dict[str, Any]:
         "space": space.to_dict(),
         "space_fingerprint": fingerprint(space.to_dict()),
         "objective": space.objective,
+        "num_trials": space.num_trials + num_baselines(space),
+        "code_fingerprint": provenance.code_fingerprint(),
         "git": provenance.git(),
         "versions": provenance.versions(),
         "hardware": provenance.hardware(this_machine()),

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -16,6 +17,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 
 from orchestrator.conductor import Conductor
+from orchestrator.ledger import SweepState
 from orchestrator.runner import TrialOrder, TrialRecord, run_trial
 from orchestrator.space import SearchSpace
 from trainables.errors import DataError
@@ -23,19 +25,34 @@ from trainables.errors import DataError
 REDUCTION_FACTOR = 3
 
 
-def run_trials(conductor: Conductor, space: SearchSpace, *, max_concurrent: int, scratch: Path) -> None:
+def run_trials(
+    conductor: Conductor,
+    space: SearchSpace,
+    *,
+    max_concurrent: int,
+    scratch: Path,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> None:
     """Runs trials until the conductor has no more, or Tune is told to stop.
+
+    Args:
+        conductor: gives out trials, takes in what they say.
+        space: has the trial scheduler.
+        max_concurrent: trials at once.
+        scratch: for Tune's own files.
+        is_stopping: once true, no trial is placed any more, and running ones end with their epoch.
 
     Raises:
         DataError: the ledger could not be written; running trials were stopped.
         Exception: whatever else broke the conductor; likewise.
     """
-    desk = Desk(conductor)
+    desk, scheduler = Desk(conductor, is_stopping), open_scheduler(space)
+    remind(scheduler, conductor.state, space.objective)
     tuner = tune.Tuner(
         tune.with_resources(run_trial, conductor.order.resources()),
         tune_config=tune.TuneConfig(
             search_alg=Asker(desk),
-            scheduler=open_scheduler(space),
+            scheduler=scheduler,
             num_samples=-1,  # until the asker says that it is finished
             max_concurrent_trials=max_concurrent,
             reuse_actors=True,
@@ -46,7 +63,7 @@ def run_trials(conductor: Conductor, space: SearchSpace, *, max_concurrent: int,
             storage_path=str(scratch),
             verbose=0,
             callbacks=[Teller(desk)],
-            stop=StopOnProblem(desk),
+            stop=StopAtEpoch(desk),
         ),
     )
     tuner.fit()
@@ -93,8 +110,37 @@ def _num_epochs(space: SearchSpace) -> int:
     return max(map(int, map(str, parameter.corners()))) if parameter else space.base("num_epochs")
 
 
+@dataclass(frozen=True)
+class PastTrial:
+    """A trial that an earlier driver ran, where a scheduler compares."""
+
+    trial_id: str
+
+
+def remind(scheduler: TrialScheduler, state: SweepState, objective: str) -> None:
+    """Tells a scheduler what the finished trials of a resumed sweep scored on their way."""
+    for key, trial in state.trials.items():
+        if trial.status != "finished":
+            continue  # the others say again what they said
+        past: Any = PastTrial(key)
+        if isinstance(scheduler, ASHAScheduler):
+            scheduler.on_trial_add(cast(Any, None), past)
+        for _, epoch, metrics in trial.history:
+            if objective not in metrics:
+                continue
+            result = {"epoch": epoch, "score": metrics[objective]}
+            if isinstance(scheduler, MedianStopping):
+                scheduler.remember(past, result)
+            else:
+                scheduler.on_trial_result(cast(Any, None), past, result)
+
+
 class MedianStopping(MedianStoppingRule):
     """Tune's rule, which expects a score of every trial that ends; failed ones have none."""
+
+    def remember(self, trial: Trial, result: dict[str, Any]) -> None:
+        """Takes in what is long over: no decision is due."""
+        self._results[trial].append(result)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Passes on what can be compared."""
@@ -105,8 +151,9 @@ class MedianStopping(MedianStoppingRule):
 class Desk:
     """What asker and teller share. No exception leaves it for Tune, which would end without cleaning up."""
 
-    def __init__(self, conductor: Conductor) -> None:
+    def __init__(self, conductor: Conductor, is_stopping: Callable[[], bool] = lambda: False) -> None:
         self.conductor = conductor
+        self.is_stopping = is_stopping
         self.open_trials: dict[
             str, str
         ] = {}  # Tune's id → trial_key; a trial leaves when its end is recorded
@@ -125,18 +172,18 @@ class Desk:
             self.problem = self.problem or error
 
 
-class StopOnProblem(tune.Stopper):
-    """Ends all trials once the conductor is broken: nobody would write down what they report."""
+class StopAtEpoch(tune.Stopper):
+    """Ends each trial after its epoch once the user wants it; all at once when the conductor is broken."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Stops no single trial."""
-        return False
+        """Is asked after each epoch, whose checkpoint is on disk; a trial that is done ends by itself."""
+        return self.desk.is_stopping() and "record" not in result
 
     def stop_all(self) -> bool:
-        """Is asked after every result."""
+        """Is asked after every result; nobody would write down what trials report to a broken conductor."""
         return self.desk.problem is not None
 
 
@@ -149,11 +196,13 @@ class Asker(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Returns Tune's config of the next trial."""
+        if self.desk.problem or self.desk.is_stopping():
+            return Searcher.FINISHED
         order: TrialOrder | None = None
         with self.desk.guarded():
-            order = None if self.desk.problem else self.desk.conductor.next_trial()
-        if order is None:
-            return Searcher.FINISHED
+            order = self.desk.conductor.next_trial()
+        if order is None:  # a trial that runs may still crash, and then needs a place again
+            return None if self.desk.open_trials and not self.desk.problem else Searcher.FINISHED
         self.desk.open_trials[trial_id] = order.trial_key
         return {"order": order.to_json()}
 
@@ -188,9 +237,10 @@ class Teller(tune.Callback):
                 self.desk.conductor.reported(key, result["epoch"], json.loads(result["metrics"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Takes in a trial that a scheduler stopped: it ranks by its last value."""
+        """Takes in a trial that a scheduler stopped: it ranks by its last value. `stop` leaves it open."""
         with self.desk.guarded():
-            if (key := self.desk.open_trials.pop(trial.trial_id, None)) is not None:
+            key = self.desk.open_trials.pop(trial.trial_id, None)
+            if key is not None and not self.desk.is_stopping():
                 self.desk.conductor.stopped_early(key, seconds=trial.last_result.get("time_total_s", 0.0))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

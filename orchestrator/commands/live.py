@@ -60,6 +60,7 @@ class LiveTable(SweepObserver):
 
     def on_started(self, folder: Path, state: SweepState) -> None:
         """Says on what and where the sweep runs, starts to draw, and starts the replay into MLflow."""
+        self.trials = dict(state.trials)  # of a sweep that goes on
         self.replayer = Replayer(folder, self.uri)
         self.replayer.start()
         for line in (self.plan.data, self.plan.concurrency.reason, f"sweep '{state.name}' in {folder}"):

@@ -20,29 +20,51 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from orchestrator.plan import Plan
+    from orchestrator.sweep import SweepOptions
 
 
 def sweep(
     space: Annotated[
-        str, typer.Argument(metavar="SPACE", help="A file, or a name in search_spaces/.")
-    ] = "demo",
+        str | None,
+        typer.Argument(metavar="[SPACE]", help="A file or a name in search_spaces/; none = demo."),
+    ] = None,
     overrides: SetOption = None,
     trials: Annotated[int | None, typer.Option(min=1, metavar="N", help="How many to draw.")] = None,
     workers: WorkersOption = None,
     name: Annotated[str | None, typer.Option(help="Of the sweep; none = the space's and the time.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Go on with a sweep that was interrupted.")
+    ] = None,
+    extend: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="With --resume: draw N more trials.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="With --resume: try failed trials again.")
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would run; start nothing.")] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Compare every configuration of a search space; the leaderboard stands at the end."""
     from orchestrator.plan import make_plan
     from orchestrator.search_space import load_space
+    from orchestrator.sweep import SweepOptions
+    from trainables.errors import ConfigError
 
+    if resume is not None:
+        given = {"SPACE": space, "--set": overrides, "--trials": trials, "--name": name, "--plan": plan}
+        refuse_beside_resume(resume, [option for option, value in given.items() if value])
+        planned = plan_rest(resume, extend, workers)
+        options = SweepOptions(name=resume, resumes=True, retry_failed=retry_failed)
+        return run_planned(planned, options, as_json=as_json)
+    for option, is_given in (("--extend", extend is not None), ("--retry-failed", retry_failed)):
+        if is_given:
+            raise ConfigError(f"{option}: belongs to a sweep that is there; add --resume NAME")
     changes = list(overrides or [])
     changes += [f"search.num_trials={trials}"] if trials else []
     changes += [f"execution.num_workers={workers}"] if workers else []
-    planned = make_plan(load_space(find_space(space), changes))
+    planned = make_plan(load_space(find_space(space or "demo"), changes))
     if not plan:
-        return run_planned(planned, name=name, as_json=as_json)
+        return run_planned(planned, SweepOptions(name=name), as_json=as_json)
     if as_json:
         print_json(planned.to_dict())
     else:
@@ -50,7 +72,39 @@ def sweep(
     return 0
 
 
-def run_planned(plan: Plan, *, name: str | None, as_json: bool) -> int:
+def refuse_beside_resume(name: str, given: list[str]) -> None:
+    """Raises ConfigError for what the ledger of the sweep says already."""
+    from trainables.errors import ConfigError
+
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)}: not together with --resume, as the ledger of '{name}' says what it tries; "
+            f"what is left: python -m orchestrator status {name}"
+        )
+
+
+def plan_rest(name: str, extend: int | None, workers: int | None) -> Plan:
+    """Returns the plan of a sweep that is there; what is left of it, its ledger says later.
+
+    Raises:
+        ClusterError: it is running.
+    """
+    from orchestrator.driver import running_driver
+    from orchestrator.home import sweep_folder
+    from orchestrator.plan import make_plan
+    from orchestrator.resume import read_started, space_of
+    from trainables.errors import ClusterError
+
+    state = read_started(name)
+    if (pid := running_driver(sweep_folder(name))) is not None:
+        raise ClusterError(
+            f"sweep '{name}' is being run by process {pid}; wait for it, or stop it first: "
+            f"python -m orchestrator stop {name}"
+        )
+    return make_plan(space_of(state, extend=extend, num_workers=workers))
+
+
+def run_planned(plan: Plan, options: SweepOptions, *, as_json: bool) -> int:
     """Runs a checked sweep while its ledger is replayed into MLflow, and shows what came out."""
     from orchestrator.commands.live import LiveTable
     from orchestrator.home import mlflow_uri, sweep_folder
@@ -58,12 +112,12 @@ def run_planned(plan: Plan, *, name: str | None, as_json: bool) -> int:
     from orchestrator.ledger import read_ledger
     from orchestrator.plan import decode_files
     from orchestrator.report import render
-    from orchestrator.sweep import SweepOptions, run_sweep
+    from orchestrator.sweep import run_sweep
 
     with (err if as_json else out).status("decoding images"):
         decode_files(plan.space)
     with LiveTable(plan, uri=mlflow_uri(), to_stderr=as_json) as live:
-        outcome = run_sweep(plan.space, SweepOptions(name=name), live)
+        outcome = run_sweep(plan.space, options, live)
         live.finish_tracking()
     folder = sweep_folder(outcome.name)
     if not folder.is_dir():  # interrupted before anything was started

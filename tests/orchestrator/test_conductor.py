@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.conductor import Conductor, SweepObserver
-from orchestrator.ledger import Ledger, SweepState, TrialState, read_ledger
+from orchestrator.ledger import Ledger, LedgerReader, SweepState, TrialState, read_ledger
 from orchestrator.runner import TrialOrder, TrialRecord
 from orchestrator.searcher import Draw
 from trainables.config import LoraConfig, TrialConfig
@@ -135,3 +135,94 @@ def test_the_exit_code_tells_failures_from_absent_weights(conduct, causes: list[
         record = TrialRecord(1.0, {OBJECTIVE: 0.5})
         conductor.ended(f"key-{number + 1}", replace(record, cause=cause, message="why") if cause else record)
     assert conductor.exit_code() == expected
+
+
+def test_an_epoch_that_is_said_again_stands_in_the_ledger_once(conduct, tmp_path: Path):
+    conductor = conduct(draw_of("a", 1))
+    conductor.next_trial()
+    conductor.reported("key-1", 1, {"train/loss": 1.0})
+    conductor.reported("key-1", 1, {"train/loss": 1.0, "perf/adapter_reused": 1.0})
+    conductor.reported("key-1", 2, {"train/loss": 0.5})
+    history = read_ledger(tmp_path).trials["key-1"].history
+    assert history == [(1, 1, {"train/loss": 1.0}), (1, 2, {"train/loss": 0.5})]
+
+
+def test_a_crash_is_retried_before_anything_new_and_told_once_at_the_end(conduct, tmp_path: Path):
+    conductor = conduct(draw_of("a", 1), draw_of("b", 2))
+    conductor.max_retries = 1
+    conductor.next_trial()
+    conductor.ended("key-1", TrialRecord(1.0, cause="crash", message="died"))
+    assert read_ledger(tmp_path).trials["key-1"].status == "placed"  # a driver killed now leaves it to do
+    assert conductor.searcher.told == []
+    order = conductor.next_trial()
+    assert (order.trial_key, order.attempt) == ("key-1", 2)
+    conductor.ended("key-1", TrialRecord(1.0, cause="crash", message="died again"))
+    assert conductor.searcher.told == [("a", None)]
+    assert conductor.next_trial().trial_key == "key-2"
+    trial = read_ledger(tmp_path).trials["key-1"]
+    assert (trial.status, trial.message) == ("failed", "died again")
+    assert trial.failures == [(1, "crash", "died"), (2, "crash", "died again")]
+
+
+@pytest.mark.parametrize("cause", ["user_error", "non_finite", "out_of_memory", "unavailable"])
+def test_what_another_attempt_would_not_mend_is_not_retried(conduct, cause: str):
+    conductor = conduct(draw_of("a", 1))
+    conductor.max_retries = 5
+    conductor.next_trial()
+    conductor.ended("key-1", TrialRecord(1.0, cause=cause, message="why"))
+    assert conductor.next_trial() is None
+
+
+def resumed(conduct, tmp_path: Path, *draws: Draw, **options) -> Conductor:
+    entries = LedgerReader(tmp_path).poll()
+    conductor = conduct(*draws)
+    for entry in entries:
+        conductor.take_in(entry)
+    conductor.go_on(**options)
+    return conductor
+
+
+def test_a_resumed_sweep_asks_and_tells_as_the_first_one_did(conduct, tmp_path: Path):
+    draws = [draw_of("a", 1), draw_of("b", 2), draw_of("again", 1), draw_of("c", 3), draw_of("d", 4)]
+    first = conduct(*draws)
+    first.next_trial(), first.next_trial()
+    first.ended("key-1", TrialRecord(1.0, {OBJECTIVE: 0.7}))
+    first.next_trial()  # "again" is answered, "c" placed
+    first.ended("key-2", TrialRecord(1.0, cause="non_finite", message="why"))
+    first.ledger.close()
+
+    second = resumed(conduct, tmp_path, *draws)
+    assert second.searcher.told == first.searcher.told == [("a", 0.7), ("again", 0.7), ("b", None)]
+    assert second.state == first.state
+    order = second.next_trial()
+    assert (order.trial_key, order.attempt) == ("key-3", 2)
+    second.ended("key-3", TrialRecord(1.0, {OBJECTIVE: 0.6}))
+    assert second.searcher.told[-1] == ("c", 0.6)
+    assert second.next_trial().trial_key == "key-4"
+    assert second.next_trial() is None
+
+
+def test_failed_trials_are_tried_again_only_if_asked_for(conduct, tmp_path: Path):
+    first = conduct(draw_of("a", 1), draw_of("b", 2))
+    first.next_trial(), first.next_trial()
+    first.ended("key-1", TrialRecord(1.0, cause="user_error", message="why"))
+    first.ended("key-2", TrialRecord(1.0, {OBJECTIVE: 0.6}))
+    first.ledger.close()
+    second = resumed(conduct, tmp_path, draw_of("a", 1), draw_of("b", 2))
+    assert not second.has_more()
+    second.ledger.close()
+    third = resumed(conduct, tmp_path, draw_of("a", 1), draw_of("b", 2), retry_failed=True)
+    assert third.has_more()
+    assert (third.next_trial().attempt, third.next_trial()) == (2, None)
+
+
+def test_a_searcher_that_draws_otherwise_loses_no_trial_and_runs_none_twice(conduct, tmp_path: Path):
+    first = conduct(draw_of("a", 1), draw_of("b", 2))
+    first.next_trial(), first.next_trial()
+    first.ended("key-1", TrialRecord(1.0, {OBJECTIVE: 0.7}))
+    first.ledger.close()
+    second = resumed(conduct, tmp_path, draw_of("x", 9), draw_of("a", 1), draw_of("b", 2))
+    placed = []
+    while (order := second.next_trial()) is not None:
+        placed.append(order.trial_key)
+    assert placed == ["key-2", "key-9"]

@@ -90,9 +90,10 @@ class TestASweepWithFailures:
         home, _, state = mixed
         names = [trial.name for trial in state.trials.values()]
         assert sorted(names) == sorted(["frozen encoder", *(f"rank={r}" for r in (4, 8, *range(101, 107)))])
-        assert all(trial.attempts == 1 for trial in state.trials.values())
+        attempts = {trial.name: trial.attempts for trial in state.trials.values()}
+        assert {name for name, number in attempts.items() if number > 1} == {"rank=104", "rank=105"}
         calls = (home / "store" / "calls.txt").read_text().splitlines()
-        assert len(calls) == len(names)  # and none ran twice
+        assert len(calls) == sum(attempts.values()) == len(names) + 2  # and no other ran twice
 
     def test_the_baseline_comes_first_and_then_the_default(self, mixed):
         _, seen, state = mixed
@@ -122,6 +123,12 @@ class TestASweepWithFailures:
         assert causes["rank=104"] == ("failed", "crash")
         assert causes["rank=105"] == ("failed", "crash")  # killed from outside
         assert causes["rank=106"] == ("unavailable", "unavailable")
+
+    def test_a_crash_is_tried_once_more_and_both_causes_are_kept(self, mixed):
+        _, _, state = mixed
+        failures = {trial.name: [entry[:2] for entry in trial.failures] for trial in state.trials.values()}
+        assert failures["rank=104"] == failures["rank=105"] == [(1, "crash"), (2, "crash")]
+        assert failures["rank=101"] == [(1, "user_error")]
 
     def test_a_bug_leaves_its_traceback_and_a_short_message(self, mixed):
         home, _, state = mixed
@@ -160,7 +167,9 @@ class TestASweepWithFailures:
     def test_a_name_in_use_is_refused_with_a_free_one(self, mixed, monkeypatch: pytest.MonkeyPatch):
         home, _, state = mixed
         monkeypatch.setenv("CLIP_ORCHESTRATOR_HOME", str(home))
-        with pytest.raises(ConfigError, match=r"sweep 'mixed' exists already.*--name mixed-2"):
+        with pytest.raises(
+            ConfigError, match=r"sweep 'mixed' exists already.*--resume mixed.*--name mixed-2"
+        ):
             run_sweep(read_space(space_of(4, 8)), SweepOptions(name="mixed"))
         assert read_ledger(home / "sweeps" / "mixed").next_seq == state.next_seq
         assert not (home / "sweeps" / "mixed-2").exists()
@@ -193,7 +202,8 @@ def test_a_signal_ends_a_sweep_in_order(tmp_path: Path, number: int, exit_code: 
     out, err = driver.communicate(timeout=60)
     assert err == ""
     assert json.loads(out)["exit_code"] == exit_code
-    assert ["message", "interrupted; what was finished is kept"] in json.loads(out)["events"]
+    said = "interrupted; what was finished is kept; go on: python -m orchestrator sweep --resume cut"
+    assert ["message", said] in json.loads(out)["events"]
     state = read_ledger(tmp_path / "home" / "sweeps" / "cut")
     assert state.finished["exit_code"] == exit_code
     assert {trial.status for trial in state.trials.values()} <= {"placed", "running"}
@@ -234,9 +244,9 @@ def test_asha_stops_the_weak_and_keeps_their_last_value(tmp_path: Path):
 
 
 def test_two_drivers_of_one_name_do_not_meet(own_home: Path):
-    space = read_space(space_of(4))
-    with sweep.claimed("one", space) as (folder, ledger):  # claimed, but Ray is still starting
-        with pytest.raises(ClusterError, match="being run by process"), sweep.claimed("one", space):
+    space, options = read_space(space_of(4)), SweepOptions(name="one")
+    with sweep.claimed(options, space) as (folder, ledger):  # claimed, but Ray is still starting
+        with pytest.raises(ClusterError, match="being run by process"), sweep.claimed(options, space):
             pass
         ledger.append("sweep_started", name="one")
     assert read_ledger(folder).started == {"name": "one"}
@@ -256,7 +266,7 @@ def test_a_machine_too_small_is_said_before_anything_starts(own_home: Path):
 
 def test_a_sweep_that_never_started_leaves_its_name_free(own_home: Path):
     def claim_and_fail() -> None:
-        with sweep.claimed("bad", read_space(space_of(4))) as (folder, _):
+        with sweep.claimed(SweepOptions(name="bad"), read_space(space_of(4))) as (folder, _):
             assert folder.is_dir()
             raise ConfigError("broken")
 

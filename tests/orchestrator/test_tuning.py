@@ -2,10 +2,12 @@
 
 import json
 import pickle
+import types
 from dataclasses import dataclass, field
 
 import pytest
 
+from orchestrator.ledger import SweepState, TrialState
 from orchestrator.local_ray import load_ray
 from orchestrator.search_space import read_space
 
@@ -16,10 +18,11 @@ from ray.tune.search import Searcher  # noqa: E402
 from orchestrator.tuning import (  # noqa: E402
     Asker,
     Desk,
-    StopOnProblem,
+    StopAtEpoch,
     Teller,
     honest_sentence,
     open_scheduler,
+    remind,
 )
 
 
@@ -80,7 +83,7 @@ def test_a_process_that_died_is_a_crash(desk: Desk):
 
 
 def test_a_broken_ledger_stops_all_and_raises_nothing_into_tune(desk: Desk):
-    stopper = StopOnProblem(desk)
+    stopper = StopAtEpoch(desk)
     assert not stopper.stop_all()
     desk.conductor.is_broken = True
     Teller(desk).on_trial_result(1, [], Trial("tune-1"), {"epoch": 1, "metrics": "{}"})
@@ -120,3 +123,40 @@ def test_the_scheduler_is_the_one_that_was_chosen(kind: str, name: str):
 def test_it_is_said_where_stopping_early_cannot_pay(kind, num_trials, num_epochs, words):
     sentence = honest_sentence(space_of(kind, num_trials, num_epochs))
     assert (sentence is None) if words is None else (words in sentence)
+
+
+@dataclass(frozen=True)
+class NewTrial:
+    trial_id: str = "new"
+
+
+@pytest.mark.parametrize("kind", ["asha", "median"])
+@pytest.mark.parametrize(("is_reminded", "decision"), [(True, "STOP"), (False, "CONTINUE")])
+def test_a_scheduler_of_a_resumed_sweep_knows_what_finished_trials_scored(kind, is_reminded, decision):
+    space = space_of(kind, 9, 9)
+    history = [(1, epoch, {space.objective: 0.9}) for epoch in range(1, 10)]
+    state = SweepState("s")
+    for key in "abcd":
+        state.trials[key] = TrialState(key, key, key, {}, status="finished", history=history)
+    state.trials["cut"] = TrialState("cut", "cut", "cut", {}, status="running", history=history)
+    scheduler = open_scheduler(space)
+    if is_reminded:
+        remind(scheduler, state, space.objective)
+    controller = types.SimpleNamespace(get_live_trials=list)
+    scheduler.on_trial_add(controller, NewTrial())
+    assert scheduler.on_trial_result(controller, NewTrial(), {"epoch": 1, "score": 0.1}) == decision
+
+
+def test_stop_ends_trials_at_their_report_and_leaves_them_open_in_the_ledger():
+    is_stopping = False
+    desk = Desk(Conductor(), lambda: is_stopping)
+    desk.open_trials["tune-1"] = "key-1"
+    stopper = StopAtEpoch(desk)
+    assert not stopper("tune-1", {"epoch": 1})
+    assert Asker(desk).suggest("tune-2") is None  # the one that runs may crash and need the place
+    is_stopping = True
+    assert stopper("tune-1", {"epoch": 1})
+    assert not stopper("tune-1", {"record": "{}"})
+    Teller(desk).on_trial_complete(1, [], Trial("tune-1"))
+    assert (desk.conductor.told, desk.open_trials) == ([], {})
+    assert Asker(desk).suggest("tune-2") == Searcher.FINISHED

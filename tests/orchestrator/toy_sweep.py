@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 from orchestrator.conductor import SweepObserver
+from orchestrator.ledger import Ledger
+from orchestrator.resume import read_started, space_of
 from orchestrator.search_space import read_space
 from orchestrator.sweep import SweepOptions, run_sweep
 
@@ -79,10 +82,31 @@ def listening(pids: set[int]) -> set[str]:
     return found
 
 
+def kill_at(seq: int, num_bytes: int) -> None:
+    """Lets this process be killed within a write: of entry `seq` only so many bytes reach the disk."""
+    write = Ledger._write
+
+    def cut(ledger: Ledger, line: bytes) -> None:
+        if json.loads(line)["seq"] < seq:
+            write(ledger, line)
+            return
+        os.write(ledger._file, line[:num_bytes])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Ledger._write = cut
+
+
 def main() -> None:
-    space, options = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+    content, options = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+    if place := options.pop("kill_at", None):
+        kill_at(*place)
+    extend = options.pop("extend", None)
+    if options.get("resumes"):
+        space = space_of(read_started(options["name"]), extend=extend)
+    else:
+        space = read_space(content)
     witness = Witness()
-    outcome = run_sweep(read_space(space), SweepOptions(**options), witness)
+    outcome = run_sweep(space, SweepOptions(**options), witness)
     seen = {
         "exit_code": outcome.exit_code,
         "name": outcome.name,

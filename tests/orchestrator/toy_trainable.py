@@ -63,6 +63,44 @@ def slow(config: TrialConfig, context: RunContext) -> dict[str, float]:
     return {OBJECTIVE: 0.5}
 
 
+def walk(config: TrialConfig, context: RunContext) -> dict[str, float]:
+    """A random walk with a checkpoint per epoch: each value depends on all before it.
+
+    LoRA rank 105 dies once in its third epoch, 107 at each attempt's first new epoch; of several workers the
+    last one dies. The first one writes.
+    """
+    import torch
+
+    from trainables.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+
+    if "lora" not in config.adapt.method:
+        return {OBJECTIVE: 0.5}
+    tensors, epochs = {"place": torch.zeros(1)}, []
+    if context.resume_from:
+        found = read_checkpoint(context.resume_from, tensors, trains=context.workdir.name)
+        tensors, epochs = dict(found.parameters), found.progress["epochs"]
+    for epoch in epochs:
+        context.report(epoch)
+    for epoch in range(len(epochs) + 1, config.num_epochs + 1):
+        if context.rank == 0:
+            with (context.store / "epochs.txt").open("a") as file:
+                file.write(f"{context.workdir.name} {epoch}\n")
+        if context.rank < context.world_size - 1:
+            pass
+        elif config.lora.rank == 107 or (config.lora.rank == 105 and epoch == 3 and not context.resume_from):
+            os.kill(os.getpid(), signal.SIGKILL)
+        random_numbers = torch.Generator().manual_seed(1000 * config.lora.rank + epoch)
+        tensors["place"] = tensors["place"] + torch.randn(1, generator=random_numbers)
+        epochs.append({"train/epoch": float(epoch), "train/loss": float(tensors["place"])})
+        progress = {"step": epoch, "epochs": epochs}
+        if context.rank == 0:
+            checkpoint = Checkpoint(tensors, {}, progress, context.workdir.name)
+            write_checkpoint(context.workdir / "checkpoints", checkpoint)
+        context.report(epochs[-1])
+        time.sleep(0.1)
+    return {OBJECTIVE: score_of(config), "train/loss": float(tensors["place"])}
+
+
 def reduced(config: TrialConfig, context: RunContext) -> dict[str, float]:
     """Every rank adds its own: what comes back shows that all took part."""
     import torch

@@ -1,0 +1,65 @@
+"""A trial's attempts: one at a time works in its folder, and each goes on where the last one got to."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainables.errors import ClusterError
+
+PATIENCE_SECONDS = 60.0
+"""Ray's processes end seconds after a driver that was killed; who resumes at once waits for them so long."""
+POLL_SECONDS = 0.1
+
+
+@contextmanager
+def taken_over(
+    workdir: Path, attempt: int, *, patience_seconds: float = PATIENCE_SECONDS
+) -> Generator[Path | None]:
+    """Holds a trial's folder for an attempt, and yields the checkpoint to go on from; None = the start.
+
+    Every process of the attempt enters here. Nobody writes while the checkpoint is looked for, as all earlier
+    attempts have ended, so all ranks find the same one.
+
+    Raises:
+        ClusterError: an earlier attempt, left by a driver that was killed, does not end.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience_seconds
+    for earlier in range(1, attempt):
+        with _lock_of(workdir, earlier).open("a") as file:
+            while not _acquired(file.fileno(), fcntl.LOCK_EX):
+                if time.monotonic() > deadline:
+                    raise ClusterError(
+                        f"{workdir}: a process of attempt {earlier} still works there, left over by a sweep "
+                        "that was killed; end it, then sweep --resume NAME --retry-failed"
+                    )
+                time.sleep(POLL_SECONDS)
+    with _lock_of(workdir, attempt).open("a") as file:  # the kernel drops it with the process
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield find_checkpoint(workdir)
+
+
+def find_checkpoint(workdir: Path) -> Path | None:
+    """Returns the newest whole checkpoint of a trial; None where there is none."""
+    folder = workdir / "checkpoints"
+    if not folder.is_dir():
+        return None
+    from trainables.checkpoint import latest_checkpoint
+
+    return latest_checkpoint(folder)
+
+
+def _lock_of(workdir: Path, attempt: int) -> Path:
+    return workdir / f"attempt-{attempt}.lock"
+
+
+def _acquired(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,65 @@
+"""Who runs a sweep: the process that holds the lock of its ledger. Knows neither Ray nor torch."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from pathlib import Path
+
+from trainables.errors import ClusterError
+
+STOP_SIGNAL = signal.SIGUSR2  # not SIGUSR1: Tune has that
+
+
+def running_driver(sweep_folder: Path) -> int | None:
+    """Returns the process that runs a sweep; None if none does, whatever the last one left behind."""
+    try:
+        with (sweep_folder / "ledger" / "lock").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read() or 0)
+    except OSError:
+        pass
+    return None
+
+
+def ask_to_stop(sweep_folder: Path) -> int:
+    """Asks the driver of a sweep to end after the running epochs, and returns its process id.
+
+    Raises:
+        ClusterError: nobody runs the sweep, or not as a process that can be reached from here.
+    """
+    name, pid = sweep_folder.name, running_driver(sweep_folder)
+    if pid is None:
+        raise ClusterError(
+            f"sweep '{name}' is not running; what it has: python -m orchestrator status {name}"
+        )
+    if not _has_open(pid, sweep_folder / "ledger" / "lock"):  # never signal a stranger
+        raise ClusterError(
+            f"sweep '{name}' is run by process {pid} of another machine, container or user; stop it there"
+        )
+    if not _listens(pid):  # the signal would kill it
+        raise ClusterError(
+            f"sweep '{name}' is run by process {pid}, which does not listen to stop: it is just starting, "
+            "or not on its main thread; try again, or press Ctrl-C there"
+        )
+    os.kill(pid, STOP_SIGNAL)
+    return pid
+
+
+def _listens(pid: int) -> bool:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    caught = next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:")), 0)
+    return bool(caught >> (STOP_SIGNAL - 1) & 1)
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    try:
+        return any(file.samefile(path) for file in Path(f"/proc/{pid}/fd").iterdir() if file.exists())
+    except OSError:
+        return False

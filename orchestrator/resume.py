@@ -1,0 +1,111 @@
+"""A sweep that goes on: its space and its past come from the ledger; what it stands on must be the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator import provenance
+from orchestrator.conductor import Conductor
+from orchestrator.home import sweep_folder
+from orchestrator.ledger import LedgerReader, SweepState, read_ledger
+from orchestrator.search_space import read_space
+from orchestrator.space import SearchSpace
+from trainables.artifacts import fingerprint
+from trainables.config import TrialConfig, from_flat, trial_key
+from trainables.data.datasets import load_dataset
+from trainables.errors import ConfigError, DataError
+from trainables.models.registry import encoder_fingerprint
+
+
+def read_started(name: str) -> SweepState:
+    """Returns the state of a sweep that was started.
+
+    Raises:
+        ConfigError: a name that is no folder name.
+        DataError: no such sweep (offers the nearest name), a damaged ledger, or nothing in it yet.
+    """
+    state = read_ledger(sweep_folder(name))
+    if not state.started:
+        raise DataError(
+            f"sweep '{name}' was ended before its first trial, so there is nothing to go on with; start it: "
+            f"python -m orchestrator sweep SPACE --name {name}"
+        )
+    return state
+
+
+def space_of(state: SweepState, *, extend: int | None = None, num_workers: int | None = None) -> SearchSpace:
+    """Returns the space that a sweep searches, by its ledger, with `extend` more trials.
+
+    Args:
+        state: of the sweep.
+        extend: trials to add.
+        num_workers: of the trials from now on, which changes no result; None = as before.
+
+    Raises:
+        ConfigError: it has no more trials to give.
+    """
+    changes = {"execution.num_workers": num_workers} if num_workers else {}
+    space = read_space(state.started["space"], changes=changes)
+    if extend is None:
+        return space
+    if space.arms or not space.parameters:
+        kind = "compares its arms, all of them" if space.arms else "has no parameters to vary"
+        raise ConfigError(f"--extend {extend}: sweep '{state.name}' {kind}, so there is nothing to add")
+    search = space.search.model_copy(update={"num_trials": space.num_trials + extend})
+    extended = replace(space, search=search)
+    if extended.num_trials < space.num_trials + extend:
+        left = extended.num_trials - space.num_trials
+        raise ConfigError(
+            f"--extend {extend}: the grid of sweep '{state.name}' has {left or 'no'} more trials"
+            + (f"; use --extend {left}" if left else "; leave it out")
+        )
+    return extended
+
+
+def check_drift(state: SweepState) -> None:
+    """Compares code, data and weights with those that the sweep was started with.
+
+    Raises:
+        DataError: says what differs; trials on both would stand in one table as if they compared.
+    """
+    then = state.opened
+    drifted: list[str] = []
+    if (code := then.get("code_fingerprint")) and code != (now := provenance.code_fingerprint()):
+        drifted.append(f"the code in trainables/ ({_change(code, now)})")
+    inputs = {fingerprint(config.data, config.encoder): (key, config) for key, config in _configs(state)}
+    for key, config in inputs.values():
+        dataset, encoder = load_dataset(config.data), encoder_fingerprint(config.encoder)
+        if trial_key(config, dataset.fingerprint, encoder) == key:
+            continue
+        seen = {"data": (then.get("data_fingerprint"), dataset.fingerprint)}
+        seen["weights"] = then.get("encoder_fingerprint"), encoder
+        changed = [f"the {name} ({_change(old, new)})" for name, (old, new) in seen.items() if old != new]
+        drifted += changed or [f"the data or the weights of trial {key}"]
+        break  # the first says it all
+    if drifted:
+        raise DataError(
+            f"sweep '{state.name}' was started on something else: {' and '.join(drifted)} changed since, so "
+            "new trials would not compare with the ones there. Put it back, or start another sweep (--name)"
+        )
+
+
+def replay(conductor: Conductor, folder: Path, *, retry_failed: bool) -> None:
+    """Brings a conductor to where the last driver of its sweep was."""
+    for entry in LedgerReader(folder).poll():
+        conductor.take_in(entry)
+    conductor.go_on(retry_failed=retry_failed)
+
+
+def was_complete(state: SweepState, space: SearchSpace) -> bool:
+    """Says whether a driver went through all of this space to the end."""
+    is_same = read_space(state.started["space"]).num_trials == space.num_trials
+    return is_same and state.is_complete
+
+
+def _configs(state: SweepState) -> list[tuple[str, TrialConfig]]:
+    return [(key, from_flat(trial.config)) for key, trial in state.trials.items()]
+
+
+def _change(old: str | None, new: str) -> str:
+    return f"{old} then, {new} now"

@@ -1,0 +1,112 @@
+"""How far a sweep is, from its ledger alone: neither Ray nor torch is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.driver import running_driver
+from orchestrator.leaderboard import objective
+from orchestrator.ledger import SweepState, TrialState, read_ledger
+
+Progress = Literal["done", "running", "interrupted", "failed", "unavailable"]
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """One trial: `score` is the objective, as far as it is known."""
+
+    name: str
+    trial_key: str
+    progress: Progress
+    attempts: int
+    epoch: int | None
+    num_epochs: int
+    score: float | None
+    reason: str | None  # of a failure, of the last one if another attempt follows
+
+    def line(self) -> str:
+        """Reads as `running  rank=8  epoch 2/4  0.7312  attempt 2`."""
+        parts = [f"{self.progress:11}", self.name]
+        parts += [f"epoch {self.epoch}/{self.num_epochs}"] if self.epoch is not None else []
+        parts += [f"{self.score:.4f}"] if self.score is not None else []
+        parts += [f"attempt {self.attempts}"] if self.attempts > 1 else []
+        return "  ".join(parts) + (f": {self.reason}" if self.reason else "")
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """A sweep: `driver` is the process that runs it; None = none does."""
+
+    sweep: str
+    driver: int | None
+    num_planned: int | None  # None: an earlier version did not say
+    num_pending: int
+    is_complete: bool
+    trials: tuple[TrialStatus, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all of it as JSON-like values."""
+        return asdict(self) | {"counts": self.counts()}
+
+    def counts(self) -> dict[str, int]:
+        """Returns how many trials stand where, the pending ones too; what there is none of is left out."""
+        found = [trial.progress for trial in self.trials]
+        kinds: tuple[Progress, ...] = ("done", "running", "interrupted", "failed", "unavailable")
+        numbers = {kind: found.count(kind) for kind in kinds} | {"pending": self.num_pending}
+        return {kind: number for kind, number in numbers.items() if number}
+
+    def lines(self) -> list[str]:
+        """Returns what the command prints: where the sweep is, a line a trial, and what to type next."""
+        where = f"run by process {self.driver}" if self.driver is not None else "not running"
+        where = "complete" if self.is_complete else where
+        counts = ", ".join(f"{number} {kind}" for kind, number in self.counts().items()) or "nothing yet"
+        return [f"sweep '{self.sweep}': {where}; {counts}", *(t.line() for t in self.trials), *self.next()]
+
+    def next(self) -> list[str]:
+        """Returns the command that makes sense now."""
+        command = "python -m orchestrator"
+        if self.driver is not None:
+            return [f"stop it after the running epochs: {command} stop {self.sweep}"]
+        if not self.is_complete:
+            return [f"go on: {command} sweep --resume {self.sweep}"]
+        if any(trial.progress in ("failed", "unavailable") for trial in self.trials):
+            return [f"try what failed again: {command} sweep --resume {self.sweep} --retry-failed"]
+        return []
+
+
+def read_status(sweep_folder: Path) -> SweepStatus:
+    """Returns how far a sweep is.
+
+    Raises:
+        DataError: no such sweep (offers the nearest name), or a damaged ledger.
+    """
+    state, driver = read_ledger(sweep_folder), running_driver(sweep_folder)
+    is_complete = driver is None and state.is_complete
+    num_planned = state.started.get("num_trials")
+    num_pending = 0 if is_complete or num_planned is None else max(0, num_planned - len(state.trials))
+    return SweepStatus(
+        sweep=state.name,
+        driver=driver,
+        num_planned=num_planned,
+        num_pending=num_pending,
+        is_complete=is_complete,
+        trials=tuple(_status_of(trial, state, is_run=driver is not None) for trial in state.trials.values()),
+    )
+
+
+def _status_of(trial: TrialState, state: SweepState, *, is_run: bool) -> TrialStatus:
+    names: dict[str, Progress] = {"finished": "done", "failed": "failed", "unavailable": "unavailable"}
+    progress = names.get(trial.status) or ("running" if is_run else "interrupted")
+    last_failure = trial.failures[-1][2] if trial.failures and progress != "done" else None
+    return TrialStatus(
+        name=trial.name,
+        trial_key=trial.trial_key,
+        progress=progress,
+        attempts=trial.attempts,
+        epoch=trial.history[-1][1] if trial.history else None,
+        num_epochs=trial.config["num_epochs"],
+        score=trial.metrics.get(objective(state)),
+        reason=last_failure,
+    )

@@ -1,0 +1,192 @@
+"""`sweep --resume`, `status` and `stop` on the command line, without a Ray."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator import provenance
+from orchestrator.cli import execute
+from orchestrator.conductor import SweepObserver
+from orchestrator.driver import running_driver
+from orchestrator.home import sweep_folder
+from orchestrator.interruption import interruption
+from orchestrator.ledger import Ledger, read_ledger
+from orchestrator.resume import check_drift
+from orchestrator.search_space import read_space
+from orchestrator.sweep import SweepOptions, describe, identify, run_sweep
+from trainables.config import to_flat
+from trainables.errors import DataError
+
+SPACE = {
+    "name": "toy",
+    "fixed": {
+        "data.phantom.num_train": 12,
+        "data.phantom.num_val": 6,
+        "data.phantom.num_test": 6,
+        "encoder.image_size": 32,
+    },
+    "parameters": {"lora.rank": {"choice": [2, 4, 8]}},
+    "search": {"searcher": "grid"},
+}
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CLIP_ORCHESTRATOR_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def cut(own_home: Path) -> Path:
+    """A sweep of four trials whose driver was killed: one is done, one failed, one was cut off."""
+    space, folder = read_space(SPACE), sweep_folder("cut")
+    configs = [trial.config for trial in space.named_trials()]
+    configs += [space.resolve(sample) for sample in space.grid()]
+    keys = [identify(config)[0] for config in configs]
+    with Ledger(folder) as ledger:
+        ledger.append("sweep_started", **describe("cut", space))
+        for key, config, name in zip(keys[:3], configs, ("frozen", "rank=8", "rank=2"), strict=False):
+            ledger.append(
+                "trial_placed", trial_key=key, arm_key=key, name=name, config=to_flat(config), attempt=1,
+                is_baseline=name == "frozen",
+            )  # fmt: skip
+        ledger.append(
+            "trial_finished", trial_key=keys[0], attempt=1, seconds=1.0, stopped_early=False,
+            metrics={space.objective: 0.75}, workdir="trials/a", results={},
+        )  # fmt: skip
+        ledger.append("trial_failed", trial_key=keys[1], attempt=1, cause="non_finite", message="loss is nan")
+        ledger.append("trial_reported", trial_key=keys[2], attempt=1, epoch=1, metrics={"train/loss": 1.0})
+    return folder
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert execute(list(arguments)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    return said
+
+
+def test_status_says_what_is_done_failed_interrupted_and_to_come(cut: Path, capsys):
+    assert execute(["status", "cut"]) == 0
+    printed = capsys.readouterr().out
+    assert "sweep 'cut': not running; 1 done, 1 interrupted, 1 failed, 1 pending" in printed
+    assert "done         frozen  0.7500" in printed
+    assert "failed       rank=8: loss is nan" in printed
+    assert "interrupted  rank=2  epoch 1/" in printed
+    assert "sweep --resume cut" in printed
+    assert execute(["status", "cut", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["counts"] == {"done": 1, "interrupted": 1, "failed": 1, "pending": 1}
+    assert found["driver"] is None
+
+
+def test_status_of_a_sweep_that_runs_names_its_process(cut: Path, capsys):
+    with Ledger(cut):
+        assert execute(["status", "cut"]) == 0
+    printed = capsys.readouterr().out
+    assert f"run by process {os.getpid()}; 1 done, 1 running" in printed
+    assert "stop cut" in printed
+
+
+def test_status_loads_neither_ray_nor_torch(cut: Path):
+    code = (
+        "import sys; from orchestrator.cli import execute; execute(['status', 'cut']);"
+        "print(sorted({'ray', 'torch', 'mlflow'} & set(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT)
+    assert answer.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", [["status"], ["stop"], ["sweep", "--resume"]])
+def test_a_sweep_that_is_not_there_offers_the_nearest(cut: Path, capsys, command: list[str]):
+    assert "did you mean 'cut'?" in refusal(capsys, *command, "cuts")
+    assert not (cut.parent / "cuts").exists()
+    assert "first a letter or digit" in refusal(capsys, *command, "../cut")
+
+
+def test_stop_refuses_a_sweep_that_nobody_runs(cut: Path, capsys):
+    said = refusal(capsys, "stop", "cut")
+    assert "not running" in said
+    assert "status cut" in said
+
+
+def test_a_lock_that_says_a_stranger_s_number_gets_no_signal(cut: Path, capsys):
+    with Ledger(cut):
+        (cut / "ledger" / "lock").write_text("1")
+        assert running_driver(cut) == 1
+        assert "process 1 of another machine" in refusal(capsys, "stop", "cut")
+
+
+def test_a_process_that_the_signal_would_kill_gets_none(cut: Path, capsys):
+    with Ledger(cut):  # this process holds the lock, without a handler
+        assert "does not listen to stop" in refusal(capsys, "stop", "cut")
+    with interruption() as interrupted, Ledger(cut):
+        assert execute(["stop", "cut"]) == 0
+    assert interrupted.is_asked_to_stop
+    assert interrupted.exit_code == 130
+    assert "sweep --resume cut" in capsys.readouterr().out
+
+
+def test_a_sweep_that_runs_is_not_resumed(cut: Path, capsys):
+    with Ledger(cut):
+        assert f"being run by process {os.getpid()}" in refusal(capsys, "sweep", "--resume", "cut")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["demo", "--resume", "cut", "--trials", "3"], "SPACE, --trials: not together with --resume"),
+        (["--extend", "3"], "--extend: belongs to a sweep that is there; add --resume NAME"),
+        (["--retry-failed"], "--retry-failed: belongs to a sweep that is there"),
+        (["--resume", "cut", "--extend", "5"], "the grid of sweep 'cut' has no more trials"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(cut: Path, capsys, arguments: list[str], words: str):
+    assert words in refusal(capsys, "sweep", *arguments)
+
+
+def test_a_sweep_that_never_began_has_nothing_to_go_on_with(own_home: Path, capsys):
+    Ledger(sweep_folder("empty")).close()
+    assert "ended before its first trial" in refusal(capsys, "sweep", "--resume", "empty")
+    assert execute(["status", "empty"]) == 0
+
+
+def test_a_first_line_that_a_kill_tore_off_leaves_the_name_free(own_home: Path):
+    from orchestrator.sweep import claimed
+
+    folder = sweep_folder("torn")
+    with Ledger(folder) as ledger:
+        os.write(ledger._file, b'{"v":1,"seq":0')
+    with claimed(SweepOptions(name="torn"), read_space(SPACE)) as (_, ledger):
+        assert ledger.append("sweep_started", name="torn").seq == 0
+
+
+def test_an_unchanged_sweep_has_not_drifted(cut: Path):
+    check_drift(read_ledger(cut))
+
+
+def test_other_code_is_refused_before_anything_starts(cut: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(provenance, "code_fingerprint", lambda: "0123456789abcdef")
+    before = read_ledger(cut).next_seq
+    with pytest.raises(DataError, match=r"the code in trainables/ \(.* then, 0123456789abcdef now\)"):
+        run_sweep(read_space(SPACE), SweepOptions(name="cut", resumes=True), SweepObserver())
+    assert read_ledger(cut).next_seq == before
+
+
+@pytest.mark.parametrize(
+    ("what", "words"), [("load_dataset", "the data"), ("encoder_fingerprint", "the weights")]
+)
+def test_other_data_or_weights_are_refused(cut: Path, monkeypatch, what: str, words: str):
+    class Changed:
+        fingerprint = "changed"
+
+    changed = Changed() if what == "load_dataset" else "changed"
+    monkeypatch.setattr(f"orchestrator.resume.{what}", lambda config: changed)
+    with pytest.raises(DataError, match=rf"{words} \(\w+ then, changed now\)"):
+        check_drift(read_ledger(cut))

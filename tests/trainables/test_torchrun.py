@@ -209,7 +209,7 @@ def test_a_checkpoint_of_another_training_is_refused(
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [
-        ("lora: {rnk: 8}", [], "trial.yaml.lora.rnk: no such field in adapt; did you mean 'lora.rank'?"),
+        ("lora: {rnk: 8}", [], "trial.yaml.lora.rnk: no such field; did you mean 'lora.rank'?"),
         ("lora.rank: eight", [], "trial.yaml.lora.rank: \"eight\" must be a whole number"),
         ("lora.rank: 8\nlora: {rank: 4}", [], "trial.yaml: 'lora.rank' is set twice"),
         ("lora: [", [], "trial.yaml, line 1: "),
@@ -220,6 +220,7 @@ def test_a_checkpoint_of_another_training_is_refused(
         ("{}", ["--sett", "lora.rank=8"], "unrecognized arguments: --sett"),
         ("{}", ["--workdir", "/dev/null/work"], "/dev/null/work: no folder can be made there"),
         ("execution.device: cuda", [], "0 GPUs on this machine"),
+        ("encoder.precision: auto", [], "trial.yaml.encoder.precision: auto is timed"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_message(

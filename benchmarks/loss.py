@@ -28,6 +28,7 @@ from trainables.losses.positives import GroupPositives
 from trainables.losses.tiles import GatheredBatch
 
 LOGIT_SCALE = 1 / 0.07
+SEED = 0
 
 
 def dense(images: Tensor, texts: Tensor, text_of_pair: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +59,7 @@ CONTENDERS: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]]
 
 
 def inputs(batch: int, captions: int, dimension: int) -> tuple[Tensor, Tensor, Tensor]:
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     images = F.normalize(torch.randn(batch, dimension), dim=1)
     texts = F.normalize(torch.randn(captions, dimension), dim=1)
     return images, texts, torch.arange(batch) % captions
@@ -135,6 +136,7 @@ def main() -> None:
     result = provenance(__file__, sys.argv[1:], ["torch"]) | {
         "threads": arguments.threads,
         "dimension": arguments.dimension,
+        "seed": SEED,
         "rows": rows,
     }
     write(result, arguments.output)

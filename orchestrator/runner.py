@@ -156,6 +156,7 @@ def run_as_worker(config: dict[str, str]) -> Metrics:
     """The Train function, on every rank: runs the trainable; leaves the cause of a failure in the workdir."""
     import ray.train
     import ray.train.torch
+    from torch import distributed
 
     from trainables.losses.collectives import PeerFailed
 
@@ -165,6 +166,7 @@ def run_as_worker(config: dict[str, str]) -> Metrics:
     workdir, rank = Path(order.workdir), place.get_world_rank()
     try:
         with taken_over(workdir, order.attempt) as checkpoint:
+            distributed.barrier()  # no rank writes a checkpoint before all have looked for the newest
             context = TuneContext(
                 order,
                 device=str(ray.train.torch.get_device()),
@@ -234,10 +236,7 @@ def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
     from trainables.losses.global_batch import NonFiniteLoss
 
     if is_out_of_memory(error):
-        return (
-            "out_of_memory",
-            f"{_first_line(error)}; one pair at a time did not fit",
-        )
+        return "out_of_memory", f"{_first_line(error)}; one pair at a time did not fit"
     if isinstance(error, NonFiniteLoss | FloatingPointError):
         return "non_finite", str(error)
     workdir.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ SHARE_OF_FREE_MEMORY = 0.5
 GRAPHS_WANTED = 4
 """A budget that does not hold the whole share is spent on this many, so a replay takes a part of it."""
 LARGEST = 256
+"""Rows of a micro-batch; more keep no processor busier."""
 
 
 @dataclass(frozen=True)

@@ -185,8 +185,7 @@ class Captions:
 
     def rows_of(self, batch: GlobalBatch) -> tuple[Tensor, int]:
         """Returns each pair's place among the distinct captions."""
-        place = {caption: i for i, caption in enumerate(batch.distinct_captions)}
-        return torch.tensor([place[caption] for caption in batch.captions]), len(place)
+        return torch.from_numpy(batch.text_of_pair), len(batch.distinct_captions)
 
     def encode(self, batch: GlobalBatch, rows: range) -> Tensor:
         """Encodes these distinct captions."""

@@ -38,6 +38,12 @@ class GlobalBatch:
             first_pair.setdefault(caption, pair)
         return first_pair
 
+    @cached_property
+    def text_of_pair(self) -> np.ndarray:
+        """The place of each pair's caption among the distinct ones, int64 [B]."""
+        places = {caption: place for place, caption in enumerate(self.distinct_captions)}
+        return np.array([places[caption] for caption in self.captions], dtype=np.int64)
+
 
 def global_batches(dataset: Dataset, config: TrialConfig, *, start_step: int = 0) -> Iterator[GlobalBatch]:
     """Yields the global batches of a training from `start_step` on, the same as if none had been skipped.

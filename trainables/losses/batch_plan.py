@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,13 +21,6 @@ def tiles(rows: range, size: int) -> Iterator[range]:
     """Cuts contiguous rows into pieces of `size`; the last one may be shorter."""
     for start in range(rows.start, rows.stop, size):
         yield range(start, min(start + size, rows.stop))
-
-
-def distinct_captions(captions: Sequence[str]) -> tuple[list[str], Tensor]:
-    """Returns the U distinct captions by first occurrence, and the place of each pair's, int64 [B]."""
-    places: dict[str, int] = {}
-    text_of_pair = [places.setdefault(caption, len(places)) for caption in captions]
-    return list(places), torch.tensor(text_of_pair)
 
 
 @dataclass(frozen=True)

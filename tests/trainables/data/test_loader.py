@@ -3,7 +3,7 @@ import pytest
 
 from trainables.config import DataConfig, PhantomConfig, TrialConfig
 from trainables.data.datasets import load_dataset
-from trainables.data.loader import global_batches, steps_per_epoch
+from trainables.data.loader import GlobalBatch, global_batches, steps_per_epoch
 from trainables.errors import DataError
 
 
@@ -35,6 +35,15 @@ def test_resumed_training_sees_what_it_would_have_seen():
             assert (a.step, a.epoch, a.captions) == (b.step, b.epoch, b.captions)
             for field in ("indices", "views", "classes"):
                 np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
+
+
+def test_distinct_captions_keep_the_order_of_first_occurrence():
+    captions = ["b", "a", "b", "c", "a"]
+    batch = GlobalBatch(0, 0, np.arange(5), np.zeros(5), captions, np.zeros(5))
+    distinct = list(batch.distinct_captions)
+    assert distinct == ["b", "a", "c"]
+    assert [distinct[text] for text in batch.text_of_pair] == captions
+    assert list(batch.distinct_captions.values()) == [0, 1, 3]
 
 
 def test_order_changes_with_seed_and_epoch_only():

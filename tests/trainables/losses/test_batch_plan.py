@@ -1,11 +1,11 @@
-"""Shares, distinct captions and memberships: the integers that every rank must agree on."""
+"""Shares and memberships: the integers that every rank must agree on."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from trainables.losses.batch_plan import BatchPlan, distinct_captions, share
+from trainables.losses.batch_plan import BatchPlan, share
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
@@ -14,13 +14,6 @@ def test_shares_are_contiguous_even_and_cover_everything(total: int, world_size:
     shares = [share(total, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert [row for rows in shares for row in rows] == list(range(total))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
-def test_distinct_captions_keep_the_order_of_first_occurrence() -> None:
-    captions = ["b", "a", "b", "c", "a"]
-    distinct, text_of_pair = distinct_captions(captions)
-    assert distinct == ["b", "a", "c"]
-    assert [distinct[text] for text in text_of_pair] == captions
 
 
 def test_memberships_count_captions_of_groups_whatever_the_labels_are() -> None:

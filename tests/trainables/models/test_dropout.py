@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from trainables.config import from_flat
+from trainables.micro_batch import saved_bytes
 from trainables.models.dropout import AdapterInput, CounterDropout, keep_mask, mix, set_dropout_rows
 from trainables.models.lora import attach
 
@@ -109,24 +110,6 @@ def test_an_adapted_tower_repeats_its_embeddings_in_any_cut_and_only_in_training
         assert torch.equal(embed(range(5), step=9), frozen)
 
 
-class _Saved:
-    """Bytes that the backward pass keeps, each storage once, parameters not counted."""
-
-    def __init__(self, *free: torch.Tensor) -> None:
-        self.free = {tensor.untyped_storage().data_ptr() for tensor in free}
-        self.storages: dict[int, int] = {}
-
-    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.free:
-            self.storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    @property
-    def total(self) -> int:
-        return sum(self.storages.values())
-
-
 @pytest.mark.parametrize("layer", [torch.nn.Linear(12, 3, bias=False), torch.nn.Conv2d(12, 3, 1, bias=False)])
 @pytest.mark.parametrize("needs_input_gradient", [True, False])
 def test_the_gradient_is_that_of_dropout_before_the_layer_and_only_the_input_is_saved(
@@ -142,11 +125,10 @@ def test_the_gradient_is_that_of_dropout_before_the_layer_and_only_the_input_is_
     wanted = [layer.weight, inputs] if needs_input_gradient else [layer.weight]
     expected = torch.autograd.grad((layer(dropout(inputs)) * direction).sum(), wanted)
 
-    saved = _Saved(layer.weight)
-    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+    with saved_bytes([layer.weight]) as saved:
         outputs = lean(inputs)
     torch.testing.assert_close(outputs, layer(dropout(inputs)))
-    assert saved.total == inputs.untyped_storage().nbytes()
+    assert saved == [inputs.untyped_storage().nbytes()]
     dropout.at(seed=0, step=0, rows=[9, 9, 9, 9])  # another micro-batch comes before this one's backward pass
     actual = torch.autograd.grad((outputs * direction).sum(), wanted)
     for one, other in zip(actual, expected, strict=True):
@@ -156,11 +138,10 @@ def test_the_gradient_is_that_of_dropout_before_the_layer_and_only_the_input_is_
 def test_an_input_in_bfloat16_is_cast_on_the_way_and_not_saved_twice() -> None:
     layer = torch.nn.Linear(12, 3, bias=False)
     inputs = torch.randn(4, 12).bfloat16().requires_grad_()
-    saved = _Saved(layer.weight)
-    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+    with saved_bytes([layer.weight]) as saved:
         outputs = AdapterInput(layer, None)(inputs)
     assert outputs.dtype == torch.float32
-    assert saved.total == 4 * 12 * 2
+    assert saved == [4 * 12 * 2]
     outputs.sum().backward()
     assert inputs.grad is not None
     torch.testing.assert_close(inputs.grad.float(), layer.weight.sum(0).expand(4, -1), rtol=1e-2, atol=1e-2)

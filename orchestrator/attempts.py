@@ -13,19 +13,22 @@ from trainables.errors import ClusterError
 PATIENCE_SECONDS = 60.0
 """Ray's processes end seconds after a driver that was killed; who resumes at once waits for them so long."""
 POLL_SECONDS = 0.1
+CHECKPOINTS = "checkpoints"
+"""A trial's own, below its folder."""
 
 
 @contextmanager
 def taken_over(
     workdir: Path, attempt: int, *, patience_seconds: float = PATIENCE_SECONDS
-) -> Generator[Path | None]:
-    """Holds a trial's folder for an attempt, and yields the checkpoint to go on from; None = the start.
+) -> Generator[tuple[Path | None, list[str]]]:
+    """Holds a trial's folder for an attempt; yields the checkpoint to go on from, and what was damaged.
 
-    Every process of the attempt enters here. Nobody writes while the checkpoint is looked for, as all earlier
-    attempts have ended, so all ranks find the same one.
+    No checkpoint = the start. Every process of the attempt enters here. Nobody writes while the checkpoint is
+    looked for, as all earlier attempts have ended, so all ranks find the same one.
 
     Raises:
         ClusterError: an earlier attempt, left by a driver that was killed, does not end.
+        DataError: there are checkpoints, and all of them are damaged.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience_seconds
@@ -43,11 +46,11 @@ def taken_over(
         yield find_checkpoint(workdir)
 
 
-def find_checkpoint(workdir: Path) -> Path | None:
-    """Returns the newest whole checkpoint of a trial; None where there is none."""
-    folder = workdir / "checkpoints"
+def find_checkpoint(workdir: Path) -> tuple[Path | None, list[str]]:
+    """Returns the newest sound checkpoint of a trial, None where there is none, and what was damaged."""
+    folder = workdir / CHECKPOINTS
     if not folder.is_dir():
-        return None
+        return None, []
     from trainables.checkpoint import latest_checkpoint
 
     return latest_checkpoint(folder)

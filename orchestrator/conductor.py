@@ -11,12 +11,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from orchestrator.brakes import Brakes
 from orchestrator.ledger import Entry, Ledger, SweepState, TrialState
+from orchestrator.retention import prune
 from orchestrator.runner import Cause, TrialOrder, TrialRecord, hash_results
 from orchestrator.searcher import Draw, Searcher
+from orchestrator.space import SearchSettings
 from trainables.config import TrialConfig, from_flat, to_flat
 
 logger = logging.getLogger(__name__)
+DEADLY: tuple[Cause, ...] = ("crash", "killed_for_memory")
+MACHINES_FAULT: tuple[Cause, ...] = (*DEADLY, "disk_full")
+"""What another attempt may escape; a defect of the configuration would only fail again."""
 ShownT = TypeVar("ShownT")
 
 
@@ -53,11 +59,14 @@ class Conductor:
     identify: Callable[[TrialConfig], tuple[str, str]]  # → trial_key, arm_key
     order: TrialOrder  # what all trials have in common
     folder: Path
-    max_retries: int = 0  # of a trial whose process crashed
+    settings: SearchSettings = field(default_factory=SearchSettings)
     draws: dict[str, list[Draw]] = field(default_factory=dict[str, "list[Draw]"])  # to be told, by trial
     again: list[str] = field(default_factory=list[str])  # trials that need another attempt
     ahead: list[Draw] = field(default_factory=list[Draw])  # asked for, not placed yet
     is_exhausted: bool = False  # the searcher has no more
+
+    def __post_init__(self) -> None:
+        self.brakes = Brakes(self.folder, self.settings, self.say)
 
     def record(self, entry_type: str, /, **payload: Any) -> None:
         """Writes one entry and takes it in."""
@@ -88,7 +97,12 @@ class Conductor:
         return bool(self.again or self.ahead)
 
     def next_trial(self) -> TrialOrder | None:
-        """Returns the next trial to run: one that needs another attempt, else one that is new."""
+        """Returns the next trial to run: one that needs another attempt, else one that is new.
+
+        None = none now, or none any more: see `may_place`.
+        """
+        if not self.may_place() or self.brakes.is_waiting():
+            return None
         if self.again:
             trial = self.state.trials[self.again.pop(0)]
             config = self._executed(from_flat(trial.config))
@@ -99,6 +113,10 @@ class Conductor:
         key, arm_key = self.identify(config)
         self.draws[key] = [draw]
         return self._place(config, key, arm_key, draw.name, draw.is_baseline)
+
+    def may_place(self) -> bool:
+        """Says whether a trial may still be placed, as far as the machine is concerned."""
+        return not self.brakes.is_over
 
     def _place(self, config: TrialConfig, key: str, arm_key: str, name: str, is_baseline: bool) -> TrialOrder:
         known, flat = self.state.trials.get(key), to_flat(config)
@@ -113,8 +131,15 @@ class Conductor:
             is_baseline=is_baseline,
         )
         self._show(self.observer.on_trial_placed, self.state.trials[key])
-        workdir = self.folder / "trials" / key
-        return replace(self.order, trial_key=key, attempt=attempt, config=flat, workdir=str(workdir))
+        causes = [cause for _, cause, _ in self.state.trials[key].failures]
+        return replace(
+            self.order,
+            trial_key=key,
+            attempt=attempt,
+            config=flat,
+            workdir=str(self.folder / "trials" / key),
+            times_killed_for_memory=causes.count("killed_for_memory"),
+        )
 
     def _new_draw(self) -> Draw | None:
         """Returns the next draw of a trial that the ledger does not know; answers the others from it."""
@@ -155,6 +180,7 @@ class Conductor:
     def reported(self, key: str, epoch: int, metrics: dict[str, float]) -> None:
         """Takes in what a trial said on its way; what an earlier attempt said of an epoch stands."""
         trial = self.state.trials[key]
+        self.brakes.note_progress()
         if any(epoch == known for _, known, _ in trial.history):
             return
         self.record("trial_reported", trial_key=key, attempt=trial.attempts, epoch=epoch, metrics=metrics)
@@ -162,10 +188,14 @@ class Conductor:
 
     def ended(self, key: str, record: TrialRecord, *, is_early: bool = False) -> None:
         """Takes in how a trial ended; `is_early`: a scheduler stopped it."""
+        trial = self.state.trials[key]
+        for warning in record.warnings:
+            self.record("trial_warned", trial_key=key, attempt=trial.attempts, message=warning)
+            self.say(f"{trial.name}: {warning}")
         if record.cause is not None:
             self.failed(key, record.cause, record.message or "")
             return
-        trial = self.state.trials[key]
+        self.brakes.note_progress()
         self.record(
             "trial_finished",
             trial_key=key,
@@ -178,6 +208,7 @@ class Conductor:
         )
         self._tell(key, record.metrics.get(self.order.objective))
         self._show(self.observer.on_trial_finished, trial)
+        self._prune()
 
     def stopped_early(self, key: str, *, seconds: float) -> None:
         """Takes in that a scheduler stopped a trial: it ranks by what it said last."""
@@ -185,10 +216,10 @@ class Conductor:
         self.ended(key, TrialRecord(seconds, self.state.trials[key].metrics, results), is_early=True)
 
     def failed(self, key: str, cause: Cause, message: str) -> None:
-        """Takes in that an attempt has no result; after a crash another one follows, up to `max_retries`."""
+        """Takes in that an attempt has no result; where the machine is to blame, another one may follow."""
         trial = self.state.trials[key]
-        num_crashes = sum(earlier == "crash" for _, earlier, _ in trial.failures)
-        is_retried = cause == "crash" and num_crashes < self.max_retries
+        num_earlier = sum(earlier in MACHINES_FAULT for _, earlier, _ in trial.failures)
+        is_retried = cause in MACHINES_FAULT and num_earlier < self.settings.max_retries
         self.record(
             "trial_failed",
             trial_key=key,
@@ -197,17 +228,20 @@ class Conductor:
             message=message,
             is_retried=is_retried,
         )
+        if cause in DEADLY:
+            self.brakes.note_crash()
         if is_retried:
             self.again.append(key)
             self.say(f"{trial.name}: {message}; it goes on from its last checkpoint")
             return
         self._tell(key, None)
         self._show(self.observer.on_trial_failed, trial)
+        self._prune()
 
     def exit_code(self) -> int:
-        """Returns 0 if all went well, 3 if a trial failed or none finished."""
+        """Returns 0 if all went well, 3 if a trial failed, none finished, or not all were placed."""
         status = [trial.status for trial in self.state.trials.values()]
-        return 3 if "failed" in status or "finished" not in status else 0
+        return 3 if "failed" in status or "finished" not in status or self.brakes.is_over else 0
 
     def say(self, text: str) -> None:
         """Says one line to whoever watches."""
@@ -219,6 +253,12 @@ class Conductor:
             tell(shown)
         except Exception:
             logger.warning("the observer failed", exc_info=True)
+
+    def _prune(self) -> None:
+        budget = self.settings.checkpoint_budget_gb * 2**30
+        for key in prune(self.folder, self.state, budget_bytes=budget):
+            name = self.state.trials[key].name
+            self.say(f"{name}: its checkpoint went, to keep within search.checkpoint_budget_gb")
 
     def _executed(self, config: TrialConfig) -> TrialConfig:
         changes = {"num_workers": self.order.num_workers, "device": self.order.device}

@@ -220,7 +220,8 @@ class SweepState:
     @property
     def is_complete(self) -> bool:
         """Says whether the newest driver went through to the end, with failed trials or without."""
-        return self.finished is not None and self.finished["exit_code"] in (0, 3)
+        end = self.finished or {"exit_code": None}
+        return end["exit_code"] in (0, 3) and not end.get("is_cut_short")
 
     def apply(self, entry: Entry) -> None:
         """Takes in one entry; types of a later minor version are passed over."""

@@ -9,13 +9,15 @@ failures included: an exception that crossed Tune would lose its cause.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import random
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -26,9 +28,13 @@ from trainables.config import TrialConfig, from_flat
 from trainables.context import Metrics
 from trainables.errors import UserError, WeightsUnavailable
 
-Cause = Literal["user_error", "out_of_memory", "non_finite", "crash", "unavailable"]
+Cause = Literal[
+    "user_error", "out_of_memory", "non_finite", "crash", "killed_for_memory", "disk_full", "unavailable"
+]
+"""`out_of_memory`: one pair at a time did not fit. `killed_for_memory`: the machine ended the process."""
 DRIVER_MEMORY_BYTES = 200 * 2**20
 """What the Tune process of a Train trial reserves: no core, or it would hold one that its workers need."""
+WARNINGS = "warnings.json"
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class TrialOrder:
     cpus_per_trial: int
     gpus_per_trial: float
     memory_budget_gb: float | None = None
+    times_killed_for_memory: int = 0  # each halves the budget, and so the micro-batch; never the global batch
 
     def to_json(self) -> str:
         """Returns the order as one line."""
@@ -61,11 +68,14 @@ class TrialOrder:
     @property
     def trial(self) -> TrialConfig:
         """The configuration, with this machine's memory where it names none."""
-        budget = self.config["execution.memory_budget_gb"]
-        own = self.config["execution.micro_batch_size"] is not None  # then memory is the user's business
-        return from_flat(
-            self.config | {"execution.memory_budget_gb": budget or (None if own else self.memory_budget_gb)}
-        )
+        own_size = self.config["execution.micro_batch_size"]  # where given, memory is the user's business
+        budget = self.config["execution.memory_budget_gb"] or (None if own_size else self.memory_budget_gb)
+        parts = 2**self.times_killed_for_memory
+        execution = {
+            "execution.micro_batch_size": own_size and max(1, own_size // parts),
+            "execution.memory_budget_gb": budget and budget / parts,
+        }
+        return from_flat(self.config | execution)
 
     @property
     def num_threads(self) -> int:
@@ -88,23 +98,24 @@ class TrialRecord:
     results: dict[str, str] = field(default_factory=dict[str, str])  # file relative to the workdir → SHA-256
     cause: Cause | None = None
     message: str | None = None
+    warnings: list[str] = field(default_factory=list[str])  # what went wrong and was mended
 
 
 def run_trial(config: dict[str, str]) -> dict[str, str]:
     """The Tune function: runs `config["order"]` and returns the record as Tune's last result."""
     order = TrialOrder.from_json(config["order"])
-    began = time.perf_counter()
+    workdir, began = Path(order.workdir), time.perf_counter()
     try:
-        for said_before in Path(order.workdir).glob(_failure_file("*")):  # by an earlier attempt
-            said_before.unlink()
+        for said_before in [*workdir.glob(_failure_file("*")), workdir / WARNINGS]:  # by an earlier attempt
+            said_before.unlink(missing_ok=True)
         metrics = _over_workers(order) if order.num_workers > 1 else _in_this_process(order)
-        record = TrialRecord(time.perf_counter() - began, finite(metrics), hash_results(Path(order.workdir)))
+        record = TrialRecord(time.perf_counter() - began, finite(metrics), hash_results(workdir))
     except Exception as error:
-        cause, message = explain(error, Path(order.workdir))
+        cause, message = explain(error, workdir)
         record = TrialRecord(time.perf_counter() - began, cause=cause, message=message)
     finally:
         _free_memory()
-    return {"record": json.dumps(asdict(record))}
+    return {"record": json.dumps(asdict(replace(record, warnings=read_warnings(workdir))))}
 
 
 def _in_this_process(order: TrialOrder) -> Metrics:
@@ -112,7 +123,8 @@ def _in_this_process(order: TrialOrder) -> Metrics:
 
     _start_afresh(order)
     device = "cuda:0" if order.device == "cuda" else "cpu"
-    with taken_over(Path(order.workdir), order.attempt) as checkpoint:
+    with taken_over(Path(order.workdir), order.attempt) as (checkpoint, damages):
+        warn(Path(order.workdir), damages)
         context = TuneContext(order, device=device, send=tune.report, resume_from=checkpoint)
         return resolve(order.trainable)(order.trial, context)
 
@@ -165,7 +177,9 @@ def run_as_worker(config: dict[str, str]) -> Metrics:
     _start_afresh(order)
     workdir, rank = Path(order.workdir), place.get_world_rank()
     try:
-        with taken_over(workdir, order.attempt) as checkpoint:
+        with taken_over(workdir, order.attempt) as (checkpoint, damages):
+            if rank == 0:
+                warn(workdir, damages)
             distributed.barrier()  # no rank writes a checkpoint before all have looked for the newest
             context = TuneContext(
                 order,
@@ -239,9 +253,24 @@ def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
         return "out_of_memory", f"{_first_line(error)}; one pair at a time did not fit"
     if isinstance(error, NonFiniteLoss | FloatingPointError):
         return "non_finite", str(error)
+    if os.strerror(errno.ENOSPC) in str(error):  # an OSError, or what a library made of one
+        return "disk_full", f"{workdir}: {_first_line(error)}"
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "error.txt").write_text("".join(traceback.format_exception(error)))
     return "crash", f"{type(error).__name__}: {_first_line(error)} (traceback: {workdir / 'error.txt'})"
+
+
+def warn(workdir: Path, damages: list[str]) -> None:
+    """Leaves for the driver what was damaged and passed over."""
+    if damages:
+        said = [f"goes on from an earlier checkpoint, as the newest is damaged: {text}" for text in damages]
+        write_atomically(workdir / WARNINGS, json.dumps(said))
+
+
+def read_warnings(workdir: Path) -> list[str]:
+    """Returns what `warn` left."""
+    path = workdir / WARNINGS
+    return json.loads(path.read_text()) if path.is_file() else []
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:

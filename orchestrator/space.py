@@ -38,7 +38,19 @@ class SearchSettings(Config):
     )
     max_concurrent: int | None = Field(default=None, ge=1, le=10_000, description="null = as many as fit.")
     max_retries: int = Field(
-        default=1, ge=0, le=100, description="Of a trial whose process crashed, from its last checkpoint."
+        default=1, ge=0, le=100, description="Of a trial whose process died, from its last checkpoint."
+    )
+    max_crashes_in_a_row: int = Field(
+        default=5,
+        ge=1,
+        le=1_000,
+        description="Then the machine is at fault, and no trial is started any more.",
+    )
+    min_free_disk_gb: float = Field(
+        default=1.0, ge=0, allow_inf_nan=False, description="Below this, trials wait for space."
+    )
+    checkpoint_budget_gb: float = Field(
+        default=20.0, ge=0, allow_inf_nan=False, description="For the checkpoints of failed trials."
     )
     seed: int = Field(default=0, ge=0, description="Of the draws; the trials' own seed is `seed`.")
 

@@ -91,7 +91,12 @@ def run_sweep(
             conductor.say(f"{how}; what was finished is kept{then}")
         exit_code = interrupted.exit_code or (conductor.exit_code() if is_tested else 3)
         if conductor.state.started:
-            conductor.record("sweep_finished", exit_code=exit_code, seconds=time.monotonic() - began)
+            conductor.record(
+                "sweep_finished",
+                exit_code=exit_code,
+                seconds=time.monotonic() - began,
+                is_cut_short=not conductor.may_place(),
+            )
     return SweepOutcome(exit_code, folder.name)
 
 
@@ -203,7 +208,7 @@ def open_conductor(
         identify,
         order,
         folder,
-        max_retries=space.search.max_retries,
+        settings=space.search,
     )
 
 
@@ -226,24 +231,28 @@ def run_all(
     load_ray()
     prepared = in_background(lambda: prepare(space))
     log, num_workers = conductor.folder / "ray.log", conductor.order.num_workers
-    with local_ray(concurrency, log=log, num_workers=num_workers) as scratch:
-        prepared.result()
-        if interrupted.is_asked_to_stop:  # before there was anything to stop
-            return
-        from orchestrator.tuning import honest_sentence, run_trials
+    is_begun = is_done = False
+    while not is_done and conductor.may_place():  # Ray may die: then another one takes its place
+        with local_ray(concurrency, log=log, num_workers=num_workers) as scratch:
+            prepared.result()
+            if interrupted.is_asked_to_stop:  # before there was anything to stop
+                return
+            from orchestrator.tuning import honest_sentence, run_trials
 
-        if sentence := honest_sentence(space):
-            conductor.observer.on_message(sentence)
-        conductor.order = replace(conductor.order, scratch=str(scratch))
-        start(conductor, space)
-        with interrupted.gently():
-            run_trials(
-                conductor,
-                space,
-                max_concurrent=concurrency.max_concurrent,
-                scratch=scratch,
-                is_stopping=lambda: interrupted.is_asked_to_stop,
-            )
+            conductor.order = replace(conductor.order, scratch=str(scratch))
+            if not is_begun:
+                if sentence := honest_sentence(space):
+                    conductor.observer.on_message(sentence)
+                start(conductor, space)
+                is_begun = True
+            with interrupted.gently():
+                is_done = run_trials(
+                    conductor,
+                    space,
+                    max_concurrent=concurrency.max_concurrent,
+                    scratch=scratch,
+                    is_stopping=lambda: interrupted.is_asked_to_stop,
+                )
 
 
 def start(conductor: Conductor, space: SearchSpace) -> None:

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +20,16 @@ from ray.tune.search import Searcher
 
 from orchestrator.conductor import Conductor
 from orchestrator.ledger import SweepState
-from orchestrator.runner import TrialOrder, TrialRecord, run_trial
+from orchestrator.local_ray import undisturbed, watched_node
+from orchestrator.runner import Cause, TrialOrder, TrialRecord, run_trial
 from orchestrator.space import SearchSpace
 from trainables.errors import DataError
 
 REDUCTION_FACTOR = 3
+OUT_OF_MEMORY = re.compile("OutOfMemory|low on memory")
+"""In what Ray says when its memory monitor ended a process."""
+
+logger = logging.getLogger(__name__)
 
 
 def run_trials(
@@ -32,8 +39,10 @@ def run_trials(
     max_concurrent: int,
     scratch: Path,
     is_stopping: Callable[[], bool] = lambda: False,
-) -> None:
-    """Runs trials until the conductor has no more, or Tune is told to stop.
+) -> bool:
+    """Runs trials until the conductor has no more, or Tune is told to stop; says whether it got there.
+
+    False: Ray or Tune broke under the trials, which another call, on another Ray, goes on with.
 
     Args:
         conductor: gives out trials, takes in what they say.
@@ -46,9 +55,30 @@ def run_trials(
         DataError: the ledger could not be written; running trials were stopped.
         Exception: whatever else broke the conductor; likewise.
     """
-    desk, scheduler = Desk(conductor, is_stopping), open_scheduler(space)
+    desk = Desk(conductor, is_stopping)
+    has_ended = True
+    try:
+        with watched_node():
+            open_tuner(desk, space, max_concurrent=max_concurrent, scratch=scratch).fit()
+    except Exception as error:  # such as a process of Tune's that died while it started
+        has_ended = False
+        desk.broke_down(error)
+    if isinstance(desk.problem, OSError):
+        reason = desk.problem.strerror or desk.problem
+        raise DataError(
+            f"{conductor.folder}: cannot be written ({reason}), so the sweep was stopped; its ledger is "
+            "kept. Free some space"
+        ) from desk.problem
+    if desk.problem is not None:
+        raise desk.problem
+    return has_ended
+
+
+def open_tuner(desk: Desk, space: SearchSpace, *, max_concurrent: int, scratch: Path) -> tune.Tuner:
+    """Returns Tune, told what to ask, what to tell, and what the finished trials scored."""
+    conductor, scheduler = desk.conductor, open_scheduler(space)
     remind(scheduler, conductor.state, space.objective)
-    tuner = tune.Tuner(
+    return tune.Tuner(
         tune.with_resources(run_trial, conductor.order.resources()),
         tune_config=tune.TuneConfig(
             search_alg=Asker(desk),
@@ -66,15 +96,6 @@ def run_trials(
             stop=StopAtEpoch(desk),
         ),
     )
-    tuner.fit()
-    if isinstance(desk.problem, OSError):
-        reason = desk.problem.strerror or desk.problem
-        raise DataError(
-            f"{conductor.folder}: cannot be written ({reason}), so the sweep was stopped; its ledger is "
-            "kept. Free some space"
-        ) from desk.problem
-    if desk.problem is not None:
-        raise desk.problem
 
 
 def open_scheduler(space: SearchSpace) -> TrialScheduler:
@@ -163,13 +184,29 @@ class Desk:
         """Pickles to nothing: Tune stores its parts for a restore that never comes."""
         return str, ()
 
+    def broke_down(self, error: Exception) -> None:
+        """Takes in that Tune ended with an exception, and its trials with it."""
+        logger.warning("Ray broke down", exc_info=error)
+        cause = "killed_for_memory" if OUT_OF_MEMORY.search(str(error)) else "crash"
+        while error.__cause__ is not None:
+            error = cast(Exception, error.__cause__)
+        reason = f"Ray broke down: {_first_line(error)}"
+        with self.guarded():
+            self.conductor.say(f"{reason}; the sweep goes on with another one")
+            if not self.open_trials:
+                self.conductor.brakes.note_crash()
+            while self.open_trials:
+                _, key = self.open_trials.popitem()
+                self.conductor.failed(key, cause, reason)
+
     @contextmanager
     def guarded(self) -> Generator[None]:
         """Keeps the first exception for `run_trials`; after it, no trial is placed any more."""
-        try:
-            yield
-        except Exception as error:
-            self.problem = self.problem or error
+        with undisturbed():
+            try:
+                yield
+            except Exception as error:
+                self.problem = self.problem or error
 
 
 class StopAtEpoch(tune.Stopper):
@@ -202,7 +239,8 @@ class Asker(Searcher):
         with self.desk.guarded():
             order = self.desk.conductor.next_trial()
         if order is None:  # a trial that runs may still crash, and then needs a place again
-            return None if self.desk.open_trials and not self.desk.problem else Searcher.FINISHED
+            may_come = self.desk.open_trials or self.desk.conductor.brakes.is_low_on_disk
+            return None if may_come and not self.desk.problem else Searcher.FINISHED
         self.desk.open_trials[trial_id] = order.trial_key
         return {"order": order.to_json()}
 
@@ -247,14 +285,21 @@ class Teller(tune.Callback):
         """Takes in a process that died."""
         with self.desk.guarded():
             if (key := self.desk.open_trials.pop(trial.trial_id, None)) is not None:
-                self.desk.conductor.failed(key, "crash", _cause_of_death(trial))
+                self.desk.conductor.failed(key, *_cause_of_death(trial))
 
 
-def _cause_of_death(trial: Trial) -> str:
+def _cause_of_death(trial: Trial) -> tuple[Cause, str]:
     try:
         said = Path(trial.error_file or "").read_text()
     except OSError:
         said = ""
-    if "OutOfMemory" in said:
-        return "its process was killed, as the machine ran out of memory; lower search.max_concurrent"
-    return "its process died: killed from outside, or crashed in native code (see ray.log)"
+    if OUT_OF_MEMORY.search(said):
+        return (
+            "killed_for_memory",
+            "its process was killed, as the machine ran out of memory; lower search.max_concurrent",
+        )
+    return "crash", "its process died: killed from outside, or crashed in native code (see ray.log)"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:300]

@@ -171,13 +171,17 @@ def find_checkpoint(wanted: str | None, workdir: Path) -> Path | None:
 
     Raises:
         ConfigError: there is none at that place.
+        DataError: `latest`, and all that are there are damaged.
     """
     if wanted is None:
         return None
     from trainables.checkpoint import latest_checkpoint
 
     if wanted == LATEST:
-        return latest_checkpoint(workdir / "checkpoints")
+        newest, damages = latest_checkpoint(workdir / "checkpoints")
+        for damage in damages:
+            print(f"going on from an earlier checkpoint: {damage}", file=sys.stderr)
+        return newest
     if not Path(wanted).is_dir():
         raise ConfigError(
             f"--resume-from {wanted}: no such folder; name one like {workdir}/checkpoints/step-NNNNNNNN, "

@@ -88,7 +88,11 @@ def verify(folder: Path) -> None:
     """
     if not is_whole(folder):
         raise DataError(f"{folder}: no {MANIFEST}, so it was never finished; delete the folder and run again")
-    for name, sha256 in json.loads((folder / MANIFEST).read_text())["files"].items():
+    try:
+        hashes: dict[str, str] = json.loads((folder / MANIFEST).read_text())["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / MANIFEST}: damaged; delete the folder and run again") from error
+    for name, sha256 in hashes.items():
         if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
             raise DataError(
                 f"{folder / name}: missing or changed since it was written; delete the folder and run again"

@@ -15,10 +15,12 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainables.artifacts import atomic_directory, is_whole, verify
+from trainables.artifacts import atomic_directory, verify
 from trainables.errors import DataError
 
 PARAMETERS, MOMENTS, PROGRESS = "parameters.safetensors", "moments.safetensors", "progress.json"
+NUM_KEPT = 2
+"""The newest, and the one before it: what to go on from if a disk damages the newest."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,9 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Writes `folder/step-NNNNNNNN` in one step, then removes earlier ones, and returns it.
+    """Writes `folder/step-NNNNNNNN` in one step, keeps the one before it, and returns it.
 
-    A kill at any moment leaves the earlier checkpoint or the new one, whole.
+    A kill at any moment leaves the earlier checkpoints or the new one too, whole.
     """
     place = folder / f"step-{checkpoint.progress['step']:08d}"
     for unfinished in folder.glob(".step-*"):  # what a kill left behind
@@ -50,16 +52,36 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         save_file(_on_host(checkpoint.parameters), aside / PARAMETERS)
         save_file(_on_host(checkpoint.moments), aside / MOMENTS)
         (aside / PROGRESS).write_text(json.dumps({"trains": checkpoint.trains, **checkpoint.progress}))
-    for earlier in folder.glob("step-*"):
-        if earlier != place:
-            shutil.rmtree(earlier)
+    others = [other for other in newest_first(folder) if other != place]
+    for other in others[NUM_KEPT - 1 :]:
+        shutil.rmtree(other)
     return place
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """Returns the furthest whole checkpoint below a folder; None where there is none."""
-    whole = [place for place in folder.glob("step-*") if is_whole(place)]
-    return max(whole, key=lambda place: int(place.name.removeprefix("step-")), default=None)
+def newest_first(folder: Path) -> list[Path]:
+    """Returns every checkpoint below a folder, sound or damaged, the furthest one first."""
+    return sorted(folder.glob("step-*"), key=lambda place: -int(place.name.removeprefix("step-")))
+
+
+def latest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """Returns the furthest sound checkpoint below a folder, and what is wrong with those beyond it.
+
+    (None, []) where nothing was ever saved. Every file is compared with its hash.
+
+    Raises:
+        DataError: there are checkpoints and none is sound; starting over unasked would hide the loss.
+    """
+    damages: list[str] = []
+    for place in newest_first(folder):
+        try:
+            verify(place)
+        except DataError as error:
+            damages.append(str(error))
+        else:
+            return place, damages
+    if damages:
+        raise DataError(f"no sound checkpoint is left: {'; '.join(damages)}")
+    return None, []
 
 
 def read_checkpoint(place: Path, expected: Mapping[str, Tensor], *, trains: str) -> Checkpoint:

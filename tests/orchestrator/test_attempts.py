@@ -21,19 +21,27 @@ def checkpoint_at(workdir: Path, step: int) -> Path:
     return write_checkpoint(workdir / "checkpoints", Checkpoint(tensors, tensors, {"step": step}, "toy"))
 
 
+def spoil(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
 def test_the_first_attempt_starts_at_the_start(tmp_path: Path):
     with taken_over(tmp_path / "new", 1) as checkpoint:
-        assert checkpoint is None
+        assert checkpoint == (None, [])
         assert (tmp_path / "new").is_dir()
 
 
-def test_a_later_attempt_goes_on_from_the_newest_whole_checkpoint(tmp_path: Path):
-    with taken_over(tmp_path, 2) as checkpoint:
-        assert checkpoint is None  # it never got as far as one
-    whole = checkpoint_at(tmp_path, 3)
-    (tmp_path / "checkpoints" / "step-00000009").mkdir()  # without a manifest
-    with taken_over(tmp_path, 3) as checkpoint:
-        assert checkpoint == whole
+def test_a_later_attempt_goes_on_from_the_newest_sound_checkpoint_and_names_the_damaged(tmp_path: Path):
+    with taken_over(tmp_path, 2) as found:
+        assert found == (None, [])  # it never got as far as one
+    sound, damaged = checkpoint_at(tmp_path, 3), checkpoint_at(tmp_path, 6)
+    spoil(damaged / "parameters.safetensors")
+    with taken_over(tmp_path, 3) as (checkpoint, damages):
+        assert checkpoint == sound
+        assert len(damages) == 1
+        assert str(damaged / "parameters.safetensors") in damages[0]
 
 
 def test_an_attempt_waits_for_what_a_killed_driver_left_running(tmp_path: Path):

@@ -7,6 +7,7 @@ from orchestrator.conductor import Conductor, SweepObserver
 from orchestrator.ledger import Ledger, LedgerReader, SweepState, TrialState, read_ledger
 from orchestrator.runner import TrialOrder, TrialRecord
 from orchestrator.searcher import Draw
+from orchestrator.space import SearchSettings
 from trainables.config import LoraConfig, TrialConfig
 
 OBJECTIVE = "val/probe_joint/macro_auroc"
@@ -74,6 +75,7 @@ def conduct(tmp_path: Path):
             lambda config: (f"key-{config.lora.rank}", "arm"),
             ORDER,
             tmp_path,
+            SearchSettings(max_retries=0),
         )
 
     yield open_conductor
@@ -149,7 +151,7 @@ def test_an_epoch_that_is_said_again_stands_in_the_ledger_once(conduct, tmp_path
 
 def test_a_crash_is_retried_before_anything_new_and_told_once_at_the_end(conduct, tmp_path: Path):
     conductor = conduct(draw_of("a", 1), draw_of("b", 2))
-    conductor.max_retries = 1
+    conductor.settings = SearchSettings(max_retries=1)
     conductor.next_trial()
     conductor.ended("key-1", TrialRecord(1.0, cause="crash", message="died"))
     assert read_ledger(tmp_path).trials["key-1"].status == "placed"  # a driver killed now leaves it to do
@@ -167,7 +169,7 @@ def test_a_crash_is_retried_before_anything_new_and_told_once_at_the_end(conduct
 @pytest.mark.parametrize("cause", ["user_error", "non_finite", "out_of_memory", "unavailable"])
 def test_what_another_attempt_would_not_mend_is_not_retried(conduct, cause: str):
     conductor = conduct(draw_of("a", 1))
-    conductor.max_retries = 5
+    conductor.settings = SearchSettings(max_retries=5)
     conductor.next_trial()
     conductor.ended("key-1", TrialRecord(1.0, cause=cause, message="why"))
     assert conductor.next_trial() is None
@@ -226,3 +228,64 @@ def test_a_searcher_that_draws_otherwise_loses_no_trial_and_runs_none_twice(cond
     while (order := second.next_trial()) is not None:
         placed.append(order.trial_key)
     assert placed == ["key-2", "key-9"]
+
+
+def test_a_trial_killed_for_memory_gets_half_of_it_and_the_same_key(conduct):
+    conductor = conduct(draw_of("a", 1))
+    conductor.settings = SearchSettings(max_retries=2)
+    conductor.order = replace(ORDER, memory_budget_gb=8.0)
+    budgets, keys = [], set()
+    for _ in range(3):
+        order = conductor.next_trial()
+        budgets.append(order.trial.execution.memory_budget_gb)
+        keys.add(order.trial_key)
+        conductor.failed("key-1", "killed_for_memory", "the machine ran out")
+    assert budgets == [8.0, 4.0, 2.0]
+    assert keys == {"key-1"}
+    assert conductor.next_trial() is None
+
+
+def test_a_micro_batch_that_was_set_is_halved_instead(conduct):
+    draw = Draw("a", TrialConfig.model_validate({"execution": {"micro_batch_size": 6}}))
+    conductor = conduct(draw)
+    conductor.settings = SearchSettings(max_retries=3)
+    conductor.order = replace(ORDER, memory_budget_gb=8.0)
+    key, sizes = f"key-{draw.config.lora.rank}", []
+    for _ in range(4):
+        trial = conductor.next_trial().trial
+        sizes.append((trial.execution.micro_batch_size, trial.execution.memory_budget_gb))
+        assert trial.science() == draw.config.science()
+        conductor.failed(key, "killed_for_memory", "the machine ran out")
+    assert sizes == [(6, None), (3, None), (1, None), (1, None)]
+
+
+def test_what_was_mended_stands_in_the_ledger_and_is_said(conduct, tmp_path: Path):
+    conductor, said = conduct(draw_of("a", 1)), []
+    conductor.observer.on_message = said.append
+    conductor.next_trial()
+    conductor.ended("key-1", TrialRecord(1.0, {OBJECTIVE: 0.7}, warnings=["step-6 is damaged"]))
+    entries = [entry for entry in LedgerReader(tmp_path).poll() if entry.type == "trial_warned"]
+    assert [entry.payload["message"] for entry in entries] == ["step-6 is damaged"]
+    assert said == ["a: step-6 is damaged"]
+    assert read_ledger(tmp_path).trials["key-1"].status == "finished"
+
+
+def test_after_crashes_in_a_row_the_rest_is_left_for_a_resume(conduct, tmp_path: Path):
+    conductor = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
+    for rank in range(1, 6):
+        assert conductor.next_trial().trial_key == f"key-{rank}"
+        conductor.failed(f"key-{rank}", "crash", "died")
+    assert conductor.next_trial() is None
+    assert not conductor.may_place()
+    assert conductor.exit_code() == 3
+    conductor.record("sweep_finished", exit_code=3, seconds=1.0, is_cut_short=True)
+    assert not read_ledger(tmp_path).is_complete
+
+
+def test_an_epoch_between_crashes_clears_the_machine(conduct):
+    conductor = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
+    for rank in range(1, 9):
+        conductor.next_trial()
+        conductor.reported(f"key-{rank}", 1, {"train/loss": 1.0})
+        conductor.failed(f"key-{rank}", "crash", "died")
+    assert conductor.may_place()

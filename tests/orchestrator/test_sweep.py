@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -33,14 +34,15 @@ def space_of(*ranks: int, **blocks) -> dict:
     return {"name": "toy", "fixed": SMALL, "parameters": parameters, "search": {"searcher": "grid"}} | blocks
 
 
-def start_driver(home: Path, space: dict, **options) -> subprocess.Popen:
-    environment = os.environ | {
-        "CLIP_ORCHESTRATOR_HOME": str(home),
-        "PYTHONPATH": f"{HERE.parents[1]}:{HERE}",
-    }
+def start_driver(
+    home: Path, space: dict, *, within: Sequence[str] = (), variables: dict | None = None, **options
+) -> subprocess.Popen:
+    """`within`: a command that runs the driver as its last argument, in another environment."""
+    environment = os.environ | (variables or {})
+    environment |= {"CLIP_ORCHESTRATOR_HOME": str(home), "PYTHONPATH": f"{HERE.parents[1]}:{HERE}"}
     arguments = [json.dumps(space), json.dumps({"trainable": "toy_trainable:toy"} | options)]
     return subprocess.Popen(
-        [sys.executable, str(HERE / "toy_sweep.py"), *arguments],
+        [*within, sys.executable, str(HERE / "toy_sweep.py"), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,

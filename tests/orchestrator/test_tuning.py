@@ -38,6 +38,7 @@ class Conductor:
 
     def __init__(self, *, is_broken: bool = False):
         self.is_broken, self.told = is_broken, []
+        self.brakes = types.SimpleNamespace(is_low_on_disk=False)
 
     def next_trial(self):
         return None
@@ -80,6 +81,31 @@ def test_a_process_that_died_is_a_crash(desk: Desk):
     ((name, key, cause, message),) = desk.conductor.told
     assert (name, key, cause) == ("failed", "key-1", "crash")
     assert "process died" in message
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("A worker died", "crash"),
+        ("1 worker(s) were killed due to the node running low on memory", "killed_for_memory"),
+    ],
+)
+def test_trials_of_a_tune_that_broke_down_have_failed_by_the_machines_fault(
+    desk: Desk, said: str, cause: str
+):
+    desk.open_trials["tune-2"] = "key-2"
+    desk.broke_down(RuntimeError(f"{said}\nand much more"))
+    assert desk.open_trials == {}
+    assert desk.problem is None
+    failed = [told for told in desk.conductor.told if told[0] == "failed"]
+    assert sorted(failed) == [("failed", key, cause, f"Ray broke down: {said}") for key in ("key-1", "key-2")]
+
+
+def test_while_trials_wait_for_space_the_sweep_does_not_end(desk: Desk):
+    desk.open_trials.clear()
+    assert Asker(desk).suggest("tune-2") == Searcher.FINISHED
+    desk.conductor.brakes.is_low_on_disk = True
+    assert Asker(desk).suggest("tune-3") is None
 
 
 def test_a_broken_ledger_stops_all_and_raises_nothing_into_tune(desk: Desk):

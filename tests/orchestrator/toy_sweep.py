@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from orchestrator.conductor import SweepObserver
+from orchestrator.home import store
 from orchestrator.ledger import Ledger
 from orchestrator.resume import read_started, space_of
 from orchestrator.search_space import read_space
@@ -40,6 +41,8 @@ class Witness(SweepObserver):
 
     def on_message(self, text):
         self.events.append(["message", text])
+        if "trials wait for space" in text:
+            (store() / "ballast").unlink()
 
     def look(self):
         pids = descendants(os.getpid())
@@ -105,6 +108,8 @@ def main() -> None:
         space = space_of(read_started(options["name"]), extend=extend)
     else:
         space = read_space(content)
+    store().mkdir(parents=True, exist_ok=True)
+    (store() / "driver.pid").write_text(str(os.getpid()))
     witness = Witness()
     outcome = run_sweep(space, SweepOptions(**options), witness)
     seen = {

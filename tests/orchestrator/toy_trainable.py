@@ -66,8 +66,8 @@ def slow(config: TrialConfig, context: RunContext) -> dict[str, float]:
 def walk(config: TrialConfig, context: RunContext) -> dict[str, float]:
     """A random walk with a checkpoint per epoch: each value depends on all before it.
 
-    LoRA rank 105 dies once in its third epoch, 107 at each attempt's first new epoch; of several workers the
-    last one dies. The first one writes.
+    What goes wrong, and how, is told by the LoRA rank: see `mishap`. Of several workers the last one dies and
+    the first one writes.
     """
     import torch
 
@@ -75,7 +75,7 @@ def walk(config: TrialConfig, context: RunContext) -> dict[str, float]:
 
     if "lora" not in config.adapt.method:
         return {OBJECTIVE: 0.5}
-    tensors, epochs = {"place": torch.zeros(1)}, []
+    tensors, epochs = {"place": torch.zeros(1), "padding": torch.zeros(PADDING)}, []
     if context.resume_from:
         found = read_checkpoint(context.resume_from, tensors, trains=context.workdir.name)
         tensors, epochs = dict(found.parameters), found.progress["epochs"]
@@ -85,10 +85,8 @@ def walk(config: TrialConfig, context: RunContext) -> dict[str, float]:
         if context.rank == 0:
             with (context.store / "epochs.txt").open("a") as file:
                 file.write(f"{context.workdir.name} {epoch}\n")
-        if context.rank < context.world_size - 1:
-            pass
-        elif config.lora.rank == 107 or (config.lora.rank == 105 and epoch == 3 and not context.resume_from):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if context.rank == context.world_size - 1:
+            mishap(config.lora.rank, epoch, context)
         random_numbers = torch.Generator().manual_seed(1000 * config.lora.rank + epoch)
         tensors["place"] = tensors["place"] + torch.randn(1, generator=random_numbers)
         epochs.append({"train/epoch": float(epoch), "train/loss": float(tensors["place"])})
@@ -99,6 +97,50 @@ def walk(config: TrialConfig, context: RunContext) -> dict[str, float]:
         context.report(epochs[-1])
         time.sleep(0.1)
     return {OBJECTIVE: score_of(config), "train/loss": float(tensors["place"])}
+
+
+PADDING = 2**18
+"""Numbers that make each checkpoint a megabyte, so that a disk can be too full for it."""
+
+
+def mishap(rank: int, epoch: int, context: RunContext) -> None:
+    """107 dies at each attempt's first new epoch; the others in the third epoch of the first attempt.
+
+    105 dies, 108 and 109 after damaging the newest checkpoint or all of them, 110 while it writes one, 112
+    takes its driver with it then; 111 fills the disk, 113 takes Ray's node with it.
+    """
+    from trainables import checkpoint
+
+    places = checkpoint.newest_first(context.workdir / "checkpoints")
+    if rank != 107 and (epoch != 3 or context.resume_from):
+        return
+    match rank:
+        case 105 | 107:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case 108 | 109:
+            for place in places[: 1 if rank == 108 else None]:
+                content = bytearray((place / "parameters.safetensors").read_bytes())
+                content[-1] ^= 1
+                (place / "parameters.safetensors").write_bytes(content)
+            os.kill(os.getpid(), signal.SIGKILL)
+        case 110 | 112:
+
+            def half(tensors: object, path: Path) -> None:
+                Path(path).write_bytes(b"half a file")
+                if rank == 112:
+                    os.kill(int((context.store / "driver.pid").read_text()), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            checkpoint.save_file = half
+        case 111:
+            free = os.statvfs(context.store)
+            left = free.f_bavail * free.f_frsize - 600_000
+            (context.store / "ballast").write_bytes(bytes(left))
+        case 113:
+            os.kill(int(os.environ["RAY_RAYLET_PID"]), signal.SIGKILL)
+            time.sleep(60)
+        case _:
+            pass
 
 
 def reduced(config: TrialConfig, context: RunContext) -> dict[str, float]:

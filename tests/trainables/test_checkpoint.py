@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,10 +66,11 @@ def test_only_rank_0_writes(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_later_checkpoint_replaces_the_earlier(tmp_path: Path) -> None:
+def test_the_newest_checkpoints_stay(tmp_path: Path) -> None:
     state = new_state()
-    places = [saved(train(state, step), tmp_path) for step in (2, 4)]
-    assert list(tmp_path.iterdir()) == places[1:]
+    places = [saved(train(state, step), tmp_path) for step in (2, 4, 6)]
+    assert sorted(tmp_path.iterdir()) == places[1:]
+    assert checkpoint.newest_first(tmp_path) == [places[2], places[1]]
 
 
 def test_a_kill_while_writing_leaves_the_earlier_checkpoint(
@@ -96,13 +98,46 @@ def test_what_a_kill_left_unfinished_is_removed_by_the_next_checkpoint(tmp_path:
     assert list(tmp_path.iterdir()) == [place]
 
 
-def test_the_latest_checkpoint_is_the_furthest_whole_one(tmp_path: Path) -> None:
-    assert checkpoint.latest_checkpoint(tmp_path / "none") is None
+def test_the_latest_checkpoint_is_the_furthest_of_any_length_of_number(tmp_path: Path) -> None:
+    assert checkpoint.latest_checkpoint(tmp_path / "none") == (None, [])
     for step in ("00000008", "123456789", "00000009"):
-        (tmp_path / f"step-{step}").mkdir()
-        (tmp_path / f"step-{step}" / artifacts.MANIFEST).touch()
-    (tmp_path / "step-200000000").mkdir()
-    assert checkpoint.latest_checkpoint(tmp_path) == tmp_path / "step-123456789"
+        with artifacts.atomic_directory(tmp_path / f"step-{step}"):
+            pass
+    assert checkpoint.latest_checkpoint(tmp_path) == (tmp_path / "step-123456789", [])
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("spoil", [truncate, flip_a_bit, empty, Path.unlink])
+@pytest.mark.parametrize(
+    "name", [checkpoint.PARAMETERS, checkpoint.MOMENTS, checkpoint.PROGRESS, artifacts.MANIFEST]
+)
+def test_a_damaged_checkpoint_is_passed_over_by_name_and_never_for_nothing(
+    tmp_path: Path, name: str, spoil: Callable[[Path], None]
+) -> None:
+    state = new_state()
+    sound, newest = (saved(train(state, step), tmp_path) for step in (2, 4))
+    spoil(newest / name)
+    found, damages = checkpoint.latest_checkpoint(tmp_path)
+    assert found == sound
+    assert len(damages) == 1
+    assert str(newest) in damages[0]
+    assert name in damages[0] or name == artifacts.MANIFEST  # whose hashes then accuse another file
+    spoil(sound / name)
+    with pytest.raises(DataError, match="no sound checkpoint is left"):
+        checkpoint.latest_checkpoint(tmp_path)
 
 
 def test_a_checkpoint_keeps_what_was_said(tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""Which checkpoints of a sweep stay: what may still be gone on from, within a budget of bytes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from orchestrator.attempts import CHECKPOINTS
+from orchestrator.ledger import SweepState, TrialState
+
+
+def prune(folder: Path, state: SweepState, *, budget_bytes: float) -> list[str]:
+    """Deletes checkpoints that nobody goes on from, then, over the budget, those of failed trials.
+
+    A finished trial's adapter lies in the store. Failed trials keep theirs for `--retry-failed`, the latest
+    ones first; trials that run or wait keep theirs whatever the budget says.
+
+    Args:
+        folder: of the sweep.
+        state: says how each trial stands.
+        budget_bytes: for the checkpoints of the whole sweep.
+
+    Returns:
+        The keys of failed trials that lost their checkpoints.
+    """
+    kept, failed = 0, list[tuple[Path, int, TrialState]]()
+    for trial in state.trials.values():
+        place = folder / "trials" / trial.trial_key / CHECKPOINTS
+        if not place.is_dir():
+            continue
+        if trial.status == "finished":
+            shutil.rmtree(place, ignore_errors=True)
+        elif trial.status in ("failed", "unavailable"):
+            failed.append((place, size_of(place), trial))
+        else:
+            kept += size_of(place)
+    lost: list[str] = []
+    for place, size, trial in sorted(failed, key=lambda one: one[0].stat().st_mtime, reverse=True):
+        kept += size
+        if kept > budget_bytes:
+            kept -= size
+            shutil.rmtree(place, ignore_errors=True)
+            lost.append(trial.trial_key)
+    return lost
+
+
+def size_of(folder: Path) -> int:
+    """Returns the bytes of all files below a folder; one that is being replaced may be missed."""
+    sizes = 0
+    for path in folder.rglob("*"):
+        try:
+            sizes += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue
+    return sizes

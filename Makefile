@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
+PARALLEL := --numprocesses 2 --dist loadscope
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -26,10 +27,10 @@ ui: $(STAMP) ## MLflow on 127.0.0.1, with the links that matter
 	@$(BIN)/python -m orchestrator ui
 
 test: $(STAMP) ## the default tests: CPU, offline, under five minutes
-	@$(BIN)/pytest
+	@$(BIN)/pytest $(PARALLEL)
 
 test-slow: $(STAMP) ## the tests that `make test` leaves out
-	@$(BIN)/pytest -m 'slow and not gpu and not network'
+	@$(BIN)/pytest $(PARALLEL) -m 'slow and not gpu and not network'
 
 check: lint types test test-slow ## what CI runs
 

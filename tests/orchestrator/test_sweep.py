@@ -54,7 +54,7 @@ def start_driver(
 
 def run_driver(home: Path, space: dict, **options) -> dict:
     driver = start_driver(home, space, **options)
-    out, err = driver.communicate(timeout=240)
+    out, err = driver.communicate(timeout=500)
     assert driver.returncode == 0, err
     assert err == ""  # Ray, Tune and the trainable print; nothing of it reaches the terminal
     return json.loads(out)  # as above: one line of JSON is all there is

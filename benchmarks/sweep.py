@@ -1,10 +1,13 @@
-"""Runs one search space as a user does and keeps its leaderboard: command, machine, commit, date.
+"""What the orchestrator costs: beside the bare call, beside Ray Tune alone, and at a resume.
 
-    python benchmarks/sweep.py demo
-    python benchmarks/sweep.py xray3_cv --set data.root=$XRAY3_ROOT
+    python benchmarks/sweep.py overhead --seconds 30 --trials 4 --rounds 3
+    python benchmarks/sweep.py no-op --trials 1000
+    python benchmarks/sweep.py resume --trials 50
 
-It writes into `benchmarks/results/`; a file that came about otherwise says so under `written`.
-The home is empty and temporary, so nothing is reused from an earlier run.
+`overhead`: the same work as bare calls and as trials of a sweep, alternated, at one and at two at once.
+`no-op`: trials that do nothing, ours against Ray Tune with a function that returns at once, in
+fresh processes on the same Ray. `resume`: from the command to the first trial that runs, in a sweep that was
+stopped after all but one.
 """
 
 from __future__ import annotations
@@ -12,55 +15,229 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import subprocess
+import statistics
 import sys
 import tempfile
 import time
-from datetime import date
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+import sweep_trainables
+import torch
+from measure import in_fresh_process, provenance, ratio, resident_mib, write
+
+from orchestrator.conductor import SweepObserver
+from orchestrator.home import HOME_VARIABLE
+from orchestrator.search_space import read_space
+from orchestrator.space import SearchSpace
+from orchestrator.sweep import SweepOptions, run_sweep
+from trainables.config import from_flat
+from trainables.context import LocalContext
+
+PHANTOM = {"data.phantom.num_train": 12, "data.phantom.num_val": 6, "data.phantom.num_test": 6}
+FIXED = PHANTOM | {"encoder.image_size": 32, "adapt.method": "lora", "execution.num_threads": 1}
+SEED = 0
+TWO_MINUTES = 120.0
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    if options.inside:  # a fresh process of `no-op`
+        print(json.dumps({"ours": no_op_ours, "tune": no_op_tune}[options.inside](options.trials)))
+        return
+    measured = {"overhead": overhead, "no-op": no_op, "resume": resume}[options.what](options)
+    result = provenance(__file__, arguments or sys.argv[1:], ["ray", "torch"])
+    write(result | {"seed": SEED} | measured, options.output)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Returns the options; every measurement has its own defaults."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("space")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_args()
-    result = run(arguments.space, arguments.set)
-    RESULTS.mkdir(exist_ok=True)
-    machine = f"{os.cpu_count()}-core-{platform.machine()}"
-    name = f"{Path(arguments.space).stem}_{machine}_{date.today().isoformat()}.json"
-    (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{result['wall_seconds']:.0f} s; benchmarks/results/{name}")
+    parser.add_argument("what", choices=["overhead", "no-op", "resume"])
+    parser.add_argument("--trials", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=30.0, help="of one bare call")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--inside", choices=["ours", "tune"], help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
 
 
-def run(space: str, settings: list[str]) -> dict[str, object]:
-    """Returns the leaderboard of a fresh sweep and what it was measured on."""
-    command = ["-m", "orchestrator", "sweep", space, "--json"]
-    for setting in settings:
-        command += ["--set", setting]
-    with tempfile.TemporaryDirectory() as home:
-        environment = os.environ | {"CLIP_ORCHESTRATOR_HOME": home}
+def overhead(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns seconds a trial beyond the bare call, and what share of a two-minute trial that is."""
+    torch.set_num_threads(1)
+    num_rounds = sweep_trainables.rounds_for(options.seconds)
+    rows: list[dict[str, Any]] = []
+    for at_once in (1, 2):
+        bare, trials, starts = list[float](), list[float](), list[float]()
+        for _ in range(options.rounds):
+            bare.append(bare_calls(num_rounds, options.trials, at_once))
+            watch = run_work(num_rounds, options.trials, at_once)
+            trials.append(watch.ended - watch.placed)
+            starts.append(watch.placed - watch.began)
+        extra = [(ours - alone) / options.trials * at_once for ours, alone in zip(trials, bare, strict=True)]
+        rows.append(
+            {
+                "trials_at_once": at_once,
+                "bare_seconds": [round(value, 2) for value in bare],
+                "sweep_over_bare": ratio([a / b for a, b in zip(trials, bare, strict=True)]),
+                "extra_seconds_a_trial": round(statistics.median(extra), 3),
+                "share_of_a_two_minute_trial": round(statistics.median(extra) / TWO_MINUTES, 4),
+                "seconds_until_the_first_trial": round(statistics.median(starts), 2),
+            }
+        )
+    return {"trials": options.trials, "seconds": options.seconds, "rows": rows}
+
+
+def bare_calls(num_rounds: int, num_trials: int, at_once: int) -> float:
+    """Returns the seconds of as many calls as a sweep has trials, in `at_once` processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        config = from_flat(FIXED | {"num_epochs": num_rounds})
+        context = LocalContext(workdir=place, store=place)
         began = time.perf_counter()
-        done = subprocess.run([sys.executable, *command], env=environment, stdout=subprocess.PIPE, check=True)
-        seconds = time.perf_counter() - began
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    # A place on this machine is nobody's business.
-    shown = [part if not part.startswith("data.root=") else "data.root=$XRAY3_ROOT" for part in command]
+        children = [os.fork() for _ in range(at_once - 1)] if at_once > 1 else []
+        for _ in range(num_trials // at_once):
+            sweep_trainables.work(config, context)
+        if 0 in children:
+            os._exit(0)
+        for child in children:
+            os.waitpid(child, 0)
+        return time.perf_counter() - began
+
+
+class Watch(SweepObserver):
+    """Notes when a sweep began, when its first searched trial was placed, and when the last one ended."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.began = time.perf_counter()
+        self.placed = self.ended = 0.0
+        self.num_ended, self.stop_after = 0, stop_after
+        self.memory: list[float] = []
+
+    def on_trial_placed(self, trial: Any) -> None:
+        """The first one counts."""
+        if not trial.is_baseline:
+            self.placed = self.placed or time.perf_counter()
+
+    def on_trial_finished(self, trial: Any) -> None:
+        """The last one counts."""
+        self.ended = time.perf_counter()
+        self.num_ended += 1
+        if self.num_ended % 100 == 0:
+            self.memory.append(resident_mib("VmRSS"))
+        if self.num_ended == self.stop_after:
+            from orchestrator.driver import STOP_SIGNAL
+
+            os.kill(os.getpid(), STOP_SIGNAL)
+
+
+def space_of(num_trials: int, at_once: int, num_rounds: int = 1) -> SearchSpace:
+    """Returns a space of so many trials that differ in nothing that costs time."""
+    return read_space(
+        {
+            "name": "benchmark",
+            "fixed": FIXED | {"num_epochs": num_rounds},
+            "parameters": {"optim.learning_rate": {"float": [1e-4, 1e-2], "log": True}},
+            "search": {"num_trials": num_trials, "max_concurrent": at_once, "seed": SEED},
+        }
+    )
+
+
+def run_work(num_rounds: int, num_trials: int, at_once: int) -> Watch:
+    """Runs one sweep of `work` in an empty home."""
+    return run(space_of(num_trials, at_once, num_rounds), "sweep_trainables:work")
+
+
+def run(space: SearchSpace, trainable: str, watch: Watch | None = None, **options: Any) -> Watch:
+    """Runs a sweep and returns its times."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+    )
+    watch = watch or Watch()
+    with tempfile.TemporaryDirectory() as home:
+        os.environ.setdefault(HOME_VARIABLE, home)
+        try:
+            run_sweep(space, SweepOptions(trainable=trainable, opens_test=False, **options), watch)
+        finally:
+            if os.environ[HOME_VARIABLE] == home:
+                del os.environ[HOME_VARIABLE]
+    return watch
+
+
+def no_op(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the seconds of trials that do nothing, ours and Tune's, and the driver's memory on the way."""
+    rounds = [
+        {
+            name: in_fresh_process(__file__, ["no-op", "--trials", str(options.trials), "--inside", name])
+            for name in (("tune", "ours") if number % 2 else ("ours", "tune"))
+        }
+        for number in range(options.rounds)
+    ]
     return {
-        "command": "python " + " ".join(shown),
-        "date": date.today().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}",
-        "commit": commit,
-        "wall_seconds": round(seconds, 1),
-        "leaderboard": json.loads(done.stdout),
+        "trials": options.trials,
+        "ours_over_tune": ratio([one["ours"]["seconds"] / one["tune"]["seconds"] for one in rounds]),
+        "rounds": rounds,
     }
+
+
+def no_op_ours(num_trials: int) -> dict[str, Any]:
+    """Runs them through the orchestrator: ledger, searcher, keys and all."""
+    watch = run(space_of(num_trials, at_once=2), "sweep_trainables:no_op")
+    seconds = watch.ended - watch.placed
+    return {"seconds": seconds, "driver_mib_every_100_trials": [round(value) for value in watch.memory]}
+
+
+def no_op_tune(num_trials: int) -> dict[str, Any]:
+    """Runs them through Ray Tune alone, set up as ours: same Ray, two at once, processes reused."""
+    from orchestrator.local_ray import local_ray
+    from orchestrator.resources import fit
+
+    with tempfile.TemporaryDirectory() as folder:
+        concurrency = fit(1, "cpu", max_concurrent=2)
+        with local_ray(concurrency, log=Path(folder) / "ray.log") as scratch:
+            from ray import tune
+
+            ends: list[float] = []
+
+            class Clock(tune.Callback):
+                def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+                    ends.append(time.perf_counter())
+
+                def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+                    starts.append(time.perf_counter())
+
+            starts: list[float] = []
+            tune.Tuner(
+                tune.with_resources(nothing, {"cpu": concurrency.cpus_per_trial}),
+                param_space={"x": tune.uniform(0, 1)},
+                tune_config=tune.TuneConfig(
+                    num_samples=num_trials, max_concurrent_trials=2, reuse_actors=True
+                ),
+                run_config=tune.RunConfig(storage_path=str(scratch), verbose=0, callbacks=[Clock()]),
+            ).fit()
+    return {"seconds": ends[-1] - starts[0]}
+
+
+def nothing(config: dict[str, float]) -> dict[str, float]:
+    """Is Tune's function."""
+    return {"score": 0.5}
+
+
+def resume(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the seconds from a resume to its first running trial."""
+    seconds: list[float] = []
+    for _ in range(options.rounds):
+        with tempfile.TemporaryDirectory() as home:
+            os.environ[HOME_VARIABLE] = home
+            space = space_of(options.trials, at_once=1)
+            run(space, "sweep_trainables:no_op", Watch(stop_after=options.trials - 1), name="stopped")
+            again = run(space, "sweep_trainables:no_op", name="stopped", resumes=True)
+            seconds.append(again.placed - again.began)
+            del os.environ[HOME_VARIABLE]
+    return {"trials": options.trials, "seconds_to_the_first_trial": [round(value, 2) for value in seconds]}
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ class TrialOrder:
     cpus_per_trial: int
     gpus_per_trial: float
     memory_budget_gb: float | None = None
+    is_compared: bool = True  # a scheduler may stop it; an arm that is confirmed runs to its end
 
     def to_json(self) -> str:
         """Returns the order as one line."""
@@ -218,7 +219,7 @@ class TuneContext:
             "epoch": int(values.get("train/epoch", self.num_reports)),
             "metrics": json.dumps(values),
         }
-        if self.order.objective in values:
+        if self.order.is_compared and self.order.objective in values:
             result["score"] = values[self.order.objective]
         self.send(result)
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.leaderboard import Leaderboard, best_trial, leaderboard
+from orchestrator.arms import best_arm
+from orchestrator.leaderboard import Leaderboard, leaderboard
 from orchestrator.ledger import Entry, SweepState
 from orchestrator.report import MAX_ROWS, cell, count, decimals, render
 from orchestrator.report_page import page, write_html
@@ -117,8 +118,7 @@ def test_ties_of_the_best_trial_go_to_the_lower_negative_log_likelihood():
     entries = [*adapted("a"), *adapted("b")]
     for (_, payload), nll in zip([entries[1], entries[3]], (0.5, 0.4), strict=True):
         payload["metrics"]["val/probe_joint/nll"] = nll
-    best = best_trial(sweep_of(*entries))
-    assert best is not None
+    (best,) = best_arm(sweep_of(*entries)) or []
     assert best.name == "b"
 
 

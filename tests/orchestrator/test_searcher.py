@@ -14,11 +14,11 @@ def space_of(searcher: str, num_trials: int | None = None, parameters: dict = RA
     return read_space({"name": "s", "parameters": parameters, "search": search} | blocks)
 
 
-def drain(space: SearchSpace, score=lambda draw: 0.5) -> list[Draw]:
+def drain(space: SearchSpace, score=lambda draw: 0.5, **also) -> list[Draw]:
     searcher, draws = open_searcher(space), []
     while (draw := searcher.ask()) is not None:
         draws.append(draw)
-        searcher.tell(draw, score(draw))
+        searcher.tell(draw, {space.objective: score(draw)} | {key: also[key](draw) for key in also})
     return draws
 
 

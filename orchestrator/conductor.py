@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.brakes import Brakes
+from orchestrator.confirmation import next_to_confirm
 from orchestrator.ledger import Entry, Ledger, SweepState, TrialState
 from orchestrator.retention import prune
 from orchestrator.runner import Cause, TrialOrder, TrialRecord, hash_results
-from orchestrator.searcher import Draw, Searcher
+from orchestrator.searcher import Draw, Metrics, Searcher
 from orchestrator.space import SearchSettings
 from trainables.config import TrialConfig, from_flat, to_flat
 
@@ -75,11 +76,12 @@ class Conductor:
     def take_in(self, entry: Entry) -> None:
         """Takes in what an earlier driver wrote: the searcher is asked and told what it was then."""
         key = entry.payload.get("trial_key", "")
-        if entry.type == "trial_placed" and key not in self.state.trials:
+        is_new = entry.type == "trial_placed" and key not in self.state.trials
+        if is_new and not entry.payload.get("confirms"):
             self._draw_again(key)
         self.state.apply(entry)
         if entry.type == "trial_finished":
-            self._tell(key, entry.payload["metrics"].get(self.order.objective))
+            self._tell(key, entry.payload["metrics"])
         elif entry.type == "trial_failed" and not entry.payload.get("is_retried"):
             self._tell(key, None)
 
@@ -92,7 +94,7 @@ class Conductor:
 
     def has_more(self) -> bool:
         """Says whether there is a trial to run; draws one if it has to."""
-        if not self.again and (draw := self._new_draw()) is not None:
+        if not self.again and (draw := self._next_draw()) is not None:
             self.ahead.insert(0, draw)
         return bool(self.again or self.ahead)
 
@@ -105,30 +107,35 @@ class Conductor:
             return None
         if self.again:
             trial = self.state.trials[self.again.pop(0)]
-            config = self._executed(from_flat(trial.config))
-            return self._place(config, trial.trial_key, trial.arm_key, trial.name, trial.is_baseline)
-        if (draw := self._new_draw()) is None:
+            draw = Draw(trial.name, from_flat(trial.config), trial.is_baseline, confirms=trial.confirms)
+            return self._place(draw, trial.trial_key, trial.arm_key)
+        if (draw := self._next_draw()) is None:
             return None
-        config = self._executed(draw.config)
-        key, arm_key = self.identify(config)
-        self.draws[key] = [draw]
-        return self._place(config, key, arm_key, draw.name, draw.is_baseline)
+        key, arm_key = self.identify(self._executed(draw.config))
+        if not draw.confirms:
+            self.draws[key] = [draw]
+        return self._place(draw, key, arm_key)
 
     def may_place(self) -> bool:
         """Says whether a trial may still be placed, as far as the machine is concerned."""
         return not self.brakes.is_over
 
-    def _place(self, config: TrialConfig, key: str, arm_key: str, name: str, is_baseline: bool) -> TrialOrder:
-        known, flat = self.state.trials.get(key), to_flat(config)
+    def _next_draw(self) -> Draw | None:
+        """Returns the searcher's next draw; once it has no more, an arm to be run on another seed."""
+        return self._new_draw() or next_to_confirm(self.state)
+
+    def _place(self, draw: Draw, key: str, arm_key: str) -> TrialOrder:
+        known, flat = self.state.trials.get(key), to_flat(self._executed(draw.config))
         attempt = known.attempts + 1 if known else 1
         self.record(
             "trial_placed",
             trial_key=key,
             arm_key=arm_key,
-            name=name,
+            name=draw.name,
             config=flat,
             attempt=attempt,
-            is_baseline=is_baseline,
+            is_baseline=draw.is_baseline,
+            confirms=draw.confirms,
         )
         self._show(self.observer.on_trial_placed, self.state.trials[key])
         causes = [cause for _, cause, _ in self.state.trials[key].failures]
@@ -138,6 +145,7 @@ class Conductor:
             attempt=attempt,
             config=flat,
             workdir=str(self.folder / "trials" / key),
+            is_compared=not draw.confirms,
             times_killed_for_memory=causes.count("killed_for_memory"),
         )
 
@@ -206,7 +214,7 @@ class Conductor:
             results=record.results,
             stopped_early=is_early,
         )
-        self._tell(key, record.metrics.get(self.order.objective))
+        self._tell(key, record.metrics)
         self._show(self.observer.on_trial_finished, trial)
         self._prune()
 
@@ -268,9 +276,8 @@ class Conductor:
         if trial.status in ("placed", "running"):
             self.draws.setdefault(trial.trial_key, []).append(draw)
         else:
-            is_scored = trial.status == "finished"
-            self.searcher.tell(draw, trial.metrics.get(self.order.objective) if is_scored else None)
+            self.searcher.tell(draw, trial.metrics if trial.status == "finished" else None)
 
-    def _tell(self, key: str, score: float | None) -> None:
+    def _tell(self, key: str, metrics: Metrics | None) -> None:
         for draw in self.draws.pop(key, []):
-            self.searcher.tell(draw, score)
+            self.searcher.tell(draw, metrics)

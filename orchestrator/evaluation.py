@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from orchestrator.arms import best_arm, finished_arms
 from orchestrator.conductor import Conductor
-from orchestrator.leaderboard import best_trial, finished_arms
 from orchestrator.ledger import SweepState, TrialState
 from orchestrator.space import SearchSpace
 from trainables.artifacts import fingerprint
@@ -66,10 +66,10 @@ def _predicted(arms: list[list[TrialState]]) -> list[TrialState]:
 def arms_to_open(state: SweepState, space: SearchSpace) -> list[list[TrialState]]:
     """Returns the arms that the test labels are opened for: named ones all, of the searched ones the best."""
     judged = {key: trial for key, trial in state.trials.items() if PREDICTIONS in trial.results}
-    arms, best = finished_arms(state), best_trial(replace(state, trials=judged))  # not one stopped on its way
+    arms, best = finished_arms(state), best_arm(replace(state, trials=judged))  # not one stopped on its way
     if space.arms or space.evaluation.open_test == "all":
         return arms
-    return [arm for arm in arms if arm[0].is_baseline or (best and arm[0].arm_key == best.arm_key)]
+    return [arm for arm in arms if arm[0].is_baseline or (best and arm[0].arm_key == best[0].arm_key)]
 
 
 def by_data(trials: list[TrialState]) -> list[list[TrialState]]:

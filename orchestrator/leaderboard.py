@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from orchestrator.ledger import SweepState, TrialState
+from orchestrator.arms import (
+    Arm,
+    Terms,
+    broken_by,
+    differs,
+    finished_arms,
+    is_seedless,
+    mean,
+    over_trials,
+    standings,
+    terms,
+)
+from orchestrator.constraints import Breach, Limit
+from orchestrator.estimates import Estimate, estimate
+from orchestrator.ledger import SweepState
 
 SYSTEMS = ("probe_joint", "probe_pooled", "zero_shot_unseen")
 CONTROLS = {
@@ -16,15 +30,6 @@ CONTROLS = {
     "control_border": "image border",
 }
 NEAR_THE_BEST = 0.03  # a control that comes this close to the best probe explains most of its score
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % interval, where one was computed."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,11 @@ class Row:
     lora_modules: str | None
     system: str
     objective: Estimate  # this system's own value of the objective's metric, on val
+    num_seeds: int | None  # that it stands for; None: it has no seed, or its sweep confirms nothing
+    differs: bool | None  # from the best row, over the same seeds; None: not known
+    breaches: tuple[Breach, ...]  # constraints that do not hold: then it is infeasible
+    second: float | None  # what is minimised too
+    is_on_front: bool  # of the rows that hold the constraints none is as good in both and better in one
     accuracy: Estimate | None  # on val
     test_accuracy: Estimate | None
     test_auroc: Estimate | None
@@ -73,10 +83,13 @@ class Absent:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """What a sweep found. `rows` are ranked, the best first."""
+    """What a sweep found. `rows` are ranked: confirmed arms, then others, then infeasible ones."""
 
     sweep: str
     objective: str
+    also_minimise: str | None
+    constraints: dict[str, Limit]
+    num_seeds: int  # that confirmed arms stand for; 1 = nothing is confirmed
     rows: tuple[Row, ...]
     controls: tuple[Control, ...]
     absent: tuple[Absent, ...]
@@ -97,57 +110,84 @@ class Leaderboard:
 
 def leaderboard(state: SweepState) -> Leaderboard:
     """Ranks every system by the objective's metric on val; test values stand where the labels were opened."""
-    rows = [
-        row for arm in finished_arms(state) for system in SYSTEMS if (row := read_row(state, arm, system))
-    ]
-    rows.sort(key=lambda row: -row.objective.value)
+    agreed, arms = terms(state), finished_arms(state)
+    rows = [row for arm in arms for system in SYSTEMS if (row := read_row(state, arm, system))]
+    standing = standings(arms, agreed)
+    rows.sort(key=lambda row: (standing[row.arm_key], -row.objective.value))
+    rows = mark_front(compare_with_best(state, rows))
     controls = tuple(read_controls(state))
     return Leaderboard(
         sweep=state.name,
-        objective=objective(state),
+        objective=agreed.objective,
+        also_minimise=agreed.also_minimise,
+        constraints=agreed.limits,
+        num_seeds=agreed.num_seeds,
         rows=tuple(rows),
         controls=controls,
         absent=tuple(read_absent(state)),
         test_opened=state.test_opened[0]["time"] if state.test_opened else None,
-        shortcut=find_shortcut(rows, controls, objective(state)),
+        shortcut=find_shortcut(rows, controls, agreed.objective),
         notes=tuple((state.evaluated or {}).get("notes", [])),
         is_finished=state.finished is not None,
     )
 
 
-def objective(state: SweepState) -> str:
-    """Returns the key that ranks trials, such as `val/probe_joint/macro_auroc`; higher is better."""
-    return state.started.get("objective", "val/probe_joint/macro_auroc")
+def metric_of(state: SweepState) -> str:
+    """Returns the objective's metric, by which every system is ranked."""
+    return terms(state).objective.rpartition("/")[2]
 
 
-def best_trial(state: SweepState) -> TrialState | None:
-    """Returns the finished trial with the highest objective, ties by negative log-likelihood."""
-    key = objective(state)
-    nll = f"{key.rpartition('/')[0]}/nll"
-    ranked = [trial for trial in state.trials.values() if trial.status == "finished" and key in trial.metrics]
-    return max(ranked, key=lambda trial: (trial.metrics[key], -trial.metrics.get(nll, 0.0)), default=None)
+def compare_with_best(state: SweepState, rows: Sequence[Row]) -> list[Row]:
+    """Returns the rows, each with whether it can be told apart from the first, if that one is confirmed."""
+    agreed, arms = terms(state), {arm[0].arm_key: arm for arm in finished_arms(state)}
+    if not rows or agreed.num_seeds == 1 or rows[0].breaches:
+        return list(rows)
+
+    def compare(row: Row) -> bool | None:
+        keys = [f"val/{system}/{metric_of(state)}" for system in (row.system, rows[0].system)]
+        return differs(arms[row.arm_key], keys[0], arms[rows[0].arm_key], keys[1])
+
+    return [rows[0], *(replace(row, differs=compare(row)) for row in rows[1:])]
 
 
-def finished_arms(state: SweepState) -> list[list[TrialState]]:
-    """Returns the finished trials as placed, those that differ in seed and fold alone together."""
-    arms: dict[str, list[TrialState]] = {}
-    for trial in state.trials.values():
-        if trial.status == "finished":
-            arms.setdefault(trial.arm_key, []).append(trial)
-    return list(arms.values())
+def mark_front(rows: Sequence[Row]) -> list[Row]:
+    """Returns the rows with the Pareto front marked: no feasible row is as good in both and better in one."""
+    points = [
+        (row.objective.value, -row.second) for row in rows if row.second is not None and not row.breaches
+    ]
+
+    def is_on_front(row: Row) -> bool:
+        if row.second is None or row.breaches:
+            return False
+        score, saved = row.objective.value, -row.second
+        return not any(s >= score and v >= saved and (s, v) != (score, saved) for s, v in points)
+
+    return [replace(row, is_on_front=is_on_front(row)) for row in rows]
 
 
-def read_row(state: SweepState, arm: Sequence[TrialState], system: str) -> Row | None:
+def name_of(arm: Arm, agreed: Terms) -> str:
+    """Returns an arm's name, with the number of its trials where it is not the usual one."""
+    name, count = arm[0].name, len(arm)
+    if agreed.num_seeds == 1 or is_seedless(arm):
+        return name if count == 1 else f"{name} (×{count})"
+    if count == 1:
+        return f"{name} (one seed)"
+    return (
+        f"{name} (×{count})" if count >= agreed.num_seeds else f"{name} ({count} of {agreed.num_seeds} seeds)"
+    )
+
+
+def read_row(state: SweepState, arm: Arm, system: str) -> Row | None:
     """Returns one system of an arm; None if its trials did not score it."""
-    first, metric = arm[0], objective(state).rpartition("/")[2]
-    score = over_trials(arm, f"val/{system}/{metric}")
+    first, agreed = arm[0], terms(state)
+    score = over_trials(arm, f"val/{system}/{metric_of(state)}", agreed)
     if score is None:
         return None
     test, method = opened_metrics(state, arm), first.config.get("adapt.method", "none")
     with_lora = "lora" in method
     num_trainable = first.metrics.get("perf/num_trainable_parameters")
     return Row(
-        name=first.name if len(arm) == 1 else f"{first.name} (×{len(arm)})",
+        name=name_of(arm, agreed),
         arm_key=first.arm_key,
         trial_keys=tuple(trial.trial_key for trial in arm),
         is_baseline=first.is_baseline,
@@ -156,7 +196,12 @@ def read_row(state: SweepState, arm: Sequence[TrialState], system: str) -> Row |
         lora_modules=first.config.get("lora.target_modules") if with_lora else None,
         system=system,
         objective=score,
-        accuracy=over_trials(arm, f"val/{system}/accuracy"),
+        num_seeds=None if agreed.num_seeds == 1 or is_seedless(arm) else len(arm),
+        differs=None,
+        breaches=broken_by(arm, agreed),
+        second=mean(arm, agreed.also_minimise) if agreed.also_minimise else None,
+        is_on_front=False,
+        accuracy=over_trials(arm, f"val/{system}/accuracy", agreed),
         test_accuracy=estimate(test, f"test/{system}/accuracy"),
         test_auroc=estimate(test, f"test/{system}/macro_auroc"),
         over_frozen=over_frozen_probe(state, first.arm_key, system, "accuracy"),
@@ -168,22 +213,7 @@ def read_row(state: SweepState, arm: Sequence[TrialState], system: str) -> Row |
     )
 
 
-def estimate(metrics: Mapping[str, float], key: str) -> Estimate | None:
-    """Returns a metric with its `_low` and `_high` twins; None if it is absent."""
-    if key not in metrics:
-        return None
-    return Estimate(metrics[key], metrics.get(f"{key}_low"), metrics.get(f"{key}_high"))
-
-
-def over_trials(arm: Sequence[TrialState], key: str) -> Estimate | None:
-    """Returns a trial's estimate; over several seeds or folds the mean, without an interval by patient."""
-    found = [each for trial in arm if (each := estimate(trial.metrics, key))]
-    if len(found) <= 1:
-        return found[0] if found else None
-    return Estimate(sum(each.value for each in found) / len(found))
-
-
-def opened_metrics(state: SweepState, arm: Sequence[TrialState]) -> Mapping[str, float]:
+def opened_metrics(state: SweepState, arm: Arm) -> Mapping[str, float]:
     """Returns what `evaluate` found for an arm: pooled over its folds and seeds where there are several."""
     evaluated, first = state.evaluated or {}, arm[0]
     if first.arm_key in evaluated.get("pooled", {}):
@@ -209,7 +239,7 @@ def over_frozen_probe(state: SweepState, arm_key: str, system: str, metric: str)
 
 def read_controls(state: SweepState) -> Iterator[Control]:
     """Yields the controls, from the first trial that has them: they do not depend on the encoder."""
-    metric = objective(state).rpartition("/")[2]
+    metric = metric_of(state)
     opened = (state.evaluated or {}).get("controls", {})
     for system in CONTROLS:
         scored = [
@@ -247,7 +277,7 @@ def read_absent(state: SweepState) -> Iterator[Absent]:
 
 def find_shortcut(rows: Sequence[Row], controls: Sequence[Control], key: str) -> str | None:
     """Returns a sentence if a control comes near the best probe: then the score says little about lungs."""
-    probes = [row.objective.value for row in rows if row.system.startswith("probe")]
+    probes = [r.objective.value for r in rows if r.system.startswith("probe") and not r.breaches]
     scored = [(control.objective.value, control.system) for control in controls if control.objective]
     if not probes or not scored:
         return None

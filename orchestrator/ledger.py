@@ -191,6 +191,7 @@ class TrialState:
     name: str
     config: dict[str, Any]  # dotted keys
     is_baseline: bool = False
+    confirms: bool = False  # an arm that was drawn, on another seed
     status: TrialStatus = "placed"
     attempts: int = 0
     history: list[Report] = field(default_factory=list[Report])
@@ -266,7 +267,7 @@ class SweepState:
         key = payload["trial_key"]
         if key not in self.trials:
             described = {name: payload[name] for name in ("arm_key", "name", "config", "is_baseline")}
-            self.trials[key] = TrialState(key, **described)
+            self.trials[key] = TrialState(key, **described, confirms=payload.get("confirms", False))
         trial = self.trials[key]
         trial.status, trial.attempts = "placed", payload["attempt"]
         trial.cause = trial.message = None

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from orchestrator.arms import objective
 from orchestrator.home import home
-from orchestrator.leaderboard import objective
 from orchestrator.ledger import SweepState
 from orchestrator.tracking import POLL_SECONDS, absolute, artifact_root, environment, has_ended
 from trainables.errors import ClusterError

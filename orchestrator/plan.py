@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.confirmation import num_confirming, num_to_confirm
 from orchestrator.home import HOME_VARIABLE, store
 from orchestrator.resources import TRIAL_MEMORY_GB, Concurrency, fit
 from orchestrator.space import SearchSpace
@@ -74,9 +75,10 @@ class Plan:
             "compared": "\n".join(row["name"] for row in space.arms),
             "repeated": "\n".join(repeated),
             "baselines": ", ".join(row["name"] for row in space.baselines),
-            "trials": f"{self.num_trials} + {_counted(self.num_baselines, 'baseline')}",
+            "trials": f"{self.num_trials} + {_counted(self.num_baselines, 'baseline')}{self._confirmed()}",
             "one trial": str(self.batches),
-            "objective": space.objective,
+            "objective": _objectives(space),
+            "constraints": "\n".join(f"{key}: {limit}" for key, limit in space.constraints.items()),
             "at once": self.concurrency.reason,
             "memory": f"about {TRIAL_MEMORY_GB * self.concurrency.max_concurrent:.0f} GB",
             "disk": "at most {:.1f} GB, {:.0f} GB free".format(*gigabytes),
@@ -90,6 +92,7 @@ class Plan:
             "space_fingerprint": fingerprint(self.space.to_dict()),
             "num_trials": self.num_trials,
             "num_baselines": self.num_baselines,
+            "num_confirming": self.num_confirming,
             "data": self.data,
             "data_fingerprint": self.data_fingerprint,
             "encoder": self.encoder,
@@ -101,6 +104,19 @@ class Plan:
             "disk_bytes": self.disk_bytes,
             "free_bytes": self.free_bytes,
         }
+
+    @property
+    def num_confirming(self) -> int:
+        """How many trials run the best arms and the baselines on more seeds, once the search has ended."""
+        return num_confirming(self.space)
+
+    def _confirmed(self) -> str:
+        """Reads as `, then 3 arms × 2 more seeds`."""
+        arms, baselines = num_to_confirm(self.space)
+        if not self.num_confirming:
+            return ""
+        who = _counted(arms, "arm") + (f" and {_counted(baselines, 'baseline')}" if baselines else "")
+        return f", then {who} × {_counted(self.space.search.seeds - 1, 'more seed')}"
 
 
 def make_plan(space: SearchSpace) -> Plan:
@@ -133,7 +149,7 @@ def make_plan(space: SearchSpace) -> Plan:
         encoder_fingerprint=encoder_fingerprint(first.encoder),
         batches=_batches(dataset, first),
         concurrency=concurrency,
-        disk_bytes=_disk_bytes(configs, datasets, num_trials + num_baselines),
+        disk_bytes=_disk_bytes(configs, datasets, num_trials + num_baselines + num_confirming(space)),
         free_bytes=_free_bytes(),
     )
 
@@ -235,6 +251,17 @@ def _free_bytes() -> int:
     while not folder.is_dir():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def _objectives(space: SearchSpace) -> str:
+    """Returns what is maximised and minimised, and which of it a scheduler looks at."""
+    if space.also_minimise is None:
+        return space.objective
+    both, scheduler = (
+        f"{space.objective}, which ranks; minimised too: {space.also_minimise}",
+        space.search.scheduler,
+    )
+    return both if scheduler == "none" else f"{both}. {scheduler} looks at the first one only"
 
 
 def _shown(entry: dict[str, Any]) -> str:

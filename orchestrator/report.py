@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.leaderboard import CONTROLS, Estimate, Leaderboard, Row, leaderboard
+from orchestrator.constraints import number
+from orchestrator.estimates import Estimate
+from orchestrator.leaderboard import CONTROLS, Leaderboard, Row, leaderboard
 
 __all__ = ["Leaderboard", "leaderboard", "render"]
 
@@ -21,6 +23,7 @@ METRIC_NAMES = {
     "macro_f1": "F1",
     "accuracy": "accuracy",
 }
+COST_NAMES = {"perf/num_trainable_parameters": "weights", "perf/seconds": "s"}
 MAX_ROWS = 30
 WIDE, WIDEST = 96, 120  # columns of a terminal: with room for costs, and for what trains
 
@@ -42,15 +45,17 @@ def val_table(board: Leaderboard, width: int) -> Table:
     """Returns the ranked rows, the best first, and the controls beneath."""
     is_wide, is_widest = width >= WIDE, width >= WIDEST
     scores = (METRIC_NAMES.get(metric_of(board), metric_of(board)), "accuracy")
-    table = _table(f"{board.sweep}: chosen on val", "system", *scores, *(("weights", "s") if is_wide else ()))
+    second, costs = second_name(board), tuple(name for name in costs_beside(board) if is_wide)
+    seconds = () if second is None else (second,)
+    table = _table(f"{board.sweep}: chosen on val", "system", *scores, *seconds, *costs)
     if is_widest:
         table.add_column("trains")
     for rank, row in shown_rows(board):
-        objective = cell(row.objective) + ("†" if row.stopped_early else "")
-        cells = [SYSTEM_NAMES[row.system], objective, cell(row.accuracy, is_short=not is_wide)]
-        cells += [count(row.num_trainable), f"{row.seconds:.0f}"] if is_wide else []
+        cells = [SYSTEM_NAMES[row.system], score(row), cell(row.accuracy, is_short=not is_wide)]
+        cells += [] if second is None else [second_value(board, row)]
+        cells += [cost(row, name) for name in costs]
         cells += [trains(row)] if is_widest else []
-        table.add_row(str(rank), row.name, *cells, style=_style(rank, row))
+        table.add_row(str(rank), shown_name(board, row), *cells, style=_style(rank, row))
     table.add_section()
     for control in board.controls:
         cells = ["control", cell(control.objective), cell(control.accuracy, is_short=not is_wide)]
@@ -68,7 +73,7 @@ def opened_table(board: Leaderboard, width: int) -> Table:
             cells = [SYSTEM_NAMES[row.system], cell(row.test_accuracy)]
             cells += [cell(row.test_auroc)] if is_wide else []
             cells += [over_frozen(row)] + ([cell(row.error_cut)] if is_widest else [])
-            table.add_row(str(rank), row.name, *cells, style=_style(rank, row))
+            table.add_row(str(rank), shown_name(board, row), *cells, style=_style(rank, row))
     table.add_section()
     for control in board.controls:
         if control.test_accuracy:
@@ -93,7 +98,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _style(rank: int, row: Row) -> str | None:
-    return "bold" if rank == 1 else "cyan" if row.is_baseline else None
+    return "dim" if row.breaches else "bold" if rank == 1 else "cyan" if row.is_baseline else None
 
 
 def captions(board: Leaderboard) -> Iterator[str]:
@@ -109,6 +114,22 @@ def captions(board: Leaderboard) -> Iterator[str]:
         )
     else:
         yield "Test labels: not opened."
+    if board.num_seeds > 1:
+        yield (
+            f"(×{board.num_seeds}): mean over {board.num_seeds} training seeds; such brackets are 95 % "
+            "t-intervals over seeds, not patients. The first seed also chose the arm, which flatters it a "
+            "little. Arms without all seeds rank below."
+        )
+    if any(row.differs is False for row in board.rows):
+        yield "≈ not told apart from the first row: over the same seeds, the difference's interval holds 0."
+    if any(row.is_on_front for row in board.rows):
+        both = f"{metric_of(board)} and {second_name(board)}"
+        yield f"◆ Pareto front: no feasible row is at least as good in {both}, and better in one."
+    yield from (
+        f"✗{place} infeasible, below all others and never chosen: {metric} is not {limit}."
+        for place, (metric, limit) in enumerate(board.constraints.items(), start=1)
+        if any(metric == breach.metric for row in board.rows for breach in row.breaches)
+    )
     if any(row.stopped_early for row in board.rows):
         yield "† stopped early: ranked by its last value."
     if len(board.rows) > MAX_ROWS:
@@ -128,6 +149,41 @@ def shown_rows(board: Leaderboard) -> Iterator[tuple[int, Row]]:
 def metric_of(board: Leaderboard) -> str:
     """Returns the metric by which every system is ranked."""
     return board.objective.rpartition("/")[2]
+
+
+def shown_name(board: Leaderboard, row: Row) -> str:
+    """Returns a row's name, with the places of the constraints that it breaks: `rank=32 ✗1`."""
+    places = list(board.constraints)
+    return " ".join([row.name, *(f"✗{1 + places.index(breach.metric)}" for breach in row.breaches)])
+
+
+def score(row: Row) -> str:
+    """Returns the value that ranks a row; † stopped early, ≈ not told apart from the first row."""
+    return cell(row.objective) + ("†" if row.stopped_early else "") + ("≈" if row.differs is False else "")
+
+
+def second_name(board: Leaderboard) -> str | None:
+    """Returns what is minimised too, as a heading; None if nothing is."""
+    key = board.also_minimise
+    return None if key is None else COST_NAMES.get(key) or " ".join(key.split("/")[1:]).replace("_", " ")
+
+
+def second_value(board: Leaderboard, row: Row) -> str:
+    """Returns what is minimised too; ◆ on the Pareto front."""
+    if row.second is None:
+        return ""
+    value = count(round(row.second)) if second_name(board) == "weights" else number(row.second)
+    return value + (" ◆" if row.is_on_front else "")
+
+
+def costs_beside(board: Leaderboard) -> tuple[str, ...]:
+    """Returns the costs that have a column of their own."""
+    return tuple(name for name in COST_NAMES.values() if name != second_name(board))
+
+
+def cost(row: Row, name: str) -> str:
+    """Returns one of the costs of a row, by its heading."""
+    return count(row.num_trainable) if name == "weights" else f"{row.seconds:.0f}"
 
 
 def trains(row: Row) -> str:

@@ -6,15 +6,21 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
 
-from orchestrator.leaderboard import CONTROLS, Estimate, Leaderboard
+from orchestrator.estimates import Estimate
+from orchestrator.leaderboard import CONTROLS, Leaderboard
 from orchestrator.report import (
     METRIC_NAMES,
     SYSTEM_NAMES,
     captions,
     cell,
-    count,
+    cost,
+    costs_beside,
     metric_of,
     over_frozen,
+    score,
+    second_name,
+    second_value,
+    shown_name,
     trains,
 )
 from trainables.artifacts import write_atomically
@@ -27,7 +33,7 @@ body { max-width: 78rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.05rem; margin-top: 2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; text-align: left; border-bottom: 1px solid #8883; white-space: nowrap; }
-tr.baseline { color: #07a; } tr.control { opacity: .65; } tr.first { font-weight: 600; }
+tr.baseline { color: #07a; } tr.control, tr.infeasible { opacity: .65; } tr.first { font-weight: 600; }
 svg line { stroke: currentColor; stroke-width: 1.5; } svg circle { fill: currentColor; }
 p.shortcut { color: #b50; font-weight: 600; } p.note { opacity: .75; max-width: 60rem; }
 """
@@ -68,7 +74,18 @@ def section(title: str, headings: Iterable[str], rows: Iterable[str]) -> str:
 def val_headings(board: Leaderboard) -> tuple[str, ...]:
     """Returns the headings of the ranked table."""
     metric = METRIC_NAMES.get(metric_of(board), metric_of(board))
-    return ("#", "trial", "trains", "system", metric, "95 %", "accuracy", "weights", "seconds")
+    second = second_name(board)
+    costs = [*([] if second is None else [second]), *costs_beside(board)]
+    return (
+        "#",
+        "trial",
+        "trains",
+        "system",
+        metric,
+        "95 %",
+        "accuracy",
+        *("seconds" if name == "s" else name for name in costs),
+    )
 
 
 def val_rows(board: Leaderboard) -> Iterator[str]:
@@ -77,13 +94,15 @@ def val_rows(board: Leaderboard) -> Iterator[str]:
     lowest = min((e.value if e.low is None else e.low for e in shown), default=0.0)
     for rank, row in enumerate(board.rows, start=1):
         kind = "baseline" if row.is_baseline else "first" if rank == 1 else ""
-        cells = [str(rank), row.name, trains(row), SYSTEM_NAMES[row.system]]
-        cells += [cell(row.objective) + ("†" if row.stopped_early else "")]
-        rest = [cell(row.accuracy), count(row.num_trainable), f"{row.seconds:.0f}"]
+        kind = "infeasible" if row.breaches else kind
+        cells = [str(rank), shown_name(board, row), trains(row), SYSTEM_NAMES[row.system], score(row)]
+        rest = [cell(row.accuracy), *([second_value(board, row)] if board.also_minimise else [])]
+        rest += [cost(row, name) for name in costs_beside(board)]
         yield line(kind, cells, whisker(row.objective, lowest), rest)
     for control in board.controls:
         cells = ["", CONTROLS[control.system], "", "control", cell(control.objective)]
-        yield line("control", cells, whisker(control.objective, lowest), [cell(control.accuracy), "", ""])
+        rest = [cell(control.accuracy), *[""] * (len(costs_beside(board)) + bool(board.also_minimise))]
+        yield line("control", cells, whisker(control.objective, lowest), rest)
 
 
 def opened_rows(board: Leaderboard) -> Iterator[str]:
@@ -91,7 +110,7 @@ def opened_rows(board: Leaderboard) -> Iterator[str]:
     for rank, row in enumerate(board.rows, start=1):
         if row.test_accuracy:
             scores = [cell(row.test_accuracy), cell(row.test_auroc), over_frozen(row), cell(row.error_cut)]
-            cells = [str(rank), row.name, SYSTEM_NAMES[row.system], *scores]
+            cells = [str(rank), shown_name(board, row), SYSTEM_NAMES[row.system], *scores]
             yield line("baseline" if row.is_baseline else "", cells)
     for control in board.controls:
         if control.test_accuracy:

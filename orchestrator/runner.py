@@ -55,6 +55,7 @@ class TrialOrder:
     gpus_per_trial: float
     memory_budget_gb: float | None = None
     times_killed_for_memory: int = 0  # each halves the budget, and so the micro-batch; never the global batch
+    is_compared: bool = True  # a scheduler may stop it; an arm that is confirmed runs to its end
 
     def to_json(self) -> str:
         """Returns the order as one line."""
@@ -232,7 +233,7 @@ class TuneContext:
             "epoch": int(values.get("train/epoch", self.num_reports)),
             "metrics": json.dumps(values),
         }
-        if self.order.objective in values:
+        if self.order.is_compared and self.order.objective in values:
             result["score"] = values[self.order.objective]
         self.send(result)
 

@@ -17,7 +17,8 @@ from typing import Any, Literal, NamedTuple, cast
 
 import pyarrow.parquet as parquet  # pyright: ignore[reportMissingTypeStubs]
 
-from orchestrator.leaderboard import best_trial, objective
+from orchestrator.arms import best_arm, over_trials, terms
+from orchestrator.leaderboard import opened_metrics
 from orchestrator.ledger import Entry, SweepState, TrialState
 from trainables.artifacts import fingerprint
 from trainables.config import flatten, from_flat
@@ -171,26 +172,27 @@ class SweepRuns:
             run.points += points(metrics, run.last_epoch, entry)
         run = self._touch(self.sweep, entry)
         run.has_files = True
-        if (best := best_trial(self.state)) and best.trial_key in entry.payload["arms"]:
-            run.points += points(entry.payload["arms"][best.trial_key], len(self.state.trials), entry)
+        if best := best_arm(self.state):
+            run.points += points(opened_metrics(self.state, best), len(self.state.trials), entry)
 
     def _roll_up(self, entry: Entry) -> None:
-        """Puts the best trial so far on the sweep's own row: over finished trials, the search's progress."""
+        """Puts the best arm so far on the sweep's own row: over finished trials, the search's progress."""
         run = self._touch(self.sweep, entry)
         status = [trial.status for trial in self.state.trials.values()]
         counts = {"sweep/num_finished": status.count("finished"), "sweep/num_failed": status.count("failed")}
         step = sum(counts.values())
         run.points += points(counts, step, entry)
-        if best := best_trial(self.state):
-            goal = objective(self.state)
-            rolled = {
-                key: best.metrics[key] for key in (goal, f"{goal}_low", f"{goal}_high") if key in best.metrics
-            }
+        agreed = terms(self.state)
+        goal = agreed.objective
+        if (best := best_arm(self.state)) and (score := over_trials(best, goal, agreed)):
+            found = {goal: score.value, f"{goal}_low": score.low, f"{goal}_high": score.high}
+            rolled = {key: value for key, value in found.items() if value is not None}
             run.points += points(rolled, step, entry)
+            over = f" (mean of {len(best)} trials)" if len(best) > 1 else ""
             run.tags |= {
-                "orchestrator.best_trial": best.trial_key,
-                "orchestrator.best_trial_name": best.name,
-                "mlflow.note.content": f"Best on val: **{best.name}**, {goal} {best.metrics[goal]:.4f}. "
+                "orchestrator.best_trial": best[0].trial_key,
+                "orchestrator.best_trial_name": best[0].name,
+                "mlflow.note.content": f"Best on val: **{best[0].name}**, {goal} {score.value:.4f}{over}. "
                 "Intervals, test and controls: `leaderboard.html` among the artifacts.",
             }
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.constraints import LIMITS
+from orchestrator.measured import COSTS, LOWER_IS_BETTER, METRICS, OBJECTIVE_METRICS, SYSTEMS
 from orchestrator.parameters import FAMILY
-from orchestrator.search_space import OBJECTIVE_METRICS, REPEATABLE, SYSTEMS
+from orchestrator.search_space import REPEATABLE
 from orchestrator.space import DEFAULT_OBJECTIVE, EvaluationSettings, SearchSettings
 from trainables.config import TrialConfig
 from trainables.fields import FIELDS
@@ -29,6 +32,7 @@ def search_space_schema() -> dict[str, Any]:
                 "required": ["name"],
             },
             "condition": _object(either),
+            "limit": {**_object({word: {"type": "number"} for word in LIMITS}), "minProperties": 1},
         },
     }
 
@@ -37,7 +41,6 @@ def _block_schemas(fields: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any
     parameters = {key: _parameter_schema(key, field) for key, field in fields.items()}
     repeats = {key: {"type": "array", "items": _ref(key), "minItems": 1} for key in REPEATABLE}
     rows = {"type": "array", "items": _ref("row")}
-    objectives = [f"val/{system}/{metric}" for system in SYSTEMS for metric in OBJECTIVE_METRICS]
     return {
         "name": {"type": "string", "description": "None = the file's name."},
         "experiment": {"type": "string", "description": "In MLflow; none = the name."},
@@ -46,9 +49,17 @@ def _block_schemas(fields: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any
         "parameters": {**_object(parameters), "description": "What is searched."},
         "search": _settings_schema(SearchSettings),
         "objective": {
-            "enum": objectives,
+            "enum": _measured(OBJECTIVE_METRICS),
             "default": DEFAULT_OBJECTIVE,
             "description": "Ranks trials; higher is better.",
+        },
+        "also_minimise": {
+            "enum": [*COSTS, *_measured(LOWER_IS_BETTER)],
+            "description": "A second objective: rows on the Pareto front are marked, the first one ranks.",
+        },
+        "constraints": {
+            **_object({key: _ref("limit") for key in (*COSTS, *_measured(METRICS))}),
+            "description": "A trial that breaks one is infeasible: never the best.",
         },
         "baselines": {
             **rows,
@@ -61,6 +72,10 @@ def _block_schemas(fields: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any
         },
         "evaluation": _settings_schema(EvaluationSettings),
     }
+
+
+def _measured(metrics: Sequence[str]) -> list[str]:
+    return [f"val/{system}/{metric}" for system in SYSTEMS for metric in metrics]
 
 
 def _field_schemas() -> dict[str, dict[str, Any]]:

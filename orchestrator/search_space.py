@@ -9,7 +9,9 @@ from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
+from orchestrator.constraints import read_limits
 from orchestrator.families import family_words
+from orchestrator.measured import COSTS, LOWER_IS_BETTER, OBJECTIVE_METRICS, SECONDS, check_measured
 from orchestrator.parameters import Parameter, read_parameter
 from orchestrator.space import (
     DEFAULT_OBJECTIVE,
@@ -32,18 +34,19 @@ BLOCKS: dict[str, type] = {
     "parameters": dict,
     "search": dict,
     "objective": str,
+    "also_minimise": str,
+    "constraints": dict,
     "baselines": list,
     "arms": list,
     "repeat": dict,
     "evaluation": dict,
 }
 REPEATABLE = ("seed", "data.fold")  # what intervals of an arm group by: see `trainables.config.arm_key`
-SYSTEMS = ("probe_joint", "probe_pooled", "zero_shot_training", "zero_shot_unseen")
-OBJECTIVE_METRICS = ("macro_auroc", "accuracy", "balanced_accuracy", "macro_f1")  # higher is better
 OVERRIDABLE = (
     "name",
     "experiment",
     "objective",
+    "also_minimise",
     *(f"search.{name}" for name in SearchSettings.model_fields),
     *(f"evaluation.{name}" for name in EvaluationSettings.model_fields),
 )
@@ -55,7 +58,8 @@ def load_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
     Args:
         path: the YAML file.
         overrides: `key=value`, the value as YAML. A field is fixed, no longer searched or repeated;
-            `search.*`, `evaluation.*`, `objective`, `name` and `experiment` replace what the file says.
+            `search.*`, `evaluation.*`, `objective`, `also_minimise`, `name` and `experiment` replace what
+            the file says.
 
     Raises:
         ConfigError: what, where, and the nearest valid name.
@@ -83,6 +87,7 @@ def read_space(content: dict[str, Any], *, changes: dict[str, Any] | None = None
         fixed = fixed | {"encoder.precision": faster_precision(device)}
     if fixed.get("data.root"):  # workers start in another folder
         fixed = fixed | {"data.root": str(Path(fixed["data.root"]).expanduser().absolute())}
+    features = fixed.get("probe.features", DEFAULTS["probe.features"])
     space = SearchSpace(
         name=blocks.get("name", "unnamed"),
         experiment=blocks.get("experiment", blocks.get("name", "unnamed")),
@@ -91,13 +96,16 @@ def read_space(content: dict[str, Any], *, changes: dict[str, Any] | None = None
         parameters=_read_parameters(blocks.get("parameters", {}), fixed, changes),
         search=_settings(SearchSettings, blocks, "search"),
         objective=blocks.get("objective", DEFAULT_OBJECTIVE),
+        also_minimise=blocks.get("also_minimise"),
+        constraints=read_limits(blocks.get("constraints", {}), features=features),
         baselines=_with_frozen(_read_rows(blocks.get("baselines", []), where="baselines")),
         arms=_read_rows(blocks.get("arms", []), where="arms"),
         repeat=_read_repeat(blocks.get("repeat", {}), fixed),
         evaluation=_settings(EvaluationSettings, blocks, "evaluation"),
     )
     _check_arms(space)
-    _check_objective(space)
+    _check_objectives(space)
+    _check_seeds(space)
     if space.search.searcher == "grid":
         next(space.grid())
     for _ in space.trials_to_check():  # building one checks it
@@ -263,18 +271,32 @@ def _check_arms(space: SearchSpace) -> None:
         raise ConfigError("repeat: repeats arms, and there are none")
 
 
-def _check_objective(space: SearchSpace) -> None:
-    split, _, rest = space.objective.partition("/")
-    system, _, metric = rest.partition("/")
-    if split != "val":
-        raise ConfigError(
-            f"objective: '{space.objective}' must be measured on val; the test set is opened once, at the end"
-        )
-    for word, known in ((system, SYSTEMS), (metric, OBJECTIVE_METRICS)):
-        if word not in known:
-            raise ConfigError(f"objective: '{word}' is none of {', '.join(known)}{did_you_mean(word, known)}")
+def _check_objectives(space: SearchSpace) -> None:
+    """Checks that trials measure what ranks them, and that what bounds them survives stopping early."""
     features = space.base("probe.features")
-    if system.startswith("probe_") and system.removeprefix("probe_") not in features:
-        raise ConfigError(
-            f"objective: '{space.objective}' is never measured, as probe.features is {list(features)}"
+    check_measured(space.objective, where="objective", features=features, metrics=OBJECTIVE_METRICS)
+    if space.also_minimise is not None:
+        check_measured(
+            space.also_minimise,
+            where="also_minimise",
+            features=features,
+            metrics=LOWER_IS_BETTER,
+            costs=COSTS,
         )
+    if space.search.scheduler != "none" and SECONDS in (space.also_minimise, *space.constraints):
+        raise ConfigError(
+            f"search.scheduler: what {space.search.scheduler} stops early has no whole {SECONDS} to compare; "
+            "use search.scheduler=none"
+        )
+
+
+def _check_seeds(space: SearchSpace) -> None:
+    """Checks that nothing else decides which seeds an arm runs on."""
+    if space.search.seeds == 1:
+        return
+    where = f"search.seeds={space.search.seeds}"
+    if space.arms:
+        raise ConfigError(f"{where}: repeats the best of a search; arms are all repeated: use repeat.seed")
+    for row in space.baselines:
+        if "seed" in row:
+            raise ConfigError(f"{where}: baseline '{row['name']}' sets a seed of its own; leave it out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,6 +16,8 @@ from trainables.config import TrialConfig
 MAX_REPEATS = 100
 """So many samples in a row that were all drawn before mean that a space is exhausted."""
 
+Metrics = Mapping[str, float]
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -25,17 +27,18 @@ class Draw:
     config: TrialConfig
     is_baseline: bool = False
     number: int | None = None
+    confirms: bool = False  # an arm on another seed: `confirmation` asks for it, no searcher
 
 
 class Searcher(Protocol):
-    """Asked for a trial whenever a place is free, told what each drawn one scored."""
+    """Asked for a trial whenever a place is free, told what each drawn one measured."""
 
     def ask(self) -> Draw | None:
         """Returns the next trial, or None at the end."""
         ...
 
-    def tell(self, draw: Draw, score: float | None) -> None:
-        """Takes in a finished trial; None = it failed."""
+    def tell(self, draw: Draw, metrics: Metrics | None) -> None:
+        """Takes in what a finished trial measured; None = it failed."""
         ...
 
 
@@ -74,7 +77,7 @@ class ListSearcher:
         """Returns the next of the list."""
         return next(self.draws, None)
 
-    def tell(self, draw: Draw, score: float | None) -> None:
+    def tell(self, draw: Draw, metrics: Metrics | None) -> None:
         """Learns nothing."""
 
 
@@ -83,14 +86,16 @@ class TpeSearcher:
     """Optuna's tree-structured Parzen estimator, after the named trials; the default sample first.
 
     A parameter whose `when` does not hold is not suggested, so that it is learnt from only where it counts. A
-    sample that was drawn before counts as no trial: its score is told again as soon as it is known.
+    sample that was drawn before counts as no trial: its values are told again as soon as they are known.
+    With `also_minimise` the estimator has two objectives. It is told how far a trial breaks each constraint.
     """
 
     named: list[Draw]
     space: SearchSpace
-    scores: dict[str, float | None] = field(default_factory=dict[str, "float | None"])  # by sample
-    waiting: dict[str, list[int]] = field(default_factory=dict[str, "list[int]"])  # repeats of running trials
+    measured: dict[str, Metrics | None] = field(default_factory=dict[str, "Metrics | None"])  # by sample
+    waiting: dict[str, list[Any]] = field(default_factory=dict[str, "list[Any]"])  # repeats of running trials
     samples: dict[int, str] = field(default_factory=dict[int, str])
+    asked: dict[int, Any] = field(default_factory=dict[int, Any])  # Optuna's trials that still run
 
     def __post_init__(self) -> None:
         import optuna  # a second of imports: only where it is used
@@ -98,7 +103,10 @@ class TpeSearcher:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna = optuna
         sampler = optuna.samplers.TPESampler(seed=self.space.search.seed)
-        self.study = optuna.create_study(direction="maximize", sampler=sampler)
+        is_double = self.space.also_minimise is not None
+        self.study = optuna.create_study(
+            directions=["maximize", "minimize"] if is_double else ["maximize"], sampler=sampler
+        )
         self.study.enqueue_trial(self._active(self.space.default_sample()))
 
     def ask(self) -> Draw | None:
@@ -112,26 +120,33 @@ class TpeSearcher:
             sample = self._suggest(trial)
             key = fingerprint(sample)
             if key not in self.samples.values():
-                self.samples[trial.number] = key
+                self.samples[trial.number], self.asked[trial.number] = key, trial
                 return Draw(self.space.label(sample), self.space.resolve(sample), number=trial.number)
-            if key in self.scores:
-                self._tell(trial.number, self.scores[key])
+            if key in self.measured:
+                self._tell(trial, self.measured[key])
             else:
-                self.waiting.setdefault(key, []).append(trial.number)
+                self.waiting.setdefault(key, []).append(trial)
         return None
 
-    def tell(self, draw: Draw, score: float | None) -> None:
-        """Hands the score to the estimator, also for repeats of the same sample."""
+    def tell(self, draw: Draw, metrics: Metrics | None) -> None:
+        """Hands the values to the estimator, also for repeats of the same sample."""
         if draw.number is None:
             return
         key = self.samples[draw.number]
-        self.scores[key] = score
-        for number in [draw.number, *self.waiting.pop(key, [])]:
-            self._tell(number, score)
+        self.measured[key] = metrics
+        for trial in [self.asked.pop(draw.number), *self.waiting.pop(key, [])]:
+            self._tell(trial, metrics)
 
-    def _tell(self, number: int, score: float | None) -> None:
-        state = self._optuna.trial.TrialState
-        self.study.tell(number, score, state=state.FAIL if score is None else state.COMPLETE)
+    def _tell(self, trial: Any, metrics: Metrics | None) -> None:
+        """Tells one of Optuna's trials; without a value for each objective and constraint it failed."""
+        state, limits = self._optuna.trial.TrialState, self.space.constraints
+        goals = [self.space.objective, *filter(None, [self.space.also_minimise])]
+        if metrics is None or not metrics.keys() >= {*goals, *limits}:
+            self.study.tell(trial, state=state.FAIL)
+            return
+        for key, limit in limits.items():
+            trial.set_constraint(key, limit.excess(metrics[key]))
+        self.study.tell(trial, [metrics[goal] for goal in goals])
 
     def _suggest(self, trial: Any) -> dict[str, Any]:
         sample: dict[str, Any] = {}

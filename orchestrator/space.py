@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from orchestrator.constraints import Limit
 from orchestrator.families import encoder_families
 from orchestrator.parameters import Choice, Parameter, Range
 from trainables.artifacts import fingerprint
@@ -53,6 +54,15 @@ class SearchSettings(Config):
         default=20.0, ge=0, allow_inf_nan=False, description="For the checkpoints of failed trials."
     )
     seed: int = Field(default=0, ge=0, description="Of the draws; the trials' own seed is `seed`.")
+    seeds: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="Training seeds that the best arms and the baselines end up with.",
+    )
+    num_confirmed: int = Field(
+        default=3, ge=1, le=1_000, description="How many of the best arms run on all `seeds`."
+    )
 
 
 class EvaluationSettings(Config):
@@ -84,6 +94,8 @@ class SearchSpace:
     parameters: dict[str, Parameter] = field(default_factory=dict[str, Parameter])
     search: SearchSettings = field(default_factory=SearchSettings)
     objective: str = DEFAULT_OBJECTIVE
+    also_minimise: str | None = None  # a second objective; the first one ranks
+    constraints: dict[str, Limit] = field(default_factory=dict[str, Limit])
     baselines: list[dict[str, Any]] = field(
         default_factory=lambda: [FROZEN]
     )  # `name` and overrides of `fixed`
@@ -187,6 +199,8 @@ class SearchSpace:
             "parameters": {key: parameter.to_dict() for key, parameter in self.parameters.items()},
             "search": self.search.model_dump(mode="json"),
             "objective": self.objective,
+            "also_minimise": self.also_minimise,
+            "constraints": {key: limit.to_dict() for key, limit in self.constraints.items()},
             "baselines": self.baselines,
             "arms": self.arms,
             "repeat": self.repeat,

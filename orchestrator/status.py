@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator.arms import objective
+from orchestrator.confirmation import num_still_to_confirm
 from orchestrator.driver import running_driver
-from orchestrator.leaderboard import objective
 from orchestrator.ledger import SweepState, TrialState, read_ledger
 
 Progress = Literal["done", "running", "interrupted", "failed", "unavailable"]
@@ -41,7 +42,7 @@ class SweepStatus:
 
     sweep: str
     driver: int | None
-    num_planned: int | None  # None: an earlier version did not say
+    num_planned: int | None  # beside those that confirm; None: an earlier version did not say
     num_pending: int
     is_complete: bool
     trials: tuple[TrialStatus, ...]
@@ -85,7 +86,10 @@ def read_status(sweep_folder: Path) -> SweepStatus:
     state, driver = read_ledger(sweep_folder), running_driver(sweep_folder)
     is_complete = driver is None and state.is_complete
     num_planned = state.started.get("num_trials")
-    num_pending = 0 if is_complete or num_planned is None else max(0, num_planned - len(state.trials))
+    num_pending = 0
+    if not is_complete and num_planned is not None:
+        num_drawn = sum(not trial.confirms for trial in state.trials.values())
+        num_pending = max(0, num_planned - num_drawn) + num_still_to_confirm(state)
     return SweepStatus(
         sweep=state.name,
         driver=driver,

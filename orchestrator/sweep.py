@@ -17,6 +17,7 @@ from typing import Any
 
 from orchestrator import provenance
 from orchestrator.conductor import Conductor, SweepObserver
+from orchestrator.confirmation import num_to_confirm
 from orchestrator.evaluation import arms_to_open, is_evaluated, open_test
 from orchestrator.home import store, sweep_folder
 from orchestrator.interruption import Interruption, interruption
@@ -115,7 +116,7 @@ def bring_back(conductor: Conductor, space: SearchSpace, *, retry_failed: bool) 
 def is_done(conductor: Conductor, space: SearchSpace, options: SweepOptions) -> bool:
     """Says whether a resumed sweep has neither trials nor test values left to come."""
     wanted = arms_to_open(conductor.state, space) if options.opens_test else []
-    has_ended = conductor.is_exhausted and not conductor.again
+    has_ended = conductor.is_exhausted and not conductor.has_more()
     return has_ended and is_evaluated(conductor.state, wanted)
 
 
@@ -300,6 +301,7 @@ def describe(name: str, space: SearchSpace) -> dict[str, Any]:
         "space_fingerprint": fingerprint(space.to_dict()),
         "objective": space.objective,
         "num_trials": space.num_trials + num_baselines(space),
+        "num_to_confirm": sum(num_to_confirm(space)),
         "code_fingerprint": provenance.code_fingerprint(),
         "git": provenance.git(),
         "versions": provenance.versions(),

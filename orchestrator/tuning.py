@@ -141,8 +141,8 @@ class PastTrial:
 def remind(scheduler: TrialScheduler, state: SweepState, objective: str) -> None:
     """Tells a scheduler what the finished trials of a resumed sweep scored on their way."""
     for key, trial in state.trials.items():
-        if trial.status != "finished":
-            continue  # the others say again what they said
+        if trial.status != "finished" or trial.confirms:
+            continue  # the others say again what they said; those that confirm are not compared
         past: Any = PastTrial(key)
         if isinstance(scheduler, ASHAScheduler):
             scheduler.on_trial_add(cast(Any, None), past)

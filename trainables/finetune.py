@@ -131,6 +131,7 @@ def run_epochs(
                 "perf/images_per_second": num_images / seconds,
                 "perf/micro_batch_size": cut.micro_batch_size or largest_share,
                 "perf/kept_graphs": cut.kept_graphs,
+                "perf/num_trainable_parameters": float(materials.adaptation.num_trainable),
             }
             if context.rank == 0:
                 record_steps(context.workdir / STEPS_FILE, state.losses)

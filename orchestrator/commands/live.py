@@ -113,7 +113,8 @@ class LiveTable(SweepObserver):
         """Reads as `3 of 6 trials, 0:41`."""
         ended = sum(trial.status in ("finished", "failed", "unavailable") for trial in self.trials.values())
         minutes, seconds = divmod(int(time.monotonic() - self.began), 60)
-        return f"{ended} of {self.plan.num_trials + self.plan.num_baselines} trials, {minutes}:{seconds:02d}"
+        planned = self.plan.num_trials + self.plan.num_baselines + self.plan.num_confirming
+        return f"{ended} of {planned} trials, {minutes}:{seconds:02d}"
 
     def score(self, trial: TrialState) -> str:
         """Returns the objective so far; † where a scheduler ended the trial."""

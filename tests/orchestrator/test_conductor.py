@@ -34,8 +34,8 @@ class Listed:
     def ask(self) -> Draw | None:
         return self.draws.pop(0) if self.draws else None
 
-    def tell(self, draw: Draw, score: float | None) -> None:
-        self.told.append((draw.name, score))
+    def tell(self, draw: Draw, metrics: dict[str, float] | None) -> None:
+        self.told.append((draw.name, metrics and metrics.get(OBJECTIVE)))
 
 
 class Watcher(SweepObserver):

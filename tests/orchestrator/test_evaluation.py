@@ -12,7 +12,7 @@ from trainables.config import from_flat, to_flat
 from trainables.data.datasets import load_dataset
 from trainables.predictions import Scores, write_predictions
 
-OBJECTIVE = "val/probe_joint/macro_auroc"
+OBJECTIVE, WEIGHTS = "val/probe_joint/macro_auroc", "perf/num_trainable_parameters"
 SMALL = {"data.phantom.num_train": 12, "data.phantom.num_val": 6, "data.phantom.num_test": 60}
 
 
@@ -109,6 +109,40 @@ def test_of_a_search_the_best_on_val_and_the_baselines_are_opened():
     state.trials["d"].status = "failed"
     search = read_space({"name": "s", "parameters": {"lora.rank": {"choice": [4, 8]}}})
     assert [[trial.name for trial in arm] for arm in arms_to_open(state, search)] == [["frozen"], ["b"]]
+
+
+def test_an_infeasible_arm_is_never_opened_unless_it_is_a_baseline():
+    frozen = trial_of("frozen", adapt__method="none", score=0.4)
+    state = state_of(frozen, trial_of("a", score=0.6), trial_of("large", score=0.9))
+    search = read_space(
+        {
+            "name": "s",
+            "parameters": {"lora.rank": {"choice": [4, 8]}},
+            "constraints": {WEIGHTS: {"at_most": 9}},
+        }
+    )
+    state.started["space"] = search.to_dict()
+    for trial, weights in zip(state.trials.values(), (10, 9, 10), strict=True):
+        trial.metrics[WEIGHTS] = weights
+    assert [[trial.name for trial in arm] for arm in arms_to_open(state, search)] == [["frozen"], ["a"]]
+
+
+def test_the_best_confirmed_arm_is_opened_with_all_its_seeds():
+    state = state_of(
+        trial_of("lucky", score=0.99),
+        *(trial_of(f"sure{seed}", arm="sure", score=0.8, seed=seed) for seed in range(2)),
+        *(trial_of(f"base{seed}", arm="base", adapt__method="projection", seed=seed) for seed in range(2)),
+    )
+    for key in ("base0", "base1"):
+        state.trials[key].is_baseline = True
+    search = read_space(
+        {"name": "s", "parameters": {"lora.rank": {"choice": [4, 8]}}, "search": {"seeds": 2}}
+    )
+    state.started["space"] = search.to_dict()
+    assert [[trial.name for trial in arm] for arm in arms_to_open(state, search)] == [
+        ["sure0", "sure1"],
+        ["base0", "base1"],
+    ]
 
 
 def test_named_arms_are_opened_with_all_their_folds():

@@ -76,3 +76,27 @@ def test_every_choice_is_checked_and_not_just_the_default() -> None:
     }
     with pytest.raises(ConfigError, match="matches no module in the upper 1 blocks"):
         plan(parameters=parameters)
+
+
+def test_seeds_are_counted_after_the_search() -> None:
+    baselines = [
+        {"name": "frozen", "adapt.method": "none"},
+        {"name": "projection", "adapt.method": "projection"},
+    ]
+    parameters = {"lora.rank": {"choice": [2, 4, 8, 16]}}
+    planned = plan(parameters=parameters, baselines=baselines, search={"seeds": 3, "num_trials": 4})
+    lines = dict(planned.lines())
+    assert lines["trials"] == "4 + 2 baselines, then 3 arms and 1 baseline × 2 more seeds"
+    assert planned.num_confirming == planned.to_dict()["num_confirming"] == 8
+    planned = plan(parameters=parameters, search={"seeds": 2, "num_confirmed": 1, "num_trials": 4})
+    assert dict(planned.lines())["trials"] == "4 + 1 baseline, then 1 arm × 1 more seed"
+
+
+def test_a_second_objective_and_constraints_are_said_with_what_a_scheduler_looks_at() -> None:
+    weights = "perf/num_trainable_parameters"
+    blocks = {"also_minimise": weights, "constraints": {weights: {"at_most": 500_000}}}
+    lines = dict(
+        plan(parameters={"lora.rank": {"choice": [2, 4]}}, search={"scheduler": "asha"}, **blocks).lines()
+    )
+    assert lines["objective"].endswith(f"minimised too: {weights}. asha looks at the first one only")
+    assert lines["constraints"] == f"{weights}: at most 500,000"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.leaderboard import Leaderboard, best_trial, leaderboard
+from orchestrator.arms import best_arm
+from orchestrator.leaderboard import Leaderboard, leaderboard
 from orchestrator.ledger import Entry, SweepState
 from orchestrator.report import MAX_ROWS, cell, count, decimals, render
 from orchestrator.report_page import page, write_html
@@ -19,10 +20,11 @@ OPENED = "2026-11-22T18:40:12+00:00"
 
 
 def sweep_of(
-    *entries: tuple[str, dict[str, Any]], objective: str = "val/probe_joint/macro_auroc"
+    *entries: tuple[str, dict[str, Any]], objective: str = "val/probe_joint/macro_auroc", **space: Any
 ) -> SweepState:
     state = SweepState("demo")
-    for seq, (kind, payload) in enumerate([("sweep_started", {"objective": objective}), *entries]):
+    started = {"objective": objective, "space": space}
+    for seq, (kind, payload) in enumerate([("sweep_started", started), *entries]):
         state.apply(Entry(seq, OPENED, kind, payload))
     return state
 
@@ -117,8 +119,7 @@ def test_ties_of_the_best_trial_go_to_the_lower_negative_log_likelihood():
     entries = [*adapted("a"), *adapted("b")]
     for (_, payload), nll in zip([entries[1], entries[3]], (0.5, 0.4), strict=True):
         payload["metrics"]["val/probe_joint/nll"] = nll
-    best = best_trial(sweep_of(*entries))
-    assert best is not None
+    (best,) = best_arm(sweep_of(*entries)) or []
     assert best.name == "b"
 
 
@@ -233,6 +234,74 @@ def test_json_holds_what_the_table_shows():
     assert values["rows"][0]["over_frozen"] == {"value": 0.122, "low": 0.08, "high": 0.16}
     assert values["test_opened"] == OPENED
     assert [control["system"] for control in values["controls"]] == ["control_prior"]
+
+
+WEIGHTS = "perf/num_trainable_parameters"
+
+
+def sized(name: str, score: float, weights: int) -> list[tuple[str, dict[str, Any]]]:
+    entries = [placed(name), finished(name, probe_joint=score)]
+    entries[1][1]["metrics"][WEIGHTS] = float(weights)
+    return entries
+
+
+def test_infeasible_rows_stand_below_all_others_with_what_they_break():
+    limits = {"val/probe_joint/accuracy": {"at_least": 0.5}, WEIGHTS: {"at_most": 500_000}}
+    entries = [*frozen(), *sized("large", 0.9, 600_000), *sized("small", 0.8, 400_000)]
+    board = leaderboard(sweep_of(*entries, constraints=limits))
+    assert [row.name for row in board.rows] == ["small", "frozen", "large"]
+    (breach,) = board.rows[2].breaches
+    assert (breach.metric, breach.value) == (WEIGHTS, 600_000)
+    for text in (text_of(board, 80), page(board)):
+        assert "large ✗2" in text
+        assert "small ✗" not in text
+    assert f"✗2 infeasible, below all others and never chosen: {WEIGHTS} is not at most 500,000." in page(
+        board
+    )
+    values = json.loads(board.to_json())["rows"][2]["breaches"]
+    assert values == [{"metric": WEIGHTS, "limit": {"at_most": 500_000, "at_least": None}, "value": 600_000}]
+
+
+def test_the_pareto_front_is_marked_over_feasible_rows():
+    entries = [
+        *sized("best", 0.9, 300_000), *sized("cheap", 0.8, 1_000), *sized("beaten", 0.79, 2_000),
+        *sized("huge", 0.95, 9_000_000), *sized("even", 0.8, 1_000),
+    ]  # fmt: skip
+    board = leaderboard(sweep_of(*entries, also_minimise=WEIGHTS, constraints={WEIGHTS: {"at_most": 1e6}}))
+    assert {row.name for row in board.rows if row.is_on_front} == {"best", "cheap", "even"}
+    assert [row.second for row in board.rows] == [300_000, 1_000, 1_000, 2_000, 9_000_000]
+    narrow = text_of(board, 80)
+    assert "300k ◆" in narrow
+    assert "weights" in narrow
+    assert text_of(board, 120).count("300k") == 1  # one column, not two
+    assert "<td>300k ◆</td>" in page(board)
+    assert "◆ Pareto front" in page(board)
+
+
+def confirmed(name: str, *scores: float) -> list[tuple[str, dict[str, Any]]]:
+    keys = [f"{name}{seed}" for seed in range(len(scores))]
+    placements = [placed(key, arm=name, seed=seed, adapt__method="lora") for seed, key in enumerate(keys)]
+    ends = [finished(key, probe_joint=score) for key, score in zip(keys, scores, strict=True)]
+    return [*placements, *ends]
+
+
+def test_confirmed_arms_rank_first_by_their_mean_with_an_interval_over_seeds():
+    entries = [
+        *frozen(), *confirmed("lucky", 0.99), *confirmed("sure", 0.9, 0.91, 0.92),
+        *confirmed("near", 0.89, 0.92, 0.9), *confirmed("far", 0.80, 0.81, 0.82),
+    ]  # fmt: skip
+    board = leaderboard(sweep_of(*entries, search={"seeds": 3, "num_confirmed": 3}))
+    assert [(row.name, row.differs, row.num_seeds) for row in board.rows] == [
+        ("sure (×3)", None, 3), ("near (×3)", False, 3), ("far (×3)", True, 3), ("frozen", True, None),
+        ("lucky (one seed)", None, 1),
+    ]  # fmt: skip
+    half = 4.30265 * 0.01 / 3**0.5
+    assert board.rows[0].objective.low == pytest.approx(0.91 - half, abs=1e-6)
+    for text in (text_of(board, 300), page(board)):
+        assert ".903 [.87 .94]≈" in text
+        assert "over seeds, not patients" in text
+        assert "≈ not told apart" in text
+    assert max(map(len, text_of(board, 80).splitlines())) <= 80
 
 
 class Page(HTMLParser):

@@ -149,6 +149,33 @@ def test_an_extended_sweep_keeps_its_trials_and_adds_the_next(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_a_sweep_that_is_killed_while_it_confirms_runs_each_seed_once(tmp_path: Path):
+    clean_home, home = tmp_path / "clean" / "home", tmp_path / "cut" / "home"
+    space = walk_space(1, 2, 3, num_epochs=2, scheduler="median", seeds=3, num_confirmed=2)
+    for folder in (clean_home, home):
+        folder.parent.mkdir()
+    assert run_driver(clean_home, space, **WALK)["exit_code"] == 0
+    clean = sweep_of(clean_home)
+    placed = [
+        entry.seq
+        for entry in LedgerReader(clean_home / "sweeps" / "walk").poll()
+        if entry.type == "trial_placed" and entry.payload["confirms"]
+    ]
+    assert len(placed) == 4
+    driver = start_driver(home, space, kill_at=[placed[2] + 1, 0], **WALK)
+    driver.communicate(timeout=240)
+    assert driver.returncode == -signal.SIGKILL
+    assert run_driver(home, space, **WALK, resumes=True)["exit_code"] == 0
+    assert_equal_to(clean, sweep_of(home))
+    assert not any(trial.stopped_early for trial in clean.trials.values() if trial.confirms)
+    seeds = [trial.config["seed"] for trial in clean.trials.values() if trial.confirms]
+    assert seeds == [1, 2, 1, 2]
+    seen = run_driver(home, space, **WALK, resumes=True)
+    assert any("nothing is left to do" in event[1] for event in seen["events"] if event[0] == "message")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_worker_that_dies_takes_its_trial_back_to_the_checkpoint(tmp_path: Path):
     home = tmp_path / "home"
     seen = run_driver(home, walk_space(105), **WALK, num_workers=2)

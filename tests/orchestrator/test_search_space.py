@@ -403,3 +403,45 @@ def test_auto_precision_is_settled_when_the_space_is_read(monkeypatch: pytest.Mo
     monkeypatch.setattr(search_space, "faster_precision", lambda device: "float32")
     assert read_space(space.to_dict()) == space  # going on elsewhere settles nothing anew
     assert space.resolve({}).encoder.precision == "bfloat16"
+
+
+# More than one objective, constraints, seeds
+
+
+def searched(**blocks: Any) -> dict[str, Any]:
+    return one("lora.rank", {"choice": [4, 8]}) | blocks
+
+
+def test_constraints_and_a_second_objective_survive_the_space_s_own_dictionary() -> None:
+    limits = {"perf/num_trainable_parameters": {"at_most": 500_000}, "val/probe_joint/nll": {"at_most": 0.9}}
+    space = read_space(searched(constraints=limits, also_minimise="perf/seconds", search={"seeds": 3}))
+    assert space.constraints["val/probe_joint/nll"].at_most == 0.9
+    assert read_space(space.to_dict()) == space
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("val/probe_joint/accuracy", "none of nll, brier, ece"),
+        ("test/probe_joint/nll", "must be measured on val"),
+        ("perf/num_trainable_weights", "did you mean 'perf/num_trainable_parameters'?"),
+    ],
+)
+def test_only_what_is_measured_and_better_when_lower_is_minimised(key: str, words: str) -> None:
+    message = refused(searched(also_minimise=key))
+    assert message.startswith("also_minimise: ")
+    assert words in message
+
+
+def test_the_duration_of_what_a_scheduler_stops_is_not_compared() -> None:
+    assert "use search.scheduler=none" in refused(
+        searched(also_minimise="perf/seconds", search={"scheduler": "asha"})
+    )
+
+
+def test_seeds_belong_to_a_search_alone() -> None:
+    arms = {"arms": [{"name": "a", "adapt.method": "lora"}], "search": {"seeds": 3}}
+    assert "use repeat.seed" in refused(arms)
+    baselines = [{"name": "frozen", "adapt.method": "none", "seed": 7}]
+    assert "baseline 'frozen' sets a seed" in refused(searched(baselines=baselines, search={"seeds": 3}))
+    assert "search.seeds" in refused(searched(search={"seeds": 0}))

@@ -14,11 +14,11 @@ def space_of(searcher: str, num_trials: int | None = None, parameters: dict = RA
     return read_space({"name": "s", "parameters": parameters, "search": search} | blocks)
 
 
-def drain(space: SearchSpace, score=lambda draw: 0.5) -> list[Draw]:
+def drain(space: SearchSpace, score=lambda draw: 0.5, **also) -> list[Draw]:
     searcher, draws = open_searcher(space), []
     while (draw := searcher.ask()) is not None:
         draws.append(draw)
-        searcher.tell(draw, score(draw))
+        searcher.tell(draw, {space.objective: score(draw)} | {key: also[key](draw) for key in also})
     return draws
 
 
@@ -86,7 +86,7 @@ def test_tpe_draws_on_while_trials_run_and_after_failures():
     draws = [searcher.ask() for _ in range(6)]  # the baseline and all five, none told yet
     assert len({draw.config.lora.rank for draw in draws[1:]}) == 5
     for draw in draws:
-        searcher.tell(draw, None)
+        searcher.tell(draw, None)  # failed
     assert searcher.ask() is None
 
 
@@ -112,3 +112,46 @@ def test_optuna_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         drain(space_of("tpe", 3))
+
+
+WEIGHTS = "perf/num_trainable_parameters"
+RATES = {"optim.learning_rate": {"float": [1e-4, 1e-1], "log": True}}
+
+
+def rate_of(draw: Draw) -> float:
+    return draw.config.optim.learning_rate or 0.0
+
+
+def late_rates(**blocks) -> list[float]:
+    """Of 40 draws the last ten: a higher rate costs more, and scores better up to 1e-2."""
+    space = space_of("tpe", 40, RATES, **blocks)
+    draws = drain(space, lambda draw: min(rate_of(draw), 1e-2), **{WEIGHTS: rate_of})
+    return [rate_of(draw) for draw in searched(draws)][-10:]
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [{"constraints": {WEIGHTS: {"at_most": 1e-2}}}, {"also_minimise": WEIGHTS}],
+    ids=["constraint", "second objective"],
+)
+def test_tpe_keeps_away_from_what_is_infeasible_or_costs_more_than_it_brings(blocks: dict):
+    free, bound = late_rates(), late_rates(**blocks)
+    assert sum(rate > 1e-2 for rate in bound) <= 4 < 6 <= sum(rate > 1e-2 for rate in free)
+
+
+def test_tpe_learns_nothing_of_a_trial_that_did_not_measure_everything():
+    space = space_of("tpe", 3, RATES, constraints={WEIGHTS: {"at_most": 1}}, also_minimise="perf/seconds")
+    searcher = open_searcher(space)
+    draws = [searcher.ask() for _ in range(4)]
+    whole = {space.objective: 0.5, WEIGHTS: 2.0, "perf/seconds": 3.0}
+    searcher.tell(draws[1], whole)
+    searcher.tell(draws[2], {space.objective: 0.5})
+    states = [(trial.state.name, trial.values, trial.constraints) for trial in searcher.study.trials]
+    assert states[:2] == [("COMPLETE", [0.5, 3.0], {WEIGHTS: 1.0}), ("FAIL", None, {})]
+
+
+def test_optuna_warns_of_nothing_with_two_objectives_and_a_constraint():
+    blocks = {"constraints": {WEIGHTS: {"at_most": 1e-2}}, "also_minimise": WEIGHTS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(searched(drain(space_of("tpe", 12, RATES, **blocks), rate_of, **{WEIGHTS: rate_of}))) == 12

@@ -157,13 +157,20 @@ class NewTrial:
 
 
 @pytest.mark.parametrize("kind", ["asha", "median"])
-@pytest.mark.parametrize(("is_reminded", "decision"), [(True, "STOP"), (False, "CONTINUE")])
-def test_a_scheduler_of_a_resumed_sweep_knows_what_finished_trials_scored(kind, is_reminded, decision):
+@pytest.mark.parametrize(
+    ("is_reminded", "confirms", "decision"),
+    [(True, False, "STOP"), (False, False, "CONTINUE"), (True, True, "CONTINUE")],
+)
+def test_a_scheduler_of_a_resumed_sweep_knows_what_finished_trials_scored(
+    kind, is_reminded, confirms, decision
+):
     space = space_of(kind, 9, 9)
     history = [(1, epoch, {space.objective: 0.9}) for epoch in range(1, 10)]
     state = SweepState("s")
     for key in "abcd":
-        state.trials[key] = TrialState(key, key, key, {}, status="finished", history=history)
+        state.trials[key] = TrialState(
+            key, key, key, {}, confirms=confirms, status="finished", history=history
+        )
     state.trials["cut"] = TrialState("cut", "cut", "cut", {}, status="running", history=history)
     scheduler = open_scheduler(space)
     if is_reminded:

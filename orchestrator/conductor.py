@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.ledger import Entry, Ledger, SweepState, TrialState
-from orchestrator.runner import Cause, TrialOrder, TrialRecord, hash_results
+from orchestrator.runner import Cause, TrialOrder, TrialRecord, explain, hash_results
 from orchestrator.searcher import Draw, Searcher
 from trainables.config import TrialConfig, from_flat, to_flat
+from trainables.errors import UserError
 
 logger = logging.getLogger(__name__)
 ShownT = TypeVar("ShownT")
@@ -54,6 +55,8 @@ class Conductor:
     order: TrialOrder  # what all trials have in common
     folder: Path
     max_retries: int = 0  # of a trial whose process crashed
+    check: Callable[[TrialConfig], None] = lambda config: None  # UserError: the trial fails and never starts
+    stands_on: dict[str, Any] = field(default_factory=dict[str, Any])  # for the ledger's first entry
     draws: dict[str, list[Draw]] = field(default_factory=dict[str, "list[Draw]"])  # to be told, by trial
     again: list[str] = field(default_factory=list[str])  # trials that need another attempt
     ahead: list[Draw] = field(default_factory=list[Draw])  # asked for, not placed yet
@@ -88,17 +91,30 @@ class Conductor:
         return bool(self.again or self.ahead)
 
     def next_trial(self) -> TrialOrder | None:
-        """Returns the next trial to run: one that needs another attempt, else one that is new."""
+        """Returns the next trial to run; those that fail their check are over before they start."""
+        while (placed := self._place_next()) is not None:
+            order, config = placed
+            try:
+                self.check(config)
+            except UserError as error:
+                self.failed(order.trial_key, *explain(error, Path(order.workdir)))
+                continue
+            return order
+        return None
+
+    def _place_next(self) -> tuple[TrialOrder, TrialConfig] | None:
+        """Places a trial that needs another attempt, else one that is new."""
         if self.again:
             trial = self.state.trials[self.again.pop(0)]
             config = self._executed(from_flat(trial.config))
-            return self._place(config, trial.trial_key, trial.arm_key, trial.name, trial.is_baseline)
+            order = self._place(config, trial.trial_key, trial.arm_key, trial.name, trial.is_baseline)
+            return order, config
         if (draw := self._new_draw()) is None:
             return None
         config = self._executed(draw.config)
         key, arm_key = self.identify(config)
         self.draws[key] = [draw]
-        return self._place(config, key, arm_key, draw.name, draw.is_baseline)
+        return self._place(config, key, arm_key, draw.name, draw.is_baseline), config
 
     def _place(self, config: TrialConfig, key: str, arm_key: str, name: str, is_baseline: bool) -> TrialOrder:
         known, flat = self.state.trials.get(key), to_flat(config)

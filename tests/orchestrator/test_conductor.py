@@ -8,6 +8,7 @@ from orchestrator.ledger import Ledger, LedgerReader, SweepState, TrialState, re
 from orchestrator.runner import TrialOrder, TrialRecord
 from orchestrator.searcher import Draw
 from trainables.config import LoraConfig, TrialConfig
+from trainables.errors import ConfigError
 
 OBJECTIVE = "val/probe_joint/macro_auroc"
 ORDER = TrialOrder(
@@ -226,3 +227,19 @@ def test_a_searcher_that_draws_otherwise_loses_no_trial_and_runs_none_twice(cond
     while (order := second.next_trial()) is not None:
         placed.append(order.trial_key)
     assert placed == ["key-2", "key-9"]
+
+
+def test_a_draw_that_fails_its_check_fails_without_being_started(conduct):
+    def check(config: TrialConfig) -> None:
+        if config.lora.rank == 1:
+            raise ConfigError("lora.rank=1: not here")
+
+    conductor = conduct(draw_of("a", 1), draw_of("b", 2))
+    conductor.check = check
+    assert conductor.next_trial().trial_key == "key-2"
+    failed = conductor.state.trials["key-1"]
+    assert (failed.status, failed.cause, failed.message) == ("failed", "user_error", "lora.rank=1: not here")
+    assert conductor.searcher.told == [("a", None)]
+    conductor.ended("key-2", TrialRecord(1.0, {OBJECTIVE: 0.7}))
+    assert conductor.next_trial() is None
+    assert conductor.exit_code() == 3

@@ -6,10 +6,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.resources import LEAST_FOR_GRAPHS_GB, LIBRARIES_GB, Concurrency, Machine, TrialMemory
+from orchestrator.resources import (
+    LEAST_FOR_GRAPHS_GB,
+    LIBRARIES_GB,
+    Concurrency,
+    Machine,
+    TrialMemory,
+    counted,
+)
 from trainables.config import TrialConfig
 from trainables.errors import UserError, WeightsUnavailable
 from trainables.footprint import Footprint, footprint
+from trainables.hardware import gpu_memory_gb
 from trainables.models.registry import preprocessing_of
 
 if TYPE_CHECKING:
@@ -144,7 +152,12 @@ class MemoryEstimate:
 
 
 def estimate_memory(memory: TrialMemory, concurrency: Concurrency, machine: Machine) -> MemoryEstimate:
-    """Returns what trials take of the host's memory; graphs get no more than each worker's share."""
+    """Returns what trials take of the host, or a GPU of it; graphs get no more than their share."""
+    num_gpus = concurrency.gpus_per_trial
+    if concurrency.device == "cuda" and (gpu := gpu_memory_gb()) is not None:
+        num_sharing = int(1 / num_gpus) if num_gpus < 1 else 1
+        graphs = min(memory.graphs, max(gpu / num_sharing - memory.resident, memory.least))
+        return MemoryEstimate(memory.resident + graphs, graphs, num_sharing, gpu, "of a GPU")
     budget = concurrency.memory_budget_gb
     graphs = memory.graphs if budget is None else min(memory.graphs, budget)
     workers = concurrency.num_workers
@@ -239,9 +252,10 @@ def estimate_time(
     searched = configs[num_baselines:] or configs
     pairs = [_num_pairs(config, datasets) for config in searched]
     num_pairs = sum(pairs) / len(pairs) * num_trials
-    num_pairs += sum(_num_pairs(config, datasets) for config in configs[:num_baselines])
-    rounds = max(min(concurrency.max_concurrent, num_trials + num_baselines), 1)
-    seconds = step.seconds_per_pair * num_pairs / rounds / concurrency.num_workers
+    baselines = [_num_pairs(config, datasets) for config in configs[:num_baselines]]
+    num_trained = num_trials + sum(pairs > 0 for pairs in baselines)
+    at_once = min(concurrency.max_concurrent, num_trained)
+    seconds = step.seconds_per_pair * (num_pairs + sum(baselines)) / at_once / concurrency.num_workers
     return TimeEstimate(
         _arithmetic(step, all_batches(searched, datasets), num_trials, concurrency, stops_early),
         seconds,
@@ -269,10 +283,11 @@ def _arithmetic(
     step: StepTime, batches: list[Batches], num_trials: int, concurrency: Concurrency, stops_early: bool
 ) -> str:
     timed = "" if step.num_timed == step.num_pairs else f" on {step.num_timed} of {step.num_pairs} pairs"
-    steps = span([b.num_steps for b in batches]) if batches else "0"
+    numbers = [b.num_steps for b in batches]
+    steps = counted(1, "step") if numbers == [1] else f"{span(numbers or [0])} steps"
     words = [
         f"one step takes {step.seconds:.2g} s, timed just now{timed}",
-        f"{steps} steps × {num_trials} trials, {concurrency.max_concurrent} at once",
+        f"{steps} × {counted(num_trials, 'trial')}, {concurrency.max_concurrent} at once",
         *(["fewer where trials are stopped early"] if stops_early else []),
         "evaluation not counted",
     ]

@@ -22,7 +22,7 @@ from orchestrator.estimate import (
     trial_memory,
 )
 from orchestrator.home import HOME_VARIABLE
-from orchestrator.resources import Concurrency, TrialMemory, fit, this_machine
+from orchestrator.resources import Concurrency, TrialMemory, counted, fit, this_machine
 from orchestrator.space import SearchSpace
 from trainables.artifacts import fingerprint
 from trainables.config import EncoderConfig, from_flat
@@ -69,13 +69,13 @@ class Plan:
             "compared": "\n".join(row["name"] for row in space.arms),
             "repeated": "\n".join(repeated),
             "baselines": ", ".join(row["name"] for row in space.baselines),
-            "trials": f"{self.num_trials} + {_counted(self.num_baselines, 'baseline')}",
+            "trials": f"{self.num_trials} + {counted(self.num_baselines, 'baseline')}",
             "one trial": describe_batches(self.batches),
             "objective": space.objective,
             "at once": self.concurrency.reason,
             "memory": str(self.memory),
             "time": str(self.time),
-            "disk": "at most {:.1f} GB, {:.0f} GB free".format(*gigabytes),
+            "disk": "at most {:.2g} GB, {:.0f} GB free".format(*gigabytes),
         }
         return [(label, text) for label, text in lines.items() if text]
 
@@ -195,7 +195,3 @@ def _shown(entry: dict[str, Any]) -> str:
         f"{key} is {' or '.join(map(str, values))}" for key, values in entry.get("when", {}).items()
     )
     return f"{text} where {when}" if when else text
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -116,7 +116,7 @@ def fit(
 def _fit_cpu(num_workers: int, wanted: int, machine: Machine, memory: TrialMemory) -> Concurrency:
     if num_workers > machine.num_cpus:
         raise ClusterError(
-            f"--workers {num_workers}: this machine has {_counted(machine.num_cpus, 'CPU core')} and a "
+            f"--workers {num_workers}: this machine has {counted(machine.num_cpus, 'CPU core')} and a "
             f"worker takes one; use --workers {machine.num_cpus} or fewer"
         )
     usable = machine.memory_gb * SHARE_OF_MEMORY / num_workers
@@ -124,8 +124,8 @@ def _fit_cpu(num_workers: int, wanted: int, machine: Machine, memory: TrialMemor
     by_cores = min(wanted, machine.num_cpus // num_workers)
     num = min(by_cores, by_memory)
     cpus = machine.num_cpus // num
-    found = f"{_counted(machine.num_cpus, 'CPU core')}, no GPU in use"
-    reason = f"{found}: {_at_once(num)} with {_counted(cpus, 'core')} each"
+    found = f"{counted(machine.num_cpus, 'CPU core')}, no GPU in use"
+    reason = f"{found}: {_at_once(num)} with {counted(cpus, 'core')} each"
     if num < by_cores:
         needed = (memory.resident + memory.least) * num_workers
         reason += f", as each takes {needed:.1f} of {machine.memory_gb:.1f} GB of memory"
@@ -142,22 +142,23 @@ def _fit_gpu(num_workers: int, wanted: int, machine: Machine, gpus: float | None
         )
     if num_workers > machine.num_gpus:
         raise ClusterError(
-            f"--workers {num_workers}: this machine has {_counted(machine.num_gpus, 'GPU')} and a worker "
+            f"--workers {num_workers}: this machine has {counted(machine.num_gpus, 'GPU')} and a worker "
             f"takes one; use --workers {machine.num_gpus} or fewer, or --set execution.device=cpu"
         )
     on_gpus = machine.num_gpus * int(1 / gpus) if gpus < 1 else machine.num_gpus // num_workers
     num = min(wanted, on_gpus, max(1, machine.num_cpus // num_workers))
     cpus = max(1, machine.num_cpus // num)
-    found = f"{_counted(machine.num_gpus, 'GPU')}, {_counted(machine.num_cpus, 'CPU core')}"
+    found = f"{counted(machine.num_gpus, 'GPU')}, {counted(machine.num_cpus, 'CPU core')}"
     reason = f"{found}: {_at_once(num)} with {gpus:g} GPU each"
     return Concurrency(num, cpus, gpus, "cuda", reason, num_workers=num_workers)
 
 
 def _at_once(num: int) -> str:
-    return f"{_counted(num, 'trial')} at once"
+    return f"{counted(num, 'trial')} at once"
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Reads as `1 trial` or `2 trials`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

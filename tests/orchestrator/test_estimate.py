@@ -100,3 +100,20 @@ def test_disk_counts_each_cache_once_and_checkpoints_of_what_runs_at_once() -> N
     assert total(first, at_once=3) - total(first) == 2 * 2 * found.checkpoint
     assert found.checkpoint == 12 * found.num_trainable
     assert total(trial(execution__cache_budget_gb=0.0)) < total(first)
+
+
+def test_trials_on_gpus_are_held_against_the_memory_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "gpu_memory_gb", lambda: 24.0)
+    station = Machine(num_cpus=16, num_gpus=2, memory_gb=128)
+    memory = TrialMemory(resident=3, graphs=50, least=0.5)
+    found = estimate_memory(memory, fit(1, gpus_per_trial=0.5, machine=station), station)
+    assert (found.num_at_once, found.trial_gb, found.of) == (2, 12, "of a GPU")
+    assert estimate_memory(TrialMemory(3, 2), fit(1, machine=station), station).trial_gb == 5
+
+
+def test_a_single_trial_is_not_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = timed(
+        StepTime(0.5, 20, 20), monkeypatch, trial(adapt__method="none"), trial(num_epochs=1), num_trials=1
+    )
+    assert found.seconds == pytest.approx(1.5)
+    assert "× 1 trial," in str(found)

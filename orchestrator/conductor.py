@@ -15,10 +15,11 @@ from orchestrator.brakes import Brakes
 from orchestrator.confirmation import next_to_confirm
 from orchestrator.ledger import Entry, Ledger, SweepState, TrialState
 from orchestrator.retention import prune
-from orchestrator.runner import Cause, TrialOrder, TrialRecord, hash_results
+from orchestrator.runner import Cause, TrialOrder, TrialRecord, explain, hash_results
 from orchestrator.searcher import Draw, Metrics, Searcher
 from orchestrator.space import SearchSettings
 from trainables.config import TrialConfig, from_flat, to_flat
+from trainables.errors import UserError
 
 logger = logging.getLogger(__name__)
 DEADLY: tuple[Cause, ...] = ("crash", "killed_for_memory")
@@ -61,6 +62,8 @@ class Conductor:
     order: TrialOrder  # what all trials have in common
     folder: Path
     settings: SearchSettings = field(default_factory=SearchSettings)
+    check: Callable[[TrialConfig], None] = lambda config: None  # UserError: the trial fails and never starts
+    stands_on: dict[str, Any] = field(default_factory=dict[str, Any])  # for the ledger's first entry
     draws: dict[str, list[Draw]] = field(default_factory=dict[str, "list[Draw]"])  # to be told, by trial
     again: list[str] = field(default_factory=list[str])  # trials that need another attempt
     ahead: list[Draw] = field(default_factory=list[Draw])  # asked for, not placed yet
@@ -99,12 +102,21 @@ class Conductor:
         return bool(self.again or self.ahead)
 
     def next_trial(self) -> TrialOrder | None:
-        """Returns the next trial to run: one that needs another attempt, else one that is new.
+        """Returns the next trial to run; those that fail their check are over before they start.
 
         None = none now, or none any more: see `may_place`.
         """
-        if not self.may_place() or self.brakes.is_waiting():
-            return None
+        while self.may_place() and not self.brakes.is_waiting() and (order := self._place_next()):
+            try:
+                self.check(from_flat(order.config))
+            except UserError as error:
+                self.failed(order.trial_key, *explain(error, Path(order.workdir)))
+                continue
+            return order
+        return None
+
+    def _place_next(self) -> TrialOrder | None:
+        """Places a trial that needs another attempt, else one that is new."""
         if self.again:
             trial = self.state.trials[self.again.pop(0)]
             draw = Draw(trial.name, from_flat(trial.config), trial.is_baseline, confirms=trial.confirms)

@@ -5,42 +5,34 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.checks import check_trials
 from orchestrator.confirmation import num_confirming, num_to_confirm
-from orchestrator.home import HOME_VARIABLE, store
-from orchestrator.resources import TRIAL_MEMORY_GB, Concurrency, fit
+from orchestrator.estimate import (
+    Batches,
+    MemoryEstimate,
+    TimeEstimate,
+    all_batches,
+    describe_batches,
+    disk_bytes,
+    estimate_memory,
+    estimate_time,
+    trial_memory,
+)
+from orchestrator.home import HOME_VARIABLE
+from orchestrator.resources import Concurrency, TrialMemory, counted, fit, this_machine
 from orchestrator.space import SearchSpace
 from trainables.artifacts import fingerprint
-from trainables.config import EncoderConfig, TrialConfig, from_flat
+from trainables.config import EncoderConfig, from_flat
 from trainables.models.registry import encoder_fingerprint, find_encoder, preprocessing_of
 
 if TYPE_CHECKING:
     from trainables.data.records import Dataset
 
-EMBEDDING_BYTES = (
-    4 * 2048
-)  # per image and adapter, pooled and joint, float32; an upper estimate over the families
-
-
-@dataclass(frozen=True)
-class Batches:
-    """How many optimiser steps a trial takes."""
-
-    num_train: int
-    global_batch_size: int
-    num_epochs: int
-    steps_per_epoch: int
-    last_batch: int
-
-    def __str__(self) -> str:
-        """Reads as `600 images / 64 = 10 steps an epoch (the last of 24) × 4 epochs = 40 steps`."""
-        tail = f" (the last of {self.last_batch})" if self.last_batch != self.global_batch_size else ""
-        total = self.steps_per_epoch * self.num_epochs
-        cut = f"{self.num_train:,} images / {self.global_batch_size} = {self.steps_per_epoch} steps an epoch"
-        return f"{cut}{tail} × {self.num_epochs} epochs = {total:,} steps"
+NOT_TIMED = TimeEstimate("not asked for")
 
 
 @dataclass(frozen=True)
@@ -54,8 +46,11 @@ class Plan:
     encoder: str
     data_fingerprint: str  # of the first trial's data; folds differ
     encoder_fingerprint: str
-    batches: Batches  # of the first trial
+    batches: list[Batches]  # all that there are, the first trial's first; none where nothing trains
     concurrency: Concurrency
+    trial_memory: TrialMemory
+    memory: MemoryEstimate
+    time: TimeEstimate
     disk_bytes: int
     free_bytes: int
 
@@ -75,13 +70,14 @@ class Plan:
             "compared": "\n".join(row["name"] for row in space.arms),
             "repeated": "\n".join(repeated),
             "baselines": ", ".join(row["name"] for row in space.baselines),
-            "trials": f"{self.num_trials} + {_counted(self.num_baselines, 'baseline')}{self._confirmed()}",
-            "one trial": str(self.batches),
+            "trials": f"{self.num_trials} + {counted(self.num_baselines, 'baseline')}{self._confirmed()}",
+            "one trial": describe_batches(self.batches),
             "objective": _objectives(space),
             "constraints": "\n".join(f"{key}: {limit}" for key, limit in space.constraints.items()),
             "at once": self.concurrency.reason,
-            "memory": f"about {TRIAL_MEMORY_GB * self.concurrency.max_concurrent:.0f} GB",
-            "disk": "at most {:.1f} GB, {:.0f} GB free".format(*gigabytes),
+            "memory": str(self.memory),
+            "time": str(self.time),
+            "disk": "at most {:.2g} GB, {:.0f} GB free".format(*gigabytes),
         }
         return [(label, text) for label, text in lines.items() if text]
 
@@ -97,10 +93,17 @@ class Plan:
             "data_fingerprint": self.data_fingerprint,
             "encoder": self.encoder,
             "encoder_fingerprint": self.encoder_fingerprint,
-            "steps_per_epoch": self.batches.steps_per_epoch,
-            "num_epochs": self.batches.num_epochs,
             "max_concurrent": self.concurrency.max_concurrent,
             "reason": self.concurrency.reason,
+            "estimates": self.estimates(),
+        }
+
+    def estimates(self) -> dict[str, Any]:
+        """Returns what the sweep will take, as JSON-like values."""
+        return {
+            "batches": [asdict(batches) for batches in self.batches],
+            "memory": asdict(self.memory),
+            "time": asdict(self.time),
             "disk_bytes": self.disk_bytes,
             "free_bytes": self.free_bytes,
         }
@@ -115,29 +118,36 @@ class Plan:
         arms, baselines = num_to_confirm(self.space)
         if not self.num_confirming:
             return ""
-        who = _counted(arms, "arm") + (f" and {_counted(baselines, 'baseline')}" if baselines else "")
-        return f", then {who} × {_counted(self.space.search.seeds - 1, 'more seed')}"
+        who = counted(arms, "arm") + (f" and {counted(baselines, 'baseline')}" if baselines else "")
+        return f", then {who} × {counted(self.space.search.seeds - 1, 'more seed')}"
 
 
-def make_plan(space: SearchSpace) -> Plan:
+def make_plan(space: SearchSpace, *, is_timed: bool = False) -> Plan:
     """Checks every trial of a space against its data, its encoder and this machine.
+
+    Args:
+        space: what a sweep tries.
+        is_timed: takes a step of the first LoRA trial, which loads its weights: seconds, and more on a CPU.
 
     Raises:
         ConfigError: unknown data set or encoder, targets that match nothing, a class without prompts.
         DataError: data that is missing, unsafe, or would leak between splits.
         ClusterError: more workers than this machine has.
     """
-    configs = list(space.trials_to_check())
+    configs, machine = list(space.trials_to_check()), this_machine()
     datasets = check_trials(configs)
     first = from_flat(space.default_config())
     dataset = datasets[first.data.model_dump_json()]
     num_baselines = sum(trial.is_baseline for trial in space.named_trials())
     num_trials = space.num_trials
+    memory = trial_memory(configs, num_workers=first.execution.num_workers)
     concurrency = fit(
         first.execution.num_workers,
         first.execution.device,
         num_trials=num_trials + num_baselines,
         max_concurrent=space.search.max_concurrent,
+        memory=memory,
+        machine=machine,
     )
     return Plan(
         space=space,
@@ -147,73 +157,28 @@ def make_plan(space: SearchSpace) -> Plan:
         encoder=_describe_encoder(first.encoder),
         data_fingerprint=dataset.fingerprint,
         encoder_fingerprint=encoder_fingerprint(first.encoder),
-        batches=_batches(dataset, first),
+        batches=all_batches(configs, datasets),
         concurrency=concurrency,
-        disk_bytes=_disk_bytes(configs, datasets, num_trials + num_baselines + num_confirming(space)),
+        trial_memory=memory,
+        memory=estimate_memory(memory, concurrency, machine),
+        time=estimate_time(
+            configs,
+            datasets,
+            num_trials=num_trials + num_confirming(space),
+            num_baselines=num_baselines,
+            concurrency=concurrency,
+            stops_early=space.search.scheduler != "none",
+        )
+        if is_timed
+        else NOT_TIMED,
+        disk_bytes=disk_bytes(
+            configs,
+            datasets,
+            num_trials=num_trials + num_baselines + num_confirming(space),
+            max_concurrent=concurrency.max_concurrent,
+        ),
         free_bytes=_free_bytes(),
     )
-
-
-def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
-    """Opens what trials read, as far as that takes no weights and no pixels.
-
-    Returns:
-        Each different data set once, by the JSON of its configuration.
-
-    Raises:
-        ConfigError, DataError: see `make_plan`.
-    """
-    from trainables.data.datasets import load_dataset
-    from trainables.data.text import class_prompts
-
-    _check_encoders(configs)
-    datasets: dict[str, Dataset] = {}
-    for config in configs:
-        key = config.data.model_dump_json()
-        if key not in datasets:
-            datasets[key] = load_dataset(config.data)
-            for family in ("training", "unseen"):
-                class_prompts(datasets[key].classes, family)
-    return datasets
-
-
-def decode_files(space: SearchSpace) -> None:
-    """Decodes the images that lie in files, once, so that a broken one is said before anything starts.
-
-    Raises:
-        DataError: lists the images that cannot be decoded, with their rows.
-    """
-    from trainables.data.cache import open_image_cache
-    from trainables.data.datasets import load_dataset
-
-    seen: set[tuple[str, str]] = set()
-    for config in space.trials_to_check():
-        dataset, preprocessing = load_dataset(config.data), preprocessing_of(config.encoder)
-        key = dataset.content_fingerprint, preprocessing.model_dump_json()
-        if key not in seen and dataset.records[0].path is not None:
-            seen.add(key)
-            open_image_cache(dataset, preprocessing, store())
-
-
-def _check_encoders(configs: list[TrialConfig]) -> None:
-    """Raises ConfigError for an encoder that does not exist, or LoRA targets that match nothing in it."""
-    from trainables.models.targets import check_targets
-
-    seen: set[str] = set()
-    for config in configs:
-        key = fingerprint(config.encoder, config.adapt, config.lora.model_dump(exclude={"rank", "scaling"}))
-        if key not in seen:
-            seen.add(key)
-            find_encoder(config.encoder)
-            check_targets(config)
-
-
-def _batches(dataset: Dataset, config: TrialConfig) -> Batches:
-    from trainables.data.loader import steps_per_epoch
-
-    num_train, size = len(dataset.indices("train")), config.global_batch_size
-    steps = steps_per_epoch(num_train, size)
-    return Batches(num_train, size, config.num_epochs, steps, last_batch=num_train - (steps - 1) * size)
 
 
 def _describe_data(dataset: Dataset) -> str:
@@ -227,22 +192,6 @@ def _describe_data(dataset: Dataset) -> str:
 def _describe_encoder(config: EncoderConfig) -> str:
     precision = "" if config.precision == "float32" else f" in {config.precision}"
     return f"{config.name} at {preprocessing_of(config).size} px{precision}: {find_encoder(config).about}"
-
-
-def _disk_bytes(configs: list[TrialConfig], datasets: dict[str, Dataset], num_trials: int) -> int:
-    """Returns an upper estimate: decoded images, one full activation cache, embeddings per trial."""
-    images = {
-        (dataset.content_fingerprint, preprocessing_of(config.encoder).size): len(dataset.records)
-        for config in configs
-        for dataset in [datasets[config.data.model_dump_json()]]
-    }
-    most = max(images.values())
-    activations = max(config.execution.cache_budget_gb for config in configs) * 2**30
-    return int(
-        sum(n * size**2 for (_, size), n in images.items())
-        + num_trials * most * EMBEDDING_BYTES
-        + activations
-    )
 
 
 def _free_bytes() -> int:
@@ -273,7 +222,3 @@ def _shown(entry: dict[str, Any]) -> str:
         f"{key} is {' or '.join(map(str, values))}" for key, values in entry.get("when", {}).items()
     )
     return f"{text} where {when}" if when else text
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -11,8 +11,12 @@ from typing import Literal
 from trainables.errors import ClusterError
 from trainables.hardware import usable_gpus
 
+LIBRARIES_GB = 0.8
+"""What a process takes before any encoder: torch, transformers, PEFT, scikit-learn and Ray (0.6 measured)."""
 TRIAL_MEMORY_GB = 2.0
-"""What a trial on a CPU may take: torch and two encoders (1 GB, measured with lite0-minilm) and its batch."""
+"""What a trial on a CPU may take where its encoder is not known: one such as lite0-minilm, and its batch."""
+SHARE_OF_MEMORY = 0.8
+LEAST_FOR_GRAPHS_GB = 0.25
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,21 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class TrialMemory:
+    """What one worker of the largest trial takes, in GiB.
+
+    Attributes:
+        resident: libraries, weights, optimiser, and a forward pass.
+        graphs: of its share of a batch, if there is room; less is taken in turns.
+        least: of `graphs`, for a single pair.
+    """
+
+    resident: float = TRIAL_MEMORY_GB - LEAST_FOR_GRAPHS_GB
+    graphs: float = LEAST_FOR_GRAPHS_GB
+    least: float = LEAST_FOR_GRAPHS_GB
+
+
+@dataclass(frozen=True)
 class Concurrency:
     """How trials share the machine. `reason` is one line for the user."""
 
@@ -34,6 +53,7 @@ class Concurrency:
     device: Literal["cpu", "cuda"]
     reason: str
     memory_budget_gb: float | None = None  # of one worker, for graphs; none = what its GPU has free
+    num_workers: int = 1  # processes of one trial
 
     @property
     def num_cpus(self) -> int:
@@ -60,6 +80,7 @@ def fit(
     num_trials: int | None = None,
     max_concurrent: int | None = None,
     gpus_per_trial: float | None = None,
+    memory: TrialMemory | None = None,
     machine: Machine | None = None,
 ) -> Concurrency:
     """Returns how many trials run at once, and with what.
@@ -73,6 +94,7 @@ def fit(
         num_trials: no more than this many will ever wait; none = many.
         max_concurrent: upper limit that the user sets.
         gpus_per_trial: a fraction lets trials share a GPU; whole numbers must equal `num_workers`.
+        memory: none = that of a small encoder.
         machine: none = this one.
 
     Raises:
@@ -84,25 +106,31 @@ def fit(
             "execution.device=cuda: this machine offers no GPU to torch (none in nvidia-smi, none left by "
             "CUDA_VISIBLE_DEVICES, or a CPU build of torch); use --set execution.device=cpu"
         )
-    wanted = min(value for value in (num_trials, max_concurrent, 1_000_000) if value is not None)
+    memory = memory or TrialMemory()
+    wanted = max(1, min(value for value in (num_trials, max_concurrent, 1_000_000) if value is not None))
     if device == "cpu" or machine.num_gpus == 0:
-        return _fit_cpu(num_workers, max(wanted, 1), machine)
-    return _fit_gpu(num_workers, max(wanted, 1), machine, gpus_per_trial)
+        return _fit_cpu(num_workers, wanted, machine, memory)
+    return _fit_gpu(num_workers, wanted, machine, gpus_per_trial)
 
 
-def _fit_cpu(num_workers: int, wanted: int, machine: Machine) -> Concurrency:
+def _fit_cpu(num_workers: int, wanted: int, machine: Machine, memory: TrialMemory) -> Concurrency:
     if num_workers > machine.num_cpus:
         raise ClusterError(
-            f"--workers {num_workers}: this machine has {_counted(machine.num_cpus, 'CPU core')} and a "
+            f"--workers {num_workers}: this machine has {counted(machine.num_cpus, 'CPU core')} and a "
             f"worker takes one; use --workers {machine.num_cpus} or fewer"
         )
-    by_memory = max(1, int(machine.memory_gb * 0.8 / (TRIAL_MEMORY_GB * num_workers)))
-    num = min(wanted, machine.num_cpus // num_workers, by_memory)
+    usable = machine.memory_gb * SHARE_OF_MEMORY / num_workers
+    by_memory = max(1, int(usable / (memory.resident + memory.least)))
+    by_cores = min(wanted, machine.num_cpus // num_workers)
+    num = min(by_cores, by_memory)
     cpus = machine.num_cpus // num
-    found = f"{_counted(machine.num_cpus, 'CPU core')}, no GPU in use"
-    reason = f"{found}: {_at_once(num)} with {_counted(cpus, 'core')} each"
-    budget = machine.memory_gb * 0.8 / (num * num_workers) - TRIAL_MEMORY_GB
-    return Concurrency(num, cpus, 0.0, "cpu", reason, memory_budget_gb=max(budget, 0.25))
+    found = f"{counted(machine.num_cpus, 'CPU core')}, no GPU in use"
+    reason = f"{found}: {_at_once(num)} with {counted(cpus, 'core')} each"
+    if num < by_cores:
+        needed = (memory.resident + memory.least) * num_workers
+        reason += f", as each takes {needed:.1f} of {machine.memory_gb:.1f} GB of memory"
+    budget = max(usable / num - memory.resident, memory.least)
+    return Concurrency(num, cpus, 0.0, "cpu", reason, memory_budget_gb=budget, num_workers=num_workers)
 
 
 def _fit_gpu(num_workers: int, wanted: int, machine: Machine, gpus: float | None) -> Concurrency:
@@ -114,21 +142,23 @@ def _fit_gpu(num_workers: int, wanted: int, machine: Machine, gpus: float | None
         )
     if num_workers > machine.num_gpus:
         raise ClusterError(
-            f"--workers {num_workers}: this machine has {_counted(machine.num_gpus, 'GPU')} and a worker "
+            f"--workers {num_workers}: this machine has {counted(machine.num_gpus, 'GPU')} and a worker "
             f"takes one; use --workers {machine.num_gpus} or fewer, or --set execution.device=cpu"
         )
     on_gpus = machine.num_gpus * int(1 / gpus) if gpus < 1 else machine.num_gpus // num_workers
     num = min(wanted, on_gpus, max(1, machine.num_cpus // num_workers))
     cpus = max(1, machine.num_cpus // num)
-    found = f"{_counted(machine.num_gpus, 'GPU')}, {_counted(machine.num_cpus, 'CPU core')}"
-    return Concurrency(num, cpus, gpus, "cuda", f"{found}: {_at_once(num)} with {gpus:g} GPU each")
+    found = f"{counted(machine.num_gpus, 'GPU')}, {counted(machine.num_cpus, 'CPU core')}"
+    reason = f"{found}: {_at_once(num)} with {gpus:g} GPU each"
+    return Concurrency(num, cpus, gpus, "cuda", reason, num_workers=num_workers)
 
 
 def _at_once(num: int) -> str:
-    return f"{_counted(num, 'trial')} at once"
+    return f"{counted(num, 'trial')} at once"
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Reads as `1 trial` or `2 trials`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import provenance
+from orchestrator.checks import check_trial
 from orchestrator.conductor import Conductor, SweepObserver
 from orchestrator.confirmation import num_to_confirm
 from orchestrator.evaluation import arms_to_open, is_evaluated, open_test
@@ -23,7 +24,7 @@ from orchestrator.home import store, sweep_folder
 from orchestrator.interruption import Interruption, interruption
 from orchestrator.ledger import Ledger, SweepState, read_ledger
 from orchestrator.local_ray import load_ray, local_ray
-from orchestrator.resources import Concurrency, fit, this_machine
+from orchestrator.resources import Concurrency, TrialMemory, fit, this_machine
 from orchestrator.resume import check_drift, read_started, replay, was_complete
 from orchestrator.runner import TrialOrder
 from orchestrator.searcher import open_searcher
@@ -48,6 +49,8 @@ class SweepOptions:
     opens_test: bool = True
     resumes: bool = False  # the sweep of this name, whose space is in its ledger
     retry_failed: bool = False  # when it is resumed
+    memory: TrialMemory | None = None  # of a worker, as planned; none = that of a small encoder
+    plan_fingerprint: str | None = None  # of the plan file that it runs
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ def share_machine(space: SearchSpace, options: SweepOptions) -> Concurrency:
         num_trials=space.num_trials + num_baselines(space),
         max_concurrent=space.search.max_concurrent,
         gpus_per_trial=options.gpus_per_trial,
+        memory=options.memory,
     )
 
 
@@ -210,6 +214,8 @@ def open_conductor(
         order,
         folder,
         settings=space.search,
+        check=check_trial,
+        stands_on={"plan_fingerprint": options.plan_fingerprint} if options.plan_fingerprint else {},
     )
 
 
@@ -258,7 +264,7 @@ def run_all(
 
 def start(conductor: Conductor, space: SearchSpace) -> None:
     """Puts on record that a driver begins, or goes on, and on what it stands."""
-    conductor.record("sweep_started", **describe(conductor.folder.name, space))
+    conductor.record("sweep_started", **describe(conductor.folder.name, space), **conductor.stands_on)
     conductor.observer.on_started(conductor.folder, conductor.state)
 
 

@@ -108,6 +108,17 @@ def usable_gpus() -> int:
     return num if visible is None else min(num, len(visible.split(",")))
 
 
+@cache
+def gpu_memory_gb() -> float | None:
+    """Returns the GiB of the smallest GPU, as a trial may get any; None where the driver does not say."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        return min(float(line) for line in listed.split()) / 1024
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
 def _torch_has_cuda() -> bool:
     """Reads torch's version file: importing torch takes seconds."""
     spec = importlib.util.find_spec("torch")

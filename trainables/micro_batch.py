@@ -90,19 +90,24 @@ def saved_bytes(not_counted: Iterable[Tensor] = ()) -> Iterator[list[int]]:
 
     Each storage counts once; those of `not_counted`, the weights, are there anyway.
     """
-    seen = {tensor.untyped_storage().data_ptr() for tensor in not_counted}
+    seen = {_identity(tensor) for tensor in not_counted}
     total, alive = [0], list[Tensor]()
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
+        if _identity(tensor) not in seen:
+            seen.add(_identity(tensor))
             alive.append(tensor)  # or its address could be given out again
-            total[0] += storage.nbytes()
+            total[0] += tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield total
+
+
+def _identity(tensor: Tensor) -> int:
+    """Returns the address of what a tensor holds; on the meta device nothing is held, so of its record."""
+    storage = tensor.untyped_storage()
+    return storage.data_ptr() or storage._cdata
 
 
 def memory_budget(device: torch.device, *, budget_gb: float | None, num_sharing: int) -> float:

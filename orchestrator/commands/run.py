@@ -17,9 +17,9 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run one trainable on this machine, without Ray."""
+    from orchestrator.checks import check_trials
     from orchestrator.home import home, store
     from orchestrator.local_run import run_locally
-    from orchestrator.plan import check_trials
     from trainables.artifacts import fingerprint
     from trainables.errors import ConfigError
     from trainables.fields import build_trial, did_you_mean, read_overrides

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +15,6 @@ from orchestrator.commands.options import (
     err,
     find_space,
     out,
-    print_json,
 )
 
 if TYPE_CHECKING:
@@ -42,41 +43,73 @@ def sweep(
         bool, typer.Option("--retry-failed", help="With --resume: try failed trials again.")
     ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would run; start nothing.")] = False,
+    to: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="With --plan: write the plan.")
+    ] = None,
+    no_timing: Annotated[
+        bool, typer.Option("--no-timing", help="With --plan: take no step to estimate the time.")
+    ] = False,
+    from_plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Run exactly this plan, or nothing if it has drifted.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Compare every configuration of a search space; the leaderboard stands at the end."""
+    from orchestrator.commands.plans import read_planned, show_plan
     from orchestrator.plan import make_plan
     from orchestrator.search_space import load_space
     from orchestrator.sweep import SweepOptions
-    from trainables.errors import ConfigError
 
+    given: dict[str, object] = {"SPACE": space, "--set": overrides, "--trials": trials, "--plan": plan}
+    if from_plan is not None:
+        given |= {"--resume": resume, "--extend": extend, "--retry-failed": retry_failed}
+        refuse_beside_plan(from_plan, given | {"--workers": workers, "--out": to, "--no-timing": no_timing})
+        planned, fingerprint = read_planned(from_plan)
+        return run_planned(planned, SweepOptions(name=name, plan_fingerprint=fingerprint), as_json=as_json)
     if resume is not None:
-        given = {"SPACE": space, "--set": overrides, "--trials": trials, "--name": name, "--plan": plan}
-        refuse_beside_resume(resume, [option for option, value in given.items() if value])
+        refuse_beside_resume(resume, given | {"--name": name, "--out": to, "--no-timing": no_timing})
         planned = plan_rest(resume, extend, workers)
         options = SweepOptions(name=resume, resumes=True, retry_failed=retry_failed)
         return run_planned(planned, options, as_json=as_json)
-    for option, is_given in (("--extend", extend is not None), ("--retry-failed", retry_failed)):
-        if is_given:
-            raise ConfigError(f"{option}: belongs to a sweep that is there; add --resume NAME")
+    refuse_alone(
+        {"--extend": extend, "--retry-failed": retry_failed}, "a sweep that is there", "--resume NAME"
+    )
     changes = list(overrides or [])
     changes += [f"search.num_trials={trials}"] if trials else []
     changes += [f"execution.num_workers={workers}"] if workers else []
-    planned = make_plan(load_space(find_space(space or "demo"), changes))
-    if not plan:
-        return run_planned(planned, SweepOptions(name=name), as_json=as_json)
-    if as_json:
-        print_json(planned.to_dict())
-    else:
-        print_plan(planned, out)
-    return 0
+    source = find_space(space or "demo")
+    if plan:
+        show_plan(source, changes, to=to, is_timed=not no_timing, as_json=as_json)
+        return 0
+    refuse_alone({"--out": to, "--no-timing": no_timing}, "a plan", "--plan")
+    return run_planned(make_plan(load_space(source, changes)), SweepOptions(name=name), as_json=as_json)
 
 
-def refuse_beside_resume(name: str, given: list[str]) -> None:
+def refuse_alone(options: dict[str, object], owner: str, missing: str) -> None:
+    """Raises ConfigError for an option that means nothing without another one."""
+    from trainables.errors import ConfigError
+
+    for option, is_given in options.items():
+        if is_given:
+            raise ConfigError(f"{option}: belongs to {owner}; add {missing}")
+
+
+def refuse_beside_plan(path: Path, options: dict[str, object]) -> None:
+    """Raises ConfigError for what a plan settles."""
+    from trainables.errors import ConfigError
+
+    if given := [option for option, is_given in options.items() if is_given]:
+        raise ConfigError(
+            f"{', '.join(given)}: not together with --from-plan, as {path} says what runs; leave it out, or "
+            "plan again with it: python -m orchestrator sweep SPACE --plan --out FILE"
+        )
+
+
+def refuse_beside_resume(name: str, options: dict[str, object]) -> None:
     """Raises ConfigError for what the ledger of the sweep says already."""
     from trainables.errors import ConfigError
 
-    if given:
+    if given := [option for option, is_given in options.items() if is_given]:
         raise ConfigError(
             f"{', '.join(given)}: not together with --resume, as the ledger of '{name}' says what it tries; "
             f"what is left: python -m orchestrator status {name}"
@@ -106,14 +139,15 @@ def plan_rest(name: str, extend: int | None, workers: int | None) -> Plan:
 
 def run_planned(plan: Plan, options: SweepOptions, *, as_json: bool) -> int:
     """Runs a checked sweep while its ledger is replayed into MLflow, and shows what came out."""
+    from orchestrator.checks import decode_files
     from orchestrator.commands.live import LiveTable
     from orchestrator.home import mlflow_uri, sweep_folder
     from orchestrator.leaderboard import leaderboard
     from orchestrator.ledger import read_ledger
-    from orchestrator.plan import decode_files
     from orchestrator.report import render
     from orchestrator.sweep import run_sweep
 
+    options = replace(options, memory=plan.trial_memory)
     with (err if as_json else out).status("decoding images"):
         decode_files(plan.space)
     with LiveTable(plan, uri=mlflow_uri(), to_stderr=as_json) as live:
@@ -129,18 +163,6 @@ def run_planned(plan: Plan, options: SweepOptions, *, as_json: bool) -> int:
         render(board, out)
         print_next(outcome.name, out)
     return outcome.exit_code
-
-
-def print_plan(plan: Plan, console: Console) -> None:
-    """Prints a plan as labelled lines."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 2))
-    for label, text in plan.lines():
-        table.add_row(Text(label, style="bold"), Text(text))
-    console.print(table)
-    console.print("Nothing was started.", style="dim")
 
 
 def print_next(name: str, console: Console) -> None:

@@ -89,10 +89,12 @@ def test_variables_are_ones_that_the_libraries_read() -> None:
 
 
 def test_plan_is_printed_and_nothing_starts(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert execute(["sweep", "demo", "--plan", "--json", *SMALL]) == 0
+    assert execute(["sweep", "demo", "--plan", "--no-timing", "--json", *SMALL]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["num_trials"], plan["num_baselines"]) == (4, 1)
-    assert execute(["sweep", str(SPACES / "demo.yaml"), "--plan", "--trials", "2", *SMALL]) == 0
+    assert (
+        execute(["sweep", str(SPACES / "demo.yaml"), "--plan", "--no-timing", "--trials", "2", *SMALL]) == 0
+    )
     printed = capsys.readouterr().out
     assert "2 + 1 baseline" in printed
     assert "Nothing was started." in printed
@@ -100,7 +102,7 @@ def test_plan_is_printed_and_nothing_starts(home: Path, capsys: pytest.CaptureFi
 
 
 def test_number_of_workers_is_part_of_the_plan(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert execute(["sweep", "--plan", "--json", "--workers", "2", *SMALL]) in (
+    assert execute(["sweep", "--plan", "--no-timing", "--json", "--workers", "2", *SMALL]) in (
         0,
         2,
     )  # 2: a machine of one core

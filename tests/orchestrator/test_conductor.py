@@ -9,6 +9,7 @@ from orchestrator.runner import TrialOrder, TrialRecord
 from orchestrator.searcher import Draw
 from orchestrator.space import SearchSettings
 from trainables.config import LoraConfig, TrialConfig
+from trainables.errors import ConfigError
 
 OBJECTIVE = "val/probe_joint/macro_auroc"
 ORDER = TrialOrder(
@@ -289,3 +290,19 @@ def test_an_epoch_between_crashes_clears_the_machine(conduct):
         conductor.reported(f"key-{rank}", 1, {"train/loss": 1.0})
         conductor.failed(f"key-{rank}", "crash", "died")
     assert conductor.may_place()
+
+
+def test_a_draw_that_fails_its_check_fails_without_being_started(conduct):
+    def check(config: TrialConfig) -> None:
+        if config.lora.rank == 1:
+            raise ConfigError("lora.rank=1: not here")
+
+    conductor = conduct(draw_of("a", 1), draw_of("b", 2))
+    conductor.check = check
+    assert conductor.next_trial().trial_key == "key-2"
+    failed = conductor.state.trials["key-1"]
+    assert (failed.status, failed.cause, failed.message) == ("failed", "user_error", "lora.rank=1: not here")
+    assert conductor.searcher.told == [("a", None)]
+    conductor.ended("key-2", TrialRecord(1.0, {OBJECTIVE: 0.7}))
+    assert conductor.next_trial() is None
+    assert conductor.exit_code() == 3

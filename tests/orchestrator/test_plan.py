@@ -31,13 +31,13 @@ def test_cross_validation_of_the_real_x_rays_can_be_planned(xray3_root: Path) ->
 
 
 def test_steps_are_counted_with_the_uneven_tail() -> None:
-    batches = plan({"global_batch_size": 16, "num_epochs": 5}).batches
+    (batches,) = plan({"global_batch_size": 16, "num_epochs": 5}).batches
     assert (batches.steps_per_epoch, batches.last_batch) == (4, 12)
     assert "= 20 steps" in str(batches)
 
 
 def test_a_single_left_over_pair_joins_the_batch_before_it() -> None:
-    batches = plan({"global_batch_size": 59}).batches
+    (batches,) = plan({"global_batch_size": 59}).batches
     assert (batches.steps_per_epoch, batches.last_batch) == (1, 60)
 
 
@@ -61,6 +61,18 @@ def test_test_labels_stay_closed() -> None:
         ({"encoder.name": "lite-minilm"}, ConfigError, "did you mean 'lite0-minilm'?"),
         ({"lora.target_modules": "q_proj"}, ConfigError, "presets pointwise"),
         ({"lora.target_modules": "pointwise", "lora.num_blocks": 1}, ConfigError, "matches no module"),
+        ({"lora.rank": 128}, ConfigError, "'image.blocks.5.0.conv_pw' of lite0-minilm is 672 × 112"),
+        (
+            {"lora.towers": "text", "lora.target_modules": "expand"},
+            ConfigError,
+            "preset of every chosen tower",
+        ),
+        ({"lora.towers": "text", "lora.num_blocks": 7}, ConfigError, "lite0-minilm has 6 text blocks"),
+        (
+            {"lora.towers": "text", "loss.kind": "cross_entropy", "adapt.method": "lora"},
+            ConfigError,
+            "reads no text",
+        ),
         ({"execution.num_workers": 4000}, ClusterError, "--workers 4000"),
     ],
 )
@@ -100,3 +112,19 @@ def test_a_second_objective_and_constraints_are_said_with_what_a_scheduler_looks
     )
     assert lines["objective"].endswith(f"minimised too: {weights}. asha looks at the first one only")
     assert lines["constraints"] == f"{weights}: at most 500,000"
+
+
+def test_trials_that_differ_are_shown_with_their_range() -> None:
+    arms = [{"name": "small", "global_batch_size": 20}, {"name": "all", "global_batch_size": 2000}]
+    planned = plan(arms=arms, repeat={"seed": [0, 1]})
+    lines = dict(planned.lines())
+    assert lines["one trial"] == (
+        "60 images / 20 = 3 steps an epoch × 10 epochs = 30 steps\n"
+        "others: 20 to 2,000 a batch, 10 to 30 steps"
+    )
+    assert planned.num_trials == 4
+    assert "nothing trains" in dict(plan({"adapt.method": "none"}).lines())["one trial"]
+
+
+def test_a_plan_without_timing_says_so() -> None:
+    assert dict(plan().lines())["time"] == "not timed: not asked for"

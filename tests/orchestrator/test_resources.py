@@ -1,10 +1,11 @@
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator import resources
-from orchestrator.resources import Machine, fit
+from orchestrator.resources import Machine, TrialMemory, fit
 from trainables import hardware
 from trainables.errors import ClusterError
 
@@ -34,6 +35,17 @@ def test_the_user_sets_an_upper_limit():
 
 def test_memory_limits_trials_at_once():
     assert fit(1, machine=Machine(num_cpus=64, num_gpus=0, memory_gb=10)).max_concurrent == 4
+
+
+def test_what_a_trial_takes_lowers_the_number_at_once_and_is_said():
+    large = TrialMemory(resident=3.5, graphs=20, least=0.5)
+    found = fit(1, memory=large, machine=LAPTOP)
+    assert found.max_concurrent == 2
+    assert found.memory_budget_gb == pytest.approx(16 * 0.8 / 2 - 3.5)
+    assert "memory" not in found.reason
+    found = fit(1, memory=replace(large, resident=7), machine=LAPTOP)
+    assert found.max_concurrent == 1
+    assert found.reason.endswith("1 trial at once with 2 cores each, as each takes 7.5 of 16.0 GB of memory")
 
 
 def test_every_worker_gets_a_core():

@@ -18,6 +18,7 @@ from torch.testing import assert_close
 
 from trainables.__main__ import main
 from trainables.artifacts import about, is_whole
+from trainables.checkpoint import newest_first
 
 PROJECT = Path(__file__).parents[2]
 TRIAL = {
@@ -179,8 +180,8 @@ def test_ranks_that_cannot_go_on_together_say_so_once(
     run.kill_after_an_epoch(1)
     for rank in range(2):
         shutil.copytree(run.workdir, tmp_path / f"machine-{rank}")
-    (place,) = (tmp_path / "machine-1" / "checkpoints").glob("step-*")
-    damage(place)
+    for place in (tmp_path / "machine-1" / "checkpoints").glob("step-*"):
+        damage(place)
     script = tmp_path / "each.py"
     script.write_text(EACH_ITS_OWN_WORKDIR)
     process = start(*TORCHRUN, "2", str(script), str(tmp_path / "machine-"), *run.arguments)
@@ -201,7 +202,7 @@ def test_a_checkpoint_of_another_training_is_refused(
     new_run: Callable[[], Run], undisturbed: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = new_run()
-    (place,) = (undisturbed.workdir / "checkpoints").glob("step-*")
+    place = newest_first(undisturbed.workdir / "checkpoints")[0]
     assert main([*run.arguments, "--set", "seed=1", "--resume-from", str(place)]) == 2
     assert "belongs to adapter" in capsys.readouterr().err
 

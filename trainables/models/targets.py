@@ -6,11 +6,13 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from trainables.config import LoraConfig, TrialConfig
+from trainables.config import AdaptConfig, EncoderConfig, LoraConfig, TrialConfig
 from trainables.errors import ConfigError
 from trainables.models.registry import FAMILIES, Family, Tower, TowerName, find_encoder
+from trainables.models.structure import Adaptable, Structure, adaptable_modules, structure_of
 
 if TYPE_CHECKING:
     from trainables.models.dual_encoder import DualEncoder
@@ -26,23 +28,32 @@ def resolve_targets(encoder: DualEncoder, lora: LoraConfig) -> dict[TowerName, l
         ConfigError: an unknown preset, a name that matches nothing, or too many blocks; lists what is valid.
     """
     wanted = _Wanted.read(FAMILIES[encoder.family], lora, encoder.name)
-    return wanted.find({tower: _adaptable(encoder, tower) for tower in towers_of(lora)})
+    return _find(wanted, {tower: adaptable_modules(encoder, tower) for tower in towers_of(lora)})
 
 
 def check_targets(config: TrialConfig) -> None:
     """Raises ConfigError if the adapters of a trial cannot be attached, or would change nothing.
 
-    Where the names of a family are known they are checked without torch. For any other the structure is built
-    with random weights, adapted, and proven alive on random images.
+    Names and ranks are held against the structure of the encoder, which takes no weights. Where the names of
+    a family are not known, it is built with random weights, adapted, and proven alive on random images.
     """
+    _refuse_unread_texts(config)
     if "lora" not in config.adapt.method:
         return
     family = FAMILIES[find_encoder(config.encoder).family]
-    wanted = _Wanted.read(family, config.lora, config.encoder.name)
+    _Wanted.read(family, config.lora, config.encoder.name)
+    if (structure := structure_of(config.encoder)) is not None:
+        planned_targets(config, structure)
     if not family.has_known_names:
-        _prove_structure(config)
-    elif all(family.tower(tower).outline for tower in towers_of(config.lora)):
-        wanted.find({tower: family.tower(tower).outline or () for tower in towers_of(config.lora)})
+        unread = {"rank": 1, "scaling": 1.0, "dropout": 0.1 * (config.lora.dropout > 0)}
+        parts: Any = config.encoder, config.adapt, config.lora.model_copy(update=unread)
+        _prove_structure(*parts)  # Any: pyright does not know that frozen models can be hashed
+
+
+def planned_targets(config: TrialConfig, structure: Structure) -> dict[TowerName, list[str]]:
+    """Returns the modules that a trial is going to adapt, by tower; see `resolve_targets`."""
+    wanted = _Wanted.read(FAMILIES[find_encoder(config.encoder).family], config.lora, config.encoder.name)
+    return _find(wanted, {tower: structure.blocks[tower] for tower in towers_of(config.lora)})
 
 
 def towers_of(lora: LoraConfig) -> tuple[TowerName, ...]:
@@ -114,36 +125,50 @@ class _Wanted:
         return found
 
 
-def _prove_structure(config: TrialConfig) -> None:
+@cache
+def _prove_structure(encoder_config: EncoderConfig, adapt: AdaptConfig, lora: LoraConfig) -> None:
     import torch
 
     from trainables.models.liveness import prove_alive
     from trainables.models.load import load_dual_encoder
     from trainables.models.lora import attach
 
-    encoder = load_dual_encoder(config.encoder, weights=False)
+    config = TrialConfig(encoder=encoder_config, adapt=adapt, lora=lora)
+    encoder = load_dual_encoder(encoder_config, weights=False)
     size = encoder.preprocessing.size
     random = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, size, size), dtype=torch.uint8, generator=random)
     prove_alive(encoder, attach(encoder, config), images, encoder.tokenize(["a clear lung", "an opacity"]))
 
 
-def _adaptable(encoder: DualEncoder, tower: TowerName) -> list[list[str]]:
-    from torch import nn
+def _find(
+    wanted: _Wanted, blocks: Mapping[TowerName, Sequence[Sequence[Adaptable]]]
+) -> dict[TowerName, list[str]]:
+    names: dict[TowerName, list[list[str]]] = {
+        tower: [[m.name for m in block] for block in of_tower] for tower, of_tower in blocks.items()
+    }
+    found = wanted.find(names)
+    chosen = {name for of_tower in found.values() for name in of_tower}
+    modules = [m for of_tower in blocks.values() for block in of_tower for m in block if m.name in chosen]
+    smallest = min(modules, key=lambda module: module.largest_rank)
+    if wanted.lora.rank > smallest.largest_rank:
+        sizes = " and ".join(f"{rows} × {columns}" for rows, columns in smallest.matrices)
+        raise ConfigError(
+            f"lora.rank={wanted.lora.rank}: '{smallest.name}' of {wanted.encoder} is {sizes}, so no adapter "
+            f"there has a rank above {smallest.largest_rank}; use lora.rank={smallest.largest_rank} or less, "
+            "or leave it out of lora.target_modules"
+        )
+    return found
 
-    def can_be_adapted(module: nn.Module) -> bool:
-        if isinstance(module, nn.Conv2d):
-            return module.groups == 1  # PEFT cannot merge a grouped convolution
-        return isinstance(module, nn.Linear | nn.MultiheadAttention)
 
-    return [
-        [
-            f"{block}.{name}"
-            for name, module in encoder.get_submodule(block).named_modules()
-            if can_be_adapted(module)
-        ]
-        for block in encoder.blocks(tower).names
-    ]
+def _refuse_unread_texts(config: TrialConfig) -> None:
+    towers = config.adapt.towers if config.adapt.method == "full" else config.lora.towers
+    if config.loss.kind == "cross_entropy" and config.adapt.method in ("full", "lora") and towers == "text":
+        where = "adapt.towers" if config.adapt.method == "full" else "lora.towers"
+        raise ConfigError(
+            f"{where}=text: loss.kind=cross_entropy reads no text, so nothing of the encoder would train; "
+            f"set {where} to image"
+        )
 
 
 def _matching(patterns: Iterable[str], names: Iterable[str]) -> list[str]:

@@ -1,0 +1,74 @@
+"""What is checked of trials before they start, as far as that takes no weights and no pixels."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.home import store
+from orchestrator.space import SearchSpace
+from trainables.config import AdaptConfig, EncoderConfig, LoraConfig, LossConfig, LossKind, TrialConfig
+from trainables.models.registry import find_encoder, preprocessing_of
+
+if TYPE_CHECKING:
+    from trainables.data.records import Dataset
+
+
+def check_trial(config: TrialConfig) -> None:
+    """Holds one trial against the structure of its encoder; quick where one like it was checked before.
+
+    Raises:
+        ConfigError: no such encoder, adapters that match nothing in it, or of a rank that cannot be.
+    """
+    parts: Any = config.encoder, config.adapt, config.lora, config.loss.kind
+    _check_adaptation(*parts)  # Any: pyright does not know that frozen models can be hashed
+
+
+@cache
+def _check_adaptation(encoder: EncoderConfig, adapt: AdaptConfig, lora: LoraConfig, loss: LossKind) -> None:
+    from trainables.models.targets import check_targets
+
+    find_encoder(encoder)
+    check_targets(TrialConfig(encoder=encoder, adapt=adapt, lora=lora, loss=LossConfig(kind=loss)))
+
+
+def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
+    """Opens what trials read, as far as that takes no weights and no pixels.
+
+    Returns:
+        Each different data set once, by the JSON of its configuration.
+
+    Raises:
+        ConfigError, DataError: see `plan.make_plan`.
+    """
+    from trainables.data.datasets import load_dataset
+    from trainables.data.text import class_prompts
+
+    for config in configs:
+        check_trial(config)
+    datasets: dict[str, Dataset] = {}
+    for config in configs:
+        key = config.data.model_dump_json()
+        if key not in datasets:
+            datasets[key] = load_dataset(config.data)
+            for family in ("training", "unseen"):
+                class_prompts(datasets[key].classes, family)
+    return datasets
+
+
+def decode_files(space: SearchSpace) -> None:
+    """Decodes the images that lie in files, once, so that a broken one is said before anything starts.
+
+    Raises:
+        DataError: lists the images that cannot be decoded, with their rows.
+    """
+    from trainables.data.cache import open_image_cache
+    from trainables.data.datasets import load_dataset
+
+    seen: set[tuple[str, str]] = set()
+    for config in space.trials_to_check():
+        dataset, preprocessing = load_dataset(config.data), preprocessing_of(config.encoder)
+        key = dataset.content_fingerprint, preprocessing.model_dump_json()
+        if key not in seen and dataset.records[0].path is not None:
+            seen.add(key)
+            open_image_cache(dataset, preprocessing, store())

@@ -1,0 +1,202 @@
+"""What an encoder is made of, without its weights: which modules can be adapted, what they take of memory.
+
+Built once on PyTorch's meta device, where a tensor has a shape and no bytes. That takes seconds of imports,
+so the structure of the encoder that needs no network is kept beside this file; `python -m
+trainables.models.structure` writes it anew, and a test compares it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainables.config import Config, EncoderConfig
+from trainables.errors import WeightsUnavailable
+from trainables.models.registry import TowerName, preprocessing_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from trainables.models.dual_encoder import DualEncoder
+
+KEPT = Path(__file__).with_name("structures.json")
+ROWS = 2
+GRID = 32
+"""Pixels; convolutions halve an image five times, and pad what is left over."""
+
+
+class Adaptable(Config):
+    """A module that can carry an adapter; `matrices` are [rows, columns] of the weights it adapts."""
+
+    name: str
+    matrices: tuple[tuple[int, int], ...]
+
+    @property
+    def largest_rank(self) -> int:
+        """The rank of its smallest weight matrix: no adapter can have more."""
+        return min(min(matrix) for matrix in self.matrices)
+
+    def num_parameters(self, rank: int) -> int:
+        """Returns the scalars of an adapter of this rank."""
+        return sum(rank * (rows + columns) for rows, columns in self.matrices)
+
+
+class Structure(Config):
+    """An encoder's shapes. Bytes are those of one image in float32, by cut: image blocks below it are frozen.
+
+    `graph_bytes` is what the backward pass keeps, `activation_bytes` what enters the trainable part, and
+    `widest_bytes` the largest output of any module of a block (of the projection in the last place).
+    """
+
+    image_size: int
+    num_parameters: int
+    tower_parameters: dict[TowerName, int]
+    projection_parameters: dict[TowerName, int]
+    blocks: dict[TowerName, tuple[tuple[Adaptable, ...], ...]]
+    graph_bytes: tuple[int, ...]
+    activation_bytes: tuple[int, ...]
+    widest_bytes: tuple[int, ...]
+
+    def names(self, tower: TowerName) -> list[list[str]]:
+        """Returns the modules that can be adapted, block by block, lowest first."""
+        return [[module.name for module in block] for block in self.blocks[tower]]
+
+    def find(self, name: str) -> Adaptable:
+        """Returns a module by its name in the encoder."""
+        return next(m for blocks in self.blocks.values() for block in blocks for m in block if m.name == name)
+
+    def at(self, image_size: int) -> Structure:
+        """Returns the same convolutional encoder at another size: bytes go with the pixels, until pooled."""
+        pixels = (math.ceil(image_size / GRID) * GRID / self.image_size) ** 2
+
+        def scaled(sizes: tuple[int, ...]) -> tuple[int, ...]:
+            return (*(math.ceil(size * pixels) for size in sizes[:-1]), sizes[-1])
+
+        return self.model_copy(
+            update={
+                "image_size": image_size,
+                "graph_bytes": scaled(self.graph_bytes),
+                "activation_bytes": scaled(self.activation_bytes),
+                "widest_bytes": scaled(self.widest_bytes),
+            }
+        )
+
+
+def structure_of(config: EncoderConfig) -> Structure | None:
+    """Returns what an encoder is made of; None where not even its description is on this machine.
+
+    Raises:
+        ConfigError: no such encoder, or one that cannot be built.
+    """
+    if (kept := _kept().get(config.name)) is not None:
+        return kept.at(preprocessing_of(config).size)
+    try:
+        unread: Any = config.model_copy(update={"precision": "float32"})  # Any: see `targets`
+        return _built(unread)
+    except WeightsUnavailable:
+        return None
+
+
+@cache
+def _kept() -> dict[str, Structure]:
+    return {name: Structure.model_validate(values) for name, values in json.loads(KEPT.read_text()).items()}
+
+
+@cache
+def _built(config: EncoderConfig) -> Structure:
+    import torch
+
+    from trainables.models.load import load_dual_encoder
+
+    try:
+        with torch.device("meta"):
+            return measure(load_dual_encoder(config, weights=False, device="meta"))
+    except (NotImplementedError, RuntimeError):  # a library that looks at values while it builds
+        return measure(load_dual_encoder(config, weights=False))
+
+
+def measure(encoder: DualEncoder) -> Structure:
+    """Returns the structure of an encoder that was built, with weights or without."""
+    sizes = [_sizes(encoder, cut) for cut in range(len(encoder.blocks("image").names) + 1)]
+    parameters = dict(encoder.named_parameters())
+    return Structure(
+        image_size=encoder.preprocessing.size,
+        num_parameters=sum(p.numel() for p in parameters.values()),
+        tower_parameters={
+            tower: sum(p.numel() for name, p in parameters.items() if name.startswith(beginnings))
+            for tower, beginnings in encoder.towers().items()
+        },
+        projection_parameters={
+            tower: sum(p.numel() for p in encoder.get_submodule(name).parameters())
+            for tower, name in encoder.projections().items()
+        },
+        blocks={tower: adaptable_modules(encoder, tower) for tower in ("image", "text")},
+        graph_bytes=tuple(graph for graph, _, _ in sizes),
+        activation_bytes=tuple(activations for _, activations, _ in sizes),
+        widest_bytes=tuple(widest for _, _, widest in sizes),
+    )
+
+
+def adaptable_modules(encoder: DualEncoder, tower: TowerName) -> tuple[tuple[Adaptable, ...], ...]:
+    """Returns what LoRA can be attached to, block by block, lowest first."""
+    return tuple(
+        tuple(
+            Adaptable(name=f"{block}.{name}", matrices=matrices)
+            for name, module in encoder.get_submodule(block).named_modules()
+            if name and (matrices := _matrices(module))
+        )
+        for block in encoder.blocks(tower).names
+    )
+
+
+def _matrices(module: nn.Module) -> tuple[tuple[int, int], ...]:
+    from torch import nn
+
+    if isinstance(module, nn.Conv2d) and module.groups == 1:  # PEFT cannot merge a grouped convolution
+        return ((module.out_channels, module.weight[0].numel()),)
+    if isinstance(module, nn.MultiheadAttention):  # PEFT adapts both of its projections
+        return (3 * module.embed_dim, module.embed_dim), (module.embed_dim, module.embed_dim)
+    return ((module.out_features, module.in_features),) if isinstance(module, nn.Linear) else ()
+
+
+def _sizes(encoder: DualEncoder, cut: int) -> tuple[int, int, int]:
+    """Returns graph, activation and widest bytes of one image at a cut."""
+    import torch
+
+    from trainables.micro_batch import saved_bytes
+
+    weights = [*encoder.parameters(), *encoder.buffers()]
+    device = encoder.log_logit_scale.device
+    pixels = torch.zeros(ROWS, 3, encoder.preprocessing.size, encoder.preprocessing.size, device=device)
+    with torch.no_grad():
+        activations = encoder.encode_image_prefix(pixels[:, : encoder.preprocessing.channels], cut)
+    widest = [0]
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        del module, inputs
+        if isinstance(output, torch.Tensor):
+            widest[0] = max(widest[0], output.numel() * output.element_size())
+
+    hooks = [module.register_forward_hook(look) for module in encoder.modules()]
+    try:
+        with torch.enable_grad(), saved_bytes(weights) as kept:
+            encoder.encode_image_suffix(activations, cut)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    values = kept[0], activations.numel() * activations.element_size(), widest[0]
+    graph, entering, largest = (math.ceil(value / ROWS) for value in values)
+    return graph, entering, largest
+
+
+def main() -> None:
+    """Writes the structures that are kept."""
+    config: Any = EncoderConfig()
+    KEPT.write_text(json.dumps({config.name: _built(config).model_dump(mode="json")}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

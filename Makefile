@@ -7,7 +7,7 @@ PARALLEL := --numprocesses 2 --dist loadscope
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test check lint types format schema test-slow ui clean
+.PHONY: help setup sweep test check lint types format schema test-slow faults ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -30,7 +30,10 @@ test: $(STAMP) ## the default tests: CPU, offline, under five minutes
 	@$(BIN)/pytest $(PARALLEL)
 
 test-slow: $(STAMP) ## the tests that `make test` leaves out
-	@$(BIN)/pytest $(PARALLEL) -m 'slow and not gpu and not network'
+	@$(BIN)/pytest $(PARALLEL) -m 'slow and not faults and not gpu and not network'
+
+faults: $(STAMP) ## many injected faults: half an hour
+	@$(BIN)/pytest -m 'faults and not gpu and not network'
 
 check: lint types test test-slow ## what CI runs
 

@@ -39,6 +39,7 @@ PHANTOM = {"data.phantom.num_train": 12, "data.phantom.num_val": 6, "data.phanto
 FIXED = PHANTOM | {"encoder.image_size": 32, "adapt.method": "lora", "execution.num_threads": 1}
 SEED = 0
 TWO_MINUTES = 120.0
+WARM_UP = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -114,7 +115,8 @@ class Watch(SweepObserver):
     def __init__(self, stop_after: int | None = None) -> None:
         self.began = time.perf_counter()
         self.placed = self.ended = 0.0
-        self.num_ended, self.stop_after = 0, stop_after
+        self.ends: list[float] = []
+        self.stop_after = stop_after
         self.memory: list[float] = []
 
     def on_trial_placed(self, trial: Any) -> None:
@@ -125,10 +127,10 @@ class Watch(SweepObserver):
     def on_trial_finished(self, trial: Any) -> None:
         """The last one counts."""
         self.ended = time.perf_counter()
-        self.num_ended += 1
-        if self.num_ended % 100 == 0:
+        self.ends.append(self.ended)
+        if len(self.ends) % 100 == 0:
             self.memory.append(resident_mib("VmRSS"))
-        if self.num_ended == self.stop_after:
+        if len(self.ends) == self.stop_after:
             from orchestrator.driver import STOP_SIGNAL
 
             os.kill(os.getpid(), STOP_SIGNAL)
@@ -168,7 +170,7 @@ def run(space: SearchSpace, trainable: str, watch: Watch | None = None, **option
 
 
 def no_op(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns the seconds of trials that do nothing, ours and Tune's, and the driver's memory on the way."""
+    """Returns the pace of trials that do nothing, ours and Tune's, and the driver's memory on the way."""
     rounds = [
         {
             name: in_fresh_process(__file__, ["no-op", "--trials", str(options.trials), "--inside", name])
@@ -176,9 +178,10 @@ def no_op(options: argparse.Namespace) -> dict[str, Any]:
         }
         for number in range(options.rounds)
     ]
+    each = "seconds_a_trial"
     return {
         "trials": options.trials,
-        "ours_over_tune": ratio([one["ours"]["seconds"] / one["tune"]["seconds"] for one in rounds]),
+        "ours_over_tune": ratio([one["ours"][each] / one["tune"][each] for one in rounds]),
         "rounds": rounds,
     }
 
@@ -186,8 +189,8 @@ def no_op(options: argparse.Namespace) -> dict[str, Any]:
 def no_op_ours(num_trials: int) -> dict[str, Any]:
     """Runs them through the orchestrator: ledger, searcher, keys and all."""
     watch = run(space_of(num_trials, at_once=2), "sweep_trainables:no_op")
-    seconds = watch.ended - watch.placed
-    return {"seconds": seconds, "driver_mib_every_100_trials": [round(value) for value in watch.memory]}
+    memory = [round(value) for value in watch.memory]
+    return {"seconds_a_trial": pace(watch.ends), "driver_mib_every_100_trials": memory}
 
 
 def no_op_tune(num_trials: int) -> dict[str, Any]:
@@ -206,10 +209,6 @@ def no_op_tune(num_trials: int) -> dict[str, Any]:
                 def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
                     ends.append(time.perf_counter())
 
-                def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-                    starts.append(time.perf_counter())
-
-            starts: list[float] = []
             tune.Tuner(
                 tune.with_resources(nothing, {"cpu": concurrency.cpus_per_trial}),
                 param_space={"x": tune.uniform(0, 1)},
@@ -218,7 +217,13 @@ def no_op_tune(num_trials: int) -> dict[str, Any]:
                 ),
                 run_config=tune.RunConfig(storage_path=str(scratch), verbose=0, callbacks=[Clock()]),
             ).fit()
-    return {"seconds": ends[-1] - starts[0]}
+    return {"seconds_a_trial": pace(ends)}
+
+
+def pace(ends: Sequence[float]) -> float:
+    """Returns the seconds from one trial's end to the next one's, once all processes run."""
+    warm = ends[WARM_UP:]
+    return (warm[-1] - warm[0]) / (len(warm) - 1)
 
 
 def nothing(config: dict[str, float]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from orchestrator.brakes import Brakes
 from orchestrator.confirmation import next_to_confirm
 from orchestrator.ledger import Entry, Ledger, SweepState, TrialState
-from orchestrator.retention import prune
+from orchestrator.retention import forget, prune
 from orchestrator.runner import Cause, TrialOrder, TrialRecord, explain, hash_results
 from orchestrator.searcher import Draw, Metrics, Searcher
 from orchestrator.space import SearchSettings
@@ -227,8 +227,8 @@ class Conductor:
             stopped_early=is_early,
         )
         self._tell(key, record.metrics)
+        forget(self.folder, key)
         self._show(self.observer.on_trial_finished, trial)
-        self._prune()
 
     def stopped_early(self, key: str, *, seconds: float) -> None:
         """Takes in that a scheduler stopped a trial: it ranks by what it said last."""

@@ -9,28 +9,28 @@ from orchestrator.attempts import CHECKPOINTS
 from orchestrator.ledger import SweepState, TrialState
 
 
-def prune(folder: Path, state: SweepState, *, budget_bytes: float) -> list[str]:
-    """Deletes checkpoints that nobody goes on from, then, over the budget, those of failed trials.
+def forget(folder: Path, trial_key: str) -> None:
+    """Deletes the checkpoints of a finished trial, whose adapter lies in the store."""
+    shutil.rmtree(folder / "trials" / trial_key / CHECKPOINTS, ignore_errors=True)
 
-    A finished trial's adapter lies in the store. Failed trials keep theirs for `--retry-failed`, the latest
-    ones first; trials that run or wait keep theirs whatever the budget says.
+
+def prune(folder: Path, state: SweepState, *, budget_bytes: float) -> list[str]:
+    """Deletes, over the budget, the checkpoints of failed trials, and returns their keys.
+
+    Failed trials keep theirs for `--retry-failed`, the latest ones first; trials that run or wait keep theirs
+    whatever the budget says.
 
     Args:
         folder: of the sweep.
         state: says how each trial stands.
         budget_bytes: for the checkpoints of the whole sweep.
-
-    Returns:
-        The keys of failed trials that lost their checkpoints.
     """
     kept, failed = 0, list[tuple[Path, int, TrialState]]()
     for trial in state.trials.values():
         place = folder / "trials" / trial.trial_key / CHECKPOINTS
-        if not place.is_dir():
+        if trial.status == "finished" or not place.is_dir():
             continue
-        if trial.status == "finished":
-            shutil.rmtree(place, ignore_errors=True)
-        elif trial.status in ("failed", "unavailable"):
+        if trial.status in ("failed", "unavailable"):
             failed.append((place, size_of(place), trial))
         else:
             kept += size_of(place)

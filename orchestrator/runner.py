@@ -10,10 +10,12 @@ failures included: an exception that crossed Tune would lose its cause.
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import math
 import os
 import random
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -291,6 +293,8 @@ def _start_afresh(order: TrialOrder) -> None:
     import numpy as np
     import torch
 
+    if not gc.get_freeze_count():
+        gc.freeze()  # what was imported stays: looking through it after every trial takes 0.1 s
     seed = order.config["seed"]
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -299,9 +303,6 @@ def _start_afresh(order: TrialOrder) -> None:
 
 
 def _free_memory() -> None:
-    import gc
-    import sys
-
     gc.collect()
     if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

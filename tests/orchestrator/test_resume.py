@@ -1,13 +1,16 @@
 """Sweeps that are killed, stopped and crash, on a real Ray, compared with one that was left alone."""
 
 import json
+import os
 import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from test_sweep import run_driver, space_of, start_driver, wait_for
+from toy_sweep import descendants
 
 from orchestrator.driver import ask_to_stop
 from orchestrator.ledger import LedgerReader, SweepState, read_ledger
@@ -55,24 +58,55 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> SweepState:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_sweep_killed_three_times_is_the_one_that_was_not(tmp_path: Path, clean: SweepState):
+    kill_and_compare(tmp_path / "home", clean, walk_space(1, 2, 3), num_kills=3)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+def test_a_sweep_killed_twenty_times_is_the_one_that_was_not(tmp_path: Path):
+    space = walk_space(*range(1, 9))
+    untouched = tmp_path / "untouched"
+    assert run_driver(untouched, space, **WALK)["exit_code"] == 0
+    kill_and_compare(tmp_path / "home", sweep_of(untouched), space, num_kills=20)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_a_machine_that_sleeps_wakes_up_in_the_same_sweep(tmp_path: Path, clean: SweepState):
     home = tmp_path / "home"
+    driver = start_driver(home, walk_space(1, 2, 3), **WALK)
+    assert wait_for(lambda: (home / "store" / "epochs.txt").exists(), 120)
+    pids = [driver.pid, *descendants(driver.pid)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(60)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    out, err = driver.communicate(timeout=300)
+    assert (driver.returncode, err) == (0, "")
+    assert json.loads(out)["exit_code"] == 0
+    assert_equal_to(clean, sweep_of(home))
+
+
+def kill_and_compare(home: Path, clean: SweepState, space: dict, *, num_kills: int) -> None:
+    """Kills the driver within that many of its writes, resumes it each time, and finds nothing amiss."""
     random_numbers = random.Random(7)
     num_entries = clean.next_seq
-    seqs = sorted(random_numbers.sample(range(2, num_entries - 1), 3))
+    seqs = sorted(random_numbers.sample(range(2, num_entries - 1), num_kills))
     for number, seq in enumerate(seqs):
         resumes = {"resumes": True} if number else {}
         kill_at = [seq, random_numbers.choice([0, 1, 40])]  # not begun, or torn off
-        driver = start_driver(home, walk_space(1, 2, 3), kill_at=kill_at, **WALK, **resumes)
+        driver = start_driver(home, space, kill_at=kill_at, **WALK, **resumes)
         driver.communicate(timeout=240)
         assert driver.returncode == -signal.SIGKILL
         state = sweep_of(home)
         assert state.next_seq == seq
         assert state.finished is None
-    seen = run_driver(home, walk_space(1, 2, 3), **WALK, resumes=True)
+    seen = run_driver(home, space, **WALK, resumes=True)
     assert seen["exit_code"] == 0
     state = sweep_of(home)
     assert_equal_to(clean, state)
-    assert sum(trial.attempts - 1 for trial in state.trials.values()) <= 3
+    assert sum(trial.attempts - 1 for trial in state.trials.values()) <= num_kills
     finished = [
         entry.payload["trial_key"]
         for entry in LedgerReader(home / "sweeps" / "walk").poll()
@@ -80,7 +114,7 @@ def test_a_sweep_killed_three_times_is_the_one_that_was_not(tmp_path: Path, clea
     ]
     assert sorted(finished) == sorted(clean.trials)  # none finished twice
     trained = (home / "store" / "epochs.txt").read_text().splitlines()
-    assert len(trained) <= len(set(trained)) + 3  # only what a kill cut off was done again
+    assert len(trained) <= len(set(trained)) + num_kills  # only what a kill cut off was done again
 
 
 @pytest.mark.slow

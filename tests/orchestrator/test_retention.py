@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from orchestrator.ledger import SweepState, TrialState
-from orchestrator.retention import prune, size_of
+from orchestrator.retention import forget, prune, size_of
 
 
 def sweep_with(folder: Path, **statuses: str) -> SweepState:
@@ -26,6 +26,7 @@ def left(folder: Path) -> list[str]:
 
 def test_a_finished_trial_keeps_its_results_and_no_checkpoint(tmp_path: Path):
     state = sweep_with(tmp_path, a="finished", b="running", c="failed", d="placed")
+    forget(tmp_path, "a")
     assert prune(tmp_path, state, budget_bytes=1e9) == []
     assert left(tmp_path) == ["b", "c", "d"]
     assert (tmp_path / "trials" / "a" / "steps.jsonl").is_file()

@@ -25,25 +25,28 @@ class Brakes:
     free: Callable[[Path], int] = free_bytes
     num_crashes: int = 0  # in a row: no attempt got through an epoch between them
     is_low_on_disk: bool = False
+    is_over: bool = False  # no trial is placed any more
 
     def note_crash(self) -> None:
-        """Takes in that a process died."""
+        """Takes in that a process died, or Ray with all of them."""
         self.num_crashes += 1
         if self.num_crashes == self.settings.max_crashes_in_a_row:
-            self.say(
+            self.give_up(
                 f"{self.num_crashes} processes died in a row, so the fault lies with this machine rather "
-                f"than with a trial: no further one is started. Look into {self.folder / 'ray.log'}, then go "
-                f"on: python -m orchestrator sweep --resume {self.folder.name} --retry-failed"
+                "than with a trial"
             )
 
     def note_progress(self) -> None:
         """Takes in that an epoch, or a trial, went well."""
         self.num_crashes = 0
 
-    @property
-    def is_over(self) -> bool:
-        """Says whether no trial is placed any more."""
-        return self.num_crashes >= self.settings.max_crashes_in_a_row
+    def give_up(self, reason: str) -> None:
+        """Ends the placing of trials; running ones go on."""
+        self.is_over = True
+        self.say(
+            f"{reason}: no further one is started. Look into {self.folder / 'ray.log'}, then go on: "
+            f"python -m orchestrator sweep --resume {self.folder.name} --retry-failed"
+        )
 
     def is_waiting(self) -> bool:
         """Says whether trials have to wait for space on the disk; says so to the user when that changes."""

@@ -15,15 +15,14 @@ from orchestrator.brakes import Brakes
 from orchestrator.confirmation import next_to_confirm
 from orchestrator.ledger import Entry, Ledger, SweepState, TrialState
 from orchestrator.retention import forget, prune
-from orchestrator.runner import Cause, TrialOrder, TrialRecord, explain, hash_results
+from orchestrator.runner import Cause, TrialOrder, TrialRecord, explain, hash_results, read_warnings
 from orchestrator.searcher import Draw, Metrics, Searcher
 from orchestrator.space import SearchSettings
 from trainables.config import TrialConfig, from_flat, to_flat
 from trainables.errors import UserError
 
 logger = logging.getLogger(__name__)
-DEADLY: tuple[Cause, ...] = ("crash", "killed_for_memory")
-MACHINES_FAULT: tuple[Cause, ...] = (*DEADLY, "disk_full")
+MACHINES_FAULT: tuple[Cause, ...] = ("crash", "killed_for_memory", "disk_full")
 """What another attempt may escape; a defect of the configuration would only fail again."""
 ShownT = TypeVar("ShownT")
 
@@ -132,6 +131,10 @@ class Conductor:
         """Says whether a trial may still be placed, as far as the machine is concerned."""
         return not self.brakes.is_over
 
+    def waits_for_space(self) -> bool:
+        """Says whether only the disk keeps a trial from being placed; asked when none runs."""
+        return self.may_place() and self.brakes.is_low_on_disk and self.has_more()
+
     def _next_draw(self) -> Draw | None:
         """Returns the searcher's next draw; once it has no more, an arm to be run on another seed."""
         return self._new_draw() or next_to_confirm(self.state)
@@ -209,9 +212,7 @@ class Conductor:
     def ended(self, key: str, record: TrialRecord, *, is_early: bool = False) -> None:
         """Takes in how a trial ended; `is_early`: a scheduler stopped it."""
         trial = self.state.trials[key]
-        for warning in record.warnings:
-            self.record("trial_warned", trial_key=key, attempt=trial.attempts, message=warning)
-            self.say(f"{trial.name}: {warning}")
+        self._warned(trial, record.warnings)
         if record.cause is not None:
             self.failed(key, record.cause, record.message or "")
             return
@@ -235,6 +236,17 @@ class Conductor:
         results = hash_results(self.folder / "trials" / key)
         self.ended(key, TrialRecord(seconds, self.state.trials[key].metrics, results), is_early=True)
 
+    def died(self, key: str, cause: Cause, message: str) -> None:
+        """Takes in that the process of an attempt died, with what it had no time to say."""
+        self.brakes.note_crash()
+        self._warned(self.state.trials[key], read_warnings(self.folder / "trials" / key))
+        self.failed(key, cause, message)
+
+    def _warned(self, trial: TrialState, warnings: list[str]) -> None:
+        for warning in warnings:
+            self.record("trial_warned", trial_key=trial.trial_key, attempt=trial.attempts, message=warning)
+            self.say(f"{trial.name}: {warning}")
+
     def failed(self, key: str, cause: Cause, message: str) -> None:
         """Takes in that an attempt has no result; where the machine is to blame, another one may follow."""
         trial = self.state.trials[key]
@@ -248,20 +260,25 @@ class Conductor:
             message=message,
             is_retried=is_retried,
         )
-        if cause in DEADLY:
-            self.brakes.note_crash()
         if is_retried:
             self.again.append(key)
-            self.say(f"{trial.name}: {message}; it goes on from its last checkpoint")
+            self.say(f"{trial.name}: {message}; another attempt goes on from its last checkpoint")
             return
         self._tell(key, None)
         self._show(self.observer.on_trial_failed, trial)
         self._prune()
 
+    @property
+    def is_cut_short(self) -> bool:
+        """Says whether a sweep that ended has left trials undone."""
+        return self.brakes.is_over or any(
+            trial.status in ("placed", "running") for trial in self.state.trials.values()
+        )
+
     def exit_code(self) -> int:
-        """Returns 0 if all went well, 3 if a trial failed, none finished, or not all were placed."""
+        """Returns 0 if all went well, 3 if a trial failed, was left undone, or none finished."""
         status = [trial.status for trial in self.state.trials.values()]
-        return 3 if "failed" in status or "finished" not in status or self.brakes.is_over else 0
+        return 3 if "failed" in status or "finished" not in status or self.is_cut_short else 0
 
     def say(self, text: str) -> None:
         """Says one line to whoever watches."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 EMBEDDING_BYTES = (
     4 * 2048
 )  # per image and adapter, pooled and joint, float32; an upper estimate over the families
+KEPT_CHECKPOINTS = 3
+"""Of a running trial at most: the newest two, and the one that is being written."""
 COPIES_OF_ADAPTER = 2
 """In the store, and among the trial's results."""
 
@@ -185,7 +187,7 @@ def disk_bytes(
             adapter = max(adapter, COPIES_OF_ADAPTER * found.num_trainable * 4)
     most = max(len(dataset.records) for dataset in datasets.values())
     each = most * EMBEDDING_BYTES + adapter
-    written = 2 * checkpoint * max_concurrent  # the last one goes when the next one is whole
+    written = KEPT_CHECKPOINTS * checkpoint * max_concurrent
     return int(sum(images.values()) + sum(activations.values()) + num_trials * each + written)
 
 

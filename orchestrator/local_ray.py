@@ -130,16 +130,18 @@ def watched_node() -> Generator[None]:
     try:
         yield
     finally:
-        is_over.set()
-        watcher.join()
-        signal.signal(WAKE_UP, before)
+        with undisturbed():
+            is_over.set()
+            watcher.join()
+            signal.signal(WAKE_UP, before)  # which ignores the one that may be waiting
 
 
 @contextmanager
 def undisturbed() -> Generator[None]:
     """Keeps `NodeDied` back until the end of what must not be cut in two."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {WAKE_UP})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, set())
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {WAKE_UP})
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

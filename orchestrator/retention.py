@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.attempts import CHECKPOINTS
@@ -46,10 +48,9 @@ def prune(folder: Path, state: SweepState, *, budget_bytes: float) -> list[str]:
 
 def size_of(folder: Path) -> int:
     """Returns the bytes of all files below a folder; one that is being replaced may be missed."""
-    sizes = 0
-    for path in folder.rglob("*"):
-        try:
-            sizes += path.stat().st_size if path.is_file() else 0
-        except OSError:
-            continue
-    return sizes
+    size = 0
+    for place, _, names in os.walk(folder):  # passes over folders that have gone
+        for name in names:
+            with suppress(OSError):
+                size += os.stat(os.path.join(place, name)).st_size
+    return size

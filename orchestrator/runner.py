@@ -15,6 +15,7 @@ import json
 import math
 import os
 import random
+import re
 import sys
 import time
 import traceback
@@ -37,6 +38,8 @@ Cause = Literal[
 DRIVER_MEMORY_BYTES = 200 * 2**20
 """What the Tune process of a Train trial reserves: no core, or it would hold one that its workers need."""
 WARNINGS = "warnings.json"
+OUT_OF_MEMORY = re.compile("OutOfMemory|low on memory")
+"""In what Ray says when its memory monitor ended a process."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,9 @@ def run_trial(config: dict[str, str]) -> dict[str, str]:
         record = TrialRecord(time.perf_counter() - began, finite(metrics), hash_results(workdir))
     except Exception as error:
         cause, message = explain(error, workdir)
+        if cause == "crash" and order.device == "cuda" and order.num_workers == 1:
+            _leave_last_words(workdir, 0, cause, message)
+            raise  # ends this process: a broken CUDA context would fail every trial that comes here
         record = TrialRecord(time.perf_counter() - began, cause=cause, message=message)
     finally:
         _free_memory()
@@ -196,8 +202,7 @@ def run_as_worker(config: dict[str, str]) -> Metrics:
     except PeerFailed:  # that rank says why
         raise
     except Exception as error:
-        cause, message = explain(error, workdir)
-        write_atomically(workdir / _failure_file(rank), json.dumps([cause, message]))
+        _leave_last_words(workdir, rank, *explain(error, workdir))
         raise
 
 
@@ -246,14 +251,15 @@ def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
         return "unavailable", str(error)
     if isinstance(error, UserError):
         return "user_error", str(error)
-    if failures := sorted(workdir.glob(_failure_file("*"))):  # a worker said why, before Train wrapped it
-        cause, message = json.loads(failures[0].read_text())
-        return cause, message
+    if said := last_words(workdir):  # by a worker, before Train wrapped it
+        return said
     from trainables.losses.collectives import is_out_of_memory
     from trainables.losses.global_batch import NonFiniteLoss
 
     if is_out_of_memory(error):
         return "out_of_memory", f"{_first_line(error)}; one pair at a time did not fit"
+    if OUT_OF_MEMORY.search(str(error)):  # of a worker
+        return "killed_for_memory", "a worker was killed, as the machine ran out of memory"
     if isinstance(error, NonFiniteLoss | FloatingPointError):
         return "non_finite", str(error)
     if os.strerror(errno.ENOSPC) in str(error):  # an OSError, or what a library made of one
@@ -261,6 +267,18 @@ def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "error.txt").write_text("".join(traceback.format_exception(error)))
     return "crash", f"{type(error).__name__}: {_first_line(error)} (traceback: {workdir / 'error.txt'})"
+
+
+def last_words(workdir: Path) -> tuple[Cause, str] | None:
+    """Returns why an attempt failed, if one of its processes had the time to say so."""
+    for path in sorted(workdir.glob(_failure_file("*"))):
+        cause, message = json.loads(path.read_text())
+        return cause, message
+    return None
+
+
+def _leave_last_words(workdir: Path, rank: int, cause: Cause, message: str) -> None:
+    write_atomically(workdir / _failure_file(rank), json.dumps([cause, message]))
 
 
 def warn(workdir: Path, damages: list[str]) -> None:

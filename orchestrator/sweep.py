@@ -34,7 +34,7 @@ from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig, arm_key, from_flat, trial_key
 from trainables.data.cache import open_image_cache
 from trainables.data.datasets import load_dataset
-from trainables.errors import ConfigError, UserError
+from trainables.errors import ClusterError, ConfigError, UserError
 from trainables.models.registry import encoder_fingerprint, preprocessing_of
 
 
@@ -85,7 +85,7 @@ def run_sweep(
         is_tested = True
         try:
             run_all(conductor, space, concurrency, interrupted)
-            if options.opens_test and not interrupted.exit_code:
+            if options.opens_test and not interrupted.exit_code and not conductor.is_cut_short:
                 is_tested = evaluate_test(conductor, space)
         except KeyboardInterrupt:  # outside Tune's loop, which ends by itself
             interrupted.signal_number = interrupted.signal_number or signal.SIGINT
@@ -99,7 +99,7 @@ def run_sweep(
                 "sweep_finished",
                 exit_code=exit_code,
                 seconds=time.monotonic() - began,
-                is_cut_short=not conductor.may_place(),
+                is_cut_short=conductor.is_cut_short,
             )
     return SweepOutcome(exit_code, folder.name)
 
@@ -113,6 +113,8 @@ def bring_back(conductor: Conductor, space: SearchSpace, *, retry_failed: bool) 
     state = read_ledger(conductor.folder)
     check_drift(state)
     replay(conductor, conductor.folder, retry_failed=retry_failed)
+    if plan := state.opened.get("plan_fingerprint"):
+        conductor.stands_on = {"plan_fingerprint": plan}
     conductor.is_exhausted = was_complete(state, space)  # a searcher that repeats itself could find more now
 
 
@@ -237,29 +239,54 @@ def run_all(
         return
     load_ray()
     prepared = in_background(lambda: prepare(space))
-    log, num_workers = conductor.folder / "ray.log", conductor.order.num_workers
-    is_begun = is_done = False
-    while not is_done and conductor.may_place():  # Ray may die: then another one takes its place
-        with local_ray(concurrency, log=log, num_workers=num_workers) as scratch:
-            prepared.result()
-            if interrupted.is_asked_to_stop:  # before there was anything to stop
-                return
-            from orchestrator.tuning import honest_sentence, run_trials
+    is_done = run_on_a_ray(conductor, space, concurrency, interrupted, after=prepared.result, is_first=True)
+    while not (is_done or interrupted.exit_code) and conductor.may_place():
+        conductor.say("the sweep goes on with another Ray")
+        try:
+            is_done = run_on_a_ray(conductor, space, concurrency, interrupted)
+        except ClusterError as error:
+            conductor.brakes.give_up(f"no other Ray could be started ({error})")
 
-            conductor.order = replace(conductor.order, scratch=str(scratch))
-            if not is_begun:
-                if sentence := honest_sentence(space):
-                    conductor.observer.on_message(sentence)
-                start(conductor, space)
-                is_begun = True
-            with interrupted.gently():
-                is_done = run_trials(
-                    conductor,
-                    space,
-                    max_concurrent=concurrency.max_concurrent,
-                    scratch=scratch,
-                    is_stopping=lambda: interrupted.is_asked_to_stop,
-                )
+
+def run_on_a_ray(
+    conductor: Conductor,
+    space: SearchSpace,
+    concurrency: Concurrency,
+    interrupted: Interruption,
+    *,
+    after: Callable[[], None] = lambda: None,
+    is_first: bool = False,
+) -> bool:
+    """Starts Ray, runs trials and stops Ray; says whether it was not Ray's death that ended them.
+
+    Args:
+        conductor: gives out the trials.
+        space: has their searcher and scheduler.
+        concurrency: what they share.
+        interrupted: whether the user wants them to end.
+        after: is waited for, once Ray has started.
+        is_first: puts the start of the sweep on record.
+    """
+    log, num_workers = conductor.folder / "ray.log", conductor.order.num_workers
+    with local_ray(concurrency, log=log, num_workers=num_workers) as scratch:
+        after()
+        if interrupted.is_asked_to_stop:  # before there was anything to stop
+            return True
+        from orchestrator.tuning import honest_sentence, run_trials
+
+        conductor.order = replace(conductor.order, scratch=str(scratch))
+        if is_first:
+            if sentence := honest_sentence(space):
+                conductor.observer.on_message(sentence)
+            start(conductor, space)
+        with interrupted.gently():
+            return run_trials(
+                conductor,
+                space,
+                max_concurrent=concurrency.max_concurrent,
+                scratch=scratch,
+                is_stopping=lambda: bool(interrupted.exit_code),
+            )
 
 
 def start(conductor: Conductor, space: SearchSpace) -> None:

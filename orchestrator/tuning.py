@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
-import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,13 +21,12 @@ from ray.tune.search import Searcher
 from orchestrator.conductor import Conductor
 from orchestrator.ledger import SweepState
 from orchestrator.local_ray import undisturbed, watched_node
-from orchestrator.runner import Cause, TrialOrder, TrialRecord, run_trial
+from orchestrator.runner import OUT_OF_MEMORY, Cause, TrialOrder, TrialRecord, last_words, run_trial
 from orchestrator.space import SearchSpace
 from trainables.errors import DataError
 
 REDUCTION_FACTOR = 3
-OUT_OF_MEMORY = re.compile("OutOfMemory|low on memory")
-"""In what Ray says when its memory monitor ended a process."""
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ def run_trials(
     except Exception as error:  # such as a process of Tune's that died while it started
         has_ended = False
         desk.broke_down(error)
-    if isinstance(desk.problem, OSError):
+    if isinstance(desk.problem, OSError) and desk.problem.errno in UNWRITABLE:
         reason = desk.problem.strerror or desk.problem
         raise DataError(
             f"{conductor.folder}: cannot be written ({reason}), so the sweep was stopped; its ledger is "
@@ -185,16 +184,20 @@ class Desk:
         return str, ()
 
     def broke_down(self, error: Exception) -> None:
-        """Takes in that Tune ended with an exception, and its trials with it."""
+        """Takes in that Tune ended with an exception, and its trials with it.
+
+        If the user has ended the sweep, Ray may have got the same signal: the trials stay open.
+        """
         logger.warning("Ray broke down", exc_info=error)
+        if self.is_stopping():
+            return
         cause = "killed_for_memory" if OUT_OF_MEMORY.search(str(error)) else "crash"
         while error.__cause__ is not None:
             error = cast(Exception, error.__cause__)
         reason = f"Ray broke down: {_first_line(error)}"
         with self.guarded():
-            self.conductor.say(f"{reason}; the sweep goes on with another one")
-            if not self.open_trials:
-                self.conductor.brakes.note_crash()
+            self.conductor.say(reason)
+            self.conductor.brakes.note_crash()  # one, however many trials ran
             while self.open_trials:
                 _, key = self.open_trials.popitem()
                 self.conductor.failed(key, cause, reason)
@@ -236,12 +239,14 @@ class Asker(Searcher):
         if self.desk.problem or self.desk.is_stopping():
             return Searcher.FINISHED
         order: TrialOrder | None = None
+        may_come = False
         with self.desk.guarded():
-            order = self.desk.conductor.next_trial()
-        if order is None:  # a trial that runs may still crash, and then needs a place again
-            may_come = self.desk.open_trials or self.desk.conductor.brakes.is_low_on_disk
+            if (order := self.desk.conductor.next_trial()) is not None:
+                self.desk.open_trials[trial_id] = order.trial_key
+            else:  # a trial that runs may still crash, and then needs a place again
+                may_come = bool(self.desk.open_trials) or self.desk.conductor.waits_for_space()
+        if order is None:
             return None if may_come and not self.desk.problem else Searcher.FINISHED
-        self.desk.open_trials[trial_id] = order.trial_key
         return {"order": order.to_json()}
 
     def on_trial_complete(
@@ -282,10 +287,15 @@ class Teller(tune.Callback):
                 self.desk.conductor.stopped_early(key, seconds=trial.last_result.get("time_total_s", 0.0))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Takes in a process that died."""
+        """Takes in a process that died, or ended itself; `stop` leaves its trial open."""
         with self.desk.guarded():
-            if (key := self.desk.open_trials.pop(trial.trial_id, None)) is not None:
-                self.desk.conductor.failed(key, *_cause_of_death(trial))
+            key = self.desk.open_trials.pop(trial.trial_id, None)
+            if key is None or self.desk.is_stopping():
+                return
+            if said := last_words(self.desk.conductor.folder / "trials" / key):
+                self.desk.conductor.failed(key, *said)
+            else:
+                self.desk.conductor.died(key, *_cause_of_death(trial))
 
 
 def _cause_of_death(trial: Trial) -> tuple[Cause, str]:

@@ -45,3 +45,6 @@ def test_a_machine_that_only_kills_gets_no_more_trials(tmp_path: Path, said: lis
     brakes.note_crash()
     assert brakes.is_over
     assert f"--resume {tmp_path.name} --retry-failed" in said[0]
+    brakes.note_progress()  # of a trial that ran on
+    assert brakes.is_over
+    assert len(said) == 1

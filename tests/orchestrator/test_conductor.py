@@ -275,7 +275,7 @@ def test_after_crashes_in_a_row_the_rest_is_left_for_a_resume(conduct, tmp_path:
     conductor = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
     for rank in range(1, 6):
         assert conductor.next_trial().trial_key == f"key-{rank}"
-        conductor.failed(f"key-{rank}", "crash", "died")
+        conductor.died(f"key-{rank}", "crash", "died")
     assert conductor.next_trial() is None
     assert not conductor.may_place()
     assert conductor.exit_code() == 3
@@ -288,8 +288,38 @@ def test_an_epoch_between_crashes_clears_the_machine(conduct):
     for rank in range(1, 9):
         conductor.next_trial()
         conductor.reported(f"key-{rank}", 1, {"train/loss": 1.0})
-        conductor.failed(f"key-{rank}", "crash", "died")
+        conductor.died(f"key-{rank}", "crash", "died")
     assert conductor.may_place()
+
+
+def test_a_bug_is_no_dead_process(conduct):
+    conductor = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
+    for rank in range(1, 9):
+        conductor.next_trial()
+        conductor.ended(f"key-{rank}", TrialRecord(1.0, cause="crash", message="KeyError: 'x'"))
+    assert conductor.may_place()
+
+
+def test_a_trial_left_undone_makes_no_complete_sweep(conduct):
+    conductor = conduct(draw_of("a", 1), draw_of("b", 2))
+    conductor.next_trial(), conductor.next_trial()
+    conductor.ended("key-1", TrialRecord(1.0, {OBJECTIVE: 0.7}))
+    assert conductor.is_cut_short
+    assert conductor.exit_code() == 3
+    conductor.ended("key-2", TrialRecord(1.0, {OBJECTIVE: 0.7}))
+    assert (conductor.is_cut_short, conductor.exit_code()) == (False, 0)
+
+
+def test_only_trials_that_are_there_wait_for_space(conduct):
+    conductor = conduct(draw_of("a", 1))
+    conductor.brakes.free = lambda _: 0
+    assert conductor.next_trial() is None
+    assert conductor.waits_for_space()
+    conductor.brakes.free = lambda _: 2**40
+    assert conductor.next_trial().trial_key == "key-1"
+    conductor.brakes.free = lambda _: 0
+    assert conductor.next_trial() is None
+    assert not conductor.waits_for_space()  # the last one runs: nothing else is to come
 
 
 def test_a_draw_that_fails_its_check_fails_without_being_started(conduct):

@@ -97,7 +97,7 @@ def test_disk_counts_each_cache_once_and_checkpoints_of_what_runs_at_once() -> N
     assert total(first, trial(seed=1)) == total(first)
     assert total(first, trial(lora__num_blocks=1)) > total(first), "another cut, another cache"
     found = estimate.footprint(first)
-    assert total(first, at_once=3) - total(first) == 2 * 2 * found.checkpoint
+    assert total(first, at_once=3) - total(first) == 2 * estimate.KEPT_CHECKPOINTS * found.checkpoint
     assert found.checkpoint == 12 * found.num_trainable
     assert total(trial(execution__cache_budget_gb=0.0)) < total(first)
 

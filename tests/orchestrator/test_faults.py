@@ -2,11 +2,13 @@
 
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from test_resume import WALK, assert_equal_to, clean, sweep_of, values, walk_space
-from test_sweep import run_driver, start_driver
+from test_sweep import alive, run_driver, start_driver, wait_for
+from toy_sweep import descendants
 
 from orchestrator.ledger import LedgerReader
 
@@ -83,6 +85,20 @@ def test_a_full_disk_makes_trials_wait_and_costs_no_epoch(tmp_path: Path):
     assert [trained.count(f"{trial.trial_key} {epoch}") for epoch in (1, 2, 3, 4)] == [1, 1, 2, 1]
 
 
+def test_ctrl_c_twice_ends_at_once_and_loses_nothing(tmp_path: Path, clean):
+    home = tmp_path / "home"
+    driver = start_driver(home, walk_space(1, 2, 3), **WALK)
+    assert wait_for(lambda: (home / "store" / "epochs.txt").exists(), 120)
+    pids = descendants(driver.pid)
+    driver.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    driver.send_signal(signal.SIGINT)
+    driver.communicate(timeout=30)
+    assert wait_for(lambda: not alive(pids), 30)
+    assert run_driver(home, walk_space(1, 2, 3), **WALK, resumes=True)["exit_code"] == 0
+    assert_equal_to(clean, sweep_of(home))
+
+
 def test_a_node_that_dies_is_replaced_and_the_sweep_goes_on(tmp_path: Path, clean):
     home = tmp_path / "home"
     seen = run_driver(home, walk_space(113, 1, 2, 3), **WALK)
@@ -93,6 +109,22 @@ def test_a_node_that_dies_is_replaced_and_the_sweep_goes_on(tmp_path: Path, clea
     assert (struck.status, struck.attempts) == ("finished", 2)
     del state.trials[struck.trial_key]
     assert_equal_to(clean, state)
+
+
+def test_what_was_not_placed_on_a_machine_that_kills_is_left_for_a_resume(tmp_path: Path):
+    home = tmp_path / "home"
+    space = walk_space(107, 1, 2, max_crashes_in_a_row=2)
+    seen = run_driver(home, space, **WALK)
+    assert seen["exit_code"] == 3
+    cut = sweep_of(home)
+    assert [trial.name for trial in cut.trials.values()] == ["frozen encoder", "rank=107"]
+    assert not cut.is_complete
+    assert cut.test_opened == []  # half a search has no best trial
+    assert run_driver(home, space, **WALK, resumes=True)["exit_code"] == 3
+    whole = sweep_of(home)
+    assert whole.is_complete
+    assert [trial.status for trial in whole.trials.values()] == ["finished", "failed", "finished", "finished"]
+    assert whole.test_opened != []
 
 
 def test_a_machine_without_memory_fails_its_trials_and_not_the_sweep(tmp_path: Path):

@@ -4,6 +4,7 @@ import json
 import pickle
 import types
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -38,7 +39,11 @@ class Conductor:
 
     def __init__(self, *, is_broken: bool = False):
         self.is_broken, self.told = is_broken, []
-        self.brakes = types.SimpleNamespace(is_low_on_disk=False)
+        self.brakes = types.SimpleNamespace(note_crash=lambda: self.told.append(("note_crash",)))
+        self.folder, self.is_waiting = Path("/none"), False
+
+    def waits_for_space(self):
+        return self.is_waiting
 
     def next_trial(self):
         return None
@@ -79,8 +84,24 @@ def test_a_trial_that_completes_without_a_record_was_stopped(desk: Desk):
 def test_a_process_that_died_is_a_crash(desk: Desk):
     Teller(desk).on_trial_error(1, [], Trial("tune-1"))
     ((name, key, cause, message),) = desk.conductor.told
-    assert (name, key, cause) == ("failed", "key-1", "crash")
+    assert (name, key, cause) == ("died", "key-1", "crash")
     assert "process died" in message
+
+
+def test_a_process_that_ended_itself_has_said_why(desk: Desk, tmp_path: Path):
+    desk.conductor.folder = tmp_path
+    (tmp_path / "trials" / "key-1").mkdir(parents=True)
+    (tmp_path / "trials" / "key-1" / "failure-0.json").write_text('["crash", "CUDA error"]')
+    Teller(desk).on_trial_error(1, [], Trial("tune-1"))
+    assert desk.conductor.told == [("failed", "key-1", "crash", "CUDA error")]
+
+
+def test_what_dies_after_the_user_ended_the_sweep_stays_open(desk: Desk):
+    desk.is_stopping = lambda: True
+    desk.broke_down(RuntimeError("the raylet got the same signal"))
+    assert desk.open_trials == {"tune-1": "key-1"}
+    Teller(desk).on_trial_error(1, [], Trial("tune-1"))
+    assert desk.conductor.told == []
 
 
 @pytest.mark.parametrize(
@@ -98,13 +119,14 @@ def test_trials_of_a_tune_that_broke_down_have_failed_by_the_machines_fault(
     assert desk.open_trials == {}
     assert desk.problem is None
     failed = [told for told in desk.conductor.told if told[0] == "failed"]
+    assert desk.conductor.told.count(("note_crash",)) == 1  # a node died, not one process a trial
     assert sorted(failed) == [("failed", key, cause, f"Ray broke down: {said}") for key in ("key-1", "key-2")]
 
 
 def test_while_trials_wait_for_space_the_sweep_does_not_end(desk: Desk):
     desk.open_trials.clear()
     assert Asker(desk).suggest("tune-2") == Searcher.FINISHED
-    desk.conductor.brakes.is_low_on_disk = True
+    desk.conductor.is_waiting = True
     assert Asker(desk).suggest("tune-3") is None
 
 

@@ -251,7 +251,8 @@ class Conductor:
         """Takes in that an attempt has no result; where the machine is to blame, another one may follow."""
         trial = self.state.trials[key]
         num_earlier = sum(earlier in MACHINES_FAULT for _, earlier, _ in trial.failures)
-        is_retried = cause in MACHINES_FAULT and num_earlier < self.settings.max_retries
+        may_be_retried = cause in MACHINES_FAULT and num_earlier < self.settings.max_retries
+        is_retried = may_be_retried or cause == "node_died"  # no fault of the trial's; the brakes count these
         self.record(
             "trial_failed",
             trial_key=key,

@@ -32,7 +32,14 @@ from trainables.context import Metrics
 from trainables.errors import UserError, WeightsUnavailable
 
 Cause = Literal[
-    "user_error", "out_of_memory", "non_finite", "crash", "killed_for_memory", "disk_full", "unavailable"
+    "user_error",
+    "out_of_memory",
+    "non_finite",
+    "crash",
+    "killed_for_memory",
+    "disk_full",
+    "node_died",
+    "unavailable",
 ]
 """`out_of_memory`: one pair at a time did not fit. `killed_for_memory`: the machine ended the process."""
 DRIVER_MEMORY_BYTES = 200 * 2**20

@@ -191,7 +191,7 @@ class Desk:
         logger.warning("Ray broke down", exc_info=error)
         if self.is_stopping():
             return
-        cause = "killed_for_memory" if OUT_OF_MEMORY.search(str(error)) else "crash"
+        cause = "killed_for_memory" if OUT_OF_MEMORY.search(str(error)) else "node_died"
         while error.__cause__ is not None:
             error = cast(Exception, error.__cause__)
         reason = f"Ray broke down: {_first_line(error)}"

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from trainables import TRAINABLES
 from trainables.config import TrialConfig, flatten
-from trainables.errors import ConfigError, UserError
+from trainables.errors import ConfigError, DataError, UserError
 from trainables.fields import build_trial, check_value, did_you_mean, read_overrides
 from trainables.launch import LOOPBACK, Place, RecordingContext, process_group, run_recorded
 from trainables.plain_yaml import read_yaml
@@ -171,14 +171,17 @@ def find_checkpoint(wanted: str | None, workdir: Path) -> Path | None:
 
     Raises:
         ConfigError: there is none at that place.
-        DataError: `latest`, and all that are there are damaged.
     """
     if wanted is None:
         return None
-    from trainables.checkpoint import latest_checkpoint
+    from trainables.checkpoint import latest_checkpoint, newest_first
 
     if wanted == LATEST:
-        newest, damages = latest_checkpoint(workdir / "checkpoints")
+        folder = workdir / "checkpoints"
+        try:
+            newest, damages = latest_checkpoint(folder)
+        except DataError:  # this machine's alone, perhaps: restoring it is where all ranks learn of it
+            return newest_first(folder)[0]
         for damage in damages:
             print(f"going on from an earlier checkpoint: {damage}", file=sys.stderr)
         return newest

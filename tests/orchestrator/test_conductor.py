@@ -292,6 +292,14 @@ def test_an_epoch_between_crashes_clears_the_machine(conduct):
     assert conductor.may_place()
 
 
+def test_the_death_of_a_node_uses_up_no_retry(conduct):
+    conductor = conduct(draw_of("a", 1))
+    for attempt in range(1, 4):
+        assert conductor.next_trial().attempt == attempt
+        conductor.failed("key-1", "node_died", "Ray broke down")
+    assert conductor.state.trials["key-1"].status == "placed"
+
+
 def test_a_bug_is_no_dead_process(conduct):
     conductor = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
     for rank in range(1, 9):

@@ -107,7 +107,7 @@ def test_what_dies_after_the_user_ended_the_sweep_stays_open(desk: Desk):
 @pytest.mark.parametrize(
     ("said", "cause"),
     [
-        ("A worker died", "crash"),
+        ("A worker died", "node_died"),
         ("1 worker(s) were killed due to the node running low on memory", "killed_for_memory"),
     ],
 )

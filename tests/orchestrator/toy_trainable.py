@@ -107,7 +107,7 @@ def mishap(rank: int, epoch: int, context: RunContext) -> None:
     """107 dies at each attempt's first new epoch; the others in the third epoch of the first attempt.
 
     105 dies, 108 and 109 after damaging the newest checkpoint or all of them, 110 while it writes one, 112
-    takes its driver with it then; 111 fills the disk, 113 takes Ray's node with it.
+    takes its driver with it then; 111 fills the disk, 106 takes Ray's node with it.
     """
     from trainables import checkpoint
 
@@ -136,7 +136,7 @@ def mishap(rank: int, epoch: int, context: RunContext) -> None:
             free = os.statvfs(context.store)
             left = free.f_bavail * free.f_frsize - 600_000
             (context.store / "ballast").write_bytes(bytes(left))
-        case 113:
+        case 106:
             os.kill(int(os.environ["RAY_RAYLET_PID"]), signal.SIGKILL)
             time.sleep(60)
         case _:

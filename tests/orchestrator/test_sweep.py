@@ -260,6 +260,19 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.mark.parametrize("is_cut_short", [True, False])
+def test_half_a_search_opens_no_test_labels(own_home: Path, monkeypatch, is_cut_short: bool):
+    opened = []
+
+    def run_all(conductor, *_):
+        conductor.brakes.is_over = is_cut_short
+
+    monkeypatch.setattr(sweep, "run_all", run_all)
+    monkeypatch.setattr(sweep, "evaluate_test", lambda *_: opened.append("opened") or True)
+    assert run_sweep(read_space(space_of(1)), SweepOptions(name="half")).exit_code == 3
+    assert opened == ([] if is_cut_short else ["opened"])
+
+
 def test_a_machine_too_small_is_said_before_anything_starts(own_home: Path):
     with pytest.raises(ClusterError, match="--workers 4096"):
         run_sweep(read_space(space_of(4)), SweepOptions(num_workers=4096))

@@ -56,20 +56,21 @@ def finished_arms(state: SweepState) -> list[list[TrialState]]:
 
 
 def best_arm(state: SweepState) -> list[TrialState] | None:
-    """Returns the arm with the highest objective, ties by negative log-likelihood.
+    """Returns the arm that ranks first.
 
     Infeasible arms are none; once an arm is confirmed on all seeds, neither are those that are not.
     """
     agreed = terms(state)
-    key, nll = agreed.objective, f"{agreed.objective.rpartition('/')[0]}/nll"
-    arms = [arm for arm in finished_arms(state) if mean(arm, key) is not None]
+    arms = [arm for arm in finished_arms(state) if mean(arm, agreed.objective) is not None]
     standing = standings(arms, agreed)
     feasible = [arm for arm in arms if standing[arm[0].arm_key] != INFEASIBLE]
-    return min(
-        feasible,
-        key=lambda arm: (standing[arm[0].arm_key], -(mean(arm, key) or 0.0), mean(arm, nll) or 0.0),
-        default=None,
-    )
+    return min(feasible, key=lambda arm: (standing[arm[0].arm_key], *rank(arm, agreed)), default=None)
+
+
+def rank(arm: Arm, agreed: Terms) -> tuple[float, float]:
+    """Returns what arms sort by: a high objective first, ties by a low negative log-likelihood."""
+    nll = f"{agreed.objective.rpartition('/')[0]}/nll"
+    return -(mean(arm, agreed.objective) or 0.0), mean(arm, nll) or 0.0
 
 
 def standings(arms: Sequence[Arm], agreed: Terms) -> dict[str, int]:

@@ -263,7 +263,9 @@ class Conductor:
         )
         if is_retried:
             self.again.append(key)
-            self.say(f"{trial.name}: {message}; another attempt goes on from its last checkpoint")
+            self.say(
+                f"{trial.name}: {message}; another attempt follows, from its last checkpoint if it has one"
+            )
             return
         self._tell(key, None)
         self._show(self.observer.on_trial_failed, trial)

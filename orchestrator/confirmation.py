@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orchestrator.arms import broken_by, is_seedless, terms
+from orchestrator.arms import broken_by, is_seedless, rank, terms
 from orchestrator.ledger import SweepState, TrialState
 from orchestrator.searcher import Draw
 from orchestrator.space import SearchSpace
@@ -30,10 +30,11 @@ def next_to_confirm(state: SweepState) -> Draw | None:
 
 def left_to_confirm(state: SweepState) -> Iterator[Draw]:
     """Yields what is not placed yet of the arms that are to be confirmed as things stand, the best first."""
+    num_seeds = terms(state).num_seeds
     known = {(trial.arm_key, trial.config.get("seed")) for trial in state.trials.values()}
     for trial in to_confirm(state):
         first = trial.config["seed"]
-        for seed in range(first, first + terms(state).num_seeds):
+        for seed in range(first, first + num_seeds):
             if (trial.arm_key, seed) not in known:
                 config = from_flat(trial.config | {"seed": seed})
                 yield Draw(f"{trial.name} seed={seed}", config, trial.is_baseline, confirms=True)
@@ -47,14 +48,15 @@ def to_confirm(state: SweepState) -> list[TrialState]:
     agreed = terms(state)
     if agreed.num_seeds == 1:
         return []
-    key, nll = agreed.objective, f"{agreed.objective.rpartition('/')[0]}/nll"
     whole = [
         trial
         for trial in state.trials.values()
-        if trial.status == "finished" and not (trial.confirms or trial.stopped_early) and key in trial.metrics
+        if trial.status == "finished"
+        and not (trial.confirms or trial.stopped_early)
+        and agreed.objective in trial.metrics
     ]
     drawn = [trial for trial in whole if not trial.is_baseline and not broken_by([trial], agreed)]
-    drawn.sort(key=lambda trial: (-trial.metrics[key], trial.metrics.get(nll, 0.0)))
+    drawn.sort(key=lambda trial: rank([trial], agreed))
     chosen = drawn[: agreed.num_confirmed] + [trial for trial in whole if trial.is_baseline]
     return [trial for trial in chosen if not is_seedless([trial])]
 
@@ -65,7 +67,7 @@ def num_still_to_confirm(state: SweepState) -> int:
     return len(list(left_to_confirm(state))) + num_unknown * (terms(state).num_seeds - 1)
 
 
-def num_to_confirm(space: SearchSpace) -> tuple[int, int]:
+def confirmed_counts(space: SearchSpace) -> tuple[int, int]:
     """Returns how many arms and how many baselines a space confirms, if enough arms hold its constraints."""
     if space.search.seeds == 1:
         return 0, 0
@@ -75,4 +77,4 @@ def num_to_confirm(space: SearchSpace) -> tuple[int, int]:
 
 def num_confirming(space: SearchSpace) -> int:
     """Returns how many trials that takes."""
-    return sum(num_to_confirm(space)) * (space.search.seeds - 1)
+    return sum(confirmed_counts(space)) * (space.search.seeds - 1)

@@ -138,7 +138,7 @@ def metric_of(state: SweepState) -> str:
 
 
 def compare_with_best(state: SweepState, rows: Sequence[Row]) -> list[Row]:
-    """Returns the rows, each with whether it can be told apart from the first, if that one is confirmed."""
+    """Returns the rows, each with whether it can be told apart from the first on their common seeds."""
     agreed, arms = terms(state), {arm[0].arm_key: arm for arm in finished_arms(state)}
     if not rows or agreed.num_seeds == 1 or rows[0].breaches:
         return list(rows)

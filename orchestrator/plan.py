@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.checks import check_trials
-from orchestrator.confirmation import num_confirming, num_to_confirm
-from orchestrator.estimate import (
+from orchestrator.confirmation import confirmed_counts, num_confirming
+from orchestrator.costs import (
     Batches,
     MemoryEstimate,
     TimeEstimate,
@@ -25,7 +25,6 @@ from orchestrator.estimate import (
 from orchestrator.home import HOME_VARIABLE
 from orchestrator.resources import Concurrency, TrialMemory, counted, fit, this_machine
 from orchestrator.space import SearchSpace
-from trainables.artifacts import fingerprint
 from trainables.config import EncoderConfig, from_flat
 from trainables.models.registry import encoder_fingerprint, find_encoder, preprocessing_of
 
@@ -85,7 +84,7 @@ class Plan:
         """Returns the plan as JSON-like values."""
         return {
             "space": self.space.to_dict(),
-            "space_fingerprint": fingerprint(self.space.to_dict()),
+            "space_fingerprint": self.space.fingerprint,
             "num_trials": self.num_trials,
             "num_baselines": self.num_baselines,
             "num_confirming": self.num_confirming,
@@ -115,7 +114,7 @@ class Plan:
 
     def _confirmed(self) -> str:
         """Reads as `, then 3 arms × 2 more seeds`."""
-        arms, baselines = num_to_confirm(self.space)
+        arms, baselines = confirmed_counts(self.space)
         if not self.num_confirming:
             return ""
         who = counted(arms, "arm") + (f" and {counted(baselines, 'baseline')}" if baselines else "")
@@ -138,8 +137,7 @@ def make_plan(space: SearchSpace, *, is_timed: bool = False) -> Plan:
     datasets = check_trials(configs)
     first = from_flat(space.default_config())
     dataset = datasets[first.data.model_dump_json()]
-    num_baselines = sum(trial.is_baseline for trial in space.named_trials())
-    num_trials = space.num_trials
+    num_trials, num_baselines = space.num_trials, space.num_baselines
     memory = trial_memory(configs, num_workers=first.execution.num_workers)
     concurrency = fit(
         first.execution.num_workers,

@@ -81,7 +81,7 @@ def describe_plan(plan: Plan, source: Path | None) -> PlanFile:
     encoders = dict.fromkeys(config.encoder for config in configs)
     return PlanFile(
         space=plan.space.to_dict(),
-        space_fingerprint=fingerprint(plan.space.to_dict()),
+        space_fingerprint=plan.space.fingerprint,
         source=PlannedSpace(path=str(source.absolute()), fingerprint=fingerprint(read_yaml(source)))
         if source
         else None,
@@ -178,7 +178,9 @@ def space_of_plan(path: Path, content: PlanFile) -> SearchSpace:
     space: SearchSpace | None = None
     try:
         space = read_space(content.space)
-        drifted += _changed("the space, as this version reads it", content.space_fingerprint, _mark(space))
+        drifted += _changed(
+            "the space, as this version reads it", content.space_fingerprint, space.fingerprint
+        )
     except UserError as error:
         drifted.append(f"the space no longer holds ({error})")
     drifted += _source_drift(content.source)
@@ -230,10 +232,6 @@ def _changed(what: str, then: str, now: str) -> list[str]:
 def _name(config: DataConfig) -> str:
     fold = "" if config.fold is None else f", fold {config.fold}"
     return f"the data set {config.dataset}{fold}"
-
-
-def _mark(space: SearchSpace) -> str:
-    return fingerprint(space.to_dict())
 
 
 def _read(path: Path) -> bytes:

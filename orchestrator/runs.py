@@ -203,6 +203,8 @@ class SweepRuns:
         run.tags["orchestrator.exit_code"] = str(entry.payload["exit_code"])
         if statuses & {"placed", "running"}:
             self.close()
+        elif entry.payload.get("is_cut_short"):
+            self._end_run(run, "KILLED", "cut short", entry)
         elif "finished" in statuses:
             self._end_run(run, "FINISHED", "none", entry)
         else:

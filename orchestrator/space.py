@@ -113,6 +113,16 @@ class SearchSpace:
             return min(size, self.search.num_trials or size)
         return (self.search.num_trials or 16) if self.parameters else 1
 
+    @property
+    def num_baselines(self) -> int:
+        """How many trials run beside those that are searched or compared."""
+        return sum(trial.is_baseline for trial in self.named_trials())
+
+    @property
+    def fingerprint(self) -> str:
+        """What identifies a space: of its values, not of its file."""
+        return fingerprint(self.to_dict())
+
     def resolve(self, sample: dict[str, Any]) -> TrialConfig:
         """Returns the trial of a sample; values of parameters that do not count are passed over."""
         active = {key: sample[key] for key in self.parameters if self.is_active(key, sample)}

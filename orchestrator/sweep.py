@@ -18,7 +18,7 @@ from typing import Any
 from orchestrator import provenance
 from orchestrator.checks import check_trial
 from orchestrator.conductor import Conductor, SweepObserver
-from orchestrator.confirmation import num_to_confirm
+from orchestrator.confirmation import confirmed_counts
 from orchestrator.evaluation import arms_to_open, is_evaluated, open_test
 from orchestrator.home import store, sweep_folder
 from orchestrator.interruption import Interruption, interruption
@@ -130,16 +130,11 @@ def share_machine(space: SearchSpace, options: SweepOptions) -> Concurrency:
     return fit(
         options.num_workers or space.base("execution.num_workers"),
         space.base("execution.device"),
-        num_trials=space.num_trials + num_baselines(space),
+        num_trials=space.num_trials + space.num_baselines,
         max_concurrent=space.search.max_concurrent,
         gpus_per_trial=options.gpus_per_trial,
         memory=options.memory,
     )
-
-
-def num_baselines(space: SearchSpace) -> int:
-    """Returns how many trials run beside those that are searched or compared."""
-    return sum(trial.is_baseline for trial in space.named_trials())
 
 
 @contextmanager
@@ -331,10 +326,10 @@ def describe(name: str, space: SearchSpace) -> dict[str, Any]:
         "name": name,
         "experiment": space.experiment,
         "space": space.to_dict(),
-        "space_fingerprint": fingerprint(space.to_dict()),
+        "space_fingerprint": space.fingerprint,
         "objective": space.objective,
-        "num_trials": space.num_trials + num_baselines(space),
-        "num_to_confirm": sum(num_to_confirm(space)),
+        "num_trials": space.num_trials + space.num_baselines,
+        "num_to_confirm": sum(confirmed_counts(space)),
         "code_fingerprint": provenance.code_fingerprint(),
         "git": provenance.git(),
         "versions": provenance.versions(),

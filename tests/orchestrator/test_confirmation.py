@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.arms import best_arm
 from orchestrator.conductor import Conductor, SweepObserver
-from orchestrator.confirmation import num_confirming, num_still_to_confirm, num_to_confirm
+from orchestrator.confirmation import confirmed_counts, num_confirming, num_still_to_confirm
 from orchestrator.leaderboard import leaderboard
 from orchestrator.ledger import Ledger, LedgerReader, SweepState, TrialState
 from orchestrator.resume import space_of
@@ -60,7 +60,7 @@ class Driver:
         if entries:
             self.conductor.go_on(retry_failed=retry_failed)
         started = {"objective": space.objective, "space": space.to_dict()}
-        self.conductor.record("sweep_started", **started, num_to_confirm=sum(num_to_confirm(space)))
+        self.conductor.record("sweep_started", **started, num_to_confirm=sum(confirmed_counts(space)))
         self.running: list[TrialOrder] = []
 
     @property

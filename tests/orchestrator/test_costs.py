@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator import estimate
+from orchestrator import costs
 from orchestrator.checks import check_trials
-from orchestrator.estimate import disk_bytes, estimate_memory, estimate_time, trial_memory
+from orchestrator.costs import disk_bytes, estimate_memory, estimate_time, trial_memory
 from orchestrator.resources import Machine, TrialMemory, fit
 from trainables.config import from_flat
 from trainables.errors import WeightsUnavailable
@@ -26,7 +26,7 @@ def timed(step: Any, monkeypatch: pytest.MonkeyPatch, *configs: Any, num_trials:
             raise step
         return step
 
-    monkeypatch.setattr(estimate, "_time_step", answer)
+    monkeypatch.setattr(costs, "_time_step", answer)
     return estimate_time(
         list(configs),
         check_trials(list(configs)),
@@ -96,14 +96,14 @@ def test_disk_counts_each_cache_once_and_checkpoints_of_what_runs_at_once() -> N
     first = trial()
     assert total(first, trial(seed=1)) == total(first)
     assert total(first, trial(lora__num_blocks=1)) > total(first), "another cut, another cache"
-    found = estimate.footprint(first)
-    assert total(first, at_once=3) - total(first) == 2 * estimate.KEPT_CHECKPOINTS * found.checkpoint
+    found = costs.footprint(first)
+    assert total(first, at_once=3) - total(first) == 2 * costs.KEPT_CHECKPOINTS * found.checkpoint
     assert found.checkpoint == 12 * found.num_trainable
     assert total(trial(execution__cache_budget_gb=0.0)) < total(first)
 
 
 def test_trials_on_gpus_are_held_against_the_memory_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "gpu_memory_gb", lambda: 24.0)
+    monkeypatch.setattr(costs, "gpu_memory_gb", lambda: 24.0)
     station = Machine(num_cpus=16, num_gpus=2, memory_gb=128)
     memory = TrialMemory(resident=3, graphs=50, least=0.5)
     found = estimate_memory(memory, fit(1, gpus_per_trial=0.5, machine=station), station)

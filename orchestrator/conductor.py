@@ -15,14 +15,14 @@ from orchestrator.brakes import Brakes
 from orchestrator.confirmation import next_to_confirm
 from orchestrator.ledger import Entry, Ledger, SweepState, TrialState
 from orchestrator.retention import forget, prune
-from orchestrator.runner import Cause, TrialOrder, TrialRecord, explain, hash_results, read_warnings
+from orchestrator.runner import DEATHS, Cause, TrialOrder, TrialRecord, explain, hash_results, read_warnings
 from orchestrator.searcher import Draw, Metrics, Searcher
 from orchestrator.space import SearchSettings
 from trainables.config import TrialConfig, from_flat, to_flat
 from trainables.errors import UserError
 
 logger = logging.getLogger(__name__)
-MACHINES_FAULT: tuple[Cause, ...] = ("crash", "killed_for_memory", "disk_full")
+MACHINES_FAULT: tuple[Cause, ...] = ("crash", "disk_full", *DEATHS)
 """What another attempt may escape; a defect of the configuration would only fail again."""
 ShownT = TypeVar("ShownT")
 
@@ -213,6 +213,8 @@ class Conductor:
         """Takes in how a trial ended; `is_early`: a scheduler stopped it."""
         trial = self.state.trials[key]
         self._warned(trial, record.warnings)
+        if record.cause in DEATHS:  # of a worker: its trial's own process lives
+            self.brakes.note_crash()
         if record.cause is not None:
             self.failed(key, record.cause, record.message or "")
             return

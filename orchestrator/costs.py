@@ -17,7 +17,6 @@ from orchestrator.resources import (
 from trainables.config import TrialConfig
 from trainables.errors import UserError, WeightsUnavailable
 from trainables.footprint import Footprint, footprint
-from trainables.hardware import gpu_memory_gb
 from trainables.models.registry import preprocessing_of
 
 if TYPE_CHECKING:
@@ -156,7 +155,7 @@ class MemoryEstimate:
 def estimate_memory(memory: TrialMemory, concurrency: Concurrency, machine: Machine) -> MemoryEstimate:
     """Returns what trials take of the host, or a GPU of it; graphs get no more than their share."""
     num_gpus = concurrency.gpus_per_trial
-    if concurrency.device == "cuda" and (gpu := gpu_memory_gb()) is not None:
+    if concurrency.device == "cuda" and (gpu := machine.gpu_memory_gb) is not None:
         num_sharing = int(1 / num_gpus) if num_gpus < 1 else 1
         graphs = min(memory.graphs, max(gpu / num_sharing - memory.resident, memory.least))
         return MemoryEstimate(memory.resident + graphs, graphs, num_sharing, gpu, "of a GPU")
@@ -207,7 +206,7 @@ def _cache_of(
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """`seconds` of all training, evaluation not counted; none = not timed, for a `reason`."""
+    """`seconds` of all training and embedding, probes not counted; none = not timed, for a `reason`."""
 
     reason: str = ""
     seconds: float | None = None
@@ -229,7 +228,7 @@ def estimate_time(
     concurrency: Concurrency,
     stops_early: bool,
 ) -> TimeEstimate:
-    """Times one step of the first LoRA trial and returns what all steps take; never fails.
+    """Times a step of the first LoRA trial and returns what all trials take; never fails.
 
     Args:
         configs: what stands for all trials, the `num_baselines` first.
@@ -251,18 +250,21 @@ def estimate_time(
         return TimeEstimate(str(error))
     except Exception as error:  # an estimate is no reason to refuse a plan
         return TimeEstimate(f"the first step failed ({type(error).__name__}: {error})")
-    searched = configs[num_baselines:] or configs
-    pairs = [_num_pairs(config, datasets) for config in searched]
-    num_pairs = sum(pairs) / len(pairs) * num_trials
-    baselines = [_num_pairs(config, datasets) for config in configs[:num_baselines]]
-    num_trained = num_trials + sum(pairs > 0 for pairs in baselines)
-    at_once = min(concurrency.max_concurrent, num_trained)
-    seconds = step.seconds_per_pair * (num_pairs + sum(baselines)) / at_once / concurrency.num_workers
+    searched, baselines = configs[num_baselines:] or configs, configs[:num_baselines]
+    each = [_trial_seconds(config, datasets, step, concurrency.num_workers) for config in searched]
+    ahead = [_trial_seconds(config, datasets, step, concurrency.num_workers) for config in baselines]
+    work = sum(each) / len(each) * num_trials + sum(ahead)
     return TimeEstimate(
         _arithmetic(step, all_batches(searched, datasets), num_trials, concurrency, stops_early),
-        seconds,
+        max(work / concurrency.max_concurrent, *each, *ahead),  # no trial is shared out
         step.seconds,
     )
+
+
+def _trial_seconds(config: TrialConfig, datasets: Datasets, step: StepTime, num_workers: int) -> float:
+    """Returns what a trial takes: workers share its steps; one of them embeds."""
+    training = step.seconds_per_pair * _num_pairs(config, datasets) / num_workers
+    return training + step.embed_seconds * _num_embedded(config, datasets)
 
 
 def _time_step(config: TrialConfig, concurrency: Concurrency) -> StepTime:
@@ -281,6 +283,14 @@ def _num_pairs(config: TrialConfig, datasets: Datasets) -> int:
     return len(datasets[config.data.model_dump_json()].indices("train")) * config.num_epochs
 
 
+def _num_embedded(config: TrialConfig, datasets: Datasets) -> int:
+    """Returns how many images a trial embeds: train and val after an evaluated epoch, all at its end."""
+    dataset, every = datasets[config.data.model_dump_json()], config.execution.evaluate_every_epochs
+    trains = config.adapt.method != "none"
+    num_evaluated = (config.num_epochs - 1) // every if trains and every else 0
+    return num_evaluated * len(dataset.indices("train", "val")) + len(dataset.records)
+
+
 def _arithmetic(
     step: StepTime, batches: list[Batches], num_trials: int, concurrency: Concurrency, stops_early: bool
 ) -> str:
@@ -291,7 +301,7 @@ def _arithmetic(
         f"one step takes {step.seconds:.2g} s, timed just now{timed}",
         f"{steps} × {counted(num_trials, 'trial')}, {concurrency.max_concurrent} at once",
         *(["fewer where trials are stopped early"] if stops_early else []),
-        "evaluation not counted",
+        f"embedding an image {step.embed_seconds:.2g} s; probes not counted",
     ]
     return "; ".join(words)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from trainables.errors import ClusterError
-from trainables.hardware import usable_gpus
+from trainables.hardware import gpu_memory_gb, usable_gpus
 
 LIBRARIES_GB = 0.8
 """What a process takes before any encoder: torch, transformers, PEFT, scikit-learn and Ray (0.6 measured)."""
@@ -26,6 +26,7 @@ class Machine:
     num_cpus: int
     num_gpus: int
     memory_gb: float
+    gpu_memory_gb: float | None = None  # of the smallest one; none = not known
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Concurrency:
 
 def this_machine() -> Machine:
     """Returns the cores, GPUs and memory that this process is allowed, not what the host has."""
-    return Machine(_usable_cpus(), usable_gpus(), _usable_memory_gb())
+    num_gpus = usable_gpus()
+    return Machine(_usable_cpus(), num_gpus, _usable_memory_gb(), gpu_memory_gb() if num_gpus else None)
 
 
 def fit(
@@ -94,7 +96,7 @@ def fit(
         num_trials: no more than this many will ever wait; none = many.
         max_concurrent: upper limit that the user sets.
         gpus_per_trial: a fraction lets trials share a GPU; whole numbers must equal `num_workers`.
-        memory: none = that of a small encoder.
+        memory: of a worker; none = that of a small encoder.
         machine: none = this one.
 
     Raises:
@@ -110,7 +112,7 @@ def fit(
     wanted = max(1, min(value for value in (num_trials, max_concurrent, 1_000_000) if value is not None))
     if device == "cpu" or machine.num_gpus == 0:
         return _fit_cpu(num_workers, wanted, machine, memory)
-    return _fit_gpu(num_workers, wanted, machine, gpus_per_trial)
+    return _fit_gpu(num_workers, wanted, machine, gpus_per_trial, memory)
 
 
 def _fit_cpu(num_workers: int, wanted: int, machine: Machine, memory: TrialMemory) -> Concurrency:
@@ -133,7 +135,9 @@ def _fit_cpu(num_workers: int, wanted: int, machine: Machine, memory: TrialMemor
     return Concurrency(num, cpus, 0.0, "cpu", reason, memory_budget_gb=budget, num_workers=num_workers)
 
 
-def _fit_gpu(num_workers: int, wanted: int, machine: Machine, gpus: float | None) -> Concurrency:
+def _fit_gpu(
+    num_workers: int, wanted: int, machine: Machine, gpus: float | None, memory: TrialMemory
+) -> Concurrency:
     gpus = float(num_workers) if gpus is None else gpus
     if not (gpus == num_workers or (num_workers == 1 and 0 < gpus < 1)):
         raise ClusterError(
@@ -145,12 +149,24 @@ def _fit_gpu(num_workers: int, wanted: int, machine: Machine, gpus: float | None
             f"--workers {num_workers}: this machine has {counted(machine.num_gpus, 'GPU')} and a worker "
             f"takes one; use --workers {machine.num_gpus} or fewer, or --set execution.device=cpu"
         )
+    asked, gpus = gpus, _with_enough_memory(gpus, machine, memory)
     on_gpus = machine.num_gpus * int(1 / gpus) if gpus < 1 else machine.num_gpus // num_workers
     num = min(wanted, on_gpus, max(1, machine.num_cpus // num_workers))
     cpus = max(1, machine.num_cpus // num)
     found = f"{counted(machine.num_gpus, 'GPU')}, {counted(machine.num_cpus, 'CPU core')}"
     reason = f"{found}: {_at_once(num)} with {gpus:g} GPU each"
+    if gpus > asked:
+        needed = memory.resident + memory.least
+        reason += f" rather than {asked:g}, as each takes {needed:.1f} of its {machine.gpu_memory_gb:.1f} GB"
     return Concurrency(num, cpus, gpus, "cuda", reason, num_workers=num_workers)
+
+
+def _with_enough_memory(gpus: float, machine: Machine, memory: TrialMemory) -> float:
+    """Returns the share of a GPU: a larger one than asked for where trials that share it would not fit."""
+    if gpus >= 1 or machine.gpu_memory_gb is None:
+        return gpus
+    num_fitting = int(machine.gpu_memory_gb / (memory.resident + memory.least))
+    return max(gpus, 1 / max(num_fitting, 1))
 
 
 def _at_once(num: int) -> str:

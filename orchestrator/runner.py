@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -36,12 +37,15 @@ Cause = Literal[
     "out_of_memory",
     "non_finite",
     "crash",
+    "process_died",
     "killed_for_memory",
     "disk_full",
     "node_died",
     "unavailable",
 ]
-"""`out_of_memory`: one pair at a time did not fit. `killed_for_memory`: the machine ended the process."""
+"""`out_of_memory`: one pair at a time did not fit. `killed_for_memory`: the machine ended the process.
+`crash`: an exception that none foresaw. `process_died`: killed from outside, or crashed in native code."""
+DEATHS: tuple[Cause, ...] = ("process_died", "killed_for_memory")
 DRIVER_MEMORY_BYTES = 200 * 2**20
 """What the Tune process of a Train trial reserves: no core, or it would hold one that its workers need."""
 WARNINGS = "warnings.json"
@@ -147,7 +151,14 @@ def _in_this_process(order: TrialOrder) -> Metrics:
 
 def _over_workers(order: TrialOrder) -> Metrics:
     """Starts one process per worker and returns what rank 0 returned."""
-    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train import (
+        CheckpointConfig,
+        FailureConfig,
+        LoggingConfig,
+        RunConfig,
+        ScalingConfig,
+        TrainingFailedError,
+    )
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -177,7 +188,14 @@ def _over_workers(order: TrialOrder) -> Metrics:
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    return trainer.fit().return_value or {}
+    try:
+        return trainer.fit().return_value or {}
+    except TrainingFailedError as error:
+        raise WorkerDied(str(error)) from error
+
+
+class WorkerDied(Exception):
+    """Train lost a worker; if that had the time to say why, its last words count instead."""
 
 
 def run_as_worker(config: dict[str, str]) -> Metrics:
@@ -267,6 +285,8 @@ def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
         return "out_of_memory", f"{_first_line(error)}; one pair at a time did not fit"
     if OUT_OF_MEMORY.search(str(error)):  # of a worker
         return "killed_for_memory", "a worker was killed, as the machine ran out of memory"
+    if isinstance(error, WorkerDied):
+        return "process_died", "a worker died: killed from outside, or crashed in native code (see ray.log)"
     if isinstance(error, NonFiniteLoss | FloatingPointError):
         return "non_finite", str(error)
     if os.strerror(errno.ENOSPC) in str(error):  # an OSError, or what a library made of one
@@ -318,13 +338,18 @@ def _start_afresh(order: TrialOrder) -> None:
     import numpy as np
     import torch
 
-    if not gc.get_freeze_count():
-        gc.freeze()  # what was imported stays: looking through it after every trial takes 0.1 s
+    _keep_imports()
     seed = order.config["seed"]
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.set_num_threads(order.num_threads)
+
+
+@cache
+def _keep_imports() -> None:
+    """Spares the collector what was imported: looking through it after every trial takes 0.1 s."""
+    gc.freeze()
 
 
 def _free_memory() -> None:

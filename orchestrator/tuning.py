@@ -308,7 +308,7 @@ def _cause_of_death(trial: Trial) -> tuple[Cause, str]:
             "killed_for_memory",
             "its process was killed, as the machine ran out of memory; lower search.max_concurrent",
         )
-    return "crash", "its process died: killed from outside, or crashed in native code (see ray.log)"
+    return "process_died", "its process died: killed from outside, or crashed in native code (see ray.log)"
 
 
 def _first_line(error: Exception) -> str:

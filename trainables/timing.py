@@ -31,11 +31,16 @@ LONGEST_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one step of the whole batch, of which `num_timed` of `num_pairs` pairs were really taken."""
+    """Seconds of one step of the whole batch, of which `num_timed` of `num_pairs` pairs were really taken.
+
+    Attributes:
+        embed_seconds: of one image, when nothing is trained.
+    """
 
     seconds: float
     num_pairs: int
     num_timed: int
+    embed_seconds: float
 
     @property
     def seconds_per_pair(self) -> float:
@@ -75,7 +80,22 @@ def _time(batch: GlobalBatch, objective: Objective, state: TrainState) -> StepTi
     affordable = int(LONGEST_SECONDS / _second_step(few, objective, state) * len(few))
     timed = _first(batch, max(affordable, FEW_PAIRS))
     seconds = _second_step(timed, objective, state)
-    return StepTime(seconds * len(batch) / len(timed), num_pairs=len(batch), num_timed=len(timed))
+    return StepTime(
+        seconds * len(batch) / len(timed),
+        num_pairs=len(batch),
+        num_timed=len(timed),
+        embed_seconds=_second_embedding(timed.indices, objective.materials) / len(timed),
+    )
+
+
+def _second_embedding(indices: np.ndarray, materials: Materials) -> float:
+    """Embeds images twice and returns the seconds of the second time."""
+    seconds = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        materials.embed_images(indices)  # ends on the CPU, so a GPU has been waited for
+        seconds = time.perf_counter() - began
+    return seconds
 
 
 def _second_step(batch: GlobalBatch, objective: Objective, state: TrainState) -> float:

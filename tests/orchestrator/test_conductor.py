@@ -275,7 +275,7 @@ def test_after_crashes_in_a_row_the_rest_is_left_for_a_resume(conduct, tmp_path:
     conductor = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
     for rank in range(1, 6):
         assert conductor.next_trial().trial_key == f"key-{rank}"
-        conductor.died(f"key-{rank}", "crash", "died")
+        conductor.died(f"key-{rank}", "process_died", "died")
     assert conductor.next_trial() is None
     assert not conductor.may_place()
     assert conductor.exit_code() == 3
@@ -288,7 +288,7 @@ def test_an_epoch_between_crashes_clears_the_machine(conduct):
     for rank in range(1, 9):
         conductor.next_trial()
         conductor.reported(f"key-{rank}", 1, {"train/loss": 1.0})
-        conductor.died(f"key-{rank}", "crash", "died")
+        conductor.died(f"key-{rank}", "process_died", "died")
     assert conductor.may_place()
 
 
@@ -298,6 +298,14 @@ def test_the_death_of_a_node_uses_up_no_retry(conduct):
         assert conductor.next_trial().attempt == attempt
         conductor.failed("key-1", "node_died", "Ray broke down")
     assert conductor.state.trials["key-1"].status == "placed"
+
+
+def test_workers_that_die_count_as_processes_that_die(conduct):
+    conductor = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
+    for rank in range(1, 6):
+        conductor.next_trial()
+        conductor.ended(f"key-{rank}", TrialRecord(1.0, cause="process_died", message="a worker died"))
+    assert not conductor.may_place()
 
 
 def test_a_bug_is_no_dead_process(conduct):

@@ -39,13 +39,13 @@ def timed(step: Any, monkeypatch: pytest.MonkeyPatch, *configs: Any, num_trials:
 
 def test_time_is_pairs_times_trials_over_how_many_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     frozen, first = trial(adapt__method="none"), trial(global_batch_size=20, num_epochs=5)
-    found = timed(StepTime(0.5, 20, 20), monkeypatch, frozen, first)
+    found = timed(StepTime(0.5, 20, 20, 0.0), monkeypatch, frozen, first)
     assert found.seconds == pytest.approx(0.5 * (60 // 20) * 5 * 4 / 2)
     assert str(found).startswith("about 15 s (one step takes 0.5 s, timed just now; 15 steps × 4 trials")
     other = trial(global_batch_size=40, num_epochs=5)  # as many pairs, in fewer steps
-    found = timed(StepTime(0.5, 20, 8), monkeypatch, frozen, first, other)
+    found = timed(StepTime(0.5, 20, 8, 0.0), monkeypatch, frozen, first, other)
     assert found.seconds == pytest.approx(15)
-    assert "timed just now on 8 of 20 pairs; 10 to 15 steps × 4 trials, 2 at once; evaluation" in str(found)
+    assert "timed just now on 8 of 20 pairs; 10 to 15 steps × 4 trials, 2 at once; embedding an" in str(found)
 
 
 @pytest.mark.parametrize(
@@ -102,18 +102,30 @@ def test_disk_counts_each_cache_once_and_checkpoints_of_what_runs_at_once() -> N
     assert total(trial(execution__cache_budget_gb=0.0)) < total(first)
 
 
-def test_trials_on_gpus_are_held_against_the_memory_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(costs, "gpu_memory_gb", lambda: 24.0)
-    station = Machine(num_cpus=16, num_gpus=2, memory_gb=128)
+def test_trials_on_gpus_are_held_against_the_memory_of_one() -> None:
+    station = Machine(num_cpus=16, num_gpus=2, memory_gb=128, gpu_memory_gb=24)
     memory = TrialMemory(resident=3, graphs=50, least=0.5)
     found = estimate_memory(memory, fit(1, gpus_per_trial=0.5, machine=station), station)
     assert (found.num_at_once, found.trial_gb, found.of) == (2, 12, "of a GPU")
     assert estimate_memory(TrialMemory(3, 2), fit(1, machine=station), station).trial_gb == 5
 
 
+def test_embedding_is_counted_after_every_evaluated_epoch_and_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frozen, first = trial(adapt__method="none"), trial(num_epochs=5, execution__evaluate_every_epochs=2)
+    found = timed(StepTime(0.0, 20, 20, 0.01), monkeypatch, frozen, first)
+    of_a_trial = 2 * (60 + 30) + 120  # epochs 2 and 4; the last one is judged on everything
+    assert found.seconds == pytest.approx(0.01 * (4 * of_a_trial + 120) / 2)
+
+
 def test_a_single_trial_is_not_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     found = timed(
-        StepTime(0.5, 20, 20), monkeypatch, trial(adapt__method="none"), trial(num_epochs=1), num_trials=1
+        StepTime(0.5, 20, 20, 0.0),
+        monkeypatch,
+        trial(adapt__method="none"),
+        trial(num_epochs=1),
+        num_trials=1,
     )
     assert found.seconds == pytest.approx(1.5)
     assert "× 1 trial," in str(found)

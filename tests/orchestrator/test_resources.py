@@ -74,6 +74,17 @@ def test_trials_can_share_a_gpu():
     )  # two on each: a trial never spans GPUs
 
 
+def test_a_shared_gpu_holds_no_more_trials_than_fit_into_its_memory():
+    gpu = Machine(16, 1, 64, gpu_memory_gb=24)
+    found = fit(1, gpus_per_trial=0.25, machine=gpu, memory=TrialMemory(resident=9, graphs=4, least=1))
+    assert (found.max_concurrent, found.gpus_per_trial) == (2, 0.5)
+    assert "0.5 GPU each rather than 0.25, as each takes 10.0 of its 24.0 GB" in found.reason
+    small = fit(1, gpus_per_trial=0.25, machine=gpu, memory=TrialMemory(resident=2, least=1))
+    assert (small.max_concurrent, "rather" in small.reason) == (4, False)
+    large = fit(1, gpus_per_trial=0.25, machine=gpu, memory=TrialMemory(resident=30, least=1))
+    assert (large.max_concurrent, large.gpus_per_trial) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("num_workers", "device", "machine", "message"),
     [

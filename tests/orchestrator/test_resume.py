@@ -127,7 +127,7 @@ def test_a_process_that_dies_goes_on_from_its_checkpoint_and_not_for_ever(tmp_pa
     died_once, dies = trials["rank=105"], trials["rank=107"]
     assert (died_once.status, died_once.attempts) == ("finished", 2)
     assert [(attempt, epoch) for attempt, epoch, _ in died_once.history] == [(1, 1), (1, 2), (2, 3), (2, 4)]
-    assert [failure[:2] for failure in died_once.failures] == [(1, "crash")]
+    assert [failure[:2] for failure in died_once.failures] == [(1, "process_died")]
     assert (dies.status, dies.attempts) == ("failed", 2)
     trained = (home / "store" / "epochs.txt").read_text().splitlines()
     assert trained.count(f"{died_once.trial_key} 1") == 1  # it did not start again
@@ -216,7 +216,7 @@ def test_a_worker_that_dies_takes_its_trial_back_to_the_checkpoint(tmp_path: Pat
     assert seen["exit_code"] == 0
     trial = next(trial for trial in sweep_of(home).trials.values() if not trial.is_baseline)
     assert (trial.status, trial.attempts) == ("finished", 2)
-    assert [failure[:2] for failure in trial.failures] == [(1, "crash")]
+    assert [failure[:2] for failure in trial.failures] == [(1, "process_died")]
     assert [epoch for _, epoch, _ in trial.history] == [1, 2, 3, 4]
     trained = (home / "store" / "epochs.txt").read_text().splitlines()
     assert trained.count(f"{trial.trial_key} 1") == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.runner import TrialOrder, TuneContext, explain, finite, hash_results
+from orchestrator.runner import TrialOrder, TuneContext, WorkerDied, explain, finite, hash_results
 from trainables.artifacts import file_sha256
 from trainables.errors import ConfigError, DataError, WeightsUnavailable
 from trainables.losses.collectives import OutOfMemory
@@ -45,6 +45,8 @@ def order(tmp_path: Path) -> TrialOrder:
         (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory", "one pair at a time did not fit"),
         (OutOfMemory("one row is too much"), "out_of_memory", "one row is too much"),
         (MemoryError("no room"), "out_of_memory", "no room"),
+        (WorkerDied("worker group failed"), "process_died", "a worker died"),
+        (WorkerDied("rank 1 was killed: low on memory"), "killed_for_memory", "out of memory"),
         (ZeroDivisionError("by zero"), "crash", "ZeroDivisionError: by zero"),
     ],
 )

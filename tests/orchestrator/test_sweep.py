@@ -123,13 +123,14 @@ class TestASweepWithFailures:
         assert causes["rank=102"] == ("failed", "non_finite")
         assert causes["rank=103"] == ("failed", "out_of_memory")
         assert causes["rank=104"] == ("failed", "crash")
-        assert causes["rank=105"] == ("failed", "crash")  # killed from outside
+        assert causes["rank=105"] == ("failed", "process_died")
         assert causes["rank=106"] == ("unavailable", "unavailable")
 
     def test_a_crash_is_tried_once_more_and_both_causes_are_kept(self, mixed):
         _, _, state = mixed
         failures = {trial.name: [entry[:2] for entry in trial.failures] for trial in state.trials.values()}
-        assert failures["rank=104"] == failures["rank=105"] == [(1, "crash"), (2, "crash")]
+        assert failures["rank=104"] == [(1, "crash"), (2, "crash")]
+        assert failures["rank=105"] == [(1, "process_died"), (2, "process_died")]
         assert failures["rank=101"] == [(1, "user_error")]
 
     def test_a_bug_leaves_its_traceback_and_a_short_message(self, mixed):

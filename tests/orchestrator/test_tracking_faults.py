@@ -1,7 +1,10 @@
 """MLflow behind a line that fails in every way, at any time: then it holds what it would have held."""
 
 import http.server
+import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -191,3 +194,14 @@ def test_a_database_that_another_writer_locks_is_waited_for(server: Server, undi
     assert replayer.finish(120), replayer.reason
     assert tree(server, "locked") == undisturbed
     assert by_kind(runs_of(server.base_url, "locked"), "sweep")["locked"]["status"] == "FINISHED"
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="a small disk of its own needs unshare")
+def test_a_full_disk_under_mlflow_costs_neither_run_nor_point(tmp_path: Path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = Path(__file__).with_name("full_disk.py")
+    on_small_disk = f'mount -t tmpfs -o size=16m none {disk} && exec "$@"'
+    command = ["unshare", "-rm", "sh", "-c", on_small_disk, "sh", sys.executable, script, disk, tmp_path]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert found.returncode == 0, found.stdout + found.stderr

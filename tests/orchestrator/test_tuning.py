@@ -81,10 +81,10 @@ def test_a_trial_that_completes_without_a_record_was_stopped(desk: Desk):
     assert desk.conductor.told == [("stopped_early", "key-1")]
 
 
-def test_a_process_that_died_is_a_crash(desk: Desk):
+def test_a_process_that_died_is_known_as_one(desk: Desk):
     Teller(desk).on_trial_error(1, [], Trial("tune-1"))
     ((name, key, cause, message),) = desk.conductor.told
-    assert (name, key, cause) == ("died", "key-1", "crash")
+    assert (name, key, cause) == ("died", "key-1", "process_died")
     assert "process died" in message
 
 

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -122,3 +124,35 @@ def test_every_bad_row_is_counted(write_manifest):
     table.write_text(table.read_text().replace("film-", "flim-"))
     with pytest.raises(DataError, match=r"(?s)unusable rows of .* \(60\):.*line 2.*and 40 more"):
         read(root)
+
+
+MILLION_ROWS = """
+import resource, sys, time
+from pathlib import Path
+from trainables.config import DataConfig
+from trainables.data.datasets import load_dataset
+from trainables.errors import DataError
+
+began = time.process_time()
+try:
+    load_dataset(DataConfig(dataset="manifest", root=Path(sys.argv[1])))
+except DataError as error:
+    print(len(str(error).splitlines()), "unusable rows" in str(error))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, time.process_time() - began)
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_a_million_rows_are_refused_in_bounded_memory_and_time(tmp_path):
+    with (tmp_path / "manifest.csv").open("w") as table:
+        table.write("path,label,patient_id\n")
+        table.writelines(f"films/{row:07}.png,Normal,p{row // 3}\n" for row in range(999_999))
+        table.write("films/last.png,COVID-19,p-last\n")
+    command = [sys.executable, "-c", MILLION_ROWS, tmp_path]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=550)
+    listed, used = found.stdout.splitlines()
+    assert listed == "22 True"  # the first twenty, and how many more
+    mebibytes, seconds = map(float, used.split())
+    assert mebibytes < 2_500
+    assert seconds < 120

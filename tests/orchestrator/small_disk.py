@@ -1,11 +1,12 @@
-"""Replays two sweeps into one MLflow; while the second runs, MLflow's disk is full. Run on a disk of its own.
+"""Replays three sweeps into one MLflow, whose disk is full during the second and read-only before the third.
 
-    python full_disk.py DISK FOLDER
+    python small_disk.py DISK FOLDER
 
-DISK is small and holds MLflow's database and artifacts, FOLDER the ledgers.
+DISK is small, of this process alone, and holds MLflow's database and artifacts; FOLDER holds the ledgers.
 """
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,28 +22,32 @@ from orchestrator.tracking import LOG, Replayer
 
 def main(disk: Path, folder: Path) -> None:
     os.environ[HOME_VARIABLE] = str(disk)
-    undisturbed = replay_all(disk, folder / "sweep-1", full_during=None)
-    disturbed = replay_all(disk, folder / "sweep-2", full_during="middle")
-    log = (folder / "sweep-2" / LOG).read_text()
-    assert "disk is full" in log or "No space left" in log, log
+    undisturbed = replay_all(disk, folder / "sweep-1", trouble="none")
     assert len(undisturbed[1]) > 3
-    assert disturbed[1] == undisturbed[1], (disturbed[1], undisturbed[1])
-    assert disturbed[0] == undisturbed[0], (disturbed[0], undisturbed[0])
+    for number, trouble, said in ((2, "full", "disk is full"), (3, "read-only", "readonly database")):
+        name = f"sweep-{number}"
+        runs, artifacts = replay_all(disk, folder / name, trouble=trouble)
+        log = (folder / name / LOG).read_text()
+        assert said in log, log
+        assert artifacts == undisturbed[1]
+        assert runs == undisturbed[0]
 
 
-def replay_all(disk: Path, folder: Path, *, full_during: str | None) -> tuple[dict[str, Any], list[str]]:
+def replay_all(disk: Path, folder: Path, *, trouble: str) -> tuple[dict[str, Any], list[str]]:
     """Returns what MLflow then holds of the sweep: its runs, and the files beside them."""
-    uri, filler, before = f"sqlite:///{disk / 'mlflow.db'}", disk / "filler", files(disk)
+    uri, before = f"sqlite:///{disk / 'mlflow.db'}", files(disk)
     replayer = Replayer(folder, uri)
+    if trouble == "read-only":
+        remount(disk, "ro")  # before anything is open for writing
     replayer.start()
     with Ledger(folder) as ledger:
         for part in PARTS:
-            if part == full_during:
-                fill(filler)
+            if (trouble, part) == ("full", "middle"):
+                fill(disk / "filler")
             write(part, ledger, folder)
-            if part == full_during:
-                wait_until(lambda: "MLflow: " in (folder / LOG).read_text(), 60)
-                filler.unlink()
+            if (trouble, part) in (("full", "middle"), ("read-only", "start")):
+                wait_until(lambda: "MLflow: " in (folder / LOG).read_text(), 120)
+                remount(disk, "rw") if trouble == "read-only" else (disk / "filler").unlink()
     assert replayer.finish(120), replayer.reason
     server = serve(uri, port=21700)
     try:
@@ -51,6 +56,10 @@ def replay_all(disk: Path, folder: Path, *, full_during: str | None) -> tuple[di
         server.stop()
     added = [name.partition("/artifacts/")[2] for name in files(disk) if name not in before]
     return runs, sorted(added)
+
+
+def remount(disk: Path, mode: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{mode}", disk], check=True)
 
 
 def fill(path: Path) -> None:

@@ -32,7 +32,6 @@ def look_at(address: str) -> Cluster:
         ClusterError: nothing answers, a wrong token or none, another version of Ray.
     """
     import grpc
-    import ray
 
     check_token(address)
     address = find_head(address)
@@ -41,11 +40,7 @@ def look_at(address: str) -> Cluster:
         found = _ask(address, "GetAllNodeInfo", _messages().GetAllNodeInfoRequest()).node_info_list
     except grpc.RpcError as error:
         raise ClusterError(_explain(address, error)) from error
-    if version != ray.__version__:
-        raise ClusterError(
-            f"the cluster at {address} runs Ray {version}, and this is Ray {ray.__version__}; install "
-            f"the same here (pip install 'ray[default,tune,train]=={version}'), or this one there"
-        )
+    check_version(address, version)
     return Cluster(address, tuple(_node(info) for info in found if info.state == ALIVE))
 
 
@@ -76,6 +71,17 @@ def find_head(address: str) -> str:
         raise ClusterError(
             f"--address {address}: {error}. Start a cluster (ray start --head), or name HOST:PORT of its head"
         ) from error
+
+
+def check_version(address: str, theirs: str) -> None:
+    """Raises ClusterError where a cluster runs another version of Ray than this process."""
+    from ray import __version__ as ours
+
+    if theirs != ours:
+        raise ClusterError(
+            f"the cluster at {address} runs Ray {theirs}, and this is Ray {ours}; install the same here "
+            f"(pip install 'ray[default,tune,train]=={theirs}'), or this one there"
+        )
 
 
 def check_token(address: str) -> None:

@@ -31,15 +31,18 @@ class Cluster:
     Attributes:
         address: `host:port` of the head's GCS.
         nodes: those that are alive; a head that offers no core takes no trial.
+        coming: those that an autoscaler starts once trials wait for them.
     """
 
     address: str
     nodes: tuple[Node, ...]
+    coming: tuple[Machine, ...] = ()
 
     @property
     def working(self) -> list[Machine]:
-        """The nodes that take trials."""
-        return [node.machine for node in self.nodes if node.machine.num_cpus > 0]
+        """The nodes that take trials, now or later."""
+        there = [node.machine for node in self.nodes if node.machine.num_cpus > 0]
+        return [*there, *self.coming]
 
     @property
     def total(self) -> Machine:
@@ -185,7 +188,9 @@ def _ceil(number: int, divisor: int) -> int:
 
 
 def _found(cluster: Cluster, machines: list[Machine]) -> str:
-    return f"cluster at {cluster.address}, {_listed(machines)}"
+    num_coming = sum(machine in machines for machine in cluster.coming)
+    later = f" ({num_coming} of them to come)" if num_coming else ""
+    return f"cluster at {cluster.address}, {_listed(machines)}{later}"
 
 
 def _listed(machines: list[Machine]) -> str:

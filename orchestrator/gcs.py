@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from orchestrator.autoscaler import nodes_to_come
 from orchestrator.cluster import Cluster, Node
 from orchestrator.resources import Machine
 from trainables.errors import ClusterError
@@ -41,7 +42,8 @@ def look_at(address: str) -> Cluster:
     except grpc.RpcError as error:
         raise ClusterError(_explain(address, error)) from error
     check_version(address, version)
-    return Cluster(address, tuple(_node(info) for info in found if info.state == ALIVE))
+    nodes = tuple(_node(info) for info in found if info.state == ALIVE)
+    return Cluster(address, nodes, nodes_to_come([node.machine for node in nodes]))
 
 
 def is_alive(address: str, node_id: str) -> bool:

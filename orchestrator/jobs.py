@@ -23,7 +23,7 @@ from orchestrator.package import pack
 from trainables.errors import ClusterError, ConfigError
 from trainables.fields import did_you_mean
 
-ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
+ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 FORWARDED = (HOME_VARIABLE, TRACKING_VARIABLE)
@@ -63,10 +63,7 @@ class JobServer:
     def __init__(self, address: str | None) -> None:
         self.address = job_address(address)
         check_token(self.address)
-        for name in (
-            ADDRESS_VARIABLE,
-            "RAY_ADDRESS",
-        ):  # Ray would let them go before the address that is given
+        for name in ADDRESS_VARIABLES:  # Ray would let them go before the address that is given
             os.environ.pop(name, None)
         check_port(self.address)
         from ray.dashboard.modules.dashboard_sdk import SubmissionClient
@@ -183,22 +180,23 @@ def job_address(given: str | None) -> str:
     """Returns the address of a cluster's Jobs API.
 
     Args:
-        given: by `--address`; none = `RAY_API_SERVER_ADDRESS`, else this machine.
+        given: by `--address`; none = `RAY_API_SERVER_ADDRESS`, else `RAY_ADDRESS` where it is one, else
+            this machine.
 
     Raises:
         ConfigError: no http or https address; others would have Ray import a module of that name.
     """
-    where = "--address" if given is not None else ADDRESS_VARIABLE
-    address = (given if given is not None else os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS).rstrip(
-        "/"
-    )
+    ours, rays = (os.environ.get(name, "") for name in ADDRESS_VARIABLES)
+    if not rays.startswith(("http://", "https://")):
+        rays = ""  # of the head's GCS, for `sweep`
+    address = (given if given is not None else ours or rays or DEFAULT_ADDRESS).rstrip("/")
     try:
         place = urlsplit(address)
         is_usable = place.scheme in ("http", "https") and bool(place.hostname) and place.port != 0
     except ValueError:
         place, is_usable = None, False
     if place is None or not is_usable or place.username or place.path or place.query:
-        raise ConfigError(f"{where} {address}: use http://HOST:8265, the dashboard of the cluster's head")
+        raise ConfigError(f"--address {address}: use http://HOST:8265, the dashboard of the cluster's head")
     return address
 
 

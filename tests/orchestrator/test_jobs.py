@@ -50,7 +50,16 @@ ORCHESTRATOR = (sys.executable, "-m", "orchestrator")
 )
 def test_addresses_of_a_dashboard(address, expected, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")  # of a sweep
     assert job_address(address) == expected
+
+
+def test_the_dashboard_that_ray_is_told_of_is_ours(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_ADDRESS", "http://a:8265")
+    assert job_address(None) == "http://a:8265"
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://b:8265")
+    assert job_address(None) == "http://b:8265"
+    assert job_address("http://c:8265") == "http://c:8265"
 
 
 @pytest.mark.parametrize(

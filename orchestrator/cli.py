@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from orchestrator.commands import data, doctor, run, schema, sweep, sweeps, ui
+from orchestrator.commands import data, doctor, jobs, run, schema, sweep, sweeps, ui
 from trainables.errors import UserError
 
 INVALID, INTERRUPTED = 2, 130
@@ -19,6 +19,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("sweep")(sweep.sweep)
+app.command(
+    "submit",
+    context_settings={"ignore_unknown_options": True},  # those of `sweep`, which the command reads itself
+)(jobs.submit)
+app.add_typer(jobs.app, name="jobs")
 app.command("run")(run.run)
 app.command("leaderboard")(sweeps.leaderboard)
 app.command("status")(sweeps.status)

@@ -152,7 +152,9 @@ class MemoryEstimate:
         )
 
 
-def estimate_memory(memory: TrialMemory, concurrency: Concurrency, machine: Machine) -> MemoryEstimate:
+def estimate_memory(
+    memory: TrialMemory, concurrency: Concurrency, machine: Machine, *, of: str = "of this machine"
+) -> MemoryEstimate:
     """Returns what trials take of the host, or a GPU of it; graphs get no more than their share."""
     num_gpus = concurrency.gpus_per_trial
     if concurrency.device == "cuda" and (gpu := machine.gpu_memory_gb) is not None:
@@ -163,9 +165,7 @@ def estimate_memory(memory: TrialMemory, concurrency: Concurrency, machine: Mach
     graphs = memory.graphs if budget is None else min(memory.graphs, budget)
     workers = concurrency.num_workers
     trial = (memory.resident + graphs) * workers
-    return MemoryEstimate(
-        trial, graphs * workers, concurrency.max_concurrent, machine.memory_gb, "of this machine"
-    )
+    return MemoryEstimate(trial, graphs * workers, concurrency.max_concurrent, machine.memory_gb, of)
 
 
 def disk_bytes(

@@ -6,10 +6,14 @@ import os
 
 SECURE = {
     "RAY_AUTH_MODE": "token",  # Ray 2.60 leaves a cluster open unless a token file happens to exist
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a local Ray binds every socket to 127.0.0.1 (`ss -ltn`)
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
 """Set whatever the user's environment says."""
+
+LOCAL = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a local Ray binds every socket to 127.0.0.1 (`ss -ltn`)
+}
+"""Set before a Ray of our own is loaded; it would keep a driver from a cluster's addresses."""
 
 QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",

@@ -12,23 +12,17 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from orchestrator.environment import secure_environment
+from orchestrator.environment import LOCAL, secure_environment
 from orchestrator.resources import Concurrency
 from trainables.errors import ClusterError
 from trainables.launch import LOOPBACK
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Orders and records travel as short texts, arrays never: the default would reserve a third of the memory."""
-
-WATCH_SECONDS = 1.0
-WAKE_UP = signal.SIGURG
-"""Ignored by default, and used by nobody else here."""
 
 EXECUTION = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `interruption` handles it, and SIGTERM alike
@@ -48,7 +42,7 @@ EXECUTION = {
 def load_ray() -> None:
     """Sets what Ray reads once, and imports it here, so that no other thread meets it half imported."""
     secure_environment()
-    os.environ.update(EXECUTION | LOOPBACK)
+    os.environ.update(LOCAL | EXECUTION | LOOPBACK)
     # Ray would write one that everybody on the machine can read into ~/.ray.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     importlib.import_module("ray")
@@ -100,57 +94,6 @@ def start_ray(concurrency: Concurrency, scratch: Path, *, is_watched: bool) -> N
         )
     except Exception as error:
         raise ClusterError(f"Ray did not start on this machine: {error}".strip()) from error
-
-
-class NodeDied(Exception):
-    """A process of Ray's own has died: what waits for Ray would wait for ever."""
-
-
-@contextmanager
-def watched_node() -> Generator[None]:
-    """Raises `NodeDied` inside, also within a call of Ray's that waits, once this machine's Ray has died.
-
-    It is raised by a signal handler, so call this on the main thread; see `undisturbed`.
-    """
-    node, is_over, main = _node(), threading.Event(), threading.get_ident()
-
-    def watch() -> None:
-        while not is_over.wait(WATCH_SECONDS):
-            if dead := [kind for kind, _ in node.dead_processes()]:
-                died.append(", ".join(dead))
-                signal.pthread_kill(main, WAKE_UP)  # again and again: Tune tidies up, and waits for Ray in it
-
-    def wake_up(*_: object) -> None:
-        raise NodeDied(f"{died[0]} died")
-
-    died: list[str] = []
-    before = signal.signal(WAKE_UP, wake_up)
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        with undisturbed():
-            is_over.set()
-            watcher.join()
-            signal.signal(WAKE_UP, before)  # which ignores the one that may be waiting
-
-
-@contextmanager
-def undisturbed() -> Generator[None]:
-    """Keeps `NodeDied` back until the end of what must not be cut in two."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, set())
-    try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {WAKE_UP})
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _node() -> Any:
-    from ray._private import worker
-
-    return worker._global_node  # pyright: ignore[reportPrivateUsage]  # nothing public says whether it lives
 
 
 @contextmanager

@@ -6,10 +6,12 @@ import os
 import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.checks import check_trials
+from orchestrator.cluster import Cluster, fit_cluster
 from orchestrator.confirmation import confirmed_counts, num_confirming
 from orchestrator.costs import (
     Batches,
@@ -121,17 +123,18 @@ class Plan:
         return f", then {who} × {counted(self.space.search.seeds - 1, 'more seed')}"
 
 
-def make_plan(space: SearchSpace, *, is_timed: bool = False) -> Plan:
-    """Checks every trial of a space against its data, its encoder and this machine.
+def make_plan(space: SearchSpace, *, is_timed: bool = False, cluster: Cluster | None = None) -> Plan:
+    """Checks every trial of a space against its data, its encoder and what it is to run on.
 
     Args:
         space: what a sweep tries.
         is_timed: takes a step of the first LoRA trial, which loads its weights: seconds, and more on a CPU.
+        cluster: takes the trials; none = this machine.
 
     Raises:
         ConfigError: unknown data set or encoder, targets that match nothing, a class without prompts.
         DataError: data that is missing, unsafe, or would leak between splits.
-        ClusterError: more workers than this machine has.
+        ClusterError: more workers than this machine, or the cluster, has.
     """
     configs, machine = list(space.trials_to_check()), this_machine()
     datasets = check_trials(configs)
@@ -139,13 +142,13 @@ def make_plan(space: SearchSpace, *, is_timed: bool = False) -> Plan:
     dataset = datasets[first.data.model_dump_json()]
     num_trials, num_baselines = space.num_trials, space.num_baselines
     memory = trial_memory(configs, num_workers=first.execution.num_workers)
-    concurrency = fit(
+    share = partial(fit, machine=machine) if cluster is None else partial(fit_cluster, cluster)
+    concurrency = share(
         first.execution.num_workers,
         first.execution.device,
         num_trials=num_trials + num_baselines,
         max_concurrent=space.search.max_concurrent,
         memory=memory,
-        machine=machine,
     )
     return Plan(
         space=space,
@@ -158,7 +161,9 @@ def make_plan(space: SearchSpace, *, is_timed: bool = False) -> Plan:
         batches=all_batches(configs, datasets),
         concurrency=concurrency,
         trial_memory=memory,
-        memory=estimate_memory(memory, concurrency, machine),
+        memory=estimate_memory(memory, concurrency, machine)
+        if cluster is None
+        else estimate_memory(memory, concurrency, cluster.total, of="of the cluster"),
         time=estimate_time(
             configs,
             datasets,

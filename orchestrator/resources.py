@@ -55,6 +55,7 @@ class Concurrency:
     reason: str
     memory_budget_gb: float | None = None  # of one worker, for graphs; none = what its GPU has free
     num_workers: int = 1  # processes of one trial
+    spans_nodes: bool = False  # they may stand on several machines of a cluster
 
     @property
     def num_cpus(self) -> int:

@@ -71,6 +71,7 @@ class TrialOrder:
     gpus_per_trial: float
     memory_budget_gb: float | None = None
     times_killed_for_memory: int = 0  # each halves the budget, and so the micro-batch; never the global batch
+    spans_nodes: bool = False  # its workers meet over the network of a cluster
     is_compared: bool = True  # a scheduler may stop it; an arm that is confirmed runs to its end
 
     def to_json(self) -> str:
@@ -159,20 +160,21 @@ def _over_workers(order: TrialOrder) -> Metrics:
         ScalingConfig,
         TrainingFailedError,
     )
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
     from orchestrator.process_group import FileTorchConfig
 
     per_worker = {"CPU": max(1, order.cpus_per_trial // order.num_workers)}
     is_gpu = order.device == "cuda"
+    backend = "nccl" if is_gpu else "gloo"
     name = f"{order.trial_key}-{order.attempt}"
     trainer = TorchTrainer(
         run_as_worker,
         train_loop_config={"order": order.to_json()},
-        torch_config=FileTorchConfig(
-            backend="nccl" if is_gpu else "gloo", path=f"{order.scratch}/{name}.group"
-        ),
+        torch_config=TorchConfig(backend=backend)
+        if order.spans_nodes
+        else FileTorchConfig(backend=backend, path=f"{order.scratch}/{name}.group"),
         scaling_config=ScalingConfig(
             num_workers=order.num_workers,
             use_gpu=is_gpu,

@@ -9,14 +9,16 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from orchestrator import provenance
 from orchestrator.checks import check_trial
+from orchestrator.cluster import Cluster, fit_cluster
 from orchestrator.conductor import Conductor, SweepObserver
 from orchestrator.confirmation import confirmed_counts
 from orchestrator.evaluation import arms_to_open, is_evaluated, open_test
@@ -51,6 +53,7 @@ class SweepOptions:
     retry_failed: bool = False  # when it is resumed
     memory: TrialMemory | None = None  # of a worker, as planned; none = that of a small encoder
     plan_fingerprint: str | None = None  # of the plan file that it runs
+    cluster: Cluster | None = None  # to connect to; none = a Ray of our own on this machine
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class SweepOutcome:
 def run_sweep(
     space: SearchSpace, options: SweepOptions | None = None, observer: SweepObserver | None = None
 ) -> SweepOutcome:
-    """Runs every trial of a space on this machine, then opens the test labels for the arms that count.
+    """Runs every trial of a space, here or on a cluster, then opens the test labels for the arms that count.
 
     Call it on the main thread. What happens is in the ledger; workers and Tune never talk to MLflow.
 
@@ -84,7 +87,7 @@ def run_sweep(
                 return SweepOutcome(conductor.exit_code(), folder.name)
         is_tested = True
         try:
-            run_all(conductor, space, concurrency, interrupted)
+            run_all(conductor, space, concurrency, interrupted, cluster=options.cluster)
             if options.opens_test and not interrupted.exit_code and not conductor.is_cut_short:
                 is_tested = evaluate_test(conductor, space)
         except KeyboardInterrupt:  # outside Tune's loop, which ends by itself
@@ -127,7 +130,8 @@ def is_done(conductor: Conductor, space: SearchSpace, options: SweepOptions) -> 
 
 def share_machine(space: SearchSpace, options: SweepOptions) -> Concurrency:
     """Returns how many trials run at once; a space without a choice of device takes a GPU if there is one."""
-    return fit(
+    share = fit if options.cluster is None else partial(fit_cluster, options.cluster)
+    return share(
         options.num_workers or space.base("execution.num_workers"),
         space.base("execution.device"),
         num_trials=space.num_trials + space.num_baselines,
@@ -201,6 +205,7 @@ def open_conductor(
         cpus_per_trial=concurrency.cpus_per_trial,
         gpus_per_trial=concurrency.gpus_per_trial,
         memory_budget_gb=concurrency.memory_budget_gb,
+        spans_nodes=concurrency.spans_nodes,
     )
     return Conductor(
         ledger,
@@ -226,21 +231,43 @@ def identify(config: TrialConfig) -> tuple[str, str]:
 
 
 def run_all(
-    conductor: Conductor, space: SearchSpace, concurrency: Concurrency, interrupted: Interruption
+    conductor: Conductor,
+    space: SearchSpace,
+    concurrency: Concurrency,
+    interrupted: Interruption,
+    *,
+    cluster: Cluster | None = None,
 ) -> None:
-    """Starts Ray, runs every trial and stops Ray. A bad image ends it before any trial is placed."""
+    """Starts or joins Ray, runs every trial and leaves it. A bad image ends it before any trial is placed."""
     if conductor.state.started and not conductor.has_more():  # it was interrupted after its last trial
         start(conductor, space)
         return
-    load_ray()
+    open_ray = opener(conductor, concurrency, cluster)
     prepared = in_background(lambda: prepare(space))
-    is_done = run_on_a_ray(conductor, space, concurrency, interrupted, after=prepared.result, is_first=True)
+    run = partial(run_on_a_ray, conductor, space, concurrency, interrupted, open_ray)
+    is_done = run(after=prepared.result, is_first=True)
     while not (is_done or interrupted.exit_code) and conductor.may_place():
-        conductor.say("the sweep goes on with another Ray")
+        conductor.say("the sweep connects again" if cluster else "the sweep goes on with another Ray")
         try:
-            is_done = run_on_a_ray(conductor, space, concurrency, interrupted)
+            is_done = run()
         except ClusterError as error:
-            conductor.brakes.give_up(f"no other Ray could be started ({error})")
+            what = "the cluster is lost" if cluster else "no other Ray could be started"
+            conductor.brakes.give_up(f"{what} ({error})")
+
+
+def opener(
+    conductor: Conductor, concurrency: Concurrency, cluster: Cluster | None
+) -> Callable[[], AbstractContextManager[Path]]:
+    """Returns what starts a Ray of our own, or joins a cluster, each time it is called; loads Ray for it."""
+    log = conductor.folder / "ray.log"
+    if cluster is None:
+        load_ray()
+        return lambda: local_ray(concurrency, log=log, num_workers=concurrency.num_workers)
+    from orchestrator import cluster_ray
+
+    cluster_ray.load_ray()
+    scratch, spans_nodes = conductor.folder / "scratch", concurrency.spans_nodes
+    return lambda: cluster_ray.cluster_ray(cluster, log=log, scratch=scratch, spans_nodes=spans_nodes)
 
 
 def run_on_a_ray(
@@ -248,22 +275,23 @@ def run_on_a_ray(
     space: SearchSpace,
     concurrency: Concurrency,
     interrupted: Interruption,
+    open_ray: Callable[[], AbstractContextManager[Path]],
     *,
     after: Callable[[], None] = lambda: None,
     is_first: bool = False,
 ) -> bool:
-    """Starts Ray, runs trials and stops Ray; says whether it was not Ray's death that ended them.
+    """Opens Ray, runs trials and leaves it; says whether it was not Ray's death that ended them.
 
     Args:
         conductor: gives out the trials.
         space: has their searcher and scheduler.
         concurrency: what they share.
         interrupted: whether the user wants them to end.
+        open_ray: yields a scratch folder while Ray runs.
         after: is waited for, once Ray has started.
         is_first: puts the start of the sweep on record.
     """
-    log, num_workers = conductor.folder / "ray.log", conductor.order.num_workers
-    with local_ray(concurrency, log=log, num_workers=num_workers) as scratch:
+    with open_ray() as scratch:
         after()
         if interrupted.is_asked_to_stop:  # before there was anything to stop
             return True

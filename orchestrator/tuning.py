@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.conductor import Conductor
 from orchestrator.ledger import SweepState
-from orchestrator.local_ray import undisturbed, watched_node
+from orchestrator.node_watch import undisturbed, watched_node
 from orchestrator.runner import OUT_OF_MEMORY, Cause, TrialOrder, TrialRecord, last_words, run_trial
 from orchestrator.space import SearchSpace
 from trainables.errors import DataError

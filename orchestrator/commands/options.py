@@ -21,6 +21,15 @@ WorkersOption: TypeAlias = Annotated[
     int | None, typer.Option("--workers", min=1, metavar="N", help="Processes that share one trial's batch.")
 ]
 
+AddressOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Run on the Ray cluster there, or auto; none = RAY_ADDRESS, else a Ray of our own.",
+    ),
+]
+
 SEARCH_SPACES = "search_spaces"
 
 out = Console()

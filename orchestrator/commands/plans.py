@@ -10,10 +10,19 @@ from orchestrator.commands.options import err, out, print_json
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from orchestrator.cluster import Cluster
     from orchestrator.plan import Plan
 
 
-def show_plan(source: Path, changes: list[str], *, to: Path | None, is_timed: bool, as_json: bool) -> None:
+def show_plan(
+    source: Path,
+    changes: list[str],
+    *,
+    to: Path | None,
+    is_timed: bool,
+    as_json: bool,
+    cluster: Cluster | None = None,
+) -> None:
     """Plans a space, and writes the plan where it is asked for."""
     from orchestrator.plan import make_plan
     from orchestrator.plan_file import check_place, describe_plan, write_plan
@@ -23,7 +32,7 @@ def show_plan(source: Path, changes: list[str], *, to: Path | None, is_timed: bo
         check_place(to)
     space = load_space(source, changes)
     with err.status("timing a step" if is_timed else "planning"):
-        plan = make_plan(space, is_timed=is_timed)
+        plan = make_plan(space, is_timed=is_timed, cluster=cluster)
     if to is not None:
         write_plan(to, describe_plan(plan, source))
     if as_json:
@@ -35,7 +44,7 @@ def show_plan(source: Path, changes: list[str], *, to: Path | None, is_timed: bo
             out.print(f"The plan is in {to}; run exactly that: {run}", soft_wrap=True, highlight=False)
 
 
-def read_planned(path: Path) -> tuple[Plan, str]:
+def read_planned(path: Path, cluster: Cluster | None = None) -> tuple[Plan, str]:
     """Returns a plan from its file, checked again, and its fingerprint.
 
     Raises:
@@ -45,7 +54,7 @@ def read_planned(path: Path) -> tuple[Plan, str]:
     from orchestrator.plan_file import other_versions, read_plan, space_of_plan
 
     content = read_plan(path)
-    plan = make_plan(space_of_plan(path, content))
+    plan = make_plan(space_of_plan(path, content), cluster=cluster)
     for line in other_versions(content):
         err.print(f"since the plan was written: {line}", highlight=False)
     return plan, content.fingerprint

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.commands.options import (
+    AddressOption,
     JsonOption,
     SetOption,
     WorkersOption,
@@ -20,6 +21,7 @@ from orchestrator.commands.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from orchestrator.cluster import Cluster
     from orchestrator.plan import Plan
     from orchestrator.sweep import SweepOptions
 
@@ -52,6 +54,7 @@ def sweep(
     from_plan: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Run exactly this plan, or nothing if it has drifted.")
     ] = None,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Compare every configuration of a search space; the leaderboard stands at the end."""
@@ -60,16 +63,18 @@ def sweep(
     from orchestrator.search_space import load_space
     from orchestrator.sweep import SweepOptions
 
+    cluster = find_cluster(address)
     given: dict[str, object] = {"SPACE": space, "--set": overrides, "--trials": trials, "--plan": plan}
     if from_plan is not None:
         given |= {"--resume": resume, "--extend": extend, "--retry-failed": retry_failed}
         refuse_beside_plan(from_plan, given | {"--workers": workers, "--out": to, "--no-timing": no_timing})
-        planned, fingerprint = read_planned(from_plan)
-        return run_planned(planned, SweepOptions(name=name, plan_fingerprint=fingerprint), as_json=as_json)
+        planned, fingerprint = read_planned(from_plan, cluster)
+        options = SweepOptions(name=name, plan_fingerprint=fingerprint, cluster=cluster)
+        return run_planned(planned, options, as_json=as_json)
     if resume is not None:
         refuse_beside_resume(resume, given | {"--name": name, "--out": to, "--no-timing": no_timing})
-        planned = plan_rest(resume, extend, workers)
-        options = SweepOptions(name=resume, resumes=True, retry_failed=retry_failed)
+        planned = plan_rest(resume, extend, workers, cluster)
+        options = SweepOptions(name=resume, resumes=True, retry_failed=retry_failed, cluster=cluster)
         return run_planned(planned, options, as_json=as_json)
     refuse_alone(
         {"--extend": extend, "--retry-failed": retry_failed}, "a sweep that is there", "--resume NAME"
@@ -79,10 +84,22 @@ def sweep(
     changes += [f"execution.num_workers={workers}"] if workers else []
     source = find_space(space or "demo")
     if plan:
-        show_plan(source, changes, to=to, is_timed=not no_timing, as_json=as_json)
+        show_plan(source, changes, to=to, is_timed=not no_timing, as_json=as_json, cluster=cluster)
         return 0
     refuse_alone({"--out": to, "--no-timing": no_timing}, "a plan", "--plan")
-    return run_planned(make_plan(load_space(source, changes)), SweepOptions(name=name), as_json=as_json)
+    planned = make_plan(load_space(source, changes), cluster=cluster)
+    return run_planned(planned, SweepOptions(name=name, cluster=cluster), as_json=as_json)
+
+
+def find_cluster(address: str | None) -> Cluster | None:
+    """Returns the cluster to run on; Ray is loaded only where one is named."""
+    from orchestrator.cluster import cluster_address
+
+    if cluster_address(address) is None:
+        return None
+    from orchestrator import cluster_ray
+
+    return cluster_ray.find_cluster(address)
 
 
 def refuse_alone(options: dict[str, object], owner: str, missing: str) -> None:
@@ -116,7 +133,7 @@ def refuse_beside_resume(name: str, options: dict[str, object]) -> None:
         )
 
 
-def plan_rest(name: str, extend: int | None, workers: int | None) -> Plan:
+def plan_rest(name: str, extend: int | None, workers: int | None, cluster: Cluster | None = None) -> Plan:
     """Returns the plan of a sweep that is there; what is left of it, its ledger says later.
 
     Raises:
@@ -134,7 +151,7 @@ def plan_rest(name: str, extend: int | None, workers: int | None) -> Plan:
             f"sweep '{name}' is being run by process {pid}; wait for it, or stop it first: "
             f"python -m orchestrator stop {name}"
         )
-    return make_plan(space_of(state, extend=extend, num_workers=workers))
+    return make_plan(space_of(state, extend=extend, num_workers=workers), cluster=cluster)
 
 
 def run_planned(plan: Plan, options: SweepOptions, *, as_json: bool) -> int:

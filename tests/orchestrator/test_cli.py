@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.cli import execute
 from orchestrator.conductor import SweepObserver
-from orchestrator.environment import QUIET, SECURE, secure_environment
+from orchestrator.environment import LOCAL, QUIET, SECURE, secure_environment
 from orchestrator.home import sweep_folder
 from orchestrator.ledger import Ledger, read_ledger
 from orchestrator.search_space import SearchSpace
@@ -47,7 +47,8 @@ def test_help_answers_in_under_a_second() -> None:
     answer = python("-m", "orchestrator", "--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert answer.returncode == 0
-    for command in ("sweep", "run", "leaderboard", "data", "ui", "sync", "doctor", "schema"):
+    names = "sweep submit jobs run leaderboard data ui sync doctor schema"
+    for command in names.split():
         assert command in answer.stdout
     # Processor time, which other users of this machine do not stretch; alone on it the clock says the same.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
@@ -83,7 +84,7 @@ def test_variables_are_ones_that_the_libraries_read() -> None:
         "HF_HUB_DISABLE_TELEMETRY": hub / "constants.py",
         "HF_HUB_DISABLE_PROGRESS_BARS": hub / "constants.py",
     }
-    assert {*SECURE, *QUIET} - {"TOKENIZERS_PARALLELISM"} == set(sources)  # the last is read in Rust
+    assert {*SECURE, *LOCAL, *QUIET} - {"TOKENIZERS_PARALLELISM"} == set(sources)  # the last is read in Rust
     for name, source in sources.items():
         assert name in source.read_text()
 

@@ -104,6 +104,10 @@ def main() -> None:
     if place := options.pop("kill_at", None):
         kill_at(*place)
     extend = options.pop("extend", None)
+    if address := options.pop("address", None):
+        from orchestrator.cluster_ray import find_cluster
+
+        options["cluster"] = find_cluster(address)
     if options.get("resumes"):
         space = space_of(read_started(options["name"]), extend=extend)
     else:

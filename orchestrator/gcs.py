@@ -1,0 +1,141 @@
+"""Asks the head of a cluster what it is and has, without joining it: quick, and it leaves no trace there."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from orchestrator.autoscaler import nodes_to_come
+from orchestrator.cluster import Cluster, Node
+from orchestrator.resources import Machine
+from trainables.errors import ClusterError
+
+ASK_SECONDS = 5.0
+ALIVE = 0
+"""`GcsNodeInfo.GcsNodeState`."""
+TOKEN_HINT = (
+    "copy the token of its head to ~/.ray/auth_token (chmod 600), or name its file in RAY_AUTH_TOKEN_PATH"
+)
+
+
+def look_at(address: str) -> Cluster:
+    """Returns what answers at an address: its nodes and what they offer.
+
+    Args:
+        address: `host:port`, or `auto` for what runs on this machine.
+
+    Raises:
+        ClusterError: nothing answers, a wrong token or none, another version of Ray.
+    """
+    import grpc
+
+    check_token(address)
+    address = find_head(address)
+    try:
+        version = _ask(address, "CheckAlive", _messages().CheckAliveRequest()).ray_version
+        found = _ask(address, "GetAllNodeInfo", _messages().GetAllNodeInfoRequest()).node_info_list
+    except grpc.RpcError as error:
+        raise ClusterError(_explain(address, error)) from error
+    check_version(address, version)
+    nodes = tuple(_node(info) for info in found if info.state == ALIVE)
+    return Cluster(address, nodes, nodes_to_come([node.machine for node in nodes]))
+
+
+def is_alive(address: str, node_id: str) -> bool:
+    """Says whether the head of a cluster answers, and counts a node among the living."""
+    import grpc
+
+    request = _messages().GetAllNodeInfoRequest()
+    request.node_selectors.add(node_id=bytes.fromhex(node_id))
+    try:
+        found = _ask(address, "GetAllNodeInfo", request).node_info_list
+    except grpc.RpcError:
+        return False
+    return any(info.state == ALIVE for info in found)
+
+
+def find_head(address: str) -> str:
+    """Returns the `host:port` that Ray makes of an address.
+
+    Raises:
+        ClusterError: `auto`, and no cluster or several run on this machine; a host without an address.
+    """
+    from ray._private import services  # nothing public says without joining
+
+    try:
+        return services.canonicalize_bootstrap_address_or_die(address)
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"--address {address}: {error}. Start a cluster (ray start --head), or name HOST:PORT of its head"
+        ) from error
+
+
+def check_version(address: str, theirs: str) -> None:
+    """Raises ClusterError where a cluster runs another version of Ray than this process."""
+    from ray import __version__ as ours
+
+    if theirs != ours:
+        raise ClusterError(
+            f"the cluster at {address} runs Ray {theirs}, and this is Ray {ours}; install the same here "
+            f"(pip install 'ray[default,tune,train]=={theirs}'), or this one there"
+        )
+
+
+def check_token(address: str) -> None:
+    """Makes sure that there is a token to show, and that its file is the user's alone.
+
+    Raises:
+        ClusterError: there is none.
+    """
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    if not path.is_file() or not path.read_bytes().strip():
+        raise ClusterError(
+            f"the cluster at {address}: no token to show it ({path} is missing or empty); {TOKEN_HINT}"
+        )
+    found = path.stat()
+    if found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) & 0o077:
+        with suppress(OSError):  # a secret that is mounted
+            path.chmod(0o600)  # Ray writes it so that everybody on the machine can read it
+
+
+def _ask(address: str, question: str, request: Any) -> Any:
+    from ray._private.gcs_utils import create_gcs_channel
+    from ray.core.generated import gcs_service_pb2_grpc as services
+
+    channel: Any = create_gcs_channel(address)
+    with channel:
+        stub = services.NodeInfoGcsServiceStub(channel)
+        return getattr(stub, question)(request, timeout=ASK_SECONDS)
+
+
+def _messages() -> Any:
+    from ray.core.generated import gcs_service_pb2
+
+    return gcs_service_pb2
+
+
+def _node(info: Any) -> Node:
+    has = dict(info.resources_total)
+    machine = Machine(int(has.get("CPU", 0)), int(has.get("GPU", 0)), has.get("memory", 0) / 2**30)
+    return Node(info.node_id.hex(), machine)
+
+
+def _explain(address: str, error: Any) -> str:
+    import grpc
+
+    if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return f"the cluster at {address} does not take this token; {TOKEN_HINT}"
+    host, _, port = address.rpartition(":")
+    return (
+        f"no cluster answers at {address} ({error.code().name.lower()}): is its head running there "
+        f"(ray start --head --port={port}), and port {port} of {host} reachable from here? From outside its "
+        "network submit over SSH: ssh -L 8265:127.0.0.1:8265 HEAD, then python -m orchestrator submit SPACE "
+        "--address http://127.0.0.1:8265"
+    )

@@ -24,6 +24,9 @@ from trainables.launch import LOOPBACK
 OBJECT_STORE_BYTES = 100 * 2**20
 """Orders and records travel as short texts, arrays never: the default would reserve a third of the memory."""
 
+TOO_SLOW = "timed out during startup"
+"""What Ray says after 30 seconds, which it lets nobody change; a busy machine may need a second go."""
+
 EXECUTION = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `interruption` handles it, and SIGTERM alike
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may need a while to give its process back
@@ -80,20 +83,24 @@ def start_ray(concurrency: Concurrency, scratch: Path, *, is_watched: bool) -> N
     """
     import ray
 
-    try:
-        ray.init(
-            address="local",
-            num_cpus=concurrency.num_cpus,
-            num_gpus=concurrency.num_gpus,
-            include_dashboard=is_watched,
-            dashboard_host="127.0.0.1",
-            object_store_memory=OBJECT_STORE_BYTES,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            _temp_dir=str(scratch),
-        )
-    except Exception as error:
-        raise ClusterError(f"Ray did not start on this machine: {error}".strip()) from error
+    for is_last in (False, True):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=concurrency.num_cpus,
+                num_gpus=concurrency.num_gpus,
+                include_dashboard=is_watched,
+                dashboard_host="127.0.0.1",
+                object_store_memory=OBJECT_STORE_BYTES,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                _temp_dir=str(scratch),
+            )
+            return
+        except Exception as error:
+            if is_last or TOO_SLOW not in str(error):
+                raise ClusterError(f"Ray did not start on this machine: {error}".strip()) from error
+            ray.shutdown()
 
 
 @contextmanager

@@ -265,7 +265,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_half_a_search_opens_no_test_labels(own_home: Path, monkeypatch, is_cut_short: bool):
     opened = []
 
-    def run_all(conductor, *_):
+    def run_all(conductor, *_, **__):
         conductor.brakes.is_over = is_cut_short
 
     monkeypatch.setattr(sweep, "run_all", run_all)

@@ -24,16 +24,10 @@ def nodes_to_come(there: Sequence[Machine], settings: Path = BOOTSTRAP) -> tuple
         settings: of the autoscaler.
     """
     try:
-        found = json.loads(settings.expanduser().read_text())
+        found: dict[str, Any] = json.loads(settings.expanduser().read_text())
         allowed = _allowed(found)
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-    ):  # no autoscaler, or one that is told otherwise
-        return ()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return ()  # no autoscaler, or one that is told otherwise
     alive = Counter((machine.num_cpus, machine.num_gpus) for machine in there)
     coming: list[Machine] = []
     for machine in allowed:
@@ -48,8 +42,9 @@ def nodes_to_come(there: Sequence[Machine], settings: Path = BOOTSTRAP) -> tuple
 def _allowed(settings: dict[str, Any]) -> list[Machine]:
     """Returns every worker that may run at once by its own type, those with GPUs first."""
     machines: list[Machine] = []
-    for name, kind in settings["available_node_types"].items():
-        has: dict[str, Any] = kind.get("resources") or {}
+    kinds: dict[str, dict[str, Any]] = settings["available_node_types"]
+    for name, kind in kinds.items():
+        has: dict[str, float] = kind.get("resources") or {}
         cpus, gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0))
         if name == settings["head_node_type"] or cpus == 0:
             continue

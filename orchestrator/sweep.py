@@ -34,7 +34,7 @@ from orchestrator.space import SearchSpace
 from trainables import TRAINABLES
 from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig, arm_key, from_flat, trial_key
-from trainables.data.cache import open_image_cache
+from trainables.data.cache import DecodeAll, decode_here, open_image_cache
 from trainables.data.datasets import load_dataset
 from trainables.errors import ClusterError, ConfigError, UserError
 from trainables.models.registry import encoder_fingerprint, preprocessing_of
@@ -318,14 +318,18 @@ def start(conductor: Conductor, space: SearchSpace) -> None:
     conductor.observer.on_started(conductor.folder, conductor.state)
 
 
-def prepare(space: SearchSpace) -> None:
+def prepare(space: SearchSpace, decode_all: DecodeAll = decode_here) -> None:
     """Fills the image caches that all trials read, and imports Tune, while Ray's processes start.
+
+    Args:
+        space: whose data sets and encoders.
+        decode_all: on a cluster of several nodes `pipelines.decode_over_nodes`, once it has been joined.
 
     Raises:
         DataError: an image cannot be decoded.
     """
     for config in distinct_inputs(space):
-        open_image_cache(load_dataset(config.data), preprocessing_of(config.encoder), store())
+        open_image_cache(load_dataset(config.data), preprocessing_of(config.encoder), store(), decode_all)
     importlib.import_module("orchestrator.tuning")
 
 

@@ -291,7 +291,7 @@ def of_head(options: argparse.Namespace) -> dict[str, Any]:
     before = resident_mib("VmRSS")
     watcher.start()
     try:
-        space = sweep.space_of(options.trials, at_once=1, num_rounds=50_000)
+        space = sweep.space_of(options.trials, at_once=1, num_rounds=2_000)
         sweep.run(space, "sweep_trainables:work", num_workers=2)
     finally:
         over.set()

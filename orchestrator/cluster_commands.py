@@ -69,7 +69,8 @@ class Command:
 
 def lines_of(prepared: Mapping[str, Any], name: str) -> list[str]:
     """Returns the lines of a field as written: Ray puts `setup_commands` before those of head and workers."""
-    lines, shared = prepared.get(name) or [], prepared.get("setup_commands") or []
+    lines: list[str] = prepared.get(name) or []
+    shared: list[str] = prepared.get("setup_commands") or []
     is_joined = name in ("head_setup_commands", "worker_setup_commands") and lines[: len(shared)] == shared
     return lines[len(shared) :] if is_joined else lines
 

@@ -1,6 +1,6 @@
 """`cluster.yaml`: what `ray up` reads. Held here against Ray's own schema, and against what Ray lets pass."""
 
-# pyright: reportUnknownVariableType=false
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false
 
 from __future__ import annotations
 

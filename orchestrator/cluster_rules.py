@@ -63,13 +63,13 @@ def check_token(prepared: Mapping[str, Any], commands: Sequence[Command]) -> Ite
                     f"{command.where} (`ray start`)", found, "write `RAY_AUTH_MODE=token` before `ray start`"
                 )
     texts = {name: lines_of(prepared, name) for name in COMMAND_FIELDS}
-    texts["docker.run_options"] = docker_of(prepared).get("run_options") or []
+    texts["docker.run_options"] = run_options_of(prepared)
     for name, lines in texts.items():
         if any("RAY_AUTH_TOKEN=" in line for line in lines):
             yield Finding(
                 name, "a token on a command line, where every process reads it", f"mount {TOKEN_FILE} instead"
             )
-    mounts: Mapping[str, str] = prepared.get("file_mounts") or {}
+    mounts = mounts_of(prepared)
     if not any(remote.endswith(TOKEN_FILE) for remote in mounts):
         yield Finding(
             "file_mounts", "brings no token to the nodes", f'add "~/{TOKEN_FILE}": "~/{TOKEN_FILE}"'
@@ -129,9 +129,8 @@ def check_ports(prepared: Mapping[str, Any], commands: Sequence[Command]) -> Ite
                 f"{open_range.get('CidrIp', open_range.get('CidrIpv6'))} may reach port {port}",
                 "name your own network, such as 203.0.113.0/24",
             )
-    options = docker_of(prepared).get("run_options") or []
     published = re.compile(r"(?:-p|--publish)(?:[ =](?P<what>.*))?$")
-    for number, option in enumerate(options):
+    for number, option in enumerate(run_options_of(prepared)):
         if (match := published.match(option)) and not (match["what"] or "").startswith("127.0.0.1:"):
             yield Finding(
                 f"docker.run_options[{number}]",
@@ -144,7 +143,7 @@ def check_packages(
     prepared: Mapping[str, Any], commands: Sequence[Command], folder: Path
 ) -> Iterator[Finding]:
     """Every package has one version, that of the constraints file."""
-    mounts: Mapping[str, str] = prepared.get("file_mounts") or {}
+    mounts = mounts_of(prepared)
     for command in commands:
         files = command.pip_files()
         for name in files:
@@ -205,9 +204,19 @@ def docker_of(prepared: Mapping[str, Any]) -> Mapping[str, Any]:
     return prepared.get("docker") or {}
 
 
+def run_options_of(prepared: Mapping[str, Any]) -> list[str]:
+    """Returns what every container is started with."""
+    return docker_of(prepared).get("run_options") or []
+
+
+def mounts_of(prepared: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the files that are copied to every node: place there → place here."""
+    return prepared.get("file_mounts") or {}
+
+
 def read_constraints(prepared: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """Returns the versions of the first mounted `constraints.txt`, by package; empty where there is none."""
-    for local in (prepared.get("file_mounts") or {}).values():
+    for local in mounts_of(prepared).values():
         path = folder / Path(local).expanduser()
         if path.name == "constraints.txt" and path.is_file():
             lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
@@ -216,14 +225,13 @@ def read_constraints(prepared: Mapping[str, Any], folder: Path) -> dict[str, str
 
 
 def _note_token(prepared: Mapping[str, Any]) -> Iterator[Finding]:
-    for remote, local in (prepared.get("file_mounts") or {}).items():
+    for remote, local in mounts_of(prepared).items():
         if remote.endswith(TOKEN_FILE) and not Path(local).expanduser().is_file():
             yield Finding(f"file_mounts.{remote}", f"there is no {local} on this machine", MAKE_TOKEN)
 
 
 def _note_storage(prepared: Mapping[str, Any]) -> Iterator[Finding]:
-    texts = [*(docker_of(prepared).get("run_options") or [])]
-    texts += [line for name in STARTS for line in prepared.get(name) or []]
+    texts = [*run_options_of(prepared), *(line for name in STARTS for line in lines_of(prepared, name))]
     if not any(STORAGE_VARIABLE in text for text in texts):
         yield Finding(
             "docker.run_options",

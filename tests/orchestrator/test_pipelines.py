@@ -27,8 +27,8 @@ from trainables.models.registry import preprocessing_of
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
-    # Ray Data warns of an option of its own that it sets itself while it is imported.
-    pytest.mark.filterwarnings("ignore:`use_push_based_shuffle` is deprecated:DeprecationWarning"),
+    # Ray Data warns of deprecated options of its own, which it sets itself.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),
 ]
 
 PHANTOM = {"data.phantom.num_train": 300, "data.phantom.num_val": 30, "data.phantom.num_test": 30}
@@ -70,10 +70,11 @@ def test_the_image_cache_is_the_same_to_the_last_byte(tmp_path: Path) -> None:
 def test_every_bad_image_is_listed_at_once(tmp_path: Path) -> None:
     from orchestrator.pipelines import decode_over_nodes
 
-    rows = ["path,label,patient_id"]
+    rows = ["path,label,patient_id,split"]
     for number in range(12):
         Image.fromarray(np.full((32, 32), number, dtype=np.uint8)).save(tmp_path / f"{number}.png")
-        rows.append(f"{number}.png,{('Normal', 'COVID-19', 'Non-COVID')[number % 3]},p{number}")
+        label = ("Normal", "COVID-19", "Non-COVID")[number % 3]
+        rows.append(f"{number}.png,{label},p{number},{('train', 'val', 'test')[number // 3 % 3]}")
     (tmp_path / "manifest.csv").write_text("\n".join(rows))
     config = from_flat({"data.dataset": "manifest", "data.root": str(tmp_path)})
     dataset: Dataset = load_dataset(config.data)

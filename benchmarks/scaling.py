@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -279,13 +280,17 @@ def of_head(options: argparse.Namespace) -> dict[str, Any]:
     """Returns MiB of every process of a sweep whose trials have two workers, by what it is."""
     import sweep
 
-    found: dict[str, list[float]] = defaultdict(list)
+    largest: dict[str, float] = defaultdict(float)
+    of_trial: list[float] = []
     over = threading.Event()
 
     def look() -> None:
         while not over.wait(0.3):
+            found: Counter[str] = Counter()
             for name, mib in processes_below(os.getpid()):
-                found[name].append(mib)
+                found[name] += mib
+                largest[name] = max(largest[name], mib)
+            of_trial.append(sum(mib for name, mib in found.items() if is_driver_of_trial(name)))
 
     watcher = threading.Thread(target=look)
     before = resident_mib("VmRSS")
@@ -296,18 +301,17 @@ def of_head(options: argparse.Namespace) -> dict[str, Any]:
     finally:
         over.set()
         watcher.join()
-    largest = {name: round(max(values)) for name, values in sorted(found.items())}
-    of_trial = [mib for name, mib in largest.items() if is_driver_of_trial(name)]
     return {
-        "largest_mib": largest,
-        "mib_a_concurrent_trial_of_two_workers": sum(of_trial),
+        "largest_mib": {name: round(mib) for name, mib in sorted(largest.items())},
+        "mib_a_concurrent_trial_of_two_workers": round(max(of_trial)),
         "driver_mib": {"before": round(before), "after": round(resident_mib("VmRSS"))},
     }
 
 
 def is_driver_of_trial(name: str) -> bool:
     """Says whether a process stands beside a trial's workers, wherever these are."""
-    return name.startswith("ray::") and "Worker" not in name and "IDLE" not in name
+    of_all = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_AutoscalingCoordinatorActor")
+    return name.startswith("ray::") and name not in of_all and name != "ray::RayTrainWorker"
 
 
 def processes_below(pid: int) -> Iterator[tuple[str, float]]:
@@ -337,7 +341,7 @@ def name_of(command: list[str]) -> str:
     if not command:
         return "unknown"
     if command[0].startswith("ray::"):
-        return command[0].split("(")[0].strip()
+        return re.split(r"[.(]", command[0])[0].strip()
     scripts = [Path(part).name for part in command[:4] if part.endswith((".py", "gcs_server", "raylet"))]
     return scripts[0] if scripts else Path(command[0]).name
 

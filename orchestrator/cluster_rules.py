@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,7 @@ STORAGE_VARIABLE = "CLIP_ORCHESTRATOR_STORAGE"
 MAKE_TOKEN = "(umask 077; ray get-auth-token --generate > /dev/null)"
 
 STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
-_RAY_IMAGE = re.compile(
-    r"(?:.*/)?ray(?:-ml)?:(?P<ray>\d+\.\d+\.\d+)(?:-py(?P<major>\d)(?P<minor>\d+))?(?:-.*)?"
-)
+_RAY_IMAGE = re.compile(r"(?:.*/)?ray:(?P<ray>\d+\.\d+\.\d+)(?:-py(?P<major>\d)(?P<minor>\d+))?(?:-.*)?")
 
 
 def problems(config: Mapping[str, Any], prepared: Mapping[str, Any], *, folder: Path) -> Iterator[Finding]:
@@ -85,15 +84,12 @@ def check_head(prepared: Mapping[str, Any], commands: Sequence[Command]) -> Iter
     """A head that takes no trials: it holds the drivers, and its death ends all of them."""
     types: Mapping[str, Any] = prepared["available_node_types"]
     head = prepared["head_node_type"]
-    starts = [command for command in commands if command.is_in("head_start_ray_commands")]
-    by_command = any(
-        command.option("--num-cpus") == "0" for command in starts if command.runs("ray", "start")
-    )
-    if prepared["provider"]["type"] == "local":
-        if not by_command:
-            yield Finding(
-                "head_start_ray_commands", "the head takes trials", "add --num-cpus=0 to `ray start`"
-            )
+    if prepared["provider"]["type"] == "local":  # which has no types of nodes
+        starts = [
+            command for command in commands if command.is_in(STARTS[0]) and command.runs("ray", "start")
+        ]
+        if any(command.option("--num-cpus") != "0" for command in starts):
+            yield Finding(STARTS[0], "the head takes trials", "add --num-cpus=0 to `ray start`")
         return
     resources = types[head].get("resources", {})
     for resource in ("CPU", "GPU"):
@@ -121,12 +117,12 @@ def check_ports(prepared: Mapping[str, Any], commands: Sequence[Command]) -> Ite
             )
     rules = prepared["provider"].get("security_group", {}).get("IpPermissions", [])
     for number, rule in enumerate(rules):
-        ranges = [*rule.get("IpRanges", []), *rule.get("Ipv6Ranges", [])]
-        for open_range in (r for r in ranges if r.get("CidrIp", r.get("CidrIpv6")) in EVERYWHERE):
-            port = rule.get("FromPort", "all ports")
+        text = json.dumps(rule, default=str)
+        for network in (network for network in EVERYWHERE if f'"{network}"' in text):
+            port = rule.get("FromPort", "any")
             yield Finding(
                 f"provider.security_group.IpPermissions[{number}]",
-                f"{open_range.get('CidrIp', open_range.get('CidrIpv6'))} may reach port {port}",
+                f"{network} may reach port {port}",
                 "name your own network, such as 203.0.113.0/24",
             )
     published = re.compile(r"(?:-p|--publish)(?:[ =](?P<what>.*))?$")
@@ -191,12 +187,10 @@ def check_ray_version(commands: Sequence[Command], pinned: Mapping[str, str]) ->
     """A Ray that is installed by name is the tested one."""
     for command in commands:
         for word in command.pip_packages():
-            if (match := re.fullmatch(r"ray(?:\[.*\])?==(.+)", word)) and match[1] != pinned.get(
-                "ray", match[1]
-            ):
-                yield Finding(
-                    f"{command.where} ({word})", "another Ray", f"constraints.txt has {pinned['ray']}"
-                )
+            match = re.fullmatch(r"ray(?:\[.*\])?==(.+)", word)
+            if match and match[1] != pinned.get("ray", match[1]):
+                mend = f"constraints.txt has {pinned['ray']}"
+                yield Finding(f"{command.where} ({word})", "another Ray", mend)
 
 
 def docker_of(prepared: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -206,12 +200,12 @@ def docker_of(prepared: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def run_options_of(prepared: Mapping[str, Any]) -> list[str]:
     """Returns what every container is started with."""
-    return docker_of(prepared).get("run_options") or []
+    return [str(option) for option in docker_of(prepared).get("run_options") or []]
 
 
 def mounts_of(prepared: Mapping[str, Any]) -> dict[str, str]:
     """Returns the files that are copied to every node: place there → place here."""
-    return prepared.get("file_mounts") or {}
+    return {remote: str(local) for remote, local in (prepared.get("file_mounts") or {}).items()}
 
 
 def read_constraints(prepared: Mapping[str, Any], folder: Path) -> dict[str, str]:
@@ -253,10 +247,9 @@ def _note_image(prepared: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _note_ssh(prepared: Mapping[str, Any]) -> Iterator[Finding]:
-    types = prepared["available_node_types"].values()
-    if prepared["provider"]["type"] == "aws" and not all(
-        "SecurityGroupIds" in t["node_config"] for t in types
-    ):
+    configs = [kind["node_config"] for kind in prepared["available_node_types"].values()]
+    is_aws = prepared["provider"]["type"] == "aws"
+    if is_aws and not all("SecurityGroupIds" in config for config in configs):
         yield Finding(
             "available_node_types.*.node_config.SecurityGroupIds",
             "not set; the group that Ray makes lets all the world knock at port 22",

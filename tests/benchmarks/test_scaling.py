@@ -38,9 +38,10 @@ def test_rates_name_the_middle_and_the_slow_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "name", "is_of_trial"),
     [
-        (["ray::ImplicitFunc.train(trial_id=1)"], "ray::ImplicitFunc.train", True),
+        (["ray::ImplicitFunc.train(trial_id=1)"], "ray::ImplicitFunc", True),
         (["ray::TrainController"], "ray::TrainController", True),
-        (["ray::_RayTrainWorker__execute.get_next"], "ray::_RayTrainWorker__execute.get_next", False),
+        (["ray::RayTrainWorker.run_train_fn"], "ray::RayTrainWorker", False),
+        (["ray::_AutoscalingCoordinatorActor"], "ray::_AutoscalingCoordinatorActor", False),
         (["ray::IDLE"], "ray::IDLE", False),
         (["/x/python", "-u", "/x/ray/dashboard/agent.py", "--port=1"], "agent.py", False),
         (["/x/ray/core/src/ray/gcs/gcs_server", "--log=y"], "gcs_server", False),

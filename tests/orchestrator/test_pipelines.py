@@ -31,12 +31,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),
 ]
 
-PHANTOM = {"data.phantom.num_train": 300, "data.phantom.num_val": 30, "data.phantom.num_test": 30}
+PHANTOM = {"data.phantom.num_train": 24, "data.phantom.num_val": 150, "data.phantom.num_test": 120}
 SMALL = PHANTOM | {
     "encoder.image_size": 32,
     "execution.num_threads": 1,
     "num_epochs": 1,
-    "global_batch_size": 64,
+    "global_batch_size": 24,
 }
 
 
@@ -62,7 +62,7 @@ def test_the_image_cache_is_the_same_to_the_last_byte(tmp_path: Path) -> None:
     dataset, preprocessing = load_dataset(config.data), preprocessing_of(config.encoder)
     plain = open_image_cache(dataset, preprocessing, tmp_path / "plain")
     spread = open_image_cache(dataset, preprocessing, tmp_path / "spread", decode_over_nodes)
-    assert len(spread) == 360  # three pieces
+    assert len(spread) == 294  # three pieces
     folders = [tmp_path / name / "images" / plain.fingerprint for name in ("plain", "spread")]
     assert files_of(folders[0]) == files_of(folders[1])
 
@@ -100,7 +100,7 @@ def test_embeddings_are_the_same_to_the_last_bit(tmp_path: Path) -> None:
         path.unlink()
     folder.rmdir()
     table = embed_over_nodes(config, context.store)
-    assert table.pooled.shape[0] == 360  # two pieces
+    assert table.pooled.shape[0] == 294  # two pieces
     assert files_of(folder) == plain
 
 
@@ -117,4 +117,4 @@ def test_any_function_of_positions_runs_over_the_workers_in_order() -> None:
     parts = list(over_nodes(partial(open_work, 2), 50, at_once=3))
     captions = np.concatenate([part["caption"] for part in parts]).tolist()
     assert captions == [f"image {2 * index}" for index in range(50)]
-    assert len({int(pid) for part in parts for pid in part["process"]} - {os.getpid()}) == 2
+    assert os.getpid() not in {int(pid) for part in parts for pid in part["process"]}

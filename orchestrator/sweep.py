@@ -243,9 +243,9 @@ def run_all(
         start(conductor, space)
         return
     open_ray = opener(conductor, concurrency, cluster)
-    prepared = in_background(lambda: prepare(space))
+    after = preparation(space, cluster)
     run = partial(run_on_a_ray, conductor, space, concurrency, interrupted, open_ray)
-    is_done = run(after=prepared.result, is_first=True)
+    is_done = run(after=after, is_first=True)
     while not (is_done or interrupted.exit_code) and conductor.may_place():
         conductor.say("the sweep connects again" if cluster else "the sweep goes on with another Ray")
         try:
@@ -318,12 +318,25 @@ def start(conductor: Conductor, space: SearchSpace) -> None:
     conductor.observer.on_started(conductor.folder, conductor.state)
 
 
+def preparation(space: SearchSpace, cluster: Cluster | None) -> Callable[[], None]:
+    """Begins `prepare`, and returns what waits for it; over several nodes it begins once Ray is joined."""
+    if cluster is None or not cluster.is_spread:
+        return in_background(lambda: prepare(space)).result
+
+    def over_nodes() -> None:
+        from orchestrator.pipelines import decode_over_nodes
+
+        prepare(space, decode_over_nodes)
+
+    return over_nodes
+
+
 def prepare(space: SearchSpace, decode_all: DecodeAll = decode_here) -> None:
     """Fills the image caches that all trials read, and imports Tune, while Ray's processes start.
 
     Args:
         space: whose data sets and encoders.
-        decode_all: on a cluster of several nodes `pipelines.decode_over_nodes`, once it has been joined.
+        decode_all: who decodes.
 
     Raises:
         DataError: an image cannot be decoded.

@@ -200,12 +200,14 @@ def docker_of(prepared: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def run_options_of(prepared: Mapping[str, Any]) -> list[str]:
     """Returns what every container is started with."""
-    return [str(option) for option in docker_of(prepared).get("run_options") or []]
+    options: list[Any] = docker_of(prepared).get("run_options") or []
+    return [str(option) for option in options]
 
 
 def mounts_of(prepared: Mapping[str, Any]) -> dict[str, str]:
     """Returns the files that are copied to every node: place there → place here."""
-    return {remote: str(local) for remote, local in (prepared.get("file_mounts") or {}).items()}
+    mounts: dict[str, Any] = prepared.get("file_mounts") or {}
+    return {remote: str(local) for remote, local in mounts.items()}
 
 
 def read_constraints(prepared: Mapping[str, Any], folder: Path) -> dict[str, str]:

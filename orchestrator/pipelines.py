@@ -9,7 +9,7 @@ For more than one node only. On one machine the plain loop wins: 1,000 images to
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ EMBEDDED_AT_ONCE = 256
 def over_nodes(
     open_work: Callable[[], Work], num_rows: int, *, at_once: int, gpus_per_worker: float = 0.0
 ) -> Iterator[Columns]:
-    """Yields what workers make of the positions 0…num_rows-1, in order, at least one piece after the other.
+    """Yields what workers make of the positions 0…num_rows-1, piece by piece, in order.
 
     Captioning is this too: `open_work` loads the captioner, what it returns captions the images at positions.
 
@@ -64,7 +64,8 @@ def over_nodes(
     )
     made.context.execution_options.preserve_order = True
     made.context.enable_progress_bars = False
-    yield from made.iter_batches(batch_size=None, batch_format="numpy")
+    blocks: Iterable[Any] = made.iter_batches(batch_size=None, batch_format="numpy")
+    yield from blocks
 
 
 class _Worker:

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from orchestrator.commands import data, doctor, jobs, run, schema, sweep, sweeps, ui
+from orchestrator.commands import cluster, data, doctor, jobs, run, schema, sweep, sweeps, ui
 from trainables.errors import UserError
 
 INVALID, INTERRUPTED = 2, 130
@@ -29,6 +29,7 @@ app.command("leaderboard")(sweeps.leaderboard)
 app.command("status")(sweeps.status)
 app.command("stop")(sweeps.stop)
 app.add_typer(data.app, name="data")
+app.add_typer(cluster.app, name="cluster")
 app.command("ui")(ui.ui)
 app.command("sync")(sweeps.sync)
 app.command("doctor")(doctor.doctor)

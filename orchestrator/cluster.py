@@ -45,6 +45,11 @@ class Cluster:
         return [*there, *self.coming]
 
     @property
+    def is_spread(self) -> bool:
+        """Says whether several nodes are there that take trials."""
+        return sum(node.machine.num_cpus > 0 for node in self.nodes) > 1
+
+    @property
     def total(self) -> Machine:
         """All nodes that take trials as if they were one."""
         found = self.working

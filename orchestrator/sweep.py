@@ -34,7 +34,7 @@ from orchestrator.space import SearchSpace
 from trainables import TRAINABLES
 from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig, arm_key, from_flat, trial_key
-from trainables.data.cache import open_image_cache
+from trainables.data.cache import DecodeAll, decode_here, open_image_cache
 from trainables.data.datasets import load_dataset
 from trainables.errors import ClusterError, ConfigError, UserError
 from trainables.models.registry import encoder_fingerprint, preprocessing_of
@@ -243,9 +243,9 @@ def run_all(
         start(conductor, space)
         return
     open_ray = opener(conductor, concurrency, cluster)
-    prepared = in_background(lambda: prepare(space))
+    after = preparation(space, cluster)
     run = partial(run_on_a_ray, conductor, space, concurrency, interrupted, open_ray)
-    is_done = run(after=prepared.result, is_first=True)
+    is_done = run(after=after, is_first=True)
     while not (is_done or interrupted.exit_code) and conductor.may_place():
         conductor.say("the sweep connects again" if cluster else "the sweep goes on with another Ray")
         try:
@@ -318,14 +318,31 @@ def start(conductor: Conductor, space: SearchSpace) -> None:
     conductor.observer.on_started(conductor.folder, conductor.state)
 
 
-def prepare(space: SearchSpace) -> None:
+def preparation(space: SearchSpace, cluster: Cluster | None) -> Callable[[], None]:
+    """Begins `prepare`, and returns what waits for it; over several nodes it begins once Ray is joined."""
+    if cluster is None or not cluster.is_spread:
+        return in_background(lambda: prepare(space)).result
+
+    def over_nodes() -> None:
+        from orchestrator.pipelines import decode_over_nodes
+
+        prepare(space, decode_over_nodes)
+
+    return over_nodes
+
+
+def prepare(space: SearchSpace, decode_all: DecodeAll = decode_here) -> None:
     """Fills the image caches that all trials read, and imports Tune, while Ray's processes start.
+
+    Args:
+        space: whose data sets and encoders.
+        decode_all: who decodes.
 
     Raises:
         DataError: an image cannot be decoded.
     """
     for config in distinct_inputs(space):
-        open_image_cache(load_dataset(config.data), preprocessing_of(config.encoder), store())
+        open_image_cache(load_dataset(config.data), preprocessing_of(config.encoder), store(), decode_all)
     importlib.import_module("orchestrator.tuning")
 
 

@@ -165,8 +165,10 @@ def run_planned(plan: Plan, options: SweepOptions, *, as_json: bool) -> int:
     from orchestrator.sweep import run_sweep
 
     options = replace(options, memory=plan.trial_memory)
-    with (err if as_json else out).status("decoding images"):
-        decode_files(plan.space)
+    decodes_here = options.cluster is None or not options.cluster.is_spread  # else nodes do, once joined
+    if decodes_here:
+        with (err if as_json else out).status("decoding images"):
+            decode_files(plan.space)
     with LiveTable(plan, uri=mlflow_uri(), to_stderr=as_json) as live:
         outcome = run_sweep(plan.space, options, live)
         live.finish_tracking()

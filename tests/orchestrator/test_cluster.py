@@ -109,3 +109,9 @@ def test_addresses_for_submitting_say_so(address: str):
 def test_no_address_at_all(address: str):
     with pytest.raises(ConfigError, match="use HOST:PORT of the head"):
         cluster_address(address)
+
+
+def test_images_are_decoded_over_nodes_only_where_several_are_there():
+    assert cluster(HEAD, SMALL, LARGE).is_spread
+    assert not cluster(HEAD, SMALL).is_spread
+    assert not Cluster("head:6379", cluster(HEAD).nodes, coming=(WITH_GPU, WITH_GPU)).is_spread

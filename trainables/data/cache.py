@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +27,45 @@ SHARD_IMAGES = 1024
 MAX_THREADS = min(8, os.cpu_count() or 1)
 """Each may hold a decoded image of `decode.MAX_PIXELS`."""
 
+Decoded = bytes | str
+"""The pixels of an image, or what is wrong with it."""
+DecodeAll = Callable[[Dataset, PreprocessingSpec], Iterator[Decoded]]
+"""Decodes every record of a data set, in order."""
 
-def open_image_cache(dataset: Dataset, preprocessing: PreprocessingSpec, store: Path) -> ImageCache:
+
+def decode_here(dataset: Dataset, preprocessing: PreprocessingSpec) -> Iterator[Decoded]:
+    """Decodes on this machine, on several threads."""
+    decode = partial(_try_decode, dataset, preprocessing)
+    with ThreadPoolExecutor(MAX_THREADS) as pool, bombs_are_errors():
+        for start in range(0, len(dataset.records), SHARD_IMAGES):
+            yield from pool.map(decode, dataset.records[start : start + SHARD_IMAGES])
+
+
+def decode_some(dataset: Dataset, preprocessing: PreprocessingSpec, indices: Iterable[int]) -> list[Decoded]:
+    """Decodes the records at these positions, one after the other."""
+    with bombs_are_errors():
+        return [_try_decode(dataset, preprocessing, dataset.records[index]) for index in indices]
+
+
+def open_image_cache(
+    dataset: Dataset, preprocessing: PreprocessingSpec, store: Path, decode_all: DecodeAll = decode_here
+) -> ImageCache:
     """Returns the images of a data set at the size an encoder wants, decoded now unless they were before.
+
+    Args:
+        dataset: whose images.
+        preprocessing: of the encoder; its size, crop and interpolation count.
+        store: root of everything content-addressed.
+        decode_all: who decodes; the bytes stored are the same.
 
     Raises:
         DataError: lists every image that cannot be decoded, with its file and row; nothing is stored.
     """
     what_data_does = preprocessing.model_dump(include={"size", "crop", "interpolation"})
     key = fingerprint("image cache", CACHE_VERSION, dataset.content_fingerprint, what_data_does)
-    folder = build_once(store / "images" / key, partial(_write_shards, dataset, preprocessing))
+    folder = build_once(
+        store / "images" / key, lambda aside: _write_shards(dataset, preprocessing, aside, decode_all)
+    )
     return ImageCache(folder, size=preprocessing.size)
 
 
@@ -59,27 +90,28 @@ class ImageCache:
         return images
 
 
-def _write_shards(dataset: Dataset, preprocessing: PreprocessingSpec, folder: Path) -> dict[str, Any]:
+def _write_shards(
+    dataset: Dataset, preprocessing: PreprocessingSpec, folder: Path, decode_all: DecodeAll
+) -> dict[str, Any]:
     pixels = pa.binary(preprocessing.size**2)
     schema = pa.schema([("image_id", pa.string()), ("image", pixels)])
     problems: list[str] = []
-    with ThreadPoolExecutor(MAX_THREADS) as pool, bombs_are_errors():
-        for number, start in enumerate(range(0, len(dataset.records), SHARD_IMAGES)):
-            records = dataset.records[start : start + SHARD_IMAGES]
-            images = list(pool.map(partial(_try_decode, dataset, preprocessing), records))
-            problems += [image for image in images if isinstance(image, str)]
-            if problems:
-                continue  # look at the rest all the same: every bad image is listed at once
-            columns = [pa.array([r.image_id for r in records]), pa.array(images, pixels)]
-            path = folder / f"shard-{number:05d}.arrow"
-            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-                writer.write_batch(pa.record_batch(columns, schema=schema))
+    decoded = decode_all(dataset, preprocessing)
+    for number, start in enumerate(range(0, len(dataset.records), SHARD_IMAGES)):
+        records = dataset.records[start : start + SHARD_IMAGES]
+        images = list(islice(decoded, len(records)))
+        problems += [image for image in images if isinstance(image, str)]
+        if problems:
+            continue  # look at the rest all the same: every bad image is listed at once
+        columns = [pa.array([r.image_id for r in records]), pa.array(images, pixels)]
+        path = folder / f"shard-{number:05d}.arrow"
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            writer.write_batch(pa.record_batch(columns, schema=schema))
     refuse(problems, about=f"unusable images of {dataset.name}")
     return {"num_images": len(dataset.records), "size": preprocessing.size}
 
 
-def _try_decode(dataset: Dataset, preprocessing: PreprocessingSpec, record: ImageRecord) -> bytes | str:
-    """Returns pixels, or what is wrong with the image."""
+def _try_decode(dataset: Dataset, preprocessing: PreprocessingSpec, record: ImageRecord) -> Decoded:
     try:
         return fit(dataset.decode(record), preprocessing).tobytes()
     except DataError as error:

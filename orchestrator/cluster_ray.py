@@ -26,13 +26,18 @@ JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it in the environment of a job."""
 OFFERED = ("HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
 """Variables of the driver that trials get too, where they are set."""
+PATIENCE = {
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",  # then Ray ends this process; the default is 60
+    "RAY_gcs_server_request_timeout_seconds": "20",  # no signal interrupts a question to a head that is gone
+}
+"""`watched_node` notices before Ray does that a cluster is lost, and must then get a word in."""
 PACKAGES = ("orchestrator", "trainables")
 
 
 def load_ray() -> None:
     """Sets what Ray reads once, and imports it. What binds a Ray of our own to this machine is not set."""
     secure_environment()
-    os.environ.update(EXECUTION)
+    os.environ.update(EXECUTION | PATIENCE)
     os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # what a driver sets goes before what its job set
     importlib.import_module("ray")
 

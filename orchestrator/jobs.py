@@ -66,10 +66,12 @@ class JobServer:
         for name in ADDRESS_VARIABLES:  # Ray would let them go before the address that is given
             os.environ.pop(name, None)
         check_port(self.address)
+        from ray._private.runtime_env import packaging
         from ray.dashboard.modules.dashboard_sdk import SubmissionClient
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger(SubmissionClient.__module__).setLevel(logging.ERROR)  # it tells each upload
+        for module in (SubmissionClient.__module__, packaging.__name__):  # they tell each upload
+            logging.getLogger(module).setLevel(logging.ERROR)
         self.client: Any = self._call(JobSubmissionClient, self.address)
         check_version(self.address, self.client._server_ray_version)  # asked when it connected
 

@@ -70,7 +70,7 @@ def test_a_connected_sweep_is_whole_and_the_cluster_stays_as_it_was(tmp_path: Pa
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_trial_of_two_workers_runs_on_a_cluster(tmp_path: Path, head: Head):
     search = {"searcher": "grid", "max_concurrent": 1}
     seen = run_driver(
@@ -89,7 +89,7 @@ def test_a_trial_of_two_workers_runs_on_a_cluster(tmp_path: Path, head: Head):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_lost_cluster_is_said_and_the_sweep_goes_on_elsewhere(tmp_path: Path, head: Head):
     """Comes last: nothing is left of the head."""
     home, space = tmp_path / "home", space_of(4, fixed=LONG)

@@ -24,16 +24,10 @@ def nodes_to_come(there: Sequence[Machine], settings: Path = BOOTSTRAP) -> tuple
         settings: of the autoscaler.
     """
     try:
-        found = json.loads(settings.expanduser().read_text())
+        found: dict[str, Any] = json.loads(settings.expanduser().read_text())
         allowed = _allowed(found)
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-    ):  # no autoscaler, or one that is told otherwise
-        return ()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return ()  # no autoscaler, or one that is told otherwise
     alive = Counter((machine.num_cpus, machine.num_gpus) for machine in there)
     coming: list[Machine] = []
     for machine in allowed:

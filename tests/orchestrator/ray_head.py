@@ -60,9 +60,9 @@ class Head:
         """Of a user who has the token."""
         return private_environment(self.folder) | {"RAY_AUTH_TOKEN_PATH": str(self.token_file)}
 
-    def ask(self, path: str, *, token: str | None, method: str = "GET") -> int:
+    def ask(self, path: str, *, token: str | None, method: str = "GET", **headers: str) -> int:
         """The HTTP status of a request."""
-        headers = {"Content-Type": "application/json"}
+        headers |= {"Content-Type": "application/json"}
         headers |= {} if token is None else {"Authorization": f"Bearer {token}"}
         body = json.dumps({"entrypoint": "true"}).encode() if method == "POST" else None
         request = urllib.request.Request(self.url + path, body, headers, method=method)

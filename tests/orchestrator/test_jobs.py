@@ -309,6 +309,16 @@ class TestWhoHasNoToken:
         assert head.ask(path, token=None, method=method) == 401
         assert head.ask(path, token="0" * 64, method=method) == 403
 
+    def test_a_page_in_a_browser_starts_no_job(self, head: Head):
+        """As after a rebound DNS name: the page's script reaches 127.0.0.1, and says so in its headers."""
+        page = {
+            "User-Agent": "Mozilla/5.0 Firefox/140.0",
+            "Origin": "http://evil.example",
+            "Host": "evil.example",
+        }
+        assert head.ask("/api/jobs/", token=None, method="POST", **page) in (401, 405)
+        assert head.ask("/api/jobs/", token=head.token, method="POST", **page) == 405
+
     @pytest.mark.parametrize("how", ["sweep", "submit"])
     def test_gets_one_message_and_starts_nothing(self, head: Head, how: str):
         where = head.address if how == "sweep" else head.url

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,12 +19,17 @@ CHECKPOINTS = "checkpoints"
 
 @contextmanager
 def taken_over(
-    workdir: Path, attempt: int, *, patience_seconds: float = PATIENCE_SECONDS
+    workdir: Path,
+    attempt: int,
+    *,
+    find: Callable[[], tuple[Path | None, list[str]]] | None = None,
+    patience_seconds: float = PATIENCE_SECONDS,
 ) -> Generator[tuple[Path | None, list[str]]]:
     """Holds a trial's folder for an attempt; yields the checkpoint to go on from, and what was damaged.
 
     No checkpoint = the start. Every process of the attempt enters here. Nobody writes while the checkpoint is
-    looked for, as all earlier attempts have ended, so all ranks find the same one.
+    looked for, as all earlier attempts have ended, so all ranks find the same one. `find` looks for it, also
+    beyond this machine; none = in the trial's folder.
 
     Raises:
         ClusterError: an earlier attempt, left by a driver that was killed, does not end.
@@ -43,7 +48,12 @@ def taken_over(
                 time.sleep(POLL_SECONDS)
     with _lock_of(workdir, attempt).open("a") as file:  # the kernel drops it with the process
         fcntl.flock(file, fcntl.LOCK_SH)
-        yield find_checkpoint(workdir)
+        yield find() if find is not None else find_checkpoint(workdir)
+
+
+def ran_here(workdir: Path, attempt: int) -> bool:
+    """Says whether all attempts before this one worked in this very folder."""
+    return all(_lock_of(workdir, earlier).exists() for earlier in range(1, attempt))
 
 
 def find_checkpoint(workdir: Path) -> tuple[Path | None, list[str]]:

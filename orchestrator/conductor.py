@@ -14,15 +14,25 @@ from typing import Any, TypeVar
 from orchestrator.brakes import Brakes
 from orchestrator.confirmation import next_to_confirm
 from orchestrator.ledger import Entry, Ledger, SweepState, TrialState
+from orchestrator.mirror import Mirror
 from orchestrator.retention import forget, prune
-from orchestrator.runner import DEATHS, Cause, TrialOrder, TrialRecord, explain, hash_results, read_warnings
+from orchestrator.runner import (
+    DEATHS,
+    Cause,
+    TrialOrder,
+    TrialRecord,
+    explain,
+    hash_results,
+    last_words,
+    read_warnings,
+)
 from orchestrator.searcher import Draw, Metrics, Searcher
 from orchestrator.space import SearchSettings
 from trainables.config import TrialConfig, from_flat, to_flat
 from trainables.errors import UserError
 
 logger = logging.getLogger(__name__)
-MACHINES_FAULT: tuple[Cause, ...] = ("crash", "disk_full", *DEATHS)
+MACHINES_FAULT: tuple[Cause, ...] = ("crash", "disk_full", "storage_failed", *DEATHS)
 """What another attempt may escape; a defect of the configuration would only fail again."""
 ShownT = TypeVar("ShownT")
 
@@ -62,6 +72,7 @@ class Conductor:
     folder: Path
     settings: SearchSettings = field(default_factory=SearchSettings)
     check: Callable[[TrialConfig], None] = lambda config: None  # UserError: the trial fails and never starts
+    mirror: Mirror | None = None  # of the sweep's storage, which other nodes leave their results in
     stands_on: dict[str, Any] = field(default_factory=dict[str, Any])  # for the ledger's first entry
     draws: dict[str, list[Draw]] = field(default_factory=dict[str, "list[Draw]"])  # to be told, by trial
     again: list[str] = field(default_factory=list[str])  # trials that need another attempt
@@ -105,11 +116,11 @@ class Conductor:
 
         None = none now, or none any more: see `may_place`.
         """
-        while self.may_place() and not self.brakes.is_waiting() and (order := self._place_next()):
+        while self.may_place() and not self._is_waiting() and (order := self._place_next()):
             try:
                 self.check(from_flat(order.config))
             except UserError as error:
-                self.failed(order.trial_key, *explain(error, Path(order.workdir)))
+                self.failed(order.trial_key, *explain(error, self.folder / "trials" / order.trial_key))
                 continue
             return order
         return None
@@ -132,8 +143,16 @@ class Conductor:
         return not self.brakes.is_over
 
     def waits_for_space(self) -> bool:
-        """Says whether only the disk keeps a trial from being placed; asked when none runs."""
-        return self.may_place() and self.brakes.is_low_on_disk and self.has_more()
+        """Says whether only disk or storage keeps a trial from being placed; asked when none runs."""
+        keeps = self.brakes.is_low_on_disk or self._waits_for_storage()
+        return self.may_place() and keeps and self.has_more()
+
+    def _is_waiting(self) -> bool:
+        return self._waits_for_storage() or self.brakes.is_waiting()
+
+    def _waits_for_storage(self) -> bool:
+        """Other machines can neither begin nor end a trial without it; this one can."""
+        return self.mirror is not None and self.mirror.is_shared and self.mirror.is_behind
 
     def _next_draw(self) -> Draw | None:
         """Returns the searcher's next draw; once it has no more, an arm to be run on another seed."""
@@ -159,7 +178,9 @@ class Conductor:
             trial_key=key,
             attempt=attempt,
             config=flat,
-            workdir=str(self.folder / "trials" / key),
+            workdir=f"sweeps/{self.folder.name}/trials/{key}"
+            if self.order.storage
+            else str(self.folder / "trials" / key),
             is_compared=not draw.confirms,
             times_killed_for_memory=causes.count("killed_for_memory"),
         )
@@ -218,6 +239,12 @@ class Conductor:
         if record.cause is not None:
             self.failed(key, record.cause, record.message or "")
             return
+        try:
+            if self.mirror is not None:
+                self.mirror.bring_results(key, record.results)
+        except UserError as error:
+            self.failed(key, "storage_failed", f"its results did not arrive: {error}")
+            return
         self.brakes.note_progress()
         self.record(
             "trial_finished",
@@ -240,6 +267,11 @@ class Conductor:
 
     def died(self, key: str, cause: Cause, message: str) -> None:
         """Takes in that the process of an attempt died, with what it had no time to say."""
+        if self.mirror is not None:
+            self.mirror.bring_words(key, self.state.trials[key].attempts)
+            if said := last_words(self.folder / "trials" / key):  # on another node
+                self.failed(key, *said)
+                return
         self.brakes.note_crash()
         self._warned(self.state.trials[key], read_warnings(self.folder / "trials" / key))
         self.failed(key, cause, message)
@@ -254,7 +286,9 @@ class Conductor:
         trial = self.state.trials[key]
         num_earlier = sum(earlier in MACHINES_FAULT for _, earlier, _ in trial.failures)
         may_be_retried = cause in MACHINES_FAULT and num_earlier < self.settings.max_retries
-        is_retried = may_be_retried or cause == "node_died"  # no fault of the trial's; the brakes count these
+        is_away = cause == "storage_failed" and self.mirror is not None and self.mirror.is_behind
+        # No fault of the trial's. The brakes count dead nodes; a storage that is away is waited for.
+        is_retried = may_be_retried or is_away or cause == "node_died"
         self.record(
             "trial_failed",
             trial_key=key,
@@ -274,10 +308,17 @@ class Conductor:
         self._prune()
 
     @property
+    def is_taken_over(self) -> bool:
+        """Says whether another driver runs this sweep now, from its storage."""
+        return self.mirror is not None and self.mirror.is_lost
+
+    @property
     def is_cut_short(self) -> bool:
         """Says whether a sweep that ended has left trials undone."""
-        return self.brakes.is_over or any(
-            trial.status in ("placed", "running") for trial in self.state.trials.values()
+        return (
+            self.brakes.is_over
+            or self.is_taken_over
+            or any(trial.status in ("placed", "running") for trial in self.state.trials.values())
         )
 
     def exit_code(self) -> int:
@@ -300,6 +341,8 @@ class Conductor:
         budget = self.settings.checkpoint_budget_gb * 2**30
         for key in prune(self.folder, self.state, budget_bytes=budget):
             name = self.state.trials[key].name
+            if self.mirror is not None:
+                self.mirror.forget(key)
             self.say(f"{name}: its checkpoint went, to keep within search.checkpoint_budget_gb")
 
     def _executed(self, config: TrialConfig) -> TrialConfig:

@@ -14,23 +14,28 @@ import gc
 import json
 import math
 import os
+import platform
 import random
 import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict
 
 from orchestrator.attempts import taken_over
+from orchestrator.home import home
+from orchestrator.storage import StorageError, open_storage
+from orchestrator.trial_files import TrialFiles
 from trainables import resolve
 from trainables.artifacts import file_sha256, write_atomically
-from trainables.config import TrialConfig, from_flat
+from trainables.config import TrialConfig, from_flat, trial_key
 from trainables.context import Metrics
-from trainables.errors import UserError, WeightsUnavailable
+from trainables.errors import DataError, UserError, WeightsUnavailable
 
 Cause = Literal[
     "user_error",
@@ -41,6 +46,7 @@ Cause = Literal[
     "killed_for_memory",
     "disk_full",
     "node_died",
+    "storage_failed",
     "unavailable",
 ]
 """`out_of_memory`: one pair at a time did not fit. `killed_for_memory`: the machine ended the process.
@@ -55,7 +61,10 @@ OUT_OF_MEMORY = re.compile("OutOfMemory|low on memory")
 
 @dataclass(frozen=True)
 class TrialOrder:
-    """All that a process needs to run one trial, in plain values; travels as JSON."""
+    """All that a process needs to run one trial, in plain values; travels as JSON.
+
+    With a storage, `workdir` and `store` are relative to the home of whichever node the trial runs on.
+    """
 
     trial_key: str
     attempt: int
@@ -70,6 +79,8 @@ class TrialOrder:
     cpus_per_trial: int
     gpus_per_trial: float
     memory_budget_gb: float | None = None
+    storage: str | None = None  # URI of what nodes exchange files through
+    inputs: dict[str, str] = field(default_factory=dict[str, str])  # place → fingerprint of what lies there
     times_killed_for_memory: int = 0  # each halves the budget, and so the micro-batch; never the global batch
     spans_nodes: bool = False  # its workers meet over the network of a cluster
     is_compared: bool = True  # a scheduler may stop it; an arm that is confirmed runs to its end
@@ -82,6 +93,23 @@ class TrialOrder:
     def from_json(cls, text: str) -> Self:
         """Reads what `to_json` wrote."""
         return cls(**json.loads(text))
+
+    def at_home(self) -> Self:
+        """Returns the order with the folders of this node."""
+        if self.storage is None:
+            return self
+        base, scratch = home(), Path(self.scratch)
+        if not scratch.is_dir():  # the driver's, on another machine
+            (scratch := base / "scratch").mkdir(exist_ok=True)
+        return replace(
+            self, workdir=str(base / self.workdir), store=str(base / self.store), scratch=str(scratch)
+        )
+
+    def files(self) -> TrialFiles:
+        """Returns what moves the trial's files, for an order `at_home`."""
+        if self.storage is None:
+            return TrialFiles(Path(self.workdir), Path(self.workdir))
+        return TrialFiles(home(), Path(self.workdir), open_storage(self.storage))
 
     @property
     def trial(self) -> TrialConfig:
@@ -121,37 +149,91 @@ class TrialRecord:
 
 def run_trial(config: dict[str, str]) -> dict[str, str]:
     """The Tune function: runs `config["order"]` and returns the record as Tune's last result."""
-    order = TrialOrder.from_json(config["order"])
-    workdir, began = Path(order.workdir), time.perf_counter()
+    placed, began = TrialOrder.from_json(config["order"]), time.perf_counter()
+    order = placed.at_home()
+    workdir, files = Path(order.workdir), order.files()
     try:
-        for said_before in [*workdir.glob(_failure_file("*")), workdir / WARNINGS]:  # by an earlier attempt
-            said_before.unlink(missing_ok=True)
-        metrics = _over_workers(order) if order.num_workers > 1 else _in_this_process(order)
-        record = TrialRecord(time.perf_counter() - began, finite(metrics), hash_results(workdir))
+        _forget_words(workdir, "*")
+        done = _over_workers(order, placed) if order.num_workers > 1 else _in_this_process(order, files)
+        record = TrialRecord(time.perf_counter() - began, **done)
     except Exception as error:
+        if order.num_workers > 1:
+            files.bring_words(order.attempt)
         cause, message = explain(error, workdir)
         if cause == "crash" and order.device == "cuda" and order.num_workers == 1:
-            _leave_last_words(workdir, 0, cause, message)
+            _leave_last_words(order, files, 0, cause, message)
             raise  # ends this process: a broken CUDA context would fail every trial that comes here
         record = TrialRecord(time.perf_counter() - began, cause=cause, message=message)
     finally:
         _free_memory()
-    return {"record": json.dumps(asdict(replace(record, warnings=read_warnings(workdir))))}
+    warn(workdir, files.warnings)
+    return {"record": json.dumps(asdict(replace(record, warnings=record.warnings or read_warnings(workdir))))}
 
 
-def _in_this_process(order: TrialOrder) -> Metrics:
+def _in_this_process(order: TrialOrder, files: TrialFiles) -> Done:
     from ray import tune
 
     _start_afresh(order)
     device = "cuda:0" if order.device == "cuda" else "cpu"
-    with taken_over(Path(order.workdir), order.attempt) as (checkpoint, damages):
+    with _taken_up(order, files) as (checkpoint, damages):
         warn(Path(order.workdir), damages)
-        context = TuneContext(order, device=device, send=tune.report, resume_from=checkpoint)
-        return resolve(order.trainable)(order.trial, context)
+        context = TuneContext(order, device=device, send=tune.report, files=files, resume_from=checkpoint)
+        return _done(resolve(order.trainable)(order.trial, context), files)
 
 
-def _over_workers(order: TrialOrder) -> Metrics:
-    """Starts one process per worker and returns what rank 0 returned."""
+@contextmanager
+def _taken_up(order: TrialOrder, files: TrialFiles) -> Generator[tuple[Path | None, list[str]]]:
+    """Holds the trial's folder on this node, with all that the trial needs; yields as `taken_over` does."""
+    with taken_over(
+        Path(order.workdir), order.attempt, find=lambda: files.bring_checkpoint(order.attempt)
+    ) as (checkpoint, damages):
+        if order.storage is not None:
+            Path(order.store).mkdir(parents=True, exist_ok=True)
+            files.bring_inputs(order.inputs)
+            check_inputs(order)
+        said = "goes on from an earlier checkpoint, as the newest is damaged"
+        yield checkpoint, [f"{said}: {damage}" for damage in damages]
+
+
+def check_inputs(order: TrialOrder) -> None:
+    """Compares this node's data and weights with those that the sweep was started on.
+
+    Raises:
+        DataError: others lie at the same place here.
+    """
+    from trainables.data.datasets import load_dataset
+    from trainables.models.registry import encoder_fingerprint
+
+    trial = order.trial
+    found = trial_key(trial, load_dataset(trial.data).fingerprint, encoder_fingerprint(trial.encoder))
+    if found != order.trial_key:
+        raise DataError(
+            f"{platform.node()}: the data in data.root or the weights of {trial.encoder.name} are others on "
+            "this node than where the sweep was started; copy them there, or remove the folder from this "
+            "node and it is fetched"
+        )
+
+
+class Done(TypedDict):
+    """What comes of a trial that ends well, as of a `TrialRecord`."""
+
+    metrics: dict[str, float]
+    results: dict[str, str]
+    warnings: list[str]
+
+
+def _done(metrics: Metrics, files: TrialFiles) -> Done:
+    """Puts the results away; the driver takes a trial for finished once it has them."""
+    files.keep_results()
+    files.drop_checkpoints()
+    warn(files.workdir, files.warnings)
+    return Done(
+        metrics=finite(metrics), results=hash_results(files.workdir), warnings=read_warnings(files.workdir)
+    )
+
+
+def _over_workers(order: TrialOrder, placed: TrialOrder) -> Done:
+    """Starts one process per worker and returns what rank 0 returned; `placed` is for any node."""
     from ray.train import (
         CheckpointConfig,
         FailureConfig,
@@ -171,7 +253,7 @@ def _over_workers(order: TrialOrder) -> Metrics:
     name = f"{order.trial_key}-{order.attempt}"
     trainer = TorchTrainer(
         run_as_worker,
-        train_loop_config={"order": order.to_json()},
+        train_loop_config={"order": placed.to_json()},
         torch_config=TorchConfig(backend=backend)
         if order.spans_nodes
         else FileTorchConfig(backend=backend, path=f"{order.scratch}/{name}.group"),
@@ -191,16 +273,17 @@ def _over_workers(order: TrialOrder) -> Metrics:
         ),
     )
     try:
-        return trainer.fit().return_value or {}
+        done: Any = trainer.fit().return_value
     except TrainingFailedError as error:
         raise WorkerDied(str(error)) from error
+    return done
 
 
 class WorkerDied(Exception):
     """Train lost a worker; if that had the time to say why, its last words count instead."""
 
 
-def run_as_worker(config: dict[str, str]) -> Metrics:
+def run_as_worker(config: dict[str, str]) -> Done | None:
     """The Train function, on every rank: runs the trainable; leaves the cause of a failure in the workdir."""
     import ray.train
     import ray.train.torch
@@ -208,12 +291,14 @@ def run_as_worker(config: dict[str, str]) -> Metrics:
 
     from trainables.losses.collectives import PeerFailed
 
-    order = TrialOrder.from_json(config["order"])
-    place = ray.train.get_context()
+    order = TrialOrder.from_json(config["order"]).at_home()
+    place, files = ray.train.get_context(), order.files()
     _start_afresh(order)
     workdir, rank = Path(order.workdir), place.get_world_rank()
+    if order.storage is not None:  # left on this node, where `run_trial` need not be
+        _forget_words(workdir, rank)
     try:
-        with taken_over(workdir, order.attempt) as (checkpoint, damages):
+        with _taken_up(order, files) as (checkpoint, damages):
             if rank == 0:
                 warn(workdir, damages)
             distributed.barrier()  # no rank writes a checkpoint before all have looked for the newest
@@ -221,15 +306,17 @@ def run_as_worker(config: dict[str, str]) -> Metrics:
                 order,
                 device=str(ray.train.torch.get_device()),
                 send=ray.train.report,
+                files=files,
                 rank=rank,
                 world_size=place.get_world_size(),
                 resume_from=checkpoint,
             )
-            return finite(resolve(order.trainable)(order.trial, context))
+            metrics = resolve(order.trainable)(order.trial, context)
+            return _done(metrics, files) if rank == 0 else None
     except PeerFailed:  # that rank says why
         raise
     except Exception as error:
-        _leave_last_words(workdir, rank, *explain(error, workdir))
+        _leave_last_words(order, files, rank, *explain(error, workdir))
         raise
 
 
@@ -240,6 +327,7 @@ class TuneContext:
     order: TrialOrder
     device: str
     send: Callable[[dict[str, Any]], None]  # Tune's or Train's report; Train's is collective
+    files: TrialFiles
     rank: int = 0
     world_size: int = 1
     resume_from: Path | None = None
@@ -261,6 +349,8 @@ class TuneContext:
     def report(self, metrics: Metrics, checkpoint: Path | None = None) -> None:
         """Hands scalars to the driver; a scheduler may end the trial here. Collective."""
         del checkpoint  # lies in the workdir, where the next attempt finds it
+        if self.rank == 0:
+            self.files.keep_checkpoints()
         self.num_reports += 1
         values = finite(metrics)
         result: dict[str, Any] = {
@@ -271,11 +361,22 @@ class TuneContext:
             result["score"] = values[self.order.objective]
         self.send(result)
 
+    def fetch(self, folder: Path) -> None:
+        """Fetches a finished folder of the store from the sweep's storage, if it is there and not here."""
+        self.files.fetch(folder)
+
+    def keep(self, folder: Path) -> None:
+        """Copies a finished folder of the store into the sweep's storage."""
+        if self.rank == 0:
+            self.files.keep(folder)
+
 
 def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
     """Returns why a trial failed, in one message; the traceback of what none foresaw goes to `error.txt`."""
     if isinstance(error, WeightsUnavailable):
         return "unavailable", str(error)
+    if isinstance(error, StorageError):
+        return "storage_failed", str(error)
     if isinstance(error, UserError):
         return "user_error", str(error)
     if said := last_words(workdir):  # by a worker, before Train wrapped it
@@ -306,15 +407,18 @@ def last_words(workdir: Path) -> tuple[Cause, str] | None:
     return None
 
 
-def _leave_last_words(workdir: Path, rank: int, cause: Cause, message: str) -> None:
-    write_atomically(workdir / _failure_file(rank), json.dumps([cause, message]))
+def _leave_last_words(order: TrialOrder, files: TrialFiles, rank: int, cause: Cause, message: str) -> None:
+    path = Path(order.workdir) / _failure_file(rank)
+    write_atomically(path, json.dumps([cause, message]))
+    files.keep_words(order.attempt, path)
 
 
-def warn(workdir: Path, damages: list[str]) -> None:
-    """Leaves for the driver what was damaged and passed over."""
-    if damages:
-        said = [f"goes on from an earlier checkpoint, as the newest is damaged: {text}" for text in damages]
-        write_atomically(workdir / WARNINGS, json.dumps(said))
+def warn(workdir: Path, warnings: list[str]) -> None:
+    """Leaves for the driver what went wrong and was mended."""
+    said = read_warnings(workdir)
+    if new := [text for text in warnings if text not in said]:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomically(workdir / WARNINGS, json.dumps(said + new))
 
 
 def read_warnings(workdir: Path) -> list[str]:
@@ -358,6 +462,12 @@ def _free_memory() -> None:
     gc.collect()
     if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _forget_words(workdir: Path, rank: int | str) -> None:
+    """Deletes what an earlier attempt said."""
+    for path in [*workdir.glob(_failure_file(rank)), *([workdir / WARNINGS] if rank in (0, "*") else [])]:
+        path.unlink(missing_ok=True)
 
 
 def _failure_file(rank: int | str) -> str:

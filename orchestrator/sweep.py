@@ -23,14 +23,17 @@ from orchestrator.conductor import Conductor, SweepObserver
 from orchestrator.confirmation import confirmed_counts
 from orchestrator.evaluation import arms_to_open, is_evaluated, open_test
 from orchestrator.home import store, sweep_folder
+from orchestrator.inputs import offer
 from orchestrator.interruption import Interruption, interruption
 from orchestrator.ledger import Ledger, SweepState, read_ledger
 from orchestrator.local_ray import load_ray, local_ray
+from orchestrator.mirror import Mirror, reach
 from orchestrator.resources import Concurrency, TrialMemory, fit, this_machine
 from orchestrator.resume import check_drift, read_started, replay, was_complete
 from orchestrator.runner import TrialOrder
 from orchestrator.searcher import open_searcher
 from orchestrator.space import SearchSpace
+from orchestrator.storage import Storage
 from trainables import TRAINABLES
 from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig, arm_key, from_flat, trial_key
@@ -54,6 +57,7 @@ class SweepOptions:
     memory: TrialMemory | None = None  # of a worker, as planned; none = that of a small encoder
     plan_fingerprint: str | None = None  # of the plan file that it runs
     cluster: Cluster | None = None  # to connect to; none = a Ray of our own on this machine
+    storage: str | None = None  # URI of where the sweep is kept beside this machine
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,16 @@ def run_sweep(
     concurrency = share_machine(space, options)
     load_dataset(from_flat(space.default_config()).data)  # missing data is said before anything starts
     began = time.monotonic()
-    with interruption() as interrupted, claimed(options, space) as (folder, ledger):
+    storage = reach(options.storage) if options.storage else None
+    with (
+        interruption() as interrupted,
+        claimed(options, space) as (folder, ledger),
+        mirrored(storage, folder, observer, resumes=options.resumes) as mirror,
+    ):
         conductor = open_conductor(space, options, concurrency, ledger, folder=folder, observer=observer)
+        if mirror is not None:
+            mirror.is_shared = options.cluster is not None
+            keep_in(mirror, conductor)
         if options.resumes:
             bring_back(conductor, space, retry_failed=options.retry_failed)
             if is_done(conductor, space, options):
@@ -117,7 +129,7 @@ def bring_back(conductor: Conductor, space: SearchSpace, *, retry_failed: bool) 
     check_drift(state)
     replay(conductor, conductor.folder, retry_failed=retry_failed)
     if plan := state.opened.get("plan_fingerprint"):
-        conductor.stands_on = {"plan_fingerprint": plan}
+        conductor.stands_on = conductor.stands_on | {"plan_fingerprint": plan}
     conductor.is_exhausted = was_complete(state, space)  # a searcher that repeats itself could find more now
 
 
@@ -165,6 +177,33 @@ def claimed(options: SweepOptions, space: SearchSpace) -> Generator[tuple[Path, 
         finally:
             if not is_taken(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def mirrored(
+    storage: Storage | None, folder: Path, observer: SweepObserver, *, resumes: bool
+) -> Generator[Mirror | None]:
+    """Holds the sweep's lease in its storage and copies its ledger there; without a storage yields None.
+
+    Raises:
+        ClusterError: another driver holds it, or the name is taken there.
+    """
+    if storage is None:
+        yield None
+        return
+    mirror = Mirror(storage, folder, observer.on_message)
+    mirror.start(resumes=resumes)
+    try:
+        yield mirror
+    finally:
+        mirror.finish()
+
+
+def keep_in(mirror: Mirror, conductor: Conductor) -> None:
+    """Lets nodes exchange a sweep's files through its storage, each below its own home."""
+    conductor.mirror = mirror
+    conductor.order = replace(conductor.order, storage=mirror.storage.uri, store=store().name)
+    conductor.stands_on = conductor.stands_on | {"storage": mirror.storage.uri}
 
 
 def is_taken(folder: Path) -> bool:
@@ -243,7 +282,7 @@ def run_all(
         start(conductor, space)
         return
     open_ray = opener(conductor, concurrency, cluster)
-    after = preparation(space, cluster)
+    after = preparation(space, cluster, conductor)
     run = partial(run_on_a_ray, conductor, space, concurrency, interrupted, open_ray)
     is_done = run(after=after, is_first=True)
     while not (is_done or interrupted.exit_code) and conductor.may_place():
@@ -295,10 +334,13 @@ def run_on_a_ray(
         after()
         if interrupted.is_asked_to_stop:  # before there was anything to stop
             return True
+        from orchestrator.nodes import check_nodes
         from orchestrator.tuning import honest_sentence, run_trials
 
         conductor.order = replace(conductor.order, scratch=str(scratch))
         if is_first:
+            if conductor.mirror is not None:
+                check_nodes(conductor.mirror.storage)
             if sentence := honest_sentence(space):
                 conductor.observer.on_message(sentence)
             start(conductor, space)
@@ -308,7 +350,7 @@ def run_on_a_ray(
                 space,
                 max_concurrent=concurrency.max_concurrent,
                 scratch=scratch,
-                is_stopping=lambda: bool(interrupted.exit_code),
+                is_stopping=lambda: bool(interrupted.exit_code) or conductor.is_taken_over,
             )
 
 
@@ -318,31 +360,41 @@ def start(conductor: Conductor, space: SearchSpace) -> None:
     conductor.observer.on_started(conductor.folder, conductor.state)
 
 
-def preparation(space: SearchSpace, cluster: Cluster | None) -> Callable[[], None]:
-    """Begins `prepare`, and returns what waits for it; over several nodes it begins once Ray is joined."""
-    if cluster is None or not cluster.is_spread:
-        return in_background(lambda: prepare(space)).result
+def preparation(space: SearchSpace, cluster: Cluster | None, conductor: Conductor) -> Callable[[], None]:
+    """Begins `prepare`, and returns what waits for it; over several nodes it begins once Ray is joined.
+
+    With a storage, nodes need not see what this one does: each decodes for itself.
+    """
+    if cluster is None or not cluster.is_spread or conductor.mirror is not None:
+        return in_background(lambda: prepare(space, conductor)).result
 
     def over_nodes() -> None:
         from orchestrator.pipelines import decode_over_nodes
 
-        prepare(space, decode_over_nodes)
+        prepare(space, conductor, decode_over_nodes)
 
     return over_nodes
 
 
-def prepare(space: SearchSpace, decode_all: DecodeAll = decode_here) -> None:
+def prepare(space: SearchSpace, conductor: Conductor, decode_all: DecodeAll = decode_here) -> None:
     """Fills the image caches that all trials read, and imports Tune, while Ray's processes start.
+
+    With a storage, data and local weights are put there, for nodes that lack them.
 
     Args:
         space: whose data sets and encoders.
+        conductor: has the storage, and what its orders say of it.
         decode_all: who decodes.
 
     Raises:
         DataError: an image cannot be decoded.
+        StorageError: the storage does not take them.
     """
     for config in distinct_inputs(space):
         open_image_cache(load_dataset(config.data), preprocessing_of(config.encoder), store(), decode_all)
+    if conductor.mirror is not None:
+        found = offer(conductor.mirror.storage, distinct_inputs(space))
+        conductor.order = replace(conductor.order, inputs=found)
     importlib.import_module("orchestrator.tuning")
 
 

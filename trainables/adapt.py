@@ -32,7 +32,7 @@ def adapt(config: TrialConfig, context: RunContext) -> Metrics:
     training = train_adapter(materials, config, context)
     if context.rank > 0:
         return training
-    verdicts = score_everything(materials, embed_all(materials), config, ("val", "test"))
+    verdicts = score_everything(materials, embed_all(materials, context), config, ("val", "test"))
     if config.adapt.method == "none":  # the controls need no encoder: they stand beside the frozen one
         verdicts.predictions |= control_scores(materials.dataset, materials.images)
     write_results(materials, verdicts, context.workdir / "results")

@@ -48,6 +48,14 @@ class RunContext(Protocol):
         """Hands scalars (with `train/epoch`) to whoever runs this. Collective: every rank must call it."""
         ...
 
+    def fetch(self, folder: Path) -> None:
+        """Brings a finished folder of the store here, if another machine made it; else it stays missing."""
+        ...
+
+    def keep(self, folder: Path) -> None:
+        """Offers a finished folder of the store to other machines."""
+        ...
+
 
 @dataclass
 class LocalContext:
@@ -65,3 +73,9 @@ class LocalContext:
         """Appends the metrics to `reported`."""
         del checkpoint
         self.reported.append(dict(metrics))
+
+    def fetch(self, folder: Path) -> None:
+        """Does nothing: this machine is all there is."""
+
+    def keep(self, folder: Path) -> None:
+        """Does nothing."""

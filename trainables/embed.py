@@ -19,26 +19,29 @@ def embed(config: TrialConfig, context: RunContext) -> Metrics:
     materials = open_materials(config, context)
     train_adapter(materials, config, context)
     began = time.perf_counter()
-    table = embed_all(materials)
+    table = embed_all(materials, context)
     return {
         "perf/embed_seconds": time.perf_counter() - began,
         "perf/embedded_images": float(len(table.image_ids)),
     }
 
 
-def embed_all(materials: Materials) -> EmbeddingTable:
+def embed_all(materials: Materials, context: RunContext) -> EmbeddingTable:
     """Returns the embeddings of every image, from the store if they are there. Test images too; no labels."""
     everything = np.arange(len(materials.dataset.records))
-    return store_embeddings(
+    context.fetch(materials.embeddings_folder)
+    table = store_embeddings(
         materials.embeddings_folder,
         lambda: materials.embedding_table(everything),
         about={"encoder": materials.encoder.fingerprint},
     )
+    context.keep(materials.embeddings_folder)
+    return table
 
 
 def embedding_folder(config: TrialConfig, context: RunContext) -> Path:
     """Returns the folder of the embeddings of this config, made now if need be."""
     materials = open_materials(config, context)
     train_adapter(materials, config, context)
-    embed_all(materials)
+    embed_all(materials, context)
     return materials.embeddings_folder

@@ -43,6 +43,7 @@ def train_adapter(materials: Materials, config: TrialConfig, context: RunContext
     folder = materials.adapter_folder
     if folder is None:
         return {}
+    context.fetch(folder)
     if is_there(folder, context):
         return reuse_adapter(materials, folder, context)
     prove_adapters(materials)
@@ -60,6 +61,7 @@ def train_adapter(materials: Materials, config: TrialConfig, context: RunContext
     if context.rank == 0:
         card = adapter_card(materials, state.epochs)
         save_adapter(materials.encoder, materials.adaptation, folder, about=card)
+        context.keep(folder)
     return training_metrics(state.epochs)
 
 
@@ -72,6 +74,7 @@ def is_there(folder: Path, context: RunContext) -> bool:
 def reuse_adapter(materials: Materials, folder: Path, context: RunContext) -> Metrics:
     """Loads an adapter that was trained before, and reports its epochs again, marked."""
     load_adapter(materials.encoder, folder)
+    context.keep(folder)
     epochs = [epoch | {"perf/adapter_reused": 1.0} for epoch in about(folder)["epochs"]]
     for epoch in epochs:
         context.report(epoch)

@@ -30,7 +30,7 @@ def zero_shot(config: TrialConfig, context: RunContext) -> Metrics:
         return {}
     without_probe = config.model_copy(update={"probe": config.probe.model_copy(update={"features": ()})})
     predictions = score_everything(
-        materials, embed_all(materials), without_probe, ("val", "test")
+        materials, embed_all(materials, context), without_probe, ("val", "test")
     ).predictions
     write_predictions(context.workdir / "results" / FILE, predictions)
     return judge(predictions, materials.dataset)

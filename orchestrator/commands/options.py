@@ -30,6 +30,16 @@ AddressOption: TypeAlias = Annotated[
     ),
 ]
 
+StorageOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        envvar="CLIP_ORCHESTRATOR_STORAGE",
+        metavar="URI",
+        help="Keep the sweep there too: a folder, s3://BUCKET/FOLDER or gs://…; nodes exchange files there.",
+    ),
+]
+
 SEARCH_SPACES = "search_spaces"
 
 out = Console()

@@ -12,6 +12,7 @@ from orchestrator.commands.options import (
     AddressOption,
     JsonOption,
     SetOption,
+    StorageOption,
     WorkersOption,
     err,
     find_space,
@@ -55,6 +56,7 @@ def sweep(
         Path | None, typer.Option(metavar="FILE", help="Run exactly this plan, or nothing if it has drifted.")
     ] = None,
     address: AddressOption = None,
+    storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Compare every configuration of a search space; the leaderboard stands at the end."""
@@ -69,12 +71,15 @@ def sweep(
         given |= {"--resume": resume, "--extend": extend, "--retry-failed": retry_failed}
         refuse_beside_plan(from_plan, given | {"--workers": workers, "--out": to, "--no-timing": no_timing})
         planned, fingerprint = read_planned(from_plan, cluster)
-        options = SweepOptions(name=name, plan_fingerprint=fingerprint, cluster=cluster)
+        options = SweepOptions(name=name, plan_fingerprint=fingerprint, cluster=cluster, storage=storage)
         return run_planned(planned, options, as_json=as_json)
     if resume is not None:
         refuse_beside_resume(resume, given | {"--name": name, "--out": to, "--no-timing": no_timing})
+        storage = storage_of(resume, storage)
         planned = plan_rest(resume, extend, workers, cluster)
-        options = SweepOptions(name=resume, resumes=True, retry_failed=retry_failed, cluster=cluster)
+        options = SweepOptions(
+            name=resume, resumes=True, retry_failed=retry_failed, cluster=cluster, storage=storage
+        )
         return run_planned(planned, options, as_json=as_json)
     refuse_alone(
         {"--extend": extend, "--retry-failed": retry_failed}, "a sweep that is there", "--resume NAME"
@@ -88,7 +93,7 @@ def sweep(
         return 0
     refuse_alone({"--out": to, "--no-timing": no_timing}, "a plan", "--plan")
     planned = make_plan(load_space(source, changes), cluster=cluster)
-    return run_planned(planned, SweepOptions(name=name, cluster=cluster), as_json=as_json)
+    return run_planned(planned, SweepOptions(name=name, cluster=cluster, storage=storage), as_json=as_json)
 
 
 def find_cluster(address: str | None) -> Cluster | None:
@@ -133,6 +138,28 @@ def refuse_beside_resume(name: str, options: dict[str, object]) -> None:
         )
 
 
+def storage_of(name: str, given: str | None) -> str | None:
+    """Returns where a sweep is kept beside this machine, and brings it here as far as it is further there.
+
+    Args:
+        name: of the sweep.
+        given: a storage; None = what its ledger names.
+
+    Raises:
+        ClusterError: another driver runs it, or the storage does not answer.
+    """
+    from orchestrator.home import sweep_folder
+    from orchestrator.ledger import read_ledger
+    from orchestrator.mirror import bring_sweep, reach
+
+    folder = sweep_folder(name)
+    if given is None:
+        given = read_ledger(folder).started.get("storage")
+    if given is not None:
+        bring_sweep(reach(given), folder)
+    return given
+
+
 def plan_rest(name: str, extend: int | None, workers: int | None, cluster: Cluster | None = None) -> Plan:
     """Returns the plan of a sweep that is there; what is left of it, its ledger says later.
 
@@ -161,9 +188,12 @@ def run_planned(plan: Plan, options: SweepOptions, *, as_json: bool) -> int:
     from orchestrator.home import mlflow_uri, sweep_folder
     from orchestrator.leaderboard import leaderboard
     from orchestrator.ledger import read_ledger
+    from orchestrator.mirror import reach
     from orchestrator.report import render
     from orchestrator.sweep import run_sweep
 
+    if options.storage is not None:
+        reach(options.storage)  # before any image is decoded for it
     options = replace(options, memory=plan.trial_memory)
     decodes_here = options.cluster is None or not options.cluster.is_spread  # else nodes do, once joined
     if decodes_here:

@@ -178,3 +178,15 @@ def test_as_a_process_of_its_own(tmp_path: Path) -> None:
     assert answer.stderr == "error: --set lora.rnk: no such field; did you mean 'lora.rank'?\n"
     assert answer.stdout == ""
     assert not (tmp_path / "home").exists()
+
+
+def test_a_storage_that_is_none(refused: Refused, home: Path, monkeypatch: pytest.MonkeyPatch):
+    assert "no such kind of storage; use a folder" in refused(
+        "sweep", "demo", "--storage", "ftp://host/folder"
+    )
+    monkeypatch.setenv("CLIP_ORCHESTRATOR_STORAGE", "s3://key:secret@bucket/folder")
+    said = refused("sweep", "demo")
+    assert "no place for credentials" in said
+    assert "secret" not in said
+    missing = refused("sweep", "--resume", "nothing", "--storage", str(home.with_name("kept")))
+    assert f"no sweep 'nothing' in {home.with_name('kept')} (there: none)" in missing

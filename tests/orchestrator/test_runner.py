@@ -79,11 +79,13 @@ def test_results_are_named_from_the_workdir_and_hashed(tmp_path: Path):
 
 def test_a_report_carries_epoch_metrics_and_the_score_that_schedulers_read(order: TrialOrder):
     sent = []
-    context = TuneContext(order, device="cpu", send=sent.append)
+    context = TuneContext(order, device="cpu", send=sent.append, files=order.files())
     context.report({"train/epoch": 3, "train/loss": 1.0, OBJECTIVE: 0.7, "val/none": math.nan})
     context.report({"train/loss": 0.5})
     assert [(result["epoch"], result.get("score")) for result in sent] == [(3, 0.7), (2, None)]
-    TuneContext(replace(order, is_compared=False), "cpu", sent.append).report({order.objective: 0.7})
+    TuneContext(replace(order, is_compared=False), "cpu", sent.append, order.files()).report(
+        {order.objective: 0.7}
+    )
     assert "score" not in sent[-1]  # a scheduler passes over it
     assert json.loads(sent[0]["metrics"]) == {"train/epoch": 3.0, "train/loss": 1.0, OBJECTIVE: 0.7}
     assert context.workdir.is_dir()

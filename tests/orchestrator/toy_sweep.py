@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+from orchestrator.commands.sweep import storage_of
 from orchestrator.conductor import SweepObserver
 from orchestrator.home import store
 from orchestrator.ledger import Ledger
@@ -109,6 +110,7 @@ def main() -> None:
 
         options["cluster"] = find_cluster(address)
     if options.get("resumes"):
+        options["storage"] = storage_of(options["name"], options.get("storage"))
         space = space_of(read_started(options["name"]), extend=extend)
     else:
         space = read_space(content)

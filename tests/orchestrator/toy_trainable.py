@@ -96,6 +96,9 @@ def walk(config: TrialConfig, context: RunContext) -> dict[str, float]:
             write_checkpoint(context.workdir / "checkpoints", checkpoint)
         context.report(epochs[-1])
         time.sleep(0.1)
+    if context.rank == 0:
+        (context.workdir / "results").mkdir(exist_ok=True)
+        (context.workdir / "results" / "place.json").write_text(str(float(tensors["place"])))
     return {OBJECTIVE: score_of(config), "train/loss": float(tensors["place"])}
 
 

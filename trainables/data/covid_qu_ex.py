@@ -42,7 +42,9 @@ def covid_qu_ex(config: DataConfig) -> LabelledImages:
     records = list(_walk(base, root, problems))
     refuse(problems, about=f"unusable images under {base}")
     rows: dict[str, str] = {}
+    tables: tuple[Path, ...] = ()
     if (base / METADATA).is_file():
+        tables = (find_table(METADATA, root=base),)
         records, rows = _with_patients(records, base, root)
     else:
         logger.warning(
@@ -53,6 +55,7 @@ def covid_qu_ex(config: DataConfig) -> LabelledImages:
         records=records,
         content={r.image_id: file_sha256(r.path) for r in records if r.path is not None},
         decode=FileDecoder(rows),
+        tables=tables,
     )
 
 

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from trainables import resolve
 from trainables.artifacts import fingerprint
 from trainables.config import DataConfig
+from trainables.data.paths import open_root
 from trainables.data.records import Dataset, ImageRecord
 from trainables.data.splits import check_no_leak, cut_fold, draw_splits, permute_labels
 from trainables.errors import ConfigError, DataError
@@ -23,6 +25,9 @@ DATASETS: dict[str, str] = {
     "manifest": "trainables.data.manifest:manifest",
 }
 """Name → "module:function" of (DataConfig) -> LabelledImages."""
+
+
+_NOT_READ = ("augmentation", "num_views", "captions")
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class LabelledImages:
     content: Mapping[str, str]  # image_id → what determines its pixels: SHA-256 of the file's bytes
     decode: Callable[[ImageRecord], np.ndarray]  # uint8 [H, W]; DataError names the file
     has_splits: bool = True
+    tables: Sequence[Path] = ()  # files that were read beside the images
 
 
 def load_dataset(config: DataConfig, *, with_test_labels: bool = False) -> Dataset:
@@ -52,7 +58,7 @@ def load_dataset(config: DataConfig, *, with_test_labels: bool = False) -> Datas
         ConfigError: no such data set; the nearest name is offered.
         DataError: files missing, unsafe or unlabelled, or a leak between splits.
     """
-    return _load(_without(config, "augmentation", "num_views", "captions"), with_test_labels)
+    return _load(_without(config, *_NOT_READ), with_test_labels)
 
 
 @lru_cache(maxsize=16)
@@ -82,6 +88,20 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
         ),
         decode=images.decode,
     )
+
+
+def files_of(config: DataConfig) -> dict[str, Path]:
+    """Returns every file that a data set reads, by its name below `data.root`; none if it needs no folder.
+
+    Tables are among them as they are, labels and all: test labels are withheld where they are read.
+    """
+    if config.root is None:
+        return {}
+    images = _read(_without(config, "num_folds", "fold", "permute_labels", *_NOT_READ))
+    root = open_root(config.root, dataset=config.dataset)
+    named = {record.image_id: record.path for record in images.records if record.path is not None}
+    others = [*images.tables, *(record.mask_path for record in images.records if record.mask_path)]
+    return named | {path.relative_to(root).as_posix(): path for path in others}
 
 
 @lru_cache(maxsize=4)

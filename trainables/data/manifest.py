@@ -66,6 +66,7 @@ def manifest(config: DataConfig) -> LabelledImages:
         content={r.image_id: file_sha256(r.path) for r in records.values() if r.path is not None},
         decode=FileDecoder(places),
         has_splits=has_splits,
+        tables=(table,),
     )
 
 

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from trainables.errors import DataError
+from trainables.places import found
 
 MAX_FILE_BYTES = 128 * 2**20
 
@@ -23,7 +24,7 @@ def open_root(root: Path | None, *, dataset: str) -> Path:
             f"data.root: not set, and data set '{dataset}' is read from a folder; "
             f"say where it is: --set data.root=FOLDER"
         )
-    folder = root.expanduser()
+    folder = found(root)
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
         raise DataError(f"data.root: {root} {problem}; say where '{dataset}' is: --set data.root=FOLDER")

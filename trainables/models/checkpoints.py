@@ -15,14 +15,30 @@ from typing import Any
 from trainables.artifacts import file_sha256
 from trainables.errors import ConfigError, WeightsUnavailable
 from trainables.models.torchvision_import import declare_missing_operators
+from trainables.places import found
 
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickle ever comes down
 
 
 def local_folder(name: str) -> Path | None:
     """Returns the folder a name stands for, or None if it is not a folder on this machine."""
-    folder = Path(name).expanduser()
+    folder = found(name)
     return folder if folder.is_dir() else None
+
+
+def local_places(name: str) -> dict[str, list[Path]]:
+    """Returns what an encoder's name says of this machine: each folder or file it names → its files."""
+    parts = [name]
+    if name.startswith("dual:"):
+        parts = list(split_dual(name))
+    elif name.startswith("open_clip:"):
+        parts = [part for part in split_open_clip(name) if part]
+    places = {part: local_folder(part) or found(part) for part in parts}
+    files = {
+        part: [file for pattern in PATTERNS for file in place.glob(pattern)] if place.is_dir() else [place]
+        for part, place in places.items()
+    }
+    return {part: sorted(paths) for part, paths in files.items() if paths and all(map(Path.is_file, paths))}
 
 
 def split_dual(name: str) -> tuple[str, str]:
@@ -62,8 +78,8 @@ def weights_identity(name: str, revision: str | None = None) -> list[str]:
     if folder := local_folder(name):
         files = sorted(path for pattern in PATTERNS for path in folder.glob(pattern))
         return [f"{path.name} {_hash(path)}" for path in files]
-    if Path(name).expanduser().is_file():
-        return [_hash(Path(name).expanduser())]
+    if found(name).is_file():
+        return [_hash(found(name))]
     return (
         [name, commit_of(name, revision)] if "/" in name else [name]
     )  # without an owner: a name of timm or open_clip

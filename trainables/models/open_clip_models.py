@@ -16,6 +16,7 @@ from trainables.models.checkpoints import checkpoint_folder, local_folder, split
 from trainables.models.dual_encoder import Blocks, DualEncoder, ImageFeatures, Tokens, TowerName, unit_length
 from trainables.models.registry import EncoderSpec, encoder_fingerprint, preprocessing_of
 from trainables.models.torchvision_import import declare_missing_operators
+from trainables.places import found
 
 
 class OpenClip(DualEncoder):
@@ -101,7 +102,7 @@ def load_open_clip(
     architecture, source = split_open_clip(config.name)
     folder = local_folder(architecture)
     preprocessing = preprocessing_of(config)
-    is_tag = source is not None and not Path(source).expanduser().is_file()
+    is_tag = source is not None and not found(source).is_file()
     repository = _repository(architecture, source) if source and is_tag else None
     known_as = f"local-dir:{folder}" if folder else architecture
     with _quiet():
@@ -114,7 +115,7 @@ def load_open_clip(
             f"encoder.name: '{config.name}' is not a CLIP with a vision transformer; no other is supported"
         )
     if weights:
-        place = checkpoint_folder(repository) if repository else folder or Path(source or "").expanduser()
+        place = checkpoint_folder(repository) if repository else folder or found(source or "")
         open_clip.load_checkpoint(model, str(_weights_file(place)))
     encoder = OpenClip(model.eval(), tokenizer)
     encoder.family = spec.family
@@ -130,8 +131,8 @@ def _weights_file(place: Path) -> Path:
     # A repository may hold the same weights for transformers as well.
     files = [file for file in files if file.name.startswith("open_clip")] or files
     if len(files) != 1 or files[0].suffix != ".safetensors":
-        found = ", ".join(file.name for file in files) or "none"
-        raise WeightsUnavailable(f"{place}: needs one safetensors file, found {found}; pickles are not read")
+        names = ", ".join(file.name for file in files) or "none"
+        raise WeightsUnavailable(f"{place}: needs one safetensors file, found {names}; pickles are not read")
     return files[0]
 
 

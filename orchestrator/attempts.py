@@ -10,8 +10,9 @@ from pathlib import Path
 
 from trainables.errors import ClusterError
 
-PATIENCE_SECONDS = 60.0
-"""Ray's processes end seconds after a driver that was killed; who resumes at once waits for them so long."""
+PATIENCE_SECONDS = 120.0
+"""Ray's processes end seconds after a driver that was killed, and an NFS server keeps the locks of a lost
+node for 90 s; who goes on at once waits so long."""
 POLL_SECONDS = 0.1
 CHECKPOINTS = "checkpoints"
 """A trial's own, below its folder."""

@@ -1,10 +1,11 @@
-"""What an autoscaler may still start: the nodes that `ray up` was told of, and that are not there yet."""
+"""What an autoscaler may still start: the nodes that it was told of, and that are not there yet."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,41 @@ BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 """Where `ray up` leaves its settings on the head, as JSON."""
 GB_PER_CORE = 2.0
 """Where the settings do not tell a node's memory."""
+MOST_OF_A_GROUP = 100
+"""Nodes that are counted on, where a group has no limit."""
 
 
-def nodes_to_come(there: Sequence[Machine], settings: Path = BOOTSTRAP) -> tuple[Machine, ...]:
-    """Returns the nodes that the autoscaler of this head may start for trials that wait, if it has one.
+@dataclass(frozen=True)
+class NodeGroup:
+    """A kind of node that an autoscaler has told the head of, as KubeRay's does."""
+
+    resources: Mapping[str, float]
+    max_count: int  # negative: no limit
+
+
+def nodes_to_come(
+    there: Sequence[Machine], settings: Path = BOOTSTRAP, groups: Sequence[NodeGroup] = ()
+) -> tuple[Machine, ...]:
+    """Returns the nodes that the autoscaler of this cluster may start for trials that wait, if it has one.
 
     Args:
         there: nodes that are alive; each takes the place of one of its kind.
-        settings: of the autoscaler.
+        settings: of an autoscaler that `ray up` started, on this head.
+        groups: what the head was told; where there are some, `settings` are not read.
     """
+    if groups:
+        return tuple(_without([m for group in groups for m in _of_group(group)], there))
     try:
         found: dict[str, Any] = json.loads(settings.expanduser().read_text())
         allowed = _allowed(found)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return ()  # no autoscaler, or one that is told otherwise
+    coming = _without(allowed, there)
+    return tuple(coming[: max(0, int(found.get("max_workers", 2)) - (len(allowed) - len(coming)))])
+
+
+def _without(allowed: Sequence[Machine], there: Sequence[Machine]) -> list[Machine]:
+    """Returns the nodes that may run and do not."""
     alive = Counter((machine.num_cpus, machine.num_gpus) for machine in there)
     coming: list[Machine] = []
     for machine in allowed:
@@ -36,7 +58,14 @@ def nodes_to_come(there: Sequence[Machine], settings: Path = BOOTSTRAP) -> tuple
             alive[kind] -= 1
         else:
             coming.append(machine)
-    return tuple(coming[: max(0, int(found.get("max_workers", 2)) - (len(allowed) - len(coming)))])
+    return coming
+
+
+def _of_group(group: NodeGroup) -> list[Machine]:
+    cpus, gpus = int(group.resources.get("CPU", 0)), int(group.resources.get("GPU", 0))
+    memory_gb = group.resources.get("memory", GB_PER_CORE * cpus * 2**30) / 2**30
+    number = MOST_OF_A_GROUP if group.max_count < 0 else min(group.max_count, MOST_OF_A_GROUP)
+    return [Machine(cpus, gpus, memory_gb)] * number if cpus else []
 
 
 def _allowed(settings: dict[str, Any]) -> list[Machine]:

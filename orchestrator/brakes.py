@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.space import SearchSettings
@@ -24,17 +24,24 @@ class Brakes:
     say: Callable[[str], None]
     free: Callable[[Path], int] = free_bytes
     num_crashes: int = 0  # in a row: no attempt got through an epoch between them
+    lost_nodes: set[str] = field(default_factory=set[str])
     is_low_on_disk: bool = False
     is_over: bool = False  # no trial is placed any more
 
     def note_crash(self) -> None:
-        """Takes in that a process died, or Ray with all of them."""
+        """Takes in that a process died, or a node or Ray with all of theirs."""
         self.num_crashes += 1
         if self.num_crashes == self.settings.max_crashes_in_a_row:
             self.give_up(
-                f"{self.num_crashes} processes died in a row, so the fault lies with this machine rather "
-                "than with a trial"
+                f"{self.num_crashes} processes or nodes died in a row, so the fault lies with this machine "
+                "rather than with a trial"
             )
+
+    def note_lost_node(self, node_id: str) -> None:
+        """Takes in that a node is gone: one, however many trials stood on it."""
+        if node_id not in self.lost_nodes:
+            self.lost_nodes.add(node_id)
+            self.note_crash()
 
     def note_progress(self) -> None:
         """Takes in that an epoch, or a trial, went well."""

@@ -7,7 +7,17 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from orchestrator.resources import Concurrency, Machine, TrialMemory, counted
+from orchestrator.placement import CPU, GPU, per_node
+from orchestrator.resources import (
+    Concurrency,
+    GpuShare,
+    Machine,
+    TrialMemory,
+    check_share,
+    counted,
+    memory_when_shared,
+    settle_share,
+)
 from trainables.errors import ClusterError, ConfigError
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
@@ -57,6 +67,7 @@ class Cluster:
             sum(machine.num_cpus for machine in found),
             sum(machine.num_gpus for machine in found),
             sum(machine.memory_gb for machine in found),
+            min((m.gpu_memory_gb for m in found if m.num_gpus and m.gpu_memory_gb), default=None),
         )
 
 
@@ -90,7 +101,7 @@ def fit_cluster(
     *,
     num_trials: int | None = None,
     max_concurrent: int | None = None,
-    gpus_per_trial: float | None = None,
+    gpus_per_trial: GpuShare = None,
     memory: TrialMemory | None = None,
 ) -> Concurrency:
     """Returns how many trials run at once on a cluster, and with what; see `resources.fit`.
@@ -115,7 +126,7 @@ def fit_cluster(
         )
     if device == "cpu" or not with_gpus:
         return _fit_cpus(cluster, machines, num_workers, wanted, memory)
-    return _fit_gpus(cluster, with_gpus, num_workers, wanted, gpus_per_trial)
+    return _fit_gpus(cluster, with_gpus, num_workers, wanted, gpus_per_trial, memory)
 
 
 def _fit_cpus(
@@ -130,8 +141,9 @@ def _fit_cpus(
         places = _places(machines, cpus)
     if places < num_workers:
         raise ClusterError(
-            f"--workers {num_workers}: the cluster at {cluster.address} has {counted(places, 'CPU core')} "
-            f"({_listed(machines)}) and a worker takes one; use --workers {places} or fewer"
+            f"--workers {num_workers}: the cluster at {cluster.address} has "
+            f"{_nodes(cluster, machines, CPU)}, and a worker takes a core; "
+            f"use --workers {places} or fewer, or add nodes"
         )
     num = min(wanted, places // num_workers)
     while _places(machines, cpus + 1) >= num * num_workers:
@@ -153,34 +165,50 @@ def _fit_cpus(
 
 
 def _fit_gpus(
-    cluster: Cluster, machines: list[Machine], num_workers: int, wanted: int, gpus: float | None
+    cluster: Cluster,
+    machines: list[Machine],
+    num_workers: int,
+    wanted: int,
+    share: GpuShare,
+    memory: TrialMemory,
 ) -> Concurrency:
     """A worker takes a core beside its GPU, or as many as each GPU of the poorest node has."""
-    gpus = float(num_workers) if gpus is None else gpus
-    if not (gpus == num_workers or (num_workers == 1 and 0 < gpus < 1)):
-        raise ClusterError(
-            f"gpus_per_trial={gpus:g} with --workers {num_workers}: each worker takes one GPU, and only a "
-            "trial of one worker may take a fraction"
-        )
+    check_share(share, num_workers)
+    poorest = min(machines, key=lambda machine: machine.gpu_memory_gb or 0.0)  # a trial may get any GPU
+    gpus, why = settle_share(share, num_workers, poorest, memory, num_gpus=_num_gpus(machines), wanted=wanted)
     per_gpu = int(1 / gpus) if gpus < 1 else 1
-    places = sum(min(m.num_gpus * per_gpu, m.num_cpus) for m in machines)
-    if places < num_workers:
+    held = [min(m.num_gpus * per_gpu, m.num_cpus) for m in machines]
+    if sum(held) < num_workers:
         raise ClusterError(
-            f"--workers {num_workers}: the cluster at {cluster.address} has {counted(places, 'GPU')} with a "
-            f"core beside it ({_listed(machines)}) and a worker takes one; use --workers {places} or fewer, "
-            "or add nodes"
+            f"--workers {num_workers}: the cluster at {cluster.address} has "
+            f"{_nodes(cluster, machines, GPU)}, and a worker takes one with a core beside it; use --workers "
+            f"{sum(held)} or fewer, or add nodes"
         )
-    num = min(wanted, places // num_workers)
+    num = min(wanted, sum(held) // num_workers)
     cpus = min(max(1, m.num_cpus // (m.num_gpus * per_gpu)) for m in machines)
+    across = max(0, num - sum(places // num_workers for places in held))
+    apart = f", {across} of them across nodes" if across else ""
     return Concurrency(
         num,
         cpus * num_workers,
         gpus,
         "cuda",
-        f"{_found(cluster, machines)}: {counted(num, 'trial')} at once with {gpus:g} GPU each",
+        f"{_found(cluster, machines)}: {counted(num, 'trial')} at once with {gpus:g} GPU each{apart}{why}",
+        memory_budget_gb=memory_when_shared(gpus, poorest, memory),
         num_workers=num_workers,
         spans_nodes=num_workers > 1 and len(machines) > 1,
     )
+
+
+def most_workers(cluster: Cluster, num_workers: int, device: str) -> int:
+    """Returns how many workers a trial may still have on what is left of a cluster; 0 = no node takes any."""
+    machines = [machine for machine in cluster.working if device == "cpu" or machine.num_gpus > 0]
+    held = (min(m.num_cpus, m.num_cpus if device == "cpu" else m.num_gpus) for m in machines)
+    return min(num_workers, sum(held))
+
+
+def _num_gpus(machines: list[Machine]) -> int:
+    return sum(machine.num_gpus for machine in machines)
 
 
 def _places(machines: list[Machine], cpus: int) -> int:
@@ -196,6 +224,13 @@ def _found(cluster: Cluster, machines: list[Machine]) -> str:
     num_coming = sum(machine in machines for machine in cluster.coming)
     later = f" ({num_coming} of them to come)" if num_coming else ""
     return f"cluster at {cluster.address}, {_listed(machines)}{later}"
+
+
+def _nodes(cluster: Cluster, machines: list[Machine], name: str) -> str:
+    """Reads as `2 nodes with 2 + 2 GPUs (1 of them to come)`."""
+    listed = per_node([{CPU: machine.num_cpus, GPU: machine.num_gpus} for machine in machines], [name])
+    num_coming = sum(machine in machines for machine in cluster.coming)
+    return f"at most {listed} ({num_coming} of them to come)" if num_coming else listed
 
 
 def _listed(machines: list[Machine]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster import Cluster, cluster_address
+from orchestrator.cluster_state import end_what_outlives
 from orchestrator.environment import QUIET, secure_environment
 from orchestrator.gcs import look_at
 from orchestrator.local_ray import EXECUTION, quiet
@@ -31,6 +32,8 @@ PATIENCE = {
     "RAY_gcs_server_request_timeout_seconds": "20",  # no signal interrupts a question to a head that is gone
 }
 """`watched_node` notices before Ray does that a cluster is lost, and must then get a word in."""
+PLACES = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(24 * 3600)}
+"""A trial waits for its places as long as it takes; what can never have them, `cluster_watch` notices."""
 PACKAGES = ("orchestrator", "trainables")
 
 
@@ -70,8 +73,6 @@ def cluster_ray(cluster: Cluster, *, log: Path, scratch: Path, spans_nodes: bool
     Raises:
         ClusterError: it does not take this driver.
     """
-    import ray
-
     terminate = signal.getsignal(signal.SIGTERM)
     shutil.rmtree(scratch, ignore_errors=True)  # of a driver that was killed: the ledger's lock is ours now
     scratch.mkdir(parents=True)
@@ -81,7 +82,7 @@ def cluster_ray(cluster: Cluster, *, log: Path, scratch: Path, spans_nodes: bool
             signal.signal(signal.SIGTERM, terminate)  # Ray put its own in place, which exits at once
             yield scratch
         finally:
-            ray.shutdown()  # of this connection alone
+            leave(cluster.address)
             signal.signal(signal.SIGTERM, terminate)
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -112,6 +113,15 @@ def join(cluster: Cluster, variables: dict[str, str]) -> None:
         raise ClusterError(f"the cluster at {cluster.address} does not take this driver: {error}") from error
 
 
+def leave(address: str) -> None:
+    """Ends this connection alone, and what Train would leave behind."""
+    import ray
+
+    if ray.is_initialized():
+        end_what_outlives(address, ray.get_runtime_context().get_job_id())
+    ray.shutdown()
+
+
 def nodes_here() -> set[str]:
     """Returns the ids of the nodes that run on this machine, of whichever cluster."""
     from ray._private import services  # nothing public says
@@ -123,7 +133,7 @@ def nodes_here() -> set[str]:
 def environment(*, spans_nodes: bool) -> dict[str, str]:
     """Returns the variables that trials need: their processes inherit those of their node, not ours."""
     inherited = {name: os.environ[name] for name in OFFERED if name in os.environ}
-    return EXECUTION | QUIET | ({} if spans_nodes else LOOPBACK) | inherited
+    return EXECUTION | PLACES | QUIET | ({} if spans_nodes else LOOPBACK) | inherited
 
 
 def code() -> dict[str, Any]:

@@ -6,7 +6,7 @@ Knows no Ray: `sweep` calls it from Tune's callbacks, a test calls it directly.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +54,9 @@ class SweepObserver:
 
     def on_trial_failed(self, trial: TrialState) -> None:
         """A trial failed, or its weights are not on this machine."""
+
+    def on_trials_waiting(self, reasons: dict[str, str]) -> None:
+        """Trials that were handed out and have no place yet: why, by trial key. Called on another thread."""
 
     def on_message(self, text: str) -> None:
         """One line for the user."""
@@ -275,6 +278,18 @@ class Conductor:
         self.brakes.note_crash()
         self._warned(self.state.trials[key], read_warnings(self.folder / "trials" / key))
         self.failed(key, cause, message)
+
+    def lost_node(self, key: str, nodes: Collection[str]) -> None:
+        """Takes in that an attempt ended with a node it stood on, by no fault of the trial's."""
+        for node in nodes:
+            self.brakes.note_lost_node(node)
+        self._warned(self.state.trials[key], read_warnings(self.folder / "trials" / key))
+        names = ", ".join(sorted(node[:8] for node in nodes))
+        self.failed(key, "node_died", f"node {names} is lost, or taken back" if names else "its node is lost")
+
+    def waiting(self, reasons: dict[str, str]) -> None:
+        """Takes in which trials have no place yet, and why; on another thread, so nothing is written."""
+        self._show(self.observer.on_trials_waiting, reasons)
 
     def _warned(self, trial: TrialState, warnings: list[str]) -> None:
         for warning in warnings:

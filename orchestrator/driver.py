@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from trainables.errors import ClusterError
 
 STOP_SIGNAL = signal.SIGUSR2  # not SIGUSR1: Tune has that
+WAITING = "waiting.json"
+"""In the folder of a sweep that runs on a cluster: why trials have no place yet."""
 
 
 def running_driver(sweep_folder: Path) -> int | None:
@@ -63,3 +66,11 @@ def _has_open(pid: int, path: Path) -> bool:
         return any(file.samefile(path) for file in Path(f"/proc/{pid}/fd").iterdir() if file.exists())
     except OSError:
         return False
+
+
+def read_waiting(sweep_folder: Path) -> dict[str, str]:
+    """Returns why trials of a sweep that runs have no place yet, by their keys."""
+    try:
+        return json.loads((sweep_folder / WAITING).read_text())
+    except (OSError, ValueError):
+        return {}

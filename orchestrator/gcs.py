@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from orchestrator.autoscaler import nodes_to_come
+from orchestrator.autoscaler import NodeGroup, nodes_to_come
 from orchestrator.cluster import Cluster, Node
 from orchestrator.resources import Machine
 from trainables.errors import ClusterError
@@ -18,6 +19,19 @@ from trainables.errors import ClusterError
 ASK_SECONDS = 5.0
 ALIVE = 0
 """`GcsNodeInfo.GcsNodeState`."""
+GPU_MEMORY_GB = {
+    "T4": 15.0,
+    "V100": 15.8,
+    "A10G": 22.0,
+    "L4": 22.0,
+    "L40S": 44.0,
+    "A100": 39.0,
+    "A100-40G": 39.0,
+    "A100-80G": 79.0,
+    "H100": 79.0,
+    "H200": 139.0,
+}
+"""By Ray's name of a node's GPUs, of the smallest that bears it; a head does not know what they have."""
 TOKEN_HINT = (
     "copy the token of its head to ~/.ray/auth_token (chmod 600), or name its file in RAY_AUTH_TOKEN_PATH"
 )
@@ -37,23 +51,48 @@ def look_at(address: str) -> Cluster:
     check_token(address)
     address = find_head(address)
     try:
-        version = _ask(address, "CheckAlive", _messages().CheckAliveRequest()).ray_version
-        found = _ask(address, "GetAllNodeInfo", _messages().GetAllNodeInfoRequest()).node_info_list
+        version = ask(address, "CheckAlive", messages().CheckAliveRequest()).ray_version
+        found = ask(address, "GetAllNodeInfo", messages().GetAllNodeInfoRequest()).node_info_list
     except grpc.RpcError as error:
         raise ClusterError(_explain(address, error)) from error
     check_version(address, version)
     nodes = tuple(_node(info) for info in found if info.state == ALIVE)
-    return Cluster(address, nodes, nodes_to_come([node.machine for node in nodes]))
+    return Cluster(address, nodes, still_to_come(address, [node.machine for node in nodes]))
+
+
+def still_to_come(address: str, there: Sequence[Machine]) -> tuple[Machine, ...]:
+    """Returns the nodes that an autoscaler may start beside those that are there."""
+    return nodes_to_come(there, groups=node_groups(address))
+
+
+def node_groups(address: str) -> list[NodeGroup]:
+    """Returns the kinds of node that an autoscaler has told a head of; most tell none."""
+    import grpc
+    from ray._raylet import (  # pyright: ignore[reportMissingModuleSource]
+        GCS_AUTOSCALER_CLUSTER_CONFIG_KEY,  # pyright: ignore[reportAttributeAccessIssue]
+        GCS_AUTOSCALER_STATE_NAMESPACE,  # pyright: ignore[reportAttributeAccessIssue]
+    )
+    from ray.core.generated import autoscaler_pb2
+
+    request = messages().InternalKVGetRequest(
+        namespace=GCS_AUTOSCALER_STATE_NAMESPACE.encode(), key=GCS_AUTOSCALER_CLUSTER_CONFIG_KEY.encode()
+    )
+    try:
+        told = ask(address, "InternalKVGet", request, of="InternalKV").value
+    except grpc.RpcError:
+        return []
+    config: Any = autoscaler_pb2.ClusterConfig.FromString(told)
+    return [NodeGroup(dict(group.resources), group.max_count) for group in config.node_group_configs]
 
 
 def is_alive(address: str, node_id: str) -> bool:
     """Says whether the head of a cluster answers, and counts a node among the living."""
     import grpc
 
-    request = _messages().GetAllNodeInfoRequest()
+    request = messages().GetAllNodeInfoRequest()
     request.node_selectors.add(node_id=bytes.fromhex(node_id))
     try:
-        found = _ask(address, "GetAllNodeInfo", request).node_info_list
+        found = ask(address, "GetAllNodeInfo", request).node_info_list
     except grpc.RpcError:
         return False
     return any(info.state == ALIVE for info in found)
@@ -105,17 +144,19 @@ def check_token(address: str) -> None:
             path.chmod(0o600)  # Ray writes it so that everybody on the machine can read it
 
 
-def _ask(address: str, question: str, request: Any) -> Any:
+def ask(address: str, question: str, request: Any, *, of: str = "NodeInfo") -> Any:
+    """Returns the answer of one of a head's services; raises what gRPC does."""
     from ray._private.gcs_utils import create_gcs_channel
     from ray.core.generated import gcs_service_pb2_grpc as services
 
     channel: Any = create_gcs_channel(address)
     with channel:
-        stub = services.NodeInfoGcsServiceStub(channel)
+        stub = getattr(services, f"{of}GcsServiceStub")(channel)
         return getattr(stub, question)(request, timeout=ASK_SECONDS)
 
 
-def _messages() -> Any:
+def messages() -> Any:
+    """Returns the types of the questions."""
     from ray.core.generated import gcs_service_pb2
 
     return gcs_service_pb2
@@ -123,7 +164,13 @@ def _messages() -> Any:
 
 def _node(info: Any) -> Node:
     has = dict(info.resources_total)
-    machine = Machine(int(has.get("CPU", 0)), int(has.get("GPU", 0)), has.get("memory", 0) / 2**30)
+    kinds = [name.partition(":")[2] for name in has if name.startswith("accelerator_type:")]
+    machine = Machine(
+        int(has.get("CPU", 0)),
+        int(has.get("GPU", 0)),
+        has.get("memory", 0) / 2**30,
+        GPU_MEMORY_GB.get(kinds[0]) if kinds else None,
+    )
     return Node(info.node_id.hex(), machine)
 
 

@@ -22,25 +22,35 @@ class NodeDied(Exception):
     """A process of Ray's own has died: what waits for Ray would wait for ever."""
 
 
+class NoRoom(NodeDied):
+    """Nothing runs, and no node that is there or to come can hold what waits: it would wait for ever."""
+
+
 @contextmanager
-def watched_node() -> Generator[None]:
+def watched_node(find_stuck: Callable[[], str] = lambda: "") -> Generator[None]:
     """Raises `NodeDied` inside, also within a call of Ray's that waits, once Ray has died.
 
     A Ray of our own has died when one of its processes has; a cluster, when its head keeps silent about this
     node. It is raised by a signal handler, so call this on the main thread; see `undisturbed`.
+
+    Args:
+        find_stuck: is asked every second, and says what raises `NoRoom`.
     """
     find_dead, is_over, main = _finder(), threading.Event(), threading.get_ident()
 
     def watch() -> None:
         while not is_over.wait(WATCH_SECONDS):
             if dead := find_dead():
-                died.append(dead)
+                died.append(NodeDied(dead))
+            elif stuck := find_stuck():
+                died.append(NoRoom(stuck))
+            if died:
                 signal.pthread_kill(main, WAKE_UP)  # again and again: Tune tidies up, and waits for Ray in it
 
     def wake_up(*_: object) -> None:
-        raise NodeDied(died[0])
+        raise died[0]
 
-    died: list[str] = []
+    died: list[NodeDied] = []
     before = signal.signal(WAKE_UP, wake_up)
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

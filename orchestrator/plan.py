@@ -148,6 +148,7 @@ def make_plan(space: SearchSpace, *, is_timed: bool = False, cluster: Cluster | 
         first.execution.device,
         num_trials=num_trials + num_baselines,
         max_concurrent=space.search.max_concurrent,
+        gpus_per_trial=space.search.gpus_per_trial,
         memory=memory,
     )
     return Plan(

@@ -16,6 +16,15 @@ LIBRARIES_GB = 0.8
 TRIAL_MEMORY_GB = 2.0
 """What a trial on a CPU may take where its encoder is not known: one such as lite0-minilm, and its batch."""
 SHARE_OF_MEMORY = 0.8
+SHARE_OF_GPU_MEMORY = 0.9
+"""What trials that share a GPU may plan with; the rest is the driver's, and fragments."""
+AUTO = "auto"
+"""Trials share a GPU where their planned memory says that they fit."""
+MOST_ON_A_GPU = 8
+"""Beyond this, trials take turns on its multiprocessors and none gets on faster."""
+
+GpuShare = float | Literal["auto"] | None
+"""`gpus_per_trial`: None = a whole GPU for each worker."""
 LEAST_FOR_GRAPHS_GB = 0.25
 
 
@@ -82,7 +91,7 @@ def fit(
     *,
     num_trials: int | None = None,
     max_concurrent: int | None = None,
-    gpus_per_trial: float | None = None,
+    gpus_per_trial: GpuShare = None,
     memory: TrialMemory | None = None,
     machine: Machine | None = None,
 ) -> Concurrency:
@@ -96,7 +105,7 @@ def fit(
         device: `auto` (a GPU if there is one), `cpu` or `cuda`.
         num_trials: no more than this many will ever wait; none = many.
         max_concurrent: upper limit that the user sets.
-        gpus_per_trial: a fraction lets trials share a GPU; whole numbers must equal `num_workers`.
+        gpus_per_trial: a fraction lets trials share a GPU, `auto` where they fit; else `num_workers`.
         memory: of a worker; none = that of a small encoder.
         machine: none = this one.
 
@@ -137,37 +146,84 @@ def _fit_cpu(num_workers: int, wanted: int, machine: Machine, memory: TrialMemor
 
 
 def _fit_gpu(
-    num_workers: int, wanted: int, machine: Machine, gpus: float | None, memory: TrialMemory
+    num_workers: int, wanted: int, machine: Machine, share: GpuShare, memory: TrialMemory
 ) -> Concurrency:
-    gpus = float(num_workers) if gpus is None else gpus
-    if not (gpus == num_workers or (num_workers == 1 and 0 < gpus < 1)):
-        raise ClusterError(
-            f"gpus_per_trial={gpus:g} with --workers {num_workers}: each worker takes one GPU, and only a "
-            "trial of one worker may take a fraction"
-        )
+    check_share(share, num_workers)
     if num_workers > machine.num_gpus:
         raise ClusterError(
             f"--workers {num_workers}: this machine has {counted(machine.num_gpus, 'GPU')} and a worker "
             f"takes one; use --workers {machine.num_gpus} or fewer, or --set execution.device=cpu"
         )
-    asked, gpus = gpus, _with_enough_memory(gpus, machine, memory)
+    gpus, why = settle_share(share, num_workers, machine, memory, num_gpus=machine.num_gpus, wanted=wanted)
     on_gpus = machine.num_gpus * int(1 / gpus) if gpus < 1 else machine.num_gpus // num_workers
     num = min(wanted, on_gpus, max(1, machine.num_cpus // num_workers))
     cpus = max(1, machine.num_cpus // num)
     found = f"{counted(machine.num_gpus, 'GPU')}, {counted(machine.num_cpus, 'CPU core')}"
-    reason = f"{found}: {_at_once(num)} with {gpus:g} GPU each"
-    if gpus > asked:
+    reason = f"{found}: {_at_once(num)} with {gpus:g} GPU each{why}"
+    budget = memory_when_shared(gpus, machine, memory)
+    return Concurrency(num, cpus, gpus, "cuda", reason, memory_budget_gb=budget, num_workers=num_workers)
+
+
+def check_share(share: GpuShare, num_workers: int) -> None:
+    """Raises ClusterError for GPUs that the workers of a trial could not use."""
+    if share is None or share in (AUTO, num_workers):
+        return
+    if num_workers == 1 and 0 < share < 1:
+        return
+    raise ClusterError(
+        f"gpus_per_trial={share:g} with --workers {num_workers}: each worker takes one GPU, and only a "
+        "trial of one worker may take a fraction"
+    )
+
+
+def settle_share(
+    share: GpuShare, num_workers: int, machine: Machine, memory: TrialMemory, *, num_gpus: int, wanted: int
+) -> tuple[float, str]:
+    """Returns what a trial takes of GPUs, and why where that is not what was asked for.
+
+    A fraction grows where the trials that share a GPU would not fit into its memory. `auto` becomes one
+    where the planned memory of several trials, with all their graphs, fits.
+
+    Args:
+        share: as asked for.
+        num_workers: of a trial; several never share.
+        machine: with the smallest GPU.
+        memory: of a worker.
+        num_gpus: over all machines.
+        wanted: trials; no more are put on a GPU than there are.
+    """
+    gpu = machine.gpu_memory_gb
+    if share is None or num_workers > 1:
+        return float(num_workers), ""
+    if share != AUTO:
+        if share >= 1 or gpu is None:
+            return share, ""
         needed = memory.resident + memory.least
-        reason += f" rather than {asked:g}, as each takes {needed:.1f} of its {machine.gpu_memory_gb:.1f} GB"
-    return Concurrency(num, cpus, gpus, "cuda", reason, num_workers=num_workers)
+        gpus = max(share, _share_of(max(int(gpu / needed), 1)))
+        why = f" rather than {share:g}, as each takes {needed:.1f} of its {gpu:.1f} GB"
+        return gpus, why if gpus > share else ""
+    if gpu is None:
+        return 1.0, ", as the memory of a GPU is not known (gpus_per_trial=auto)"
+    needed = memory.resident + memory.graphs
+    fitting = int(gpu * SHARE_OF_GPU_MEMORY / needed)
+    num = max(1, min(fitting, machine.num_cpus // machine.num_gpus, MOST_ON_A_GPU, -(-wanted // num_gpus)))
+    return _share_of(num), f", as each takes at most {needed:.1f} of its {gpu:.1f} GB (gpus_per_trial=auto)"
 
 
-def _with_enough_memory(gpus: float, machine: Machine, memory: TrialMemory) -> float:
-    """Returns the share of a GPU: a larger one than asked for where trials that share it would not fit."""
+def _share_of(num: int) -> float:
+    """Returns the fraction that so many trials take, rounded down as Ray would round it."""
+    return int(10_000 / num) / 10_000
+
+
+def memory_when_shared(gpus: float, machine: Machine, memory: TrialMemory) -> float | None:
+    """Returns a trial's share of a GPU for its graphs; None where it has the GPU to itself, and measures.
+
+    Trials that start together on one GPU would each take what they find free.
+    """
     if gpus >= 1 or machine.gpu_memory_gb is None:
-        return gpus
-    num_fitting = int(machine.gpu_memory_gb / (memory.resident + memory.least))
-    return max(gpus, 1 / max(num_fitting, 1))
+        return None
+    each = machine.gpu_memory_gb * SHARE_OF_GPU_MEMORY / int(1 / gpus)
+    return max(each - memory.resident, memory.least)
 
 
 def _at_once(num: int) -> str:

@@ -29,6 +29,7 @@ from typing import Any, Literal, Self, TypedDict
 
 from orchestrator.attempts import taken_over
 from orchestrator.home import home
+from orchestrator.placement import Need
 from orchestrator.storage import StorageError, open_storage
 from orchestrator.trial_files import TrialFiles
 from trainables import resolve
@@ -52,6 +53,8 @@ Cause = Literal[
 """`out_of_memory`: one pair at a time did not fit. `killed_for_memory`: the machine ended the process.
 `crash`: an exception that none foresaw. `process_died`: killed from outside, or crashed in native code."""
 DEATHS: tuple[Cause, ...] = ("process_died", "killed_for_memory")
+HEAD, SHARE_OF_HEAD = "node:__internal_head__", 0.0001
+"""What a process reserves to stand on the head, which is never taken back as a spot node is."""
 DRIVER_MEMORY_BYTES = 200 * 2**20
 """What the Tune process of a Train trial reserves: no core, or it would hold one that its workers need."""
 WARNINGS = "warnings.json"
@@ -124,14 +127,20 @@ class TrialOrder:
         return from_flat(self.config | execution)
 
     @property
+    def need(self) -> Need:
+        """What its workers take of nodes."""
+        num = self.num_workers
+        return Need(num, max(1, self.cpus_per_trial // num), self.gpus_per_trial / num)
+
+    @property
     def num_threads(self) -> int:
         """Threads that one worker computes with."""
         return self.config["execution.num_threads"] or max(1, self.cpus_per_trial // self.num_workers)
 
     def resources(self) -> dict[str, float]:
         """Returns what Tune reserves for the trial's own process."""
-        if self.num_workers > 1:
-            return {"memory": DRIVER_MEMORY_BYTES}
+        if self.num_workers > 1:  # it only watches, and Train's own processes stay beside it
+            return {HEAD: SHARE_OF_HEAD, "memory": DRIVER_MEMORY_BYTES}
         return {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial}
 
 
@@ -267,7 +276,9 @@ def _over_workers(order: TrialOrder, placed: TrialOrder) -> Done:
             storage_path=order.scratch,
             callbacks=[TuneReportCallback()],
             # Controller failures are repeated for ever by default, also those that no repetition mends.
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=1),
+            failure_config=FailureConfig(
+                max_failures=0, max_preemption_failures=0, controller_failure_limit=1
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
@@ -456,6 +467,12 @@ def _start_afresh(order: TrialOrder) -> None:
 def _keep_imports() -> None:
     """Spares the collector what was imported: looking through it after every trial takes 0.1 s."""
     gc.freeze()
+
+
+def _this_node() -> str:
+    import ray
+
+    return ray.get_runtime_context().get_node_id()
 
 
 def _free_memory() -> None:

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -38,6 +38,11 @@ class SearchSettings(Config):
         default=None, ge=1, le=100_000, description="Beside the baselines; null = 16, or the whole grid."
     )
     max_concurrent: int | None = Field(default=None, ge=1, le=10_000, description="null = as many as fit.")
+    gpus_per_trial: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | Literal["auto"] | None = Field(
+        default=None,
+        description="Below 1, trials of one worker share a GPU; auto: where their planned memory fits; "
+        "null = a whole one for each worker.",
+    )
     max_retries: int = Field(
         default=1, ge=0, le=100, description="Of a trial whose process died, from its last checkpoint."
     )

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from orchestrator.arms import objective
 from orchestrator.confirmation import num_still_to_confirm
-from orchestrator.driver import running_driver
+from orchestrator.driver import read_waiting, running_driver
 from orchestrator.ledger import SweepState, TrialState, read_ledger
 
-Progress = Literal["done", "running", "interrupted", "failed", "unavailable"]
+Progress = Literal["done", "running", "waiting", "interrupted", "failed", "unavailable"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TrialStatus:
     epoch: int | None
     num_epochs: int
     score: float | None
-    reason: str | None  # of a failure, of the last one if another attempt follows
+    reason: str | None  # of a failure, of the last one if another attempt follows; why it waits
 
     def line(self) -> str:
         """Reads as `running  rank=8  epoch 2/4  0.7312  attempt 2`."""
@@ -54,7 +54,7 @@ class SweepStatus:
     def counts(self) -> dict[str, int]:
         """Returns how many trials stand where, the pending ones too; what there is none of is left out."""
         found = [trial.progress for trial in self.trials]
-        kinds: tuple[Progress, ...] = ("done", "running", "interrupted", "failed", "unavailable")
+        kinds: tuple[Progress, ...] = ("done", "running", "waiting", "interrupted", "failed", "unavailable")
         numbers = {kind: found.count(kind) for kind in kinds} | {"pending": self.num_pending}
         return {kind: number for kind, number in numbers.items() if number}
 
@@ -84,6 +84,7 @@ def read_status(sweep_folder: Path) -> SweepStatus:
         DataError: no such sweep (offers the nearest name), or a damaged ledger.
     """
     state, driver = read_ledger(sweep_folder), running_driver(sweep_folder)
+    waiting = read_waiting(sweep_folder) if driver is not None else {}
     is_complete = driver is None and state.is_complete
     num_planned = state.started.get("num_trials")
     num_pending = 0
@@ -96,13 +97,17 @@ def read_status(sweep_folder: Path) -> SweepStatus:
         num_planned=num_planned,
         num_pending=num_pending,
         is_complete=is_complete,
-        trials=tuple(_status_of(trial, state, is_run=driver is not None) for trial in state.trials.values()),
+        trials=tuple(
+            _status_of(trial, state, is_run=driver is not None, waits=waiting.get(key))
+            for key, trial in state.trials.items()
+        ),
     )
 
 
-def _status_of(trial: TrialState, state: SweepState, *, is_run: bool) -> TrialStatus:
+def _status_of(trial: TrialState, state: SweepState, *, is_run: bool, waits: str | None) -> TrialStatus:
     names: dict[str, Progress] = {"finished": "done", "failed": "failed", "unavailable": "unavailable"}
-    progress = names.get(trial.status) or ("running" if is_run else "interrupted")
+    under_way: Progress = "waiting" if waits else "running" if is_run else "interrupted"
+    progress = names.get(trial.status) or under_way
     last_failure = trial.failures[-1][2] if trial.failures and progress != "done" else None
     return TrialStatus(
         name=trial.name,
@@ -112,5 +117,5 @@ def _status_of(trial: TrialState, state: SweepState, *, is_run: bool) -> TrialSt
         epoch=trial.history[-1][1] if trial.history else None,
         num_epochs=trial.config["num_epochs"],
         score=trial.metrics.get(objective(state)),
-        reason=last_failure,
+        reason=waits if progress == "waiting" else last_failure,
     )

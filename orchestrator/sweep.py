@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator import provenance
 from orchestrator.checks import check_trial
-from orchestrator.cluster import Cluster, fit_cluster
+from orchestrator.cluster import Cluster, fit_cluster, most_workers
 from orchestrator.conductor import Conductor, SweepObserver
 from orchestrator.confirmation import confirmed_counts
 from orchestrator.evaluation import arms_to_open, is_evaluated, open_test
@@ -28,7 +28,7 @@ from orchestrator.interruption import Interruption, interruption
 from orchestrator.ledger import Ledger, SweepState, read_ledger
 from orchestrator.local_ray import load_ray, local_ray
 from orchestrator.mirror import Mirror, reach
-from orchestrator.resources import Concurrency, TrialMemory, fit, this_machine
+from orchestrator.resources import Concurrency, GpuShare, TrialMemory, fit, this_machine
 from orchestrator.resume import check_drift, read_started, replay, was_complete
 from orchestrator.runner import TrialOrder
 from orchestrator.searcher import open_searcher
@@ -42,6 +42,9 @@ from trainables.data.datasets import load_dataset
 from trainables.errors import ClusterError, ConfigError, UserError
 from trainables.models.registry import encoder_fingerprint, preprocessing_of
 
+WAIT_SECONDS = 5.0
+"""Between two looks at a cluster that has lost all its nodes."""
+
 
 @dataclass(frozen=True)
 class SweepOptions:
@@ -49,7 +52,7 @@ class SweepOptions:
 
     name: str | None = None  # none = the space's name and the time
     num_workers: int | None = None  # none = `execution.num_workers` of the space
-    gpus_per_trial: float | None = None  # below 1: trials share a GPU
+    gpus_per_trial: GpuShare = None  # none = `search.gpus_per_trial` of the space
     trainable: str = TRAINABLES["adapt"]
     opens_test: bool = True
     resumes: bool = False  # the sweep of this name, whose space is in its ledger
@@ -99,7 +102,7 @@ def run_sweep(
                 return SweepOutcome(conductor.exit_code(), folder.name)
         is_tested = True
         try:
-            run_all(conductor, space, concurrency, interrupted, cluster=options.cluster)
+            run_all(conductor, space, concurrency, interrupted, options)
             if options.opens_test and not interrupted.exit_code and not conductor.is_cut_short:
                 is_tested = evaluate_test(conductor, space)
         except KeyboardInterrupt:  # outside Tune's loop, which ends by itself
@@ -140,15 +143,15 @@ def is_done(conductor: Conductor, space: SearchSpace, options: SweepOptions) -> 
     return has_ended and is_evaluated(conductor.state, wanted)
 
 
-def share_machine(space: SearchSpace, options: SweepOptions) -> Concurrency:
+def share_machine(space: SearchSpace, options: SweepOptions, device: str | None = None) -> Concurrency:
     """Returns how many trials run at once; a space without a choice of device takes a GPU if there is one."""
     share = fit if options.cluster is None else partial(fit_cluster, options.cluster)
     return share(
         options.num_workers or space.base("execution.num_workers"),
-        space.base("execution.device"),
+        device or space.base("execution.device"),
         num_trials=space.num_trials + space.num_baselines,
         max_concurrent=space.search.max_concurrent,
-        gpus_per_trial=options.gpus_per_trial,
+        gpus_per_trial=options.gpus_per_trial or space.search.gpus_per_trial,
         memory=options.memory,
     )
 
@@ -274,24 +277,70 @@ def run_all(
     space: SearchSpace,
     concurrency: Concurrency,
     interrupted: Interruption,
-    *,
-    cluster: Cluster | None = None,
+    options: SweepOptions,
 ) -> None:
     """Starts or joins Ray, runs every trial and leaves it. A bad image ends it before any trial is placed."""
     if conductor.state.started and not conductor.has_more():  # it was interrupted after its last trial
         start(conductor, space)
         return
+    cluster = options.cluster
     open_ray = opener(conductor, concurrency, cluster)
     after = preparation(space, cluster, conductor)
-    run = partial(run_on_a_ray, conductor, space, concurrency, interrupted, open_ray)
-    is_done = run(after=after, is_first=True)
+    run = partial(run_on_a_ray, conductor, space, cluster, interrupted)
+    is_done = run(concurrency, open_ray, after=after, is_first=True)
     while not (is_done or interrupted.exit_code) and conductor.may_place():
         conductor.say("the sweep connects again" if cluster else "the sweep goes on with another Ray")
         try:
-            is_done = run()
+            if cluster:
+                found = fit_what_is_left(conductor, space, options, interrupted)
+                if found is None:
+                    return
+                concurrency, open_ray = found, opener(conductor, found, cluster)
+            is_done = run(concurrency, open_ray)
         except ClusterError as error:
             what = "the cluster is lost" if cluster else "no other Ray could be started"
             conductor.brakes.give_up(f"{what} ({error})")
+
+
+def fit_what_is_left(
+    conductor: Conductor, space: SearchSpace, options: SweepOptions, interrupted: Interruption
+) -> Concurrency | None:
+    """Returns how trials share what is left of a cluster, if need be with fewer workers; waits for a node.
+
+    Losses do not depend on how many workers share a batch. None = the user ended the sweep meanwhile.
+
+    Raises:
+        ClusterError: the cluster does not answer.
+    """
+    from orchestrator.gcs import look_at
+
+    assert options.cluster
+    device, planned = conductor.order.device, options.num_workers or space.base("execution.num_workers")
+    cluster, has_said = look_at(options.cluster.address), False
+    while not (num_workers := most_workers(cluster, planned, device)):
+        if not has_said:
+            conductor.say(
+                f"waits for a node: the cluster at {cluster.address} has none left that takes trials"
+            )
+        has_said = True
+        if interrupted.exit_code:
+            return None
+        time.sleep(WAIT_SECONDS)
+        cluster = look_at(options.cluster.address)
+    if num_workers < planned:
+        conductor.say(f"{planned} workers have no room any more: trials go on with {num_workers}")
+    left = replace(options, cluster=cluster, num_workers=num_workers)
+    concurrency = share_machine(space, left, device=device)
+    conductor.say(concurrency.reason)
+    conductor.order = replace(
+        conductor.order,
+        num_workers=num_workers,
+        cpus_per_trial=concurrency.cpus_per_trial,
+        gpus_per_trial=concurrency.gpus_per_trial,
+        memory_budget_gb=concurrency.memory_budget_gb,
+        spans_nodes=concurrency.spans_nodes,
+    )
+    return concurrency
 
 
 def opener(
@@ -312,8 +361,9 @@ def opener(
 def run_on_a_ray(
     conductor: Conductor,
     space: SearchSpace,
-    concurrency: Concurrency,
+    cluster: Cluster | None,
     interrupted: Interruption,
+    concurrency: Concurrency,
     open_ray: Callable[[], AbstractContextManager[Path]],
     *,
     after: Callable[[], None] = lambda: None,
@@ -324,8 +374,9 @@ def run_on_a_ray(
     Args:
         conductor: gives out the trials.
         space: has their searcher and scheduler.
-        concurrency: what they share.
+        cluster: that they run on; none = a Ray of our own.
         interrupted: whether the user wants them to end.
+        concurrency: what they share.
         open_ray: yields a scratch folder while Ray runs.
         after: is waited for, once Ray has started.
         is_first: puts the start of the sweep on record.
@@ -351,6 +402,7 @@ def run_on_a_ray(
                 max_concurrent=concurrency.max_concurrent,
                 scratch=scratch,
                 is_stopping=lambda: bool(interrupted.exit_code) or conductor.is_taken_over,
+                cluster=cluster,
             )
 
 

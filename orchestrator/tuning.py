@@ -7,25 +7,34 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import ray
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
+from orchestrator.attempts import nodes_of
+from orchestrator.cluster import Cluster
 from orchestrator.conductor import Conductor
 from orchestrator.ledger import SweepState
-from orchestrator.node_watch import undisturbed, watched_node
+from orchestrator.node_watch import NoRoom, undisturbed, watched_node
 from orchestrator.runner import OUT_OF_MEMORY, Cause, TrialOrder, TrialRecord, last_words, run_trial
 from orchestrator.space import SearchSpace
 from trainables.errors import DataError
 
 REDUCTION_FACTOR = 3
+OF_A_LOST_NODE: tuple[Cause | None, ...] = ("process_died", "crash")
+"""What the workers that are left say when a node is lost; what a trial says of itself stands."""
+NODE_DIED = re.compile("node (it was running on )?(has died|is dead|was preempted)|node was terminated")
+"""In what Ray says of an actor that went with its node."""
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
 
 logger = logging.getLogger(__name__)
@@ -38,6 +47,7 @@ def run_trials(
     max_concurrent: int,
     scratch: Path,
     is_stopping: Callable[[], bool] = lambda: False,
+    cluster: Cluster | None = None,
 ) -> bool:
     """Runs trials until the conductor has no more, or Tune is told to stop; says whether it got there.
 
@@ -49,6 +59,7 @@ def run_trials(
         max_concurrent: trials at once.
         scratch: for Tune's own files.
         is_stopping: once true, no trial is placed any more, and running ones end with their epoch.
+        cluster: whose nodes may be lost; none = a Ray of our own.
 
     Raises:
         DataError: the ledger could not be written; running trials were stopped.
@@ -57,7 +68,7 @@ def run_trials(
     desk = Desk(conductor, is_stopping)
     has_ended = True
     try:
-        with watched_node():
+        with watched_cluster(desk, cluster) as find_stuck, watched_node(find_stuck):
             open_tuner(desk, space, max_concurrent=max_concurrent, scratch=scratch).fit()
     except Exception as error:  # such as a process of Tune's that died while it started
         has_ended = False
@@ -71,6 +82,26 @@ def run_trials(
     if desk.problem is not None:
         raise desk.problem
     return has_ended
+
+
+@contextmanager
+def watched_cluster(desk: Desk, cluster: Cluster | None) -> Generator[Callable[[], str]]:
+    """Yields what looks after the nodes of a cluster, if there is one; see `ClusterWatch`."""
+    if cluster is None:
+        yield lambda: ""
+        return
+    from orchestrator.cluster_state import lost_among
+    from orchestrator.cluster_watch import ClusterWatch
+
+    address, job_id = cluster.address, ray.get_runtime_context().get_job_id()
+    desk.find_lost = partial(lost_among, address)
+    watch = ClusterWatch(
+        desk.conductor, lambda: list(desk.open_trials.values()), address, job_id, desk.is_stopping
+    )
+    try:
+        yield watch
+    finally:
+        watch.close()
 
 
 def open_tuner(desk: Desk, space: SearchSpace, *, max_concurrent: int, scratch: Path) -> tune.Tuner:
@@ -178,6 +209,7 @@ class Desk:
             str, str
         ] = {}  # Tune's id → trial_key; a trial leaves when its end is recorded
         self.problem: Exception | None = None
+        self.find_lost: Callable[[set[str]], set[str]] | None = None  # of nodes; a Ray of our own has one
 
     def __reduce__(self) -> tuple[type[str], tuple[()]]:
         """Pickles to nothing: Tune stores its parts for a restore that never comes."""
@@ -194,13 +226,30 @@ class Desk:
         cause = "killed_for_memory" if OUT_OF_MEMORY.search(str(error)) else "node_died"
         while error.__cause__ is not None:
             error = cast(Exception, error.__cause__)
-        reason = f"Ray broke down: {_first_line(error)}"
+        is_stuck = isinstance(error, NoRoom)
+        reason = _first_line(error) if is_stuck else f"Ray broke down: {_first_line(error)}"
         with self.guarded():
             self.conductor.say(reason)
-            self.conductor.brakes.note_crash()  # one, however many trials ran
+            if not is_stuck:
+                self.conductor.brakes.note_crash()  # one, however many trials ran
             while self.open_trials:
                 _, key = self.open_trials.popitem()
                 self.conductor.failed(key, cause, reason)
+
+    def ended(self, key: str, record: TrialRecord) -> None:
+        """Takes in how an attempt ended; with a node that it stood on, whatever its workers made of it."""
+        lost = self.lost_nodes(key) if record.cause in OF_A_LOST_NODE else set[str]()
+        if lost:
+            self.conductor.lost_node(key, lost)
+        else:
+            self.conductor.ended(key, record)
+
+    def lost_nodes(self, key: str) -> set[str]:
+        """Returns the nodes that an attempt stood on and that are gone."""
+        if self.find_lost is None:
+            return set()
+        folder, attempt = self.conductor.folder / "trials" / key, self.conductor.state.trials[key].attempts
+        return self.find_lost(nodes_of(folder, attempt))
 
     @contextmanager
     def guarded(self) -> Generator[None]:
@@ -275,7 +324,7 @@ class Teller(tune.Callback):
             key = self.desk.open_trials[trial.trial_id]
             if "record" in result:
                 del self.desk.open_trials[trial.trial_id]
-                self.desk.conductor.ended(key, TrialRecord(**json.loads(result["record"])))
+                self.desk.ended(key, TrialRecord(**json.loads(result["record"])))
             else:
                 self.desk.conductor.reported(key, result["epoch"], json.loads(result["metrics"]))
 
@@ -292,17 +341,24 @@ class Teller(tune.Callback):
             key = self.desk.open_trials.pop(trial.trial_id, None)
             if key is None or self.desk.is_stopping():
                 return
-            if said := last_words(self.desk.conductor.folder / "trials" / key):
-                self.desk.conductor.failed(key, *said)
+            said = _said_of(trial)
+            if words := last_words(self.desk.conductor.folder / "trials" / key):
+                self.desk.conductor.failed(key, *words)
+            elif (lost := self.desk.lost_nodes(key)) or NODE_DIED.search(said):
+                self.desk.conductor.lost_node(key, lost)
             else:
-                self.desk.conductor.died(key, *_cause_of_death(trial))
+                self.desk.conductor.died(key, *_cause_of_death(said))
 
 
-def _cause_of_death(trial: Trial) -> tuple[Cause, str]:
+def _said_of(trial: Trial) -> str:
+    """Returns what Tune wrote of a trial's failure."""
     try:
-        said = Path(trial.error_file or "").read_text()
+        return Path(trial.error_file or "").read_text()
     except OSError:
-        said = ""
+        return ""
+
+
+def _cause_of_death(said: str) -> tuple[Cause, str]:
     if OUT_OF_MEMORY.search(said):
         return (
             "killed_for_memory",

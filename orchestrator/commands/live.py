@@ -27,6 +27,7 @@ MARKS = {
     "failed": "[red]failed[/]",
     "unavailable": "[yellow]absent[/]",
 }
+WAITS = "[yellow]waits[/]"
 
 
 class LiveTable(SweepObserver):
@@ -38,6 +39,7 @@ class LiveTable(SweepObserver):
         self.plan, self.uri = plan, uri
         self.replayer: Replayer | None = None
         self.trials: dict[str, TrialState] = {}
+        self.waiting: dict[str, str] = {}
         self.began = time.monotonic()
         self.live = Live(
             console=self.console,
@@ -87,6 +89,10 @@ class LiveTable(SweepObserver):
             Text(f"{trial.name}: {trial.status}: {trial.message}", style="red"), soft_wrap=True
         )
 
+    def on_trials_waiting(self, reasons: dict[str, str]) -> None:
+        """Why some rows have not begun."""
+        self.waiting = reasons
+
     def on_message(self, text: str) -> None:
         """A line above the table."""
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -106,7 +112,10 @@ class LiveTable(SweepObserver):
             table.add_column(heading, no_wrap=True)
         for trial in list(self.trials.values())[-MAX_ROWS:]:
             epoch = f"{trial.history[-1][1]}/{trial.config['num_epochs']}" if trial.history else ""
-            table.add_row(MARKS[trial.status], escape(trial.name), epoch, self.score(trial))
+            if why := self.waiting.get(trial.trial_key) if trial.status == "placed" else None:
+                table.add_row(WAITS, escape(trial.name), epoch, f"[dim]{escape(why)}[/]")
+            else:
+                table.add_row(MARKS[trial.status], escape(trial.name), epoch, self.score(trial))
         return table
 
     def progress(self) -> str:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.autoscaler import nodes_to_come
+from orchestrator.autoscaler import NodeGroup, nodes_to_come
 from orchestrator.cluster import Cluster, Node, fit_cluster
 from orchestrator.resources import Machine
 
@@ -48,3 +48,14 @@ def test_trials_count_on_what_is_to_come(settings: Path):
     found = fit_cluster(cluster, 1)
     assert (found.max_concurrent, found.device) == (3, "cuda")
     assert "3 nodes with 12 CPU cores and 3 GPUs (3 of them to come): 3 trials at once" in found.reason
+
+
+def test_what_the_head_was_told_of_counts_before_a_file(settings: Path):
+    groups = [
+        NodeGroup({"CPU": 0}, 1),  # the head
+        NodeGroup({"CPU": 4, "GPU": 1, "memory": 16 * 2**30}, 2),
+        NodeGroup({"CPU": 8}, -1),
+    ]
+    coming = nodes_to_come([Machine(0, 0, 8.0), GPU], settings, groups)
+    assert coming.count(GPU) == 1
+    assert coming.count(Machine(8, 0, 16.0)) == 100

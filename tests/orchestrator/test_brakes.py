@@ -48,3 +48,12 @@ def test_a_machine_that_only_kills_gets_no_more_trials(tmp_path: Path, said: lis
     brakes.note_progress()  # of a trial that ran on
     assert brakes.is_over
     assert len(said) == 1
+
+
+def test_a_lost_node_counts_once_however_many_trials_it_took(tmp_path: Path, said: list[str]):
+    brakes = Brakes(tmp_path, SearchSettings(max_crashes_in_a_row=3), said.append)
+    for node in ("a", "a", "b", "a", "b"):
+        brakes.note_lost_node(node)
+    assert (brakes.num_crashes, brakes.is_over) == (2, False)
+    brakes.note_lost_node("c")
+    assert brakes.is_over

@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.cluster import Cluster, Node, cluster_address, fit_cluster
+from orchestrator.cluster import Cluster, Node, cluster_address, fit_cluster, most_workers
 from orchestrator.resources import Machine, TrialMemory
 from trainables.errors import ClusterError, ConfigError
 
@@ -51,9 +51,11 @@ def test_the_workers_of_a_trial_may_stand_on_several_nodes():
 
 
 def test_more_workers_than_any_mix_of_nodes_has_are_refused():
-    with pytest.raises(ClusterError, match=r"--workers 9: .* has 8 CPU cores .*use --workers 8 or fewer"):
+    with pytest.raises(
+        ClusterError, match=r"--workers 9: .* 2 nodes with 4 \+ 4 CPU cores, .*--workers 8 or"
+    ):
         fit_cluster(cluster(HEAD, SMALL, SMALL), 9, memory=MEMORY)
-    with pytest.raises(ClusterError, match=r"--workers 5: .* 4 GPUs with a core beside it .*--workers 4"):
+    with pytest.raises(ClusterError, match=r"--workers 5: .* 2 nodes with 2 \+ 2 GPUs, .*--workers 4 or"):
         fit_cluster(cluster(HEAD, WITH_GPU, WITH_GPU), 5)
 
 
@@ -70,6 +72,40 @@ def test_gpus_are_used_where_there_are_some():
     assert (found.max_concurrent, found.cpus_per_trial, found.gpus_per_trial) == (2, 8, 2)
     found = fit_cluster(cluster(WITH_GPU), 1, gpus_per_trial=0.5)
     assert (found.max_concurrent, found.cpus_per_trial) == (4, 2)
+
+
+def test_a_trial_that_has_to_stand_across_nodes_is_told():
+    three = Machine(num_cpus=8, num_gpus=3, memory_gb=64)
+    found = fit_cluster(cluster(three, three), 2)
+    assert found.max_concurrent == 3
+    assert "3 trials at once with 2 GPU each, 1 of them across nodes" in found.reason
+    assert "across" not in fit_cluster(cluster(WITH_GPU, WITH_GPU), 2).reason
+
+
+def test_what_an_autoscaler_may_start_counts_where_workers_are_refused():
+    coming = Cluster("head:6379", (Node("0", HEAD),), coming=(WITH_GPU, WITH_GPU))
+    assert fit_cluster(coming, 4).max_concurrent == 1
+    with pytest.raises(ClusterError, match=r"at most 2 nodes with 2 \+ 2 GPUs \(2 of them to come\)"):
+        fit_cluster(coming, 5)
+
+
+def test_on_what_is_left_a_trial_has_fewer_workers():
+    assert most_workers(cluster(HEAD, SMALL, SMALL), 2, "cpu") == 2
+    assert most_workers(cluster(HEAD, WITH_GPU), 4, "cuda") == 2
+    assert most_workers(cluster(HEAD, SMALL), 4, "cuda") == 0  # it began on GPUs, and stays there
+    assert most_workers(cluster(HEAD), 1, "cpu") == 0
+
+
+def test_small_trials_share_the_gpus_of_a_cluster_where_their_memory_is_known():
+    a10 = Machine(num_cpus=8, num_gpus=1, memory_gb=32, gpu_memory_gb=22)
+    memory = TrialMemory(resident=1.5, graphs=5, least=0.5)
+    found = fit_cluster(cluster(HEAD, a10, a10), 1, gpus_per_trial="auto", memory=memory)
+    assert (found.max_concurrent, found.gpus_per_trial) == (6, 0.3333)
+    assert "as each takes at most 6.5 of its 22.0 GB (gpus_per_trial=auto)" in found.reason
+    assert found.memory_budget_gb == pytest.approx(22 * 0.9 / 3 - 1.5)
+    unknown = fit_cluster(cluster(HEAD, WITH_GPU), 1, gpus_per_trial="auto", memory=memory)
+    assert (unknown.gpus_per_trial, unknown.memory_budget_gb) == (1, None)
+    assert "the memory of a GPU is not known" in unknown.reason
 
 
 def test_a_gpu_needs_a_core_beside_it():

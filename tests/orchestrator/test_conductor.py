@@ -300,6 +300,17 @@ def test_the_death_of_a_node_uses_up_no_retry(conduct):
     assert conductor.state.trials["key-1"].status == "placed"
 
 
+def test_a_lost_node_uses_up_no_retry_and_counts_once(conduct):
+    conductor = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
+    for rank in range(1, 9):
+        conductor.next_trial()
+        conductor.lost_node(f"key-{rank}", {"aa"})
+    assert {trial.status for trial in conductor.state.trials.values()} == {"placed"}
+    assert conductor.brakes.num_crashes == 1
+    assert conductor.may_place()
+    assert conductor.state.trials["key-1"].failures == [(1, "node_died", "node aa is lost, or taken back")]
+
+
 def test_workers_that_die_count_as_processes_that_die(conduct):
     conductor = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
     for rank in range(1, 6):

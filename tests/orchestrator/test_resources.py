@@ -85,6 +85,22 @@ def test_a_shared_gpu_holds_no_more_trials_than_fit_into_its_memory():
     assert (large.max_concurrent, large.gpus_per_trial) == (1, 1)
 
 
+def test_trials_share_a_gpu_by_themselves_where_that_is_asked_for():
+    gpu = Machine(16, 2, 64, gpu_memory_gb=24)
+    memory = TrialMemory(resident=2, graphs=3, least=0.5)
+    found = fit(1, gpus_per_trial="auto", machine=gpu, memory=memory)
+    assert (found.max_concurrent, found.gpus_per_trial) == (8, 0.25)
+    assert found.reason.endswith("as each takes at most 5.0 of its 24.0 GB (gpus_per_trial=auto)")
+    assert found.memory_budget_gb == pytest.approx(24 * 0.9 / 4 - 2)
+    assert found.num_gpus == 2
+    few = fit(1, gpus_per_trial="auto", machine=gpu, memory=memory, num_trials=3)
+    assert (few.max_concurrent, few.gpus_per_trial) == (3, 0.5)  # two on one, one on the other
+    large = fit(1, gpus_per_trial="auto", machine=gpu, memory=TrialMemory(resident=20, graphs=9))
+    assert (large.max_concurrent, large.gpus_per_trial, large.memory_budget_gb) == (2, 1, None)
+    assert fit(2, gpus_per_trial="auto", machine=gpu, memory=memory).gpus_per_trial == 2
+    assert fit(1, machine=gpu, memory=memory).gpus_per_trial == 1
+
+
 @pytest.mark.parametrize(
     ("num_workers", "device", "machine", "message"),
     [

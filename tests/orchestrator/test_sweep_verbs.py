@@ -94,6 +94,19 @@ def test_status_of_a_sweep_that_runs_names_its_process(cut: Path, capsys):
     assert "stop cut" in printed
 
 
+def test_status_says_what_a_trial_waits_for_while_the_sweep_runs(cut: Path, capsys):
+    key = next(key for key, trial in read_ledger(cut).trials.items() if trial.name == "rank=2")
+    (cut / "waiting.json").write_text(json.dumps({key: "waits for 2 GPUs: 1 of 4 free"}))
+    with Ledger(cut):
+        assert execute(["status", "cut"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 done, 1 waiting" in printed
+    assert "waiting      rank=2  epoch 1/" in printed
+    assert "waits for 2 GPUs: 1 of 4 free" in printed
+    assert execute(["status", "cut"]) == 0  # nobody runs it: what was left there is of no account
+    assert "waits" not in capsys.readouterr().out
+
+
 def test_status_loads_neither_ray_nor_torch(cut: Path):
     code = (
         "import sys; from orchestrator.cli import execute; execute(['status', 'cut']);"

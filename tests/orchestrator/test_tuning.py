@@ -16,6 +16,7 @@ load_ray()
 
 from ray.tune.search import Searcher  # noqa: E402
 
+from orchestrator.node_watch import NoRoom  # noqa: E402
 from orchestrator.tuning import (  # noqa: E402
     Asker,
     Desk,
@@ -94,6 +95,49 @@ def test_a_process_that_ended_itself_has_said_why(desk: Desk, tmp_path: Path):
     (tmp_path / "trials" / "key-1" / "failure-0.json").write_text('["crash", "CUDA error"]')
     Teller(desk).on_trial_error(1, [], Trial("tune-1"))
     assert desk.conductor.told == [("failed", "key-1", "crash", "CUDA error")]
+
+
+@pytest.fixture
+def on_nodes(desk: Desk, tmp_path: Path) -> Desk:
+    """A trial whose second attempt stands on nodes aa and bb, of which bb is lost."""
+    desk.conductor.folder = tmp_path
+    desk.conductor.state = SweepState("s")
+    desk.conductor.state.trials["key-1"] = TrialState("key-1", "arm", "name", {}, attempts=2)
+    (tmp_path / "trials" / "key-1").mkdir(parents=True)
+    (tmp_path / "trials" / "key-1" / "attempt-2.lock").write_text("aa\nbb\n")
+    desk.find_lost = {"bb"}.intersection
+    return desk
+
+
+@pytest.mark.parametrize("cause", ["process_died", "crash"])
+def test_what_the_other_workers_make_of_a_lost_node_is_not_the_trials_fault(on_nodes: Desk, cause: str):
+    record = {"seconds": 1.0, "cause": cause, "message": "connection closed by peer"}
+    Teller(on_nodes).on_trial_result(1, [], Trial("tune-1"), {"record": json.dumps(record)})
+    assert on_nodes.conductor.told == [("lost_node", "key-1", {"bb"})]
+
+
+def test_what_a_trial_says_of_itself_stands_though_its_node_is_lost(on_nodes: Desk):
+    record = {"seconds": 1.0, "cause": "non_finite", "message": "loss is nan"}
+    Teller(on_nodes).on_trial_result(1, [], Trial("tune-1"), {"record": json.dumps(record)})
+    assert on_nodes.conductor.told[0][:2] == ("ended", "key-1")
+
+
+def test_a_process_that_went_with_its_node_is_known_as_one(on_nodes: Desk, tmp_path: Path):
+    Teller(on_nodes).on_trial_error(1, [], Trial("tune-1"))
+    assert on_nodes.conductor.told == [("lost_node", "key-1", {"bb"})]
+    on_nodes.open_trials["tune-2"] = "key-1"
+    (tmp_path / "error.txt").write_text("The actor died because its node has died. Node Id: bb")
+    on_nodes.find_lost = set().intersection  # the head has not noticed yet
+    Teller(on_nodes).on_trial_error(1, [], Trial("tune-2", error_file=str(tmp_path / "error.txt")))
+    assert on_nodes.conductor.told[1] == ("lost_node", "key-1", set())
+
+
+def test_trials_that_can_have_no_place_are_no_death(desk: Desk):
+    desk.broke_down(NoRoom("waits for a node: it takes 2 GPUs"))
+    assert desk.conductor.told == [
+        ("say", "waits for a node: it takes 2 GPUs"),
+        ("failed", "key-1", "node_died", "waits for a node: it takes 2 GPUs"),
+    ]
 
 
 def test_what_dies_after_the_user_ended_the_sweep_stays_open(desk: Desk):

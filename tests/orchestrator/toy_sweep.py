@@ -40,6 +40,9 @@ class Witness(SweepObserver):
     def on_trial_failed(self, trial):
         self.events.append(["failed", trial.name, trial.cause])
 
+    def on_trials_waiting(self, reasons):
+        self.events.append(["waiting", sorted(set(reasons.values()))])
+
     def on_message(self, text):
         self.events.append(["message", text])
         if "trials wait for space" in text:

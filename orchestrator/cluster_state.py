@@ -1,0 +1,120 @@
+"""What the head of a cluster knows while a sweep runs: room, lost nodes, what has no place yet."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Collection
+from typing import Any
+
+from orchestrator.gcs import ALIVE, ask, messages
+from orchestrator.placement import Room
+
+PROBE_SECONDS = 2.0
+GOES_SECONDS = 1.0
+"""On a node that shuts down, trials may end before Ray does."""
+PLACED, REMOVED = 2, 3
+"""`PlacementGroupTableData.PlacementGroupState`."""
+DEAD = 4
+"""`ActorTableData.ActorState`."""
+COORDINATOR = "AutoscalingCoordinator"
+"""Train starts one for a whole cluster, and leaves it."""
+
+
+def rooms(address: str) -> list[Room]:
+    """Returns the nodes that are alive and what is free on them."""
+    found = ask(address, "GetAllNodeInfo", messages().GetAllNodeInfoRequest()).node_info_list
+    request = messages().GetAllAvailableResourcesRequest()
+    answer = ask(address, "GetAllAvailableResources", request, of="NodeResourceInfo")
+    free = {each.node_id: dict(each.resources_available) for each in answer.resources_list}
+    leaving = _leaving(address)
+    return [
+        Room(
+            info.node_id.hex(),
+            dict(info.resources_total),
+            free.get(info.node_id, {}),
+            is_leaving=info.node_id.hex() in leaving,
+        )
+        for info in found
+        if info.state == ALIVE
+    ]
+
+
+def lost_among(address: str, nodes: Collection[str]) -> set[str]:
+    """Returns which of these nodes are dead, are being taken back, or no longer answer.
+
+    A head takes half a minute to give a silent node up; a trial that stood there has failed long before.
+    """
+    import grpc
+
+    try:
+        lost = _not_there(address, nodes)
+        if nodes and not lost:
+            time.sleep(GOES_SECONDS)
+            lost = _not_there(address, nodes)
+    except grpc.RpcError:  # the head itself is gone: who waits for it will see
+        return set()
+    return lost
+
+
+def _not_there(address: str, nodes: Collection[str]) -> set[str]:
+    request = messages().GetAllNodeInfoRequest()
+    for node in nodes:
+        request.node_selectors.add(node_id=bytes.fromhex(node))
+    found = ask(address, "GetAllNodeInfo", request).node_info_list if nodes else []
+    alive = {info.node_id.hex() for info in found if info.state == ALIVE and _answers(info)}
+    return set(nodes) - (alive - _leaving(address))
+
+
+def _leaving(address: str) -> set[str]:
+    request = messages().GetDrainingNodesRequest()
+    answer = ask(address, "GetDrainingNodes", request, of="NodeResourceInfo")
+    return {node.node_id.hex() for node in answer.draining_nodes}
+
+
+def _answers(info: Any) -> bool:
+    place = info.node_manager_address, info.node_manager_port
+    try:
+        socket.create_connection(place, timeout=PROBE_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def num_unplaced(address: str, job_id: str) -> int:
+    """Returns how many of a job's groups of places wait for room; gives those back that nobody will use.
+
+    A group outlives the process that asked for it, and would hold its places until the job ends.
+    """
+    request = messages().GetAllPlacementGroupRequest()
+    answer = ask(address, "GetAllPlacementGroup", request, of="PlacementGroupInfo")
+    ours = [
+        group
+        for group in answer.placement_group_table_data
+        if group.creator_job_id.hex() == job_id and group.state != REMOVED
+    ]
+    for orphan in (group for group in ours if group.creator_actor_dead):
+        end = messages().RemovePlacementGroupRequest(placement_group_id=orphan.placement_group_id)
+        ask(address, "RemovePlacementGroup", end, of="PlacementGroupInfo")
+    return sum(group.state != PLACED and not group.creator_actor_dead for group in ours)
+
+
+def end_what_outlives(address: str, job_id: str) -> None:
+    """Ends the actors of a job that Ray keeps when it leaves; one that jobs share, if it is alone."""
+    import grpc
+
+    try:
+        running = ask(address, "GetAllJobInfo", messages().GetAllJobInfoRequest(), of="JobInfo").job_info_list
+        is_alone = all(job.is_dead or job.job_id.hex() == job_id for job in running)
+        request = messages().GetAllActorInfoRequest()
+        request.filters.job_id = bytes.fromhex(job_id)
+        for actor in ask(address, "GetAllActorInfo", request, of="ActorInfo").actor_table_data:
+            if actor.is_detached and actor.state != DEAD and (is_alone or actor.name != COORDINATOR):
+                end = messages().KillActorViaGcsRequest(
+                    actor_id=actor.actor_id, force_kill=True, no_restart=True
+                )
+                ask(address, "KillActorViaGcs", end, of="ActorInfo")
+    except grpc.RpcError:  # the cluster is gone
+        return

@@ -1,0 +1,180 @@
+"""Sweeps on several nodes: trials across them, nodes that die under them, and what is left behind."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from ray_nodes import LEAVING, Nodes, kill, running_nodes
+from test_sweep import SMALL, run_driver, space_of, start_driver, wait_for
+
+from orchestrator.ledger import SweepState, TrialState, read_ledger
+from orchestrator.status import read_status
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+ON_CPUS = SMALL | {"execution.device": "cpu", "num_epochs": 40}
+ONE = {"searcher": "grid", "max_concurrent": 1}
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """Four nodes of one core: a trial of two workers never fits into one of them."""
+    before = set(os.listdir("/dev/shm"))
+    with running_nodes() as found:
+        for _ in range(4):
+            found.add(num_cpus=1)
+        assert wait_for(lambda: len(found.state()["nodes"]) == 4, 90)
+        yield found
+    assert wait_for(lambda: set(os.listdir("/dev/shm")) <= before, 10), set(os.listdir("/dev/shm")) - before
+
+
+def variables(nodes: Nodes) -> dict[str, str]:
+    names = ("RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+    return {name: nodes.head.environment[name] for name in names}
+
+
+def trial_of(state: SweepState, rank: int) -> TrialState:
+    return next(trial for trial in state.trials.values() if trial.name == f"rank={rank}")
+
+
+def assert_undisturbed(trial: TrialState, num_epochs: int = 40) -> None:
+    """It walked as one that was left alone; see `toy_trainable.walk`."""
+    assert (trial.status, [epoch for _, epoch, _ in trial.history]) == (
+        "finished",
+        [*range(1, num_epochs + 1)],
+    )
+    place = 0.0
+    for _, epoch, metrics in trial.history:
+        random_numbers = torch.Generator().manual_seed(1000 * trial.config["lora.rank"] + epoch)
+        place += float(torch.randn(1, generator=random_numbers))
+        assert metrics["train/loss"] == pytest.approx(place, abs=1e-4)
+
+
+def lose_a_node(home: Path, nodes: Nodes, name: str, rank: int, num_workers: int = 2) -> dict:
+    """Runs a sweep of one trial, a worker a node, and kills the last worker's node in the middle of it."""
+    options = {
+        "name": name,
+        "num_workers": 2,
+        "trainable": "toy_trainable:walk",
+        "address": nodes.head.address,
+    }
+    driver = start_driver(
+        home, space_of(rank, fixed=ON_CPUS, search=ONE), **options, variables=variables(nodes)
+    )
+    epochs = home / "store" / "epochs.txt"
+    assert wait_for(lambda: epochs.exists() and len(epochs.read_text().splitlines()) > 3, 150)
+    trials = home / "sweeps" / name / "trials"
+    lock = max(trials.glob("*/attempt-1.lock"), key=lambda path: path.stat().st_mtime)
+    stood_on = lock.read_text().split()
+    assert len(set(stood_on)) == num_workers
+    kill(node_of(nodes, stood_on[-1]))
+    out, err = driver.communicate(timeout=300)
+    assert (driver.returncode, err) == (0, "")
+    return json.loads(out)
+
+
+def node_of(nodes: Nodes, node_id: str):
+    """The process of a node: its raylet has the id on its command line."""
+    for process in nodes.processes:
+        if process.poll() is None:
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    is_of_group = os.getpgid(int(path.parent.name)) == process.pid
+                    if is_of_group and node_id in path.read_text():
+                        return process
+                except OSError:
+                    continue
+    raise AssertionError(f"no process of node {node_id}")
+
+
+def test_trials_of_two_workers_span_nodes_and_leave_nothing(tmp_path: Path, nodes: Nodes):
+    fixed = ON_CPUS | {"num_epochs": 2}
+    seen = run_driver(
+        tmp_path / "home",
+        space_of(4, 8, fixed=fixed, search={"searcher": "grid"}),
+        name="pair",
+        num_workers=2,
+        trainable="toy_trainable:reduced",
+        address=nodes.head.address,
+        variables=variables(nodes),
+    )
+    assert seen["exit_code"] == 0
+    state = read_ledger(tmp_path / "home" / "sweeps" / "pair")
+    for rank in (4, 8):
+        trial = trial_of(state, rank)
+        assert (trial.metrics["perf/total"], trial.metrics["perf/num_pids"]) == (3.0, 2.0)
+        lock = tmp_path / "home" / "sweeps" / "pair" / "trials" / trial.trial_key / "attempt-1.lock"
+        assert len(set(lock.read_text().split())) == 2
+    assert nodes.state()["groups"] == []
+    assert nodes.state()["actors"] == []
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_trial_whose_node_dies_goes_on_elsewhere_and_uses_up_no_retry(
+    tmp_path: Path, nodes: Nodes, num_workers: int
+):
+    seen = lose_a_node(tmp_path / "home", nodes, "lost", 7, num_workers)
+    assert seen["exit_code"] == 0
+    trial = trial_of(read_ledger(tmp_path / "home" / "sweeps" / "lost"), 7)
+    assert [cause for _, cause, _ in trial.failures] == ["node_died"]
+    assert_undisturbed(trial)
+    epochs = (tmp_path / "home" / "store" / "epochs.txt").read_text().splitlines()
+    assert len(epochs) <= len(set(epochs)) + 1  # no more than the epoch that was cut off
+    assert not any("connects again" in event[1] for event in seen["events"] if event[0] == "message")
+    assert (nodes.state()["groups"], nodes.state()["actors"]) == ([], [])
+
+
+def test_where_two_workers_have_no_room_any_more_one_goes_on(tmp_path: Path, nodes: Nodes):
+    seen = lose_a_node(tmp_path / "home", nodes, "less", 9)
+    assert seen["exit_code"] == 0
+    trial = trial_of(read_ledger(tmp_path / "home" / "sweeps" / "less"), 9)
+    assert {cause for _, cause, _ in trial.failures} == {"node_died"}
+    assert_undisturbed(trial)
+    said = " ".join(event[1] for event in seen["events"] if event[0] == "message")
+    assert "waits for a node: it takes 2 workers of 1 CPU core" in said
+    assert "2 workers have no room any more: trials go on with 1" in said
+    assert (nodes.state()["groups"], nodes.state()["actors"]) == ([], [])
+
+
+def test_a_trial_that_waits_says_for_what(tmp_path: Path, nodes: Nodes):
+    """GPUs by name alone: nothing here touches one."""
+    home, fixed = tmp_path / "home", SMALL | {"num_epochs": 2}
+    nodes.add(num_cpus=2, num_gpus=2)
+    assert wait_for(lambda: len(nodes.state()["nodes"]) == 2, 60)
+    with nodes.held(2) as other:
+        options = {"name": "waits", "trainable": "toy_trainable:walk", "address": nodes.head.address}
+        space = space_of(4, fixed=fixed, search={"searcher": "grid"})
+        driver = start_driver(home, space, **options, variables=variables(nodes))
+        folder, found = home / "sweeps" / "waits", []
+
+        def waits() -> bool:
+            if (folder / "waiting.json").exists():
+                found.extend(trial for trial in read_status(folder).trials if trial.progress == "waiting")
+            return bool(found)
+
+        assert wait_for(waits, 90)
+        assert found[0].reason == "waits for 1 GPU: 0 of 2 free"
+        other.stdin.close()
+        other.stdin = None
+        other.wait(60)
+        out, err = driver.communicate(timeout=120)
+    assert (driver.returncode, err) == (0, "")
+    seen = json.loads(out)
+    assert seen["exit_code"] == 0
+    assert ["waiting", ["waits for 1 GPU: 0 of 2 free"]] in seen["events"]
+    time.sleep(1)
+    assert (nodes.state()["groups"], nodes.state()["actors"]) == ([], [])
+
+
+def test_a_node_that_is_taken_back_takes_nothing_new_and_counts_as_lost(nodes: Nodes):
+    """Comes last: a drain cannot be undone."""
+    node = nodes.state()["nodes"][-1]
+    why = ("--reason", "DRAIN_REASON_PREEMPTION", "--reason-message", "spot")
+    drain = ("--node-id", node, *why, "--deadline-remaining-seconds", "300")
+    done = nodes.head.run("ray", "drain-node", "--address", nodes.head.address, *drain)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(nodes.head.run(sys.executable, "-c", LEAVING, nodes.head.address, node).stdout)
+    assert found == {"leaving": [node], "lost": [node]}

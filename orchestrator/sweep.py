@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator import provenance
 from orchestrator.checks import check_trial
-from orchestrator.cluster import Cluster, fit_cluster, most_workers
+from orchestrator.cluster import Cluster, fit_cluster
 from orchestrator.conductor import Conductor, SweepObserver
 from orchestrator.confirmation import confirmed_counts
 from orchestrator.evaluation import arms_to_open, is_evaluated, open_test
@@ -28,6 +28,7 @@ from orchestrator.interruption import Interruption, interruption
 from orchestrator.ledger import Ledger, SweepState, read_ledger
 from orchestrator.local_ray import load_ray, local_ray
 from orchestrator.mirror import Mirror, reach
+from orchestrator.refit import ordered, what_is_left
 from orchestrator.resources import Concurrency, GpuShare, TrialMemory, fit, this_machine
 from orchestrator.resume import check_drift, read_started, replay, was_complete
 from orchestrator.runner import TrialOrder
@@ -41,9 +42,6 @@ from trainables.data.cache import DecodeAll, decode_here, open_image_cache
 from trainables.data.datasets import load_dataset
 from trainables.errors import ClusterError, ConfigError, UserError
 from trainables.models.registry import encoder_fingerprint, preprocessing_of
-
-WAIT_SECONDS = 5.0
-"""Between two looks at a cluster that has lost all its nodes."""
 
 
 @dataclass(frozen=True)
@@ -292,55 +290,17 @@ def run_all(
         conductor.say("the sweep connects again" if cluster else "the sweep goes on with another Ray")
         try:
             if cluster:
-                found = fit_what_is_left(conductor, space, options, interrupted)
-                if found is None:
+                planned = options.num_workers or space.base("execution.num_workers")
+                if (left := what_is_left(conductor, cluster.address, planned, interrupted)) is None:
                     return
-                concurrency, open_ray = found, opener(conductor, found, cluster)
+                concurrency = share_machine(space, replace(options, **left), conductor.order.device)
+                conductor.order = ordered(conductor.order, concurrency)
+                conductor.say(concurrency.reason)
+                open_ray = opener(conductor, concurrency, cluster)
             is_done = run(concurrency, open_ray)
         except ClusterError as error:
             what = "the cluster is lost" if cluster else "no other Ray could be started"
             conductor.brakes.give_up(f"{what} ({error})")
-
-
-def fit_what_is_left(
-    conductor: Conductor, space: SearchSpace, options: SweepOptions, interrupted: Interruption
-) -> Concurrency | None:
-    """Returns how trials share what is left of a cluster, if need be with fewer workers; waits for a node.
-
-    Losses do not depend on how many workers share a batch. None = the user ended the sweep meanwhile.
-
-    Raises:
-        ClusterError: the cluster does not answer.
-    """
-    from orchestrator.gcs import look_at
-
-    assert options.cluster
-    device, planned = conductor.order.device, options.num_workers or space.base("execution.num_workers")
-    cluster, has_said = look_at(options.cluster.address), False
-    while not (num_workers := most_workers(cluster, planned, device)):
-        if not has_said:
-            conductor.say(
-                f"waits for a node: the cluster at {cluster.address} has none left that takes trials"
-            )
-        has_said = True
-        if interrupted.exit_code:
-            return None
-        time.sleep(WAIT_SECONDS)
-        cluster = look_at(options.cluster.address)
-    if num_workers < planned:
-        conductor.say(f"{planned} workers have no room any more: trials go on with {num_workers}")
-    left = replace(options, cluster=cluster, num_workers=num_workers)
-    concurrency = share_machine(space, left, device=device)
-    conductor.say(concurrency.reason)
-    conductor.order = replace(
-        conductor.order,
-        num_workers=num_workers,
-        cpus_per_trial=concurrency.cpus_per_trial,
-        gpus_per_trial=concurrency.gpus_per_trial,
-        memory_budget_gb=concurrency.memory_budget_gb,
-        spans_nodes=concurrency.spans_nodes,
-    )
-    return concurrency
 
 
 def opener(

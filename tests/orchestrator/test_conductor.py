@@ -302,8 +302,9 @@ def test_the_death_of_a_node_uses_up_no_retry(conduct):
 
 def test_a_lost_node_uses_up_no_retry_and_counts_once(conduct):
     conductor = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
-    for rank in range(1, 9):
+    for _ in range(1, 9):
         conductor.next_trial()
+    for rank in range(1, 9):
         conductor.lost_node(f"key-{rank}", {"aa"})
     assert {trial.status for trial in conductor.state.trials.values()} == {"placed"}
     assert conductor.brakes.num_crashes == 1

@@ -93,7 +93,9 @@ def test_a_report_carries_epoch_metrics_and_the_score_that_schedulers_read(order
 
 def test_a_trial_of_several_workers_holds_no_core_itself(order: TrialOrder):
     assert order.resources() == {"cpu": 4, "gpu": 0}
-    assert set(replace(order, num_workers=2).resources()) == {"memory"}
+    watches = replace(order, num_workers=2, gpus_per_trial=2.0)
+    assert set(watches.resources()) == {"node:__internal_head__", "memory"}  # no core, no GPU, no spot node
+    assert watches.need.per_worker == {"GPU": 1, "CPU": 2}
 
 
 def test_threads_are_the_trial_s_cores_unless_set(order: TrialOrder):

@@ -18,13 +18,11 @@ TRIAL_MEMORY_GB = 2.0
 SHARE_OF_MEMORY = 0.8
 SHARE_OF_GPU_MEMORY = 0.9
 """What trials that share a GPU may plan with; the rest is the driver's, and fragments."""
-AUTO = "auto"
-"""Trials share a GPU where their planned memory says that they fit."""
 MOST_ON_A_GPU = 8
 """Beyond this, trials take turns on its multiprocessors and none gets on faster."""
 
 GpuShare = float | Literal["auto"] | None
-"""`gpus_per_trial`: None = a whole GPU for each worker."""
+"""`gpus_per_trial`: None = a whole GPU for each worker; `auto`: trials share one where they fit into it."""
 LEAST_FOR_GRAPHS_GB = 0.25
 
 
@@ -166,7 +164,7 @@ def _fit_gpu(
 
 def check_share(share: GpuShare, num_workers: int) -> None:
     """Raises ClusterError for GPUs that the workers of a trial could not use."""
-    if share is None or share in (AUTO, num_workers):
+    if share is None or isinstance(share, str) or share == num_workers:
         return
     if num_workers == 1 and 0 < share < 1:
         return
@@ -195,7 +193,7 @@ def settle_share(
     gpu = machine.gpu_memory_gb
     if share is None or num_workers > 1:
         return float(num_workers), ""
-    if share != AUTO:
+    if not isinstance(share, str):
         if share >= 1 or gpu is None:
             return share, ""
         needed = memory.resident + memory.least

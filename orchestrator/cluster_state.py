@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Any
 
 from orchestrator.gcs import ALIVE, ask, messages
-from orchestrator.placement import Room
+from orchestrator.placement import PLACES, Room, place_key
 
 PROBE_SECONDS = 2.0
 GOES_SECONDS = 1.0
@@ -42,20 +42,25 @@ def rooms(address: str) -> list[Room]:
     ]
 
 
+def lost_under(address: str, job_id: str, trial_key: str, attempt: int) -> set[str]:
+    """Returns which nodes that an attempt stands on are gone; none where the head is."""
+    import grpc
+
+    try:
+        return lost_among(address, places_of(address, job_id, trial_key, attempt))
+    except grpc.RpcError:  # who waits for the head will see
+        return set()
+
+
 def lost_among(address: str, nodes: Collection[str]) -> set[str]:
     """Returns which of these nodes are dead, are being taken back, or no longer answer.
 
     A head takes half a minute to give a silent node up; a trial that stood there has failed long before.
     """
-    import grpc
-
-    try:
+    lost = _not_there(address, nodes)
+    if nodes and not lost:
+        time.sleep(GOES_SECONDS)
         lost = _not_there(address, nodes)
-        if nodes and not lost:
-            time.sleep(GOES_SECONDS)
-            lost = _not_there(address, nodes)
-    except grpc.RpcError:  # the head itself is gone: who waits for it will see
-        return set()
     return lost
 
 
@@ -66,6 +71,14 @@ def _not_there(address: str, nodes: Collection[str]) -> set[str]:
     found = ask(address, "GetAllNodeInfo", request).node_info_list if nodes else []
     alive = {info.node_id.hex() for info in found if info.state == ALIVE and _answers(info)}
     return set(nodes) - (alive - _leaving(address))
+
+
+def places_of(address: str, job_id: str, trial_key: str, attempt: int) -> set[str]:
+    """Returns the nodes on which processes of an attempt stand, or stood; none = it has not begun."""
+    prefix = place_key(job_id, trial_key, attempt).encode()
+    request = messages().InternalKVKeysRequest(prefix=prefix, namespace=PLACES.encode())
+    keys = ask(address, "InternalKVKeys", request, of="InternalKV").results
+    return {key.removeprefix(prefix).decode() for key in keys}
 
 
 def _leaving(address: str) -> set[str]:
@@ -110,6 +123,10 @@ def end_what_outlives(address: str, job_id: str) -> None:
         is_alone = all(job.is_dead or job.job_id.hex() == job_id for job in running)
         request = messages().GetAllActorInfoRequest()
         request.filters.job_id = bytes.fromhex(job_id)
+        places = messages().InternalKVDelRequest(
+            key=place_key(job_id).encode(), namespace=PLACES.encode(), del_by_prefix=True
+        )
+        ask(address, "InternalKVDel", places, of="InternalKV")
         for actor in ask(address, "GetAllActorInfo", request, of="ActorInfo").actor_table_data:
             if actor.is_detached and actor.state != DEAD and (is_alone or actor.name != COORDINATOR):
                 end = messages().KillActorViaGcsRequest(

@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from orchestrator.attempts import has_begun
-from orchestrator.cluster_state import num_unplaced, rooms
+from orchestrator.cluster_state import num_unplaced, places_of, rooms
 from orchestrator.conductor import Conductor
 from orchestrator.driver import WAITING
 from orchestrator.gcs import still_to_come
@@ -57,10 +56,8 @@ class ClusterWatch:
     def look(self) -> str:
         """Asks once, and tells; see `__call__`."""
         keys = list(self.open_trials())
-        trials, folder = self.conductor.state.trials, self.conductor.folder / "trials"
-        idle = [key for key in keys if not has_begun(folder / key, trials[key].attempts)]
         num_waiting = num_unplaced(self.address, self.job_id)
-        waiting = idle[-num_waiting:] if num_waiting else []
+        waiting = self.idle(keys)[-num_waiting:] if num_waiting else []
         if not waiting:
             self.fits_none_since = None
             self.tell({})
@@ -77,6 +74,11 @@ class ClusterWatch:
             return ""
         self.fits_none_since = self.fits_none_since or time.monotonic()
         return why if time.monotonic() - self.fits_none_since >= STUCK_SECONDS else ""
+
+    def idle(self, keys: Sequence[str]) -> list[str]:
+        """Returns the trials of which no process has run yet."""
+        trials = self.conductor.state.trials
+        return [key for key in keys if not places_of(self.address, self.job_id, key, trials[key].attempts)]
 
     def tell(self, reasons: dict[str, str]) -> None:
         """Tells whoever watches, and leaves it for `status`; only what has changed."""

@@ -14,6 +14,8 @@ from orchestrator.resources import Machine, counted
 
 CPU, GPU = "CPU", "GPU"
 NOUNS = {GPU: "GPU", CPU: "CPU core"}
+PLACES = "clip_orchestrator_places"
+"""Namespace in a head's table of keys: on which nodes attempts stand."""
 TOLERANCE = 1e-6  # Ray counts in ten-thousandths
 
 
@@ -54,6 +56,11 @@ class Room:
     total: Mapping[str, float]
     free: Mapping[str, float]
     is_leaving: bool = False  # it is being taken back, and takes nothing new
+
+
+def place_key(job_id: str, trial_key: str = "", attempt: int | None = None) -> str:
+    """Returns how the places of an attempt begin; without one, of a trial, or of all of a job."""
+    return "/".join([job_id, *([trial_key] if trial_key else []), *([str(attempt)] if attempt else []), ""])
 
 
 def can_ever_hold(need: Need, rooms: Iterable[Room], coming: Iterable[Machine] = ()) -> bool:

@@ -21,7 +21,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -29,7 +29,7 @@ from typing import Any, Literal, Self, TypedDict
 
 from orchestrator.attempts import taken_over
 from orchestrator.home import home
-from orchestrator.placement import Need
+from orchestrator.placement import PLACES, Need, place_key
 from orchestrator.storage import StorageError, open_storage
 from orchestrator.trial_files import TrialFiles
 from trainables import resolve
@@ -196,6 +196,7 @@ def _taken_up(order: TrialOrder, files: TrialFiles) -> Generator[tuple[Path | No
     with taken_over(
         Path(order.workdir), order.attempt, find=lambda: files.bring_checkpoint(order.attempt)
     ) as (checkpoint, damages):
+        _say_where(order)
         if order.storage is not None:
             Path(order.store).mkdir(parents=True, exist_ok=True)
             files.bring_inputs(order.inputs)
@@ -469,10 +470,15 @@ def _keep_imports() -> None:
     gc.freeze()
 
 
-def _this_node() -> str:
+def _say_where(order: TrialOrder) -> None:
+    """Leaves with Ray's head on which node a process of an attempt stands; the driver looks after nodes."""
     import ray
+    from ray.experimental.internal_kv import _internal_kv_put
 
-    return ray.get_runtime_context().get_node_id()
+    with suppress(Exception):  # nothing a trial should fail for
+        here = ray.get_runtime_context()
+        key = place_key(here.get_job_id(), order.trial_key, order.attempt)
+        _internal_kv_put(key + here.get_node_id(), b"", namespace=PLACES)
 
 
 def _free_memory() -> None:

@@ -21,7 +21,6 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from orchestrator.attempts import nodes_of
 from orchestrator.cluster import Cluster
 from orchestrator.conductor import Conductor
 from orchestrator.ledger import SweepState
@@ -90,11 +89,11 @@ def watched_cluster(desk: Desk, cluster: Cluster | None) -> Generator[Callable[[
     if cluster is None:
         yield lambda: ""
         return
-    from orchestrator.cluster_state import lost_among
+    from orchestrator.cluster_state import lost_under
     from orchestrator.cluster_watch import ClusterWatch
 
     address, job_id = cluster.address, ray.get_runtime_context().get_job_id()
-    desk.find_lost = partial(lost_among, address)
+    desk.find_lost = partial(lost_under, address, job_id)
     watch = ClusterWatch(
         desk.conductor, lambda: list(desk.open_trials.values()), address, job_id, desk.is_stopping
     )
@@ -209,7 +208,7 @@ class Desk:
             str, str
         ] = {}  # Tune's id → trial_key; a trial leaves when its end is recorded
         self.problem: Exception | None = None
-        self.find_lost: Callable[[set[str]], set[str]] | None = None  # of nodes; a Ray of our own has one
+        self.find_lost: Callable[[str, int], set[str]] | None = None  # nodes of an attempt, on a cluster
 
     def __reduce__(self) -> tuple[type[str], tuple[()]]:
         """Pickles to nothing: Tune stores its parts for a restore that never comes."""
@@ -248,8 +247,7 @@ class Desk:
         """Returns the nodes that an attempt stood on and that are gone."""
         if self.find_lost is None:
             return set()
-        folder, attempt = self.conductor.folder / "trials" / key, self.conductor.state.trials[key].attempts
-        return self.find_lost(nodes_of(folder, attempt))
+        return self.find_lost(key, self.conductor.state.trials[key].attempts)
 
     @contextmanager
     def guarded(self) -> Generator[None]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.attempts import has_begun, nodes_of, taken_over
+from orchestrator.attempts import taken_over
 from trainables.checkpoint import Checkpoint, write_checkpoint
 from trainables.errors import ClusterError
 
@@ -31,14 +31,6 @@ def test_the_first_attempt_starts_at_the_start(tmp_path: Path):
     with taken_over(tmp_path / "new", 1) as checkpoint:
         assert checkpoint == (None, [])
         assert (tmp_path / "new").is_dir()
-
-
-def test_an_attempt_says_where_it_stands(tmp_path: Path):
-    assert (has_begun(tmp_path, 1), nodes_of(tmp_path, 1)) == (False, set())
-    with taken_over(tmp_path, 1, node="aa"), taken_over(tmp_path, 1, node="bb"):
-        assert (has_begun(tmp_path, 1), nodes_of(tmp_path, 1)) == (True, {"aa", "bb"})
-    assert nodes_of(tmp_path, 1) == {"aa", "bb"}
-    assert not has_begun(tmp_path, 2)
 
 
 def test_a_later_attempt_goes_on_from_the_newest_sound_checkpoint_and_names_the_damaged(tmp_path: Path):

@@ -30,6 +30,8 @@ class Conductor:
 def head(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     """What it answers."""
     found = types.SimpleNamespace(num_unplaced=0, rooms=[LARGE], coming=())
+    places = {"key-1": {"a"}, "key-2": set()}  # the first one runs
+    monkeypatch.setattr(cluster_watch, "places_of", lambda address, job, key, attempt: places[key])
     monkeypatch.setattr(cluster_watch, "num_unplaced", lambda *_: found.num_unplaced)
     monkeypatch.setattr(cluster_watch, "rooms", lambda _: found.rooms)
     monkeypatch.setattr(cluster_watch, "still_to_come", lambda *_: found.coming)
@@ -38,8 +40,6 @@ def head(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
 
 @pytest.fixture
 def watch(tmp_path: Path) -> ClusterWatch:
-    (tmp_path / "trials" / "key-1").mkdir(parents=True)
-    (tmp_path / "trials" / "key-1" / "attempt-1.lock").touch()  # it runs
     return ClusterWatch(Conductor(tmp_path), lambda: ["key-1", "key-2"], "head:6379", "01000000")
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +52,12 @@ def assert_undisturbed(trial: TrialState, num_epochs: int = 40) -> None:
         assert metrics["train/loss"] == pytest.approx(place, abs=1e-4)
 
 
+def assert_left_clean(nodes: Nodes) -> None:
+    """The other job of the tests is the only one that may have left something, for a moment."""
+    kinds = ("places", "groups", "actors")
+    assert wait_for(lambda: not any(nodes.state()[kind] for kind in kinds), 15), nodes.state()
+
+
 def lose_a_node(home: Path, nodes: Nodes, name: str, rank: int, num_workers: int = 2) -> dict:
     """Runs a sweep of one trial, a worker a node, and kills the last worker's node in the middle of it."""
     options = {
@@ -66,10 +71,9 @@ def lose_a_node(home: Path, nodes: Nodes, name: str, rank: int, num_workers: int
     )
     epochs = home / "store" / "epochs.txt"
     assert wait_for(lambda: epochs.exists() and len(epochs.read_text().splitlines()) > 3, 150)
-    trials = home / "sweeps" / name / "trials"
-    lock = max(trials.glob("*/attempt-1.lock"), key=lambda path: path.stat().st_mtime)
-    stood_on = lock.read_text().split()
-    assert len(set(stood_on)) == num_workers
+    places = [key.split("/") for key in nodes.state()["places"]]
+    stood_on = [node for _, key, _, node in places if key == epochs.read_text().split()[-2]]
+    assert len(stood_on) == num_workers
     kill(node_of(nodes, stood_on[-1]))
     out, err = driver.communicate(timeout=300)
     assert (driver.returncode, err) == (0, "")
@@ -106,10 +110,7 @@ def test_trials_of_two_workers_span_nodes_and_leave_nothing(tmp_path: Path, node
     for rank in (4, 8):
         trial = trial_of(state, rank)
         assert (trial.metrics["perf/total"], trial.metrics["perf/num_pids"]) == (3.0, 2.0)
-        lock = tmp_path / "home" / "sweeps" / "pair" / "trials" / trial.trial_key / "attempt-1.lock"
-        assert len(set(lock.read_text().split())) == 2
-    assert nodes.state()["groups"] == []
-    assert nodes.state()["actors"] == []
+    assert_left_clean(nodes)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -124,7 +125,7 @@ def test_a_trial_whose_node_dies_goes_on_elsewhere_and_uses_up_no_retry(
     epochs = (tmp_path / "home" / "store" / "epochs.txt").read_text().splitlines()
     assert len(epochs) <= len(set(epochs)) + 1  # no more than the epoch that was cut off
     assert not any("connects again" in event[1] for event in seen["events"] if event[0] == "message")
-    assert (nodes.state()["groups"], nodes.state()["actors"]) == ([], [])
+    assert_left_clean(nodes)
 
 
 def test_where_two_workers_have_no_room_any_more_one_goes_on(tmp_path: Path, nodes: Nodes):
@@ -136,7 +137,7 @@ def test_where_two_workers_have_no_room_any_more_one_goes_on(tmp_path: Path, nod
     said = " ".join(event[1] for event in seen["events"] if event[0] == "message")
     assert "waits for a node: it takes 2 workers of 1 CPU core" in said
     assert "2 workers have no room any more: trials go on with 1" in said
-    assert (nodes.state()["groups"], nodes.state()["actors"]) == ([], [])
+    assert_left_clean(nodes)
 
 
 def test_a_trial_that_waits_says_for_what(tmp_path: Path, nodes: Nodes):
@@ -165,8 +166,7 @@ def test_a_trial_that_waits_says_for_what(tmp_path: Path, nodes: Nodes):
     seen = json.loads(out)
     assert seen["exit_code"] == 0
     assert ["waiting", ["waits for 1 GPU: 0 of 2 free"]] in seen["events"]
-    time.sleep(1)
-    assert (nodes.state()["groups"], nodes.state()["actors"]) == ([], [])
+    assert_left_clean(nodes)
 
 
 def test_a_node_that_is_taken_back_takes_nothing_new_and_counts_as_lost(nodes: Nodes):

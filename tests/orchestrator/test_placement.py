@@ -4,7 +4,16 @@ import random
 
 import pytest
 
-from orchestrator.placement import CPU, GPU, Need, Room, can_ever_hold, per_node, waits_for
+from orchestrator.placement import (
+    CPU,
+    GPU,
+    Need,
+    Room,
+    can_ever_hold,
+    per_node,
+    place_key,
+    waits_for,
+)
 from orchestrator.resources import Machine
 
 
@@ -83,3 +92,9 @@ def test_what_no_node_can_hold_waits_for_one():
 def test_nodes_are_listed_one_by_one_and_many_are_counted():
     assert per_node([{GPU: 2}, {GPU: 1}], [GPU]) == "2 nodes with 2 + 1 GPUs"
     assert per_node([{GPU: 8}] * 30 + [{GPU: 4}], [GPU]) == "31 nodes with 30 × 8 + 1 × 4 GPUs"
+
+
+def test_the_places_of_one_attempt_are_no_other_s():
+    assert place_key("01", "ab", 1) == "01/ab/1/"
+    assert not place_key("01", "ab", 12).startswith(place_key("01", "ab", 1))
+    assert place_key("01", "ab", 1).startswith(place_key("01"))

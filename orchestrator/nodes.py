@@ -64,8 +64,9 @@ def _ask(node_id: str, uri: str, place: str, token: str) -> Any:
 
 def _problem(answer: Any, storage: Storage, key: str, token: str) -> str | None:
     try:
-        if (problem := ray.get(answer, timeout=PATIENCE_SECONDS)) is not None:
-            return str(problem)
+        problem: Any = ray.get(answer, timeout=PATIENCE_SECONDS)
+        if problem:
+            return problem
         if storage.get_bytes(key) != token.encode():
             return "what it wrote there is read as something else"
     except FileNotFoundError:

@@ -120,13 +120,14 @@ class Nodes:
             "RAY_AUTH_MODE": "token",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         }
+        own = {"PYTHONPATH": f"{HERE.parents[1]}:{HERE}", "CLIP_ORCHESTRATOR_HOME": str(folder / "head")}
         with (folder / "nodes.log").open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, str(HERE / "several_nodes.py")],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=os.environ | self.variables | {"PYTHONPATH": f"{HERE.parents[1]}:{HERE}"},
+                env=os.environ | self.variables | own,
                 text=True,
             )
         self.address = self.process.stdout.readline().strip()
@@ -173,8 +174,7 @@ def test_a_trial_moves_to_another_node_with_its_checkpoint_and_its_results_come_
 
 
 @pytest.mark.slow
-def test_a_node_that_does_not_see_the_storage_is_named_before_anything_starts(tmp_path: Path):
-    """Its folder is another one: hidden behind an empty one, as where a mount is missing."""
+def test_a_node_that_cannot_take_part_is_named_before_anything_starts(tmp_path: Path):
     home, shared = tmp_path / "home", tmp_path / "shared"
     shared.mkdir()
     nodes = Nodes(tmp_path)

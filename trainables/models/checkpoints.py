@@ -235,9 +235,11 @@ def from_checkpoint(model_class: Any, folder: Path, *, weights: bool = True) -> 
 
     Raises:
         ConfigError: a tensor is missing in the checkpoint, or of another shape; nothing random takes its
-    place.
+            place.
+        WeightsUnavailable: a file of weights that was cut short or is damaged.
     """
     import torch
+    from safetensors import SafetensorError
 
     declare_missing_operators()  # transformers imports torchvision
     from transformers import AutoConfig
@@ -247,9 +249,18 @@ def from_checkpoint(model_class: Any, folder: Path, *, weights: bool = True) -> 
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             build = getattr(model_class, "from_config", model_class)
             return build(config).float().eval()
-        model, report = model_class.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, dtype=torch.float32
-        )
+        try:
+            model, report = model_class.from_pretrained(
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                dtype=torch.float32,
+            )
+        except SafetensorError as error:
+            raise WeightsUnavailable(
+                f"{folder}: its safetensors are damaged ({error}); get them again"
+            ) from error
     absent = [*sorted(report["missing_keys"]), *map(str, report["mismatched_keys"])]
     if absent:
         raise ConfigError(

@@ -121,7 +121,7 @@ def _random(architecture: str) -> Any:
     import open_clip
     from transformers import CLIPConfig, CLIPModel
 
-    said = open_clip.get_model_config(architecture)
+    said: Any = open_clip.get_model_config(architecture)
     vision, text, joint_dim = said["vision_cfg"], said["text_cfg"], said["embed_dim"]
     config = CLIPConfig(
         vision_config={

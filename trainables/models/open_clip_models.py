@@ -103,9 +103,9 @@ def load_open_clip(
     del store  # nothing is derived from the weights
     declare_missing_operators()
     preprocessing = preprocessing_of(config)
+    file = _weights_file(config, spec) if weights else None  # before anything large is built
     model, tokenizer = _build(config, spec, preprocessing.size)
-    if weights:
-        file = _weights_file(config, spec)
+    if file is not None:
         _fill(model, read_tensors(file, _sha256(config, spec)), file)
     encoder = OpenClip(model.eval(), tokenizer)
     encoder.family = spec.family

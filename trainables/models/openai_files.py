@@ -20,11 +20,7 @@ from trainables.models.checkpoints import hash_of
 from trainables.models.torchscript_archive import is_torchscript, read_torchscript
 
 HEAD_WIDTH, GRID = 64, 32  # of every CLIP; pixels to a side of the last feature map of a ResNet
-NOT_WEIGHTS = (
-    "input_resolution",
-    "context_length",
-    "vocab_size",
-)  # numbers, kept as tensors
+NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers, kept as tensors
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -40,6 +36,8 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     _check_hash(path, sha256)
     try:
         loaded = _load(path)
+    except MemoryError:
+        raise
     except Exception as error:  # each library has its own for a damaged file
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise WeightsUnavailable(
@@ -113,9 +111,7 @@ def _check_hash(path: Path, wanted: str | None) -> None:
         return
     found = hash_of(path)
     if wanted is not None and found != wanted:
-        raise WeightsUnavailable(
-            f"{path}: SHA-256 {found}, encoder.revision asks for {wanted}; get the file again"
-        )
+        raise WeightsUnavailable(f"{path}: SHA-256 {found}, asked for is {wanted}; get the file again")
     if wanted is None and found not in published_hashes():
         raise WeightsUnavailable(
             f"{path}: a .pt may hold code, and its SHA-256 {found} is none that OpenAI published (a download "

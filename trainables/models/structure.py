@@ -106,7 +106,7 @@ def structure_of(config: EncoderConfig) -> Structure | None:
 
 
 def is_kept(config: EncoderConfig) -> bool:
-    """Says whether an encoder is registered with its structure, of which tests have shown every preset alive."""
+    """Says whether an encoder is registered with its structure, whose presets tests have shown alive."""
     return config.name in _all_kept()
 
 
@@ -221,7 +221,8 @@ def main() -> None:
     """Writes the structures that are kept."""
     configs: list[Any] = [EncoderConfig(name=name) for name in ENCODERS]
     lines = [
-        f"{json.dumps(config.name)}: {json.dumps(_built(config).model_dump(mode='json'))}" for config in configs
+        f"{json.dumps(config.name)}: {json.dumps(_built(config).model_dump(mode='json'))}"
+        for config in configs
     ]
     KEPT.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 

@@ -73,6 +73,8 @@ class _Index(pickle.Unpickler):
             return OrderedDict
         if module == "torch.jit._pickle" and name in LISTS:
             return list
+        if (module, name) == ("torch.jit._pickle", "restore_type_tag"):
+            return _untagged
         raise pickle.UnpicklingError(f"its index names {module}.{name}")
 
     def persistent_load(self, pid: Any, /) -> Tensor:
@@ -91,6 +93,11 @@ class _Index(pickle.Unpickler):
 def _rebuild(storage: Tensor, offset: int, size: Any, stride: Any, *ignored: Any) -> Tensor:
     del ignored  # requires_grad and hooks
     return storage.as_strided(tuple(size), tuple(stride), offset)
+
+
+def _untagged(value: Any, tag: str) -> Any:
+    del tag
+    return value
 
 
 def _tensors(module: Any, prefix: str) -> list[tuple[str, Tensor]]:

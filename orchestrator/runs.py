@@ -311,6 +311,8 @@ def private(values: Any) -> Any:
         return [private(value) for value in cast("list[Any]", values)]
     if isinstance(values, str) and re.match(r"(/|~|\.{1,2}/|file:|[A-Za-z]:\\)", values):
         return re.split(r"[/\\]", values.rstrip("/\\"))[-1]
+    if isinstance(values, str) and re.match(r"(openai|open_clip|dual):", values):  # encoders of local files
+        return re.sub(r"(?<=[:@+])(/|~|\.{1,2}/)[^@+]*/", "", values)
     return values
 
 

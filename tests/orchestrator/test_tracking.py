@@ -535,6 +535,8 @@ def test_a_trial_that_was_stopped_early_repeats_no_step_losses(tmp_path: Path):
         ({"data.root": "x", "data": {"manifest": "m.csv", "seed": 1}}, {"data": {"seed": 1}}),
         (["/srv/models/clip", "~/clip/", "../clip", "C:\\models\\clip"], ["clip"] * 4),
         ("openai/clip-vit-base-patch32", "openai/clip-vit-base-patch32"),
+        ("openai:/home/me/ViT.pt", "openai:ViT.pt"),
+        (["open_clip:RN50@~/a/b.pt", "dual:/srv/vit+org/text"], ["open_clip:RN50@b.pt", "dual:vit+org/text"]),
     ],
 )
 def test_private_values_lose_their_places(value: Any, expected: Any):

@@ -10,6 +10,7 @@ from trainables.footprint import footprint
 from trainables.micro_batch import saved_bytes
 from trainables.models.load import load_dual_encoder
 from trainables.models.lora import attach
+from trainables.models.registry import ENCODERS
 from trainables.models.structure import structure_of
 
 METHODS = [
@@ -46,11 +47,40 @@ def test_the_footprint_covers_what_is_really_trained_and_kept(method: dict[str, 
     assert kept[0] / 2 <= found.graphs_per_pair if is_trained else found.graphs_per_pair == 0
 
 
-def test_the_kept_structure_is_that_of_the_encoder() -> None:
+@pytest.mark.parametrize(
+    "name",
+    [name if ENCODERS[name].files else pytest.param(name, marks=pytest.mark.slow) for name in ENCODERS],
+)
+def test_the_kept_structure_is_that_of_the_encoder(name: str) -> None:
     from trainables.models import structure
 
-    built = structure._built(EncoderConfig())
-    assert structure_of(EncoderConfig()) == built, "run `python -m trainables.models.structure`"
+    built = structure._built(EncoderConfig(name=name))
+    assert structure_of(EncoderConfig(name=name)) == built, "run `python -m trainables.models.structure`"
+
+
+def test_a_transformer_at_another_size_has_other_patches_and_the_same_class_token() -> None:
+    whole, half = (
+        structure_of(EncoderConfig(name="openai/clip-vit-base-patch32", image_size=size))
+        for size in (None, 128)
+    )
+    assert (whole.num_tokens, half.num_tokens) == (50, 17)
+    assert half.activation_bytes[1] == pytest.approx(17 * 768 * 4, abs=1)  # rounded up
+
+
+@pytest.mark.parametrize(
+    ("name", "towers", "preset", "expected"),
+    [
+        ("openai/clip-vit-base-patch32", "both", "qv", 245_760),
+        ("openai/clip-vit-base-patch32", "both", "qv_mlp", 860_160),
+        ("open_clip:RN50-quickgelu@openai", "image", "conv", 294_144),
+    ],
+)
+def test_adapters_of_registered_encoders_are_counted_without_their_weights(
+    name: str, towers: str, preset: str, expected: int
+) -> None:
+    lora = {"lora.towers": towers, "lora.target_modules": preset, "lora.rank": 4, "lora.num_blocks": None}
+    found = footprint(from_flat({"encoder.name": name, "adapt.method": "lora", **lora}))
+    assert found.num_trainable == expected + 1  # the logit scale
 
 
 def test_the_size_of_images_scales_what_they_take() -> None:
@@ -66,4 +96,4 @@ def test_bfloat16_halves_frozen_weights() -> None:
 
 
 def test_an_encoder_that_is_not_here_has_no_footprint() -> None:
-    assert footprint(from_flat({"encoder.name": "openai/clip-vit-base-patch32"})) is None
+    assert footprint(from_flat({"encoder.name": "nobody/no-such-clip"})) is None

@@ -33,6 +33,8 @@ def local_places(name: str) -> dict[str, list[Path]]:
         parts = list(split_dual(name))
     elif name.startswith("open_clip:"):
         parts = [part for part in split_open_clip(name) if part]
+    elif name.startswith("openai:"):
+        parts = [name.removeprefix("openai:")]
     places = {part: local_folder(part) or found(part) for part in parts}
     files = {
         part: [file for pattern in PATTERNS for file in place.glob(pattern)] if place.is_dir() else [place]
@@ -62,6 +64,31 @@ def split_open_clip(name: str) -> tuple[str, str | None]:
     return architecture, weights or None
 
 
+def openai_file(name: str) -> Path:
+    """Returns FILE of `openai:FILE`.
+
+    Raises:
+        WeightsUnavailable: there is no such file.
+    """
+    path = found(name.removeprefix("openai:"))
+    if not path.is_file():
+        raise WeightsUnavailable(f"{path}: no such file")
+    return path
+
+
+def sha256_asked(revision: str | None) -> str | None:
+    """Returns `encoder.revision` of a file of weights, which is its SHA-256.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if revision is not None and not re.fullmatch("[0-9a-f]{64}", revision):
+        raise ConfigError(
+            f"encoder.revision='{revision}': of a file it is the SHA-256, 64 hex digits (sha256sum FILE)"
+        )
+    return revision
+
+
 def weights_identity(name: str, revision: str | None = None) -> list[str]:
     """Returns what identifies an encoder's weights: hashes of local files, a Hub commit, or a tag.
 
@@ -70,16 +97,19 @@ def weights_identity(name: str, revision: str | None = None) -> list[str]:
     """
     if name.startswith("dual:"):
         return [part for half in split_dual(name) for part in weights_identity(half)]
+    if name.startswith("openai:"):
+        return [hash_of(openai_file(name))]
     if name.startswith("open_clip:"):
         architecture, weights = split_open_clip(name)
-        return (
-            weights_identity(architecture) if weights is None else [architecture, *weights_identity(weights)]
-        )
+        if weights is None:
+            return weights_identity(architecture)
+        is_tag = not found(weights).is_file()
+        return [architecture, *weights_identity(weights), *([revision] if revision and is_tag else [])]
     if folder := local_folder(name):
         files = sorted(path for pattern in PATTERNS for path in folder.glob(pattern))
-        return [f"{path.name} {_hash(path)}" for path in files]
+        return [f"{path.name} {hash_of(path)}" for path in files]
     if found(name).is_file():
-        return [_hash(found(name))]
+        return [hash_of(found(name))]
     return (
         [name, commit_of(name, revision)] if "/" in name else [name]
     )  # without an owner: a name of timm or open_clip
@@ -105,7 +135,7 @@ def package_file(name: str, md5: str) -> Path:
     """
     package, _, inner = name.partition("/")
     path = package_folder(package) / inner
-    found = _hash(path, "md5") if path.is_file() else "none"
+    found = hash_of(path, "md5") if path.is_file() else "none"
     if found != md5:
         raise WeightsUnavailable(
             f"{path}: md5 {found}, tested was {md5}; reinstall {package.replace('_', '-')} with 'make setup'"
@@ -205,9 +235,11 @@ def from_checkpoint(model_class: Any, folder: Path, *, weights: bool = True) -> 
 
     Raises:
         ConfigError: a tensor is missing in the checkpoint, or of another shape; nothing random takes its
-    place.
+            place.
+        WeightsUnavailable: a file of weights that was cut short or is damaged.
     """
     import torch
+    from safetensors import SafetensorError
 
     declare_missing_operators()  # transformers imports torchvision
     from transformers import AutoConfig
@@ -217,9 +249,18 @@ def from_checkpoint(model_class: Any, folder: Path, *, weights: bool = True) -> 
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             build = getattr(model_class, "from_config", model_class)
             return build(config).float().eval()
-        model, report = model_class.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, dtype=torch.float32
-        )
+        try:
+            model, report = model_class.from_pretrained(
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                dtype=torch.float32,
+            )
+        except SafetensorError as error:
+            raise WeightsUnavailable(
+                f"{folder}: its safetensors are damaged ({error}); get them again"
+            ) from error
     absent = [*sorted(report["missing_keys"]), *map(str, report["mismatched_keys"])]
     if absent:
         raise ConfigError(
@@ -245,7 +286,8 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _hash(path: Path, algorithm: str = "sha256") -> str:
+def hash_of(path: Path, algorithm: str = "sha256") -> str:
+    """Returns a file's hash, read once as long as the file does not change."""
     status = path.stat()
     return _hash_once(path, algorithm, status.st_size, status.st_mtime_ns)
 

@@ -100,6 +100,8 @@ def load_clip(config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store:
         WeightsUnavailable: neither here nor reachable.
     """
     del store  # nothing is derived from the weights
+    if not weights and spec.architecture:
+        return _named(HFClip(_random(spec.architecture), None), config, spec, weights=False)
     folder = checkpoint_folder(config.name, config.revision or spec.revision, weights=weights)
     kind = (checkpoint_json(str(folder), "config.json") or {}).get("model_type")
     if kind != "clip":
@@ -111,7 +113,39 @@ def load_clip(config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store:
 
     model = from_checkpoint(CLIPModel, folder, weights=weights)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    encoder = HFClip(model, tokenizer)
+    return _named(HFClip(model, tokenizer), config, spec, weights=weights)
+
+
+def _random(architecture: str) -> Any:
+    """Returns a `CLIPModel` by open_clip's name of its architecture, which needs no network."""
+    import open_clip
+    from transformers import CLIPConfig, CLIPModel
+
+    said: Any = open_clip.get_model_config(architecture)
+    vision, text, joint_dim = said["vision_cfg"], said["text_cfg"], said["embed_dim"]
+    config = CLIPConfig(
+        vision_config={
+            **_layers(vision["width"], vision["layers"], vision["width"] // 64, joint_dim),
+            "image_size": vision["image_size"],
+            "patch_size": vision["patch_size"],
+        },
+        text_config=_layers(text["width"], text["layers"], text["heads"], joint_dim),
+        projection_dim=joint_dim,
+    )
+    return CLIPModel(config).eval()
+
+
+def _layers(width: int, layers: int, heads: int, joint_dim: int) -> dict[str, int]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "projection_dim": joint_dim,
+    }
+
+
+def _named(encoder: HFClip, config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> HFClip:
     encoder.family = spec.family
     encoder.name = config.name
     encoder.fingerprint = encoder_fingerprint(config) if weights else "random"

@@ -1,8 +1,7 @@
 """Proof, at the start of a trial, that every adapter does something.
 
-PEFT attaches adapters by name. A forward pass may ignore them: `nn.MultiheadAttention` reads the weights of
-its `out_proj` and never calls it, so an adapter there trains nothing while the loss goes down elsewhere
-(huggingface/peft#761).
+PEFT attaches adapters by name. A forward pass may ignore them: a fused kernel reads the weights of a layer
+and never calls it, so an adapter there trains nothing while the loss goes down elsewhere (`attention`).
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from trainables.config import LoraConfig, TrialConfig
-from trainables.errors import ConfigError
 from trainables.models.adaptation import Adaptation
 from trainables.models.adapter_files import load_adapter, save_adapter
 from trainables.models.dropout import AdapterInput, CounterDropout, set_dropout_rows
@@ -42,7 +41,7 @@ def attach(encoder: DualEncoder, config: TrialConfig) -> Adaptation:
     change yet.
 
     Raises:
-        ConfigError: targets that match nothing, or adapter dropout where it would be ignored.
+        ConfigError: targets that match nothing.
     """
     method = config.adapt.method
     encoder.requires_grad_(False)
@@ -98,8 +97,6 @@ def _inject(
         f"{name}." if name else "" for name, m in encoder.named_modules() if m is encoder.adapter_root
     )
     names = [name for tower in targets.values() for name in tower]
-    if lora.dropout:
-        _refuse_ignored_dropout(encoder, names)
     peft = import_peft()
     assert not hasattr(encoder.adapter_root, "peft_config"), "an encoder is adapted once"
     settings = peft.LoraConfig(
@@ -116,21 +113,10 @@ def _inject(
     for tower, modules in targets.items():
         for name in modules:
             adapted: Any = encoder.get_submodule(name)
-            if isinstance(adapted.base_layer, nn.MultiheadAttention):
-                continue  # reads the weights of A and never calls it
             dropout = CounterDropout(lora.dropout, name=name, tower=tower).train(encoder.training)
             adapted.lora_A[ADAPTER] = AdapterInput(adapted.lora_A[ADAPTER], dropout if lora.dropout else None)
             adapted.lora_dropout[ADAPTER] = nn.Identity()
             adapted.cast_input_dtype_enabled = False  # done by `AdapterInput`, which saves no copy
-
-
-def _refuse_ignored_dropout(encoder: DualEncoder, names: list[str]) -> None:
-    for name in names:
-        if isinstance(encoder.get_submodule(name), nn.MultiheadAttention):
-            raise ConfigError(
-                f"lora.dropout: PEFT ignores it inside the fused attention '{name}' of {encoder.name}; "
-                "set it to 0 or target other modules"
-            )
 
 
 def _lowest_adapted_block(encoder: DualEncoder, targets: list[str]) -> int:

@@ -11,26 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.errors import ConfigError
 from trainables.models.dropout import AdapterInput
 from trainables.models.dual_encoder import DualEncoder
 
 
 def store_frozen_in_bfloat16(encoder: DualEncoder) -> None:
-    """Converts in place what does not train; call it after adapters are attached.
-
-    Raises:
-        ConfigError: adapters in a fused attention, which are merged into its weights in every forward pass.
-    """
-    for name, module in encoder.named_modules():
+    """Converts in place what does not train; call it after adapters are attached."""
+    for module in encoder.modules():
         if module is encoder:
             continue
         own = list(module.parameters(recurse=False))
-        if isinstance(module, nn.MultiheadAttention) and "base_layer" in name:
-            raise ConfigError(
-                f"encoder.precision: bfloat16 is not available with adapters in the fused attention '{name}' "
-                f"of {encoder.name}; set it to float32"
-            )
         if any(parameter.requires_grad for parameter in own) and not isinstance(module, AdapterInput):
             module.register_forward_pre_hook(_in_float32)
         for parameter in own:

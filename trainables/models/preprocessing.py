@@ -7,7 +7,14 @@ from typing import Any
 
 from trainables.config import EncoderConfig, PreprocessingSpec
 from trainables.errors import ConfigError
-from trainables.models.checkpoints import checkpoint_json, local_folder, split_dual, split_open_clip
+from trainables.models.checkpoints import (
+    checkpoint_json,
+    local_folder,
+    openai_file,
+    sha256_asked,
+    split_dual,
+    split_open_clip,
+)
 from trainables.models.torchvision_import import declare_missing_operators
 
 PIL_INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
@@ -30,7 +37,16 @@ def read_clip(config: EncoderConfig, default: PreprocessingSpec) -> Preprocessin
 
 
 def read_open_clip(config: EncoderConfig, default: PreprocessingSpec) -> PreprocessingSpec:
-    """Reads `open_clip_config.json` of a folder, or open_clip's own tables of architectures and weights."""
+    """Reads `open_clip_config.json` of a folder, or open_clip's own tables of architectures and weights.
+
+    A file of OpenAI's says its size by the shapes of its tensors, and all have the same pixels.
+    """
+    if config.name.startswith("openai:"):
+        from trainables.models.openai_files import openai_architecture, shapes_of
+
+        path = openai_file(config.name)
+        architecture = openai_architecture(shapes_of(path, sha256_asked(config.revision)), path)
+        return _changed(default, size=architecture["vision_cfg"]["image_size"])
     architecture, tag = split_open_clip(config.name)
     if local_folder(architecture):
         said = checkpoint_json(architecture, "open_clip_config.json") or {}

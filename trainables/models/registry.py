@@ -8,8 +8,8 @@ from typing import Literal
 
 from trainables.artifacts import fingerprint
 from trainables.config import EncoderConfig, PreprocessingSpec, TrialConfig
-from trainables.errors import ConfigError
-from trainables.models.checkpoints import local_folder, weights_identity
+from trainables.errors import ConfigError, WeightsUnavailable
+from trainables.models.checkpoints import commit_of, local_folder, weights_identity
 from trainables.models.preprocessing import READERS
 
 TowerName = Literal["image", "text"]
@@ -66,7 +66,15 @@ class EncoderSpec:
     licence: str
     files: dict[str, str] = field(default_factory=dict)  # package file → md5, checked before loading
     revision: str | None = None  # commit on the Hub; `encoder.revision` overrides it
-    version: int = 1  # raise it when our own code changes the encoder's outputs
+    version: int = 1  # raise it when our own code changes the encoder's outputs or the names in its adapters
+    repository: str | None = None  # on the Hub, where it is not the encoder's name
+    sha256: str | None = None  # of its weights at that revision, where published
+    is_pinned: bool = True  # False: nobody has tested a commit, so `encoder.revision` must name one
+    architecture: str | None = None  # open_clip's name of it
+    preprocessing: PreprocessingSpec | None = None  # where it is not the family's
+    num_parameters: int | None = None
+    pooled_dim: int | None = None
+    joint_dim: int | None = None
 
 
 BERT = Tower(
@@ -76,22 +84,43 @@ BERT = Tower(
         "all": ("query", "key", "value", "dense"),
     }
 )
-CLIP_TOWER = Tower(
-    presets={
+
+
+def _clip_presets(up: str, down: str) -> dict[str, tuple[str, ...]]:
+    """Returns the presets of CLIP's transformer, whose MLP has two names in each library."""
+    attention = ("q_proj", "k_proj", "v_proj", "out_proj")
+    return {
         "qv": ("q_proj", "v_proj"),
-        "qkv": ("q_proj", "k_proj", "v_proj"),
-        "qkvo": ("q_proj", "k_proj", "v_proj", "out_proj"),
-        "qv_mlp": ("q_proj", "v_proj", "fc1", "fc2"),
-        "all": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+        "qkv": attention[:3],
+        "qkvo": attention,
+        "mlp": (up, down),
+        "qv_mlp": ("q_proj", "v_proj", up, down),
+        "all": (*attention, up, down),
     }
-)
-OPEN_CLIP_TOWER = Tower(  # its fused attention is adapted whole: q, k, v and out together
-    presets={"attn": ("attn",), "mlp": ("c_fc", "c_proj"), "all": ("attn", "c_fc", "c_proj")}
+
+
+CLIP_TOWER = Tower(_clip_presets("fc1", "fc2"))
+OPEN_CLIP_TEXT = Tower(_clip_presets("c_fc", "c_proj"))
+OUTER, INNER = (r"blocks\.[1-9]\d*\.conv1", r"blocks\.[1-9]\d*\.conv3"), (r"blocks\.[1-9]\d*\.conv2",)
+OPEN_CLIP_IMAGE = (
+    Tower(  # a transformer has no bottlenecks; of a ResNet, q, k and v are its attention pooling's
+        {
+            **OPEN_CLIP_TEXT.presets,
+            "conv1x1": OUTER,
+            "conv3x3": INNER,
+            "conv": (*OUTER, *INNER),
+            "attnpool": ("q_proj", "k_proj", "v_proj"),
+            "all": (*OPEN_CLIP_TEXT.presets["all"], *OUTER, *INNER),
+        }
+    )
 )
 ANY_TOWER = Tower(presets={"all": (r"\w+",)})
 CLIP_PIXELS = PreprocessingSpec(
     mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
 )
+
+OPENAI_LICENCE = "MIT (deployed use out of scope)"
+OPEN_CLIP_VERSION = 2  # attention split into q, k, v and out
 
 FAMILIES: dict[str, Family] = {
     "clip": Family(
@@ -135,8 +164,8 @@ FAMILIES: dict[str, Family] = {
     ),
     "open_clip": Family(
         loader="trainables.models.open_clip_models:load_open_clip",
-        image=OPEN_CLIP_TOWER,
-        text=OPEN_CLIP_TOWER,
+        image=OPEN_CLIP_IMAGE,
+        text=OPEN_CLIP_TEXT,
         learning_rate=2e-4,
         learning_rate_range=(1e-5, 2e-3),
         preprocessing=CLIP_PIXELS,
@@ -160,20 +189,71 @@ ENCODERS: dict[str, EncoderSpec] = {
     "openai/clip-vit-base-patch32": EncoderSpec(
         "clip",
         "OpenAI CLIP ViT-B/32",
-        "MIT (deployed use out of scope)",
+        OPENAI_LICENCE,
         revision="c237dc49a33fc61debc9276459120b7eac67e7ef",  # the Hub's conversion: main holds a pickle only
+        architecture="ViT-B-32-quickgelu",
+        num_parameters=151_277_313,
+        pooled_dim=768,
+        joint_dim=512,
     ),
     "openai/clip-vit-base-patch16": EncoderSpec(
         "clip",
         "OpenAI CLIP ViT-B/16",
-        "MIT (deployed use out of scope)",
+        OPENAI_LICENCE,
         revision="57c216476eefef5ab752ec549e440a49ae4ae5f3",
+        architecture="ViT-B-16-quickgelu",
+        num_parameters=149_620_737,
+        pooled_dim=768,
+        joint_dim=512,
     ),
     "openai/clip-vit-large-patch14": EncoderSpec(
         "clip",
         "OpenAI CLIP ViT-L/14",
-        "MIT (deployed use out of scope)",
+        OPENAI_LICENCE,
         revision="32bd64288804d66eefd0ccbe215aa642df71cc41",
+        architecture="ViT-L-14-quickgelu",
+        num_parameters=427_616_513,
+        pooled_dim=1024,
+        joint_dim=768,
+    ),
+    "openai/clip-vit-large-patch14-336": EncoderSpec(
+        "open_clip",  # the repository of this name holds a pickle only
+        "OpenAI CLIP ViT-L/14 at 336 pixels",
+        OPENAI_LICENCE,
+        repository="timm/vit_large_patch14_clip_336.openai",
+        revision="81e38efc4637de5023b10e75a7f9bd1c6fa6b010",
+        sha256="fbc415c3d0d7b79faed8f5ccfb740c32b7c4f5ffe7283b851f89c6231c01a8e0",
+        version=OPEN_CLIP_VERSION,
+        architecture="ViT-L-14-336-quickgelu",
+        preprocessing=CLIP_PIXELS.model_copy(update={"size": 336}),
+        num_parameters=427_944_193,
+        pooled_dim=1024,
+        joint_dim=768,
+    ),
+    "open_clip:RN50-quickgelu@openai": EncoderSpec(
+        "open_clip",
+        "OpenAI CLIP ResNet-50",
+        OPENAI_LICENCE,
+        repository="timm/resnet50_clip.openai",
+        revision="ec3d92cf63a5f9d591f0d611b736895966c73076",
+        sha256="da0baa37fb2211eee5729ab69ed587eb10d48f5b7076ceeed01552fc3d4cb4ee",
+        version=OPEN_CLIP_VERSION,
+        architecture="RN50-quickgelu",
+        num_parameters=102_007_137,
+        pooled_dim=2048,
+        joint_dim=1024,
+    ),
+    "open_clip:RN101-quickgelu@openai": EncoderSpec(
+        "open_clip",
+        "OpenAI CLIP ResNet-101",
+        OPENAI_LICENCE,
+        repository="timm/resnet101_clip.openai",
+        is_pinned=False,
+        version=OPEN_CLIP_VERSION,
+        architecture="RN101-quickgelu",
+        num_parameters=119_688_033,
+        pooled_dim=2048,
+        joint_dim=512,
     ),
 }
 
@@ -182,8 +262,8 @@ def find_encoder(config: EncoderConfig) -> EncoderSpec:
     """Returns the entry of a name, or what its form says it is.
 
     `dual:IMAGE+TEXT` joins a timm image encoder and a Hugging Face text encoder; `open_clip:ARCH@TAG` (or a
-    safetensors file for TAG, or `open_clip:FOLDER`) is open_clip's; any other Hub id or local folder is a
-    CLIP checkpoint.
+    safetensors file for TAG, or `open_clip:FOLDER`) is open_clip's; `openai:FILE` is a file with OpenAI's
+    names; any other Hub id or local folder is a CLIP checkpoint.
 
     Raises:
         ConfigError: none of these; offers the nearest name.
@@ -196,7 +276,11 @@ def find_encoder(config: EncoderConfig) -> EncoderSpec:
             "dual", f"{name.removeprefix('dual:')}, joined by an untrained projection", "unknown"
         )
     if name.startswith("open_clip:"):
-        return EncoderSpec("open_clip", f"open_clip {name.removeprefix('open_clip:')}", "see its card")
+        about = f"open_clip {name.removeprefix('open_clip:')}"
+        return EncoderSpec("open_clip", about, "see its card", version=OPEN_CLIP_VERSION)
+    if name.startswith("openai:"):
+        about = f"CLIP in OpenAI's form, {name.removeprefix('openai:')}"
+        return EncoderSpec("open_clip", about, "see its card", version=OPEN_CLIP_VERSION)
     if local_folder(name):
         return EncoderSpec("clip", f"local checkpoint {name}", "unknown")
     if name.count("/") == 1 and ":" not in name and not name.startswith(("/", ".", "~")):
@@ -205,7 +289,7 @@ def find_encoder(config: EncoderConfig) -> EncoderSpec:
     raise ConfigError(
         f"encoder.name: '{name}' is no registered encoder, Hub id or folder"
         f"{f'; did you mean {near[0]!r}?' if near else ''} (known: {', '.join(ENCODERS)}; forms: owner/name, "
-        "FOLDER, dual:IMAGE+TEXT, open_clip:ARCH@TAG)"
+        "FOLDER, dual:IMAGE+TEXT, open_clip:ARCH@TAG, openai:FILE)"
     )
 
 
@@ -223,11 +307,25 @@ def preprocessing_of(config: EncoderConfig) -> PreprocessingSpec:
         WeightsUnavailable: a Hub repository that is neither cached nor reachable.
     """
     spec = find_encoder(config)
-    preprocessing = FAMILIES[spec.family].preprocessing
+    preprocessing = spec.preprocessing or FAMILIES[spec.family].preprocessing
     if config.name not in ENCODERS and spec.family in READERS:
         preprocessing = READERS[spec.family](config, preprocessing)
     size = config.image_size or preprocessing.size
     return preprocessing.model_copy(update={"size": size})
+
+
+def revision_of(config: EncoderConfig, spec: EncoderSpec) -> str | None:
+    """Returns the revision of an encoder's weights: as configured, else the one that was tested.
+
+    Raises:
+        WeightsUnavailable: neither; what a repository's newest commit holds is not known.
+    """
+    if config.revision is None and not spec.is_pinned:
+        raise WeightsUnavailable(
+            f"{config.name}: no commit of {spec.repository} was tested; name one as encoder.revision, or get "
+            "the file that OpenAI published, whose hash is known, and give it as encoder.name=openai:FILE"
+        )
+    return config.revision or spec.revision
 
 
 def encoder_fingerprint(config: EncoderConfig) -> str:
@@ -237,6 +335,10 @@ def encoder_fingerprint(config: EncoderConfig) -> str:
         WeightsUnavailable: a Hub repository without a pinned revision that is neither cached nor reachable.
     """
     spec = find_encoder(config)
-    weights = spec.files or weights_identity(config.name, config.revision or spec.revision)
+    revision = revision_of(config, spec)
+    if spec.repository:
+        weights = [spec.repository, commit_of(spec.repository, revision)]
+    else:
+        weights = spec.files or weights_identity(config.name, revision)
     precision = [] if config.precision == "float32" else [config.precision]
     return fingerprint("encoder", spec.family, spec.version, weights, preprocessing_of(config), *precision)

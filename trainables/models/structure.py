@@ -1,8 +1,8 @@
 """What an encoder is made of, without its weights: which modules can be adapted, what they take of memory.
 
 Built once on PyTorch's meta device, where a tensor has a shape and no bytes. That takes seconds of imports,
-so the structure of the encoder that needs no network is kept beside this file; `python -m
-trainables.models.structure` writes it anew, and a test compares it.
+so the structures of registered encoders are kept beside this file; `python -m trainables.models.structure`
+writes them anew, and tests compare them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainables.config import Config, EncoderConfig
 from trainables.errors import WeightsUnavailable
-from trainables.models.registry import TowerName, preprocessing_of
+from trainables.models.registry import ENCODERS, TowerName, preprocessing_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,9 +49,11 @@ class Structure(Config):
 
     `graph_bytes` is what the backward pass keeps, `activation_bytes` what enters the trainable part, and
     `widest_bytes` the largest output of any module of a block (of the projection in the last place).
+    `num_tokens` are those of a vision transformer, the class token among them; 0 of anything else.
     """
 
     image_size: int
+    num_tokens: int = 0
     num_parameters: int
     tower_parameters: dict[TowerName, int]
     projection_parameters: dict[TowerName, int]
@@ -69,8 +71,10 @@ class Structure(Config):
         return next(m for blocks in self.blocks.values() for block in blocks for m in block if m.name == name)
 
     def at(self, image_size: int) -> Structure:
-        """Returns the same convolutional encoder at another size: bytes go with the pixels, until pooled."""
-        pixels = (math.ceil(image_size / GRID) * GRID / self.image_size) ** 2
+        """Returns the same encoder at another size: bytes go with the pixels, or the tokens, until pooled."""
+        pixels = (math.ceil(image_size / GRID) / math.ceil(self.image_size / GRID)) ** 2
+        if self.num_tokens:
+            pixels = (1 + (self.num_tokens - 1) * pixels) / self.num_tokens
 
         def scaled(sizes: tuple[int, ...]) -> tuple[int, ...]:
             return (*(math.ceil(size * pixels) for size in sizes[:-1]), sizes[-1])
@@ -78,6 +82,7 @@ class Structure(Config):
         return self.model_copy(
             update={
                 "image_size": image_size,
+                "num_tokens": round(self.num_tokens * pixels),
                 "graph_bytes": scaled(self.graph_bytes),
                 "activation_bytes": scaled(self.activation_bytes),
                 "widest_bytes": scaled(self.widest_bytes),
@@ -91,8 +96,8 @@ def structure_of(config: EncoderConfig) -> Structure | None:
     Raises:
         ConfigError: no such encoder, or one that cannot be built.
     """
-    if (kept := _kept().get(config.name)) is not None:
-        return kept.at(preprocessing_of(config).size)
+    if is_kept(config):
+        return _kept(config.name).at(preprocessing_of(config).size)
     try:
         unread: Any = config.model_copy(update={"precision": "float32"})  # Any: see `targets`
         return _built(unread)
@@ -100,9 +105,19 @@ def structure_of(config: EncoderConfig) -> Structure | None:
         return None
 
 
+def is_kept(config: EncoderConfig) -> bool:
+    """Says whether an encoder is registered with its structure, whose presets tests have shown alive."""
+    return config.name in _all_kept()
+
+
 @cache
-def _kept() -> dict[str, Structure]:
-    return {name: Structure.model_validate(values) for name, values in json.loads(KEPT.read_text()).items()}
+def _kept(name: str) -> Structure:
+    return Structure.model_validate(_all_kept()[name])
+
+
+@cache
+def _all_kept() -> dict[str, Any]:
+    return json.loads(KEPT.read_text())
 
 
 @cache
@@ -124,6 +139,7 @@ def measure(encoder: DualEncoder) -> Structure:
     parameters = dict(encoder.named_parameters())
     return Structure(
         image_size=encoder.preprocessing.size,
+        num_tokens=_num_tokens(encoder),
         num_parameters=sum(p.numel() for p in parameters.values()),
         tower_parameters={
             tower: sum(p.numel() for name, p in parameters.items() if name.startswith(beginnings))
@@ -157,9 +173,21 @@ def _matrices(module: nn.Module) -> tuple[tuple[int, int], ...]:
 
     if isinstance(module, nn.Conv2d) and module.groups == 1:  # PEFT cannot merge a grouped convolution
         return ((module.out_channels, module.weight[0].numel()),)
-    if isinstance(module, nn.MultiheadAttention):  # PEFT adapts both of its projections
-        return (3 * module.embed_dim, module.embed_dim), (module.embed_dim, module.embed_dim)
     return ((module.out_features, module.in_features),) if isinstance(module, nn.Linear) else ()
+
+
+def _num_tokens(encoder: DualEncoder) -> int:
+    first_block = _prefix(encoder, 1)
+    return first_block.shape[1] if first_block.dim() == 3 else 0
+
+
+def _prefix(encoder: DualEncoder, cut: int) -> Tensor:
+    import torch
+
+    size, channels = encoder.preprocessing.size, encoder.preprocessing.channels
+    with torch.no_grad():
+        pixels = torch.zeros(ROWS, channels, size, size, device=encoder.log_logit_scale.device)
+        return encoder.encode_image_prefix(pixels, cut)
 
 
 def _sizes(encoder: DualEncoder, cut: int) -> tuple[int, int, int]:
@@ -169,10 +197,7 @@ def _sizes(encoder: DualEncoder, cut: int) -> tuple[int, int, int]:
     from trainables.micro_batch import saved_bytes
 
     weights = [*encoder.parameters(), *encoder.buffers()]
-    device = encoder.log_logit_scale.device
-    pixels = torch.zeros(ROWS, 3, encoder.preprocessing.size, encoder.preprocessing.size, device=device)
-    with torch.no_grad():
-        activations = encoder.encode_image_prefix(pixels[:, : encoder.preprocessing.channels], cut)
+    activations = _prefix(encoder, cut)
     widest = [0]
 
     def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -194,8 +219,12 @@ def _sizes(encoder: DualEncoder, cut: int) -> tuple[int, int, int]:
 
 def main() -> None:
     """Writes the structures that are kept."""
-    config: Any = EncoderConfig()
-    KEPT.write_text(json.dumps({config.name: _built(config).model_dump(mode="json")}) + "\n")
+    configs: list[Any] = [EncoderConfig(name=name) for name in ENCODERS]
+    lines = [
+        f"{json.dumps(config.name)}: {json.dumps(_built(config).model_dump(mode='json'))}"
+        for config in configs
+    ]
+    KEPT.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 if __name__ == "__main__":

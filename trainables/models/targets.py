@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trainables.config import AdaptConfig, EncoderConfig, LoraConfig, TrialConfig
 from trainables.errors import ConfigError
 from trainables.models.registry import FAMILIES, Family, Tower, TowerName, find_encoder
-from trainables.models.structure import Adaptable, Structure, adaptable_modules, structure_of
+from trainables.models.structure import Adaptable, Structure, adaptable_modules, is_kept, structure_of
 
 if TYPE_CHECKING:
     from trainables.models.dual_encoder import DualEncoder
@@ -44,7 +44,7 @@ def check_targets(config: TrialConfig) -> None:
     _Wanted.read(family, config.lora, config.encoder.name)
     if (structure := structure_of(config.encoder)) is not None:
         planned_targets(config, structure)
-    if not family.has_known_names:
+    if not (family.has_known_names or is_kept(config.encoder)):
         unread = {"rank": 1, "scaling": 1.0, "dropout": 0.1 * (config.lora.dropout > 0)}
         parts: Any = config.encoder, config.adapt, config.lora.model_copy(update=unread)
         _prove_structure(*parts)  # Any: pyright does not know that frozen models can be hashed

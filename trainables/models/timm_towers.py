@@ -20,6 +20,7 @@ class ImageTower(nn.Module):
         super().__init__()
         self.blocks = nn.Sequential(*blocks)
         self.pooled_dim = pooled_dim
+        self.block_names = tuple(f"blocks.{i}" for i in range(len(blocks)))
 
     def run(self, activations: Tensor, first: int, last: int) -> Tensor:
         """Runs blocks `first` to `last` - 1."""

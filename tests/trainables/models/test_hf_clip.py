@@ -105,6 +105,13 @@ def test_a_missing_tensor_is_not_replaced_by_a_random_one(changed):
         load_dual_encoder(EncoderConfig(name=str(changed)))
 
 
+def test_weights_that_were_cut_short_are_refused(changed):
+    path = changed / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(WeightsUnavailable, match=r"its safetensors are damaged .* get them again"):
+        load_dual_encoder(EncoderConfig(name=str(changed)))
+
+
 def test_pickled_weights_are_not_read(changed):
     (changed / "model.safetensors").rename(changed / "pytorch_model.bin")
     with pytest.raises(WeightsUnavailable, match="pickles are not read"):

@@ -11,7 +11,8 @@ from trainables.config import EncoderConfig
 from trainables.errors import ConfigError
 from trainables.models.checkpoints import checkpoint_folder, checkpoint_json, from_checkpoint
 from trainables.models.dual_encoder import Blocks, DualEncoder, ImageFeatures, Tokens, TowerName, unit_length
-from trainables.models.registry import EncoderSpec, encoder_fingerprint, preprocessing_of
+from trainables.models.encoder_spec import EncoderSpec
+from trainables.models.registry import encoder_fingerprint, preprocessing_of
 from trainables.models.torchvision_import import declare_missing_operators
 
 

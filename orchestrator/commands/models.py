@@ -90,7 +90,7 @@ def convert(
         return
     name, spec = find(to)
     converted = convert_part(file, name, spec, part=part, trusted=trusted, replace=replace)
-    what = "the vocabulary" if converted.num_tensors is None else f"{converted.num_tensors} tensors"
+    what = f"the {converted.part}" if converted.num_tensors is None else f"{converted.num_tensors} tensors"
     missing = missing_parts(name, spec)
     rest = f"; still to come: {' and '.join(missing)}" if missing else f"; {name} is ready"
     _print(f"{what} in {converted.folder}{rest}")

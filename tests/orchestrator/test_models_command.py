@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from orchestrator.cli import execute
 from trainables.artifacts import file_sha256
 from trainables.models.other_systems import OTHER_SYSTEMS
-from trainables.models.registry import ENCODERS
+from trainables.models.registry import ENCODERS, FAMILIES
 
 
 def test_every_system_is_listed_with_its_standing(home, capsys):
@@ -20,7 +20,7 @@ def test_every_system_is_listed_with_its_standing(home, capsys):
     assert set(systems) == {*ENCODERS, *OTHER_SYSTEMS}
     zero = systems["chexzero"]
     assert (zero["status"], zero["pooled_dim"], zero["joint_dim"]) == ("unavailable", 768, 512)
-    assert zero["presets"]["image"] == ["qv", "qkv", "qkvo", "qv_mlp", "all"]
+    assert zero["presets"]["image"] == list(FAMILIES["openai_file"].image.presets)
     assert all(system["reason"] for system in systems.values() if system["status"] == "unavailable")
     assert execute(["models", "list"]) == 0
     assert "chexzero: unavailable: model not on this machine" in capsys.readouterr().out

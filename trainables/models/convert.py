@@ -15,7 +15,15 @@ from typing import Any
 from trainables.artifacts import atomic_directory, file_sha256, is_whole
 from trainables.errors import ConfigError, DataError
 from trainables.models.encoder_spec import EncoderSpec
-from trainables.models.weights import COMMAND, MODEL_FILE, VOCABULARY, VOCABULARY_FILE, encoder_folder
+from trainables.models.weights import (
+    COMMAND,
+    MODEL_FILE,
+    TEXT_PARTS,
+    VOCABULARY,
+    encoder_folder,
+    needed_parts,
+    text_parts,
+)
 
 MEMORY_BYTES, MEMORY_PER_BYTE = 6 * 2**30, 6
 """Of address space, most of it torch's libraries; and for each byte of the file."""
@@ -30,7 +38,7 @@ class Converted:
     folder: Path
     part: str | None
     sha256: str  # of the file that was converted
-    num_tensors: int | None  # None: a vocabulary
+    num_tensors: int | None  # None: text
 
 
 def convert_part(
@@ -39,7 +47,7 @@ def convert_part(
     """Converts a published file into a part of a registered encoder.
 
     Args:
-        file: a pickle, safetensors, or `vocab.txt`.
+        file: a pickle, safetensors, `vocab.txt` or `open_clip_config.json`.
         name: of the encoder.
         spec: of the encoder.
         part: which of its parts; None = the only one, or the one whose published name the file has.
@@ -54,8 +62,8 @@ def convert_part(
     folder = encoder_folder(name) / part
     if is_whole(folder) and not replace:
         raise ConfigError(f"{name}: its {part} is here already ({folder}); add --replace to overwrite it")
-    if part == VOCABULARY:
-        return _copy_vocabulary(file, folder)
+    if part in TEXT_PARTS:
+        return _copy_text(file, folder, part)
     published = spec.parts[part]
     return _convert(file, folder, part=part, md5=published.md5, trusted=trusted)
 
@@ -79,15 +87,16 @@ def convert_file(file: Path, folder: Path, *, trusted: str | None) -> Converted:
 
 
 def _which(file: Path, name: str, spec: EncoderSpec, part: str | None) -> str:
-    known = [*spec.parts, *([VOCABULARY] if spec.vocabulary else [])]
+    known = needed_parts(spec)
     if not spec.parts:
         raise ConfigError(f"--to {name}: its weights need no conversion; see '{COMMAND} show {name}'")
     if part is not None:
         if part not in known:
             raise ConfigError(f"--part {part}: {name} has no such part (it has: {', '.join(known)})")
         return part
-    if file.name == VOCABULARY_FILE and spec.vocabulary:
-        return VOCABULARY
+    of_text = [part for part in text_parts(spec) if TEXT_PARTS[part] == file.name]
+    if of_text:
+        return of_text[0]
     named = [p for p, published in spec.parts.items() if published.file == file.name]
     if len(named) == 1:
         return named[0]
@@ -186,17 +195,26 @@ def count_tensors(file: Path) -> int:
         raise DataError(f"{file}: no safetensors file ({error})") from error
 
 
-def _copy_vocabulary(file: Path, folder: Path) -> Converted:
+def _copy_text(file: Path, folder: Path, part: str) -> Converted:
+    """Copies a vocabulary or a configuration, after looking whether it is one."""
     _check_file(file)
     try:
-        words = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: no UTF-8 text") from error
+        text = file.read_text(encoding="utf-8")
+        if part == VOCABULARY:
+            _check_vocabulary(text, file)
+        elif "model_cfg" not in json.loads(text):
+            raise DataError(f"{file}: no configuration of open_clip, it has no 'model_cfg'")
+    except ValueError as error:
+        raise DataError(f"{file}: cannot be read as UTF-8 text or JSON ({error})") from error
+    with atomic_directory(folder) as aside:
+        shutil.copyfile(file, aside / TEXT_PARTS[part])
+    return Converted(folder, part, file_sha256(file), None)
+
+
+def _check_vocabulary(text: str, file: Path) -> None:
+    words = text.splitlines()
     absent = [word for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if word not in words]
     if absent:
         raise DataError(
             f"{file}: no BERT vocabulary, {', '.join(absent)} is not in it; it has one word a line"
         )
-    with atomic_directory(folder) as aside:
-        shutil.copyfile(file, aside / VOCABULARY_FILE)
-    return Converted(folder, VOCABULARY, file_sha256(file), None)

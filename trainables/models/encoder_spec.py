@@ -83,6 +83,7 @@ class EncoderSpec:
     architecture: str | None = None  # open_clip's name of it
     parts: dict[str, Published] = field(default_factory=dict)  # converted once, each under a name of its own
     vocabulary: str | None = None  # Hub repository of its tokenizer, where that is a part too
+    has_configuration: bool = False  # its open_clip_config.json is a part too
     preprocessing: PreprocessingSpec | None = None  # where it is not the family's
     has_text: bool = True  # False: probes only, it cannot be asked in words
     pretrained_on: tuple[str, ...] = ()  # names of `origins.SOURCES`; () = not known

@@ -33,6 +33,8 @@ def fetch(name: str, spec: EncoderSpec, *, revision: str | None) -> Path:
     folder = checkpoint_folder(spec.repository or name, commit)
     for file in sorted(folder.glob("*.safetensors")):
         check_blob(file)
+        if spec.sha256 and commit == spec.revision and file.name.startswith("open_clip"):
+            check_hash(file, spec.sha256)
     return folder
 
 
@@ -43,5 +45,17 @@ def check_blob(file: Path) -> None:
         DataError: it has changed.
     """
     blob = file.resolve()
-    if re.fullmatch("[0-9a-f]{64}", blob.name) and file_sha256(blob) != blob.name:
-        raise DataError(f"{file}: is not what the Hub has under this name; delete {blob} and fetch it again")
+    if re.fullmatch("[0-9a-f]{64}", blob.name):
+        check_hash(file, blob.name)
+
+
+def check_hash(file: Path, sha256: str) -> None:
+    """Compares a file with its SHA-256.
+
+    Raises:
+        DataError: it is another one.
+    """
+    if file_sha256(file) != sha256:
+        raise DataError(
+            f"{file}: is not the file of SHA-256 {sha256}; delete {file.resolve()}, fetch it again"
+        )

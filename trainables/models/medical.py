@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from trainables.config import PreprocessingSpec
 from trainables.models.encoder_spec import EncoderSpec, Family, Published, Tower
-from trainables.models.towers import BERT, CLIP_TOWER, RESNET, SWIN, TIMM_VIT
+from trainables.models.origins import overlaps
+from trainables.models.towers import BERT, OPEN_CLIP_TEXT, RESNET, SWIN, TIMM_VIT
 
 CLINICAL_BERT = "emilyalsentzer/Bio_ClinicalBERT"
 CXR_BERT = "microsoft/BiomedVLP-CXR-BERT-specialized"
@@ -56,7 +57,7 @@ _BIOVIL_PIXELS = PreprocessingSpec(
 )
 
 MEDICAL_FAMILIES: dict[str, Family] = {
-    "openai_file": _family("pending:load_pending", CLIP_TOWER, CLIP_TOWER, _CLIP_PIXELS),
+    "openai_file": _family("openai_parts:load_openai_part", OPEN_CLIP_TEXT, OPEN_CLIP_TEXT, _CLIP_PIXELS),
     "medclip_swin": _family("medclip:load_medclip_swin", SWIN, BERT, _MEDCLIP_PIXELS),
     "medclip_resnet": _family("medclip:load_medclip_resnet", RESNET, BERT, _MEDCLIP_PIXELS),
     "gloria": _family(
@@ -86,6 +87,7 @@ MEDICAL: dict[str, EncoderSpec] = {
                 "https://github.com/rajpurkarlab/CheXzero (the Google Drive folder its README links)",
             )
         },
+        architecture="ViT-B-32-quickgelu",
         preprocessing=PreprocessingSpec(
             pad="after",
             oversize=320 / 224,
@@ -212,6 +214,8 @@ MEDICAL: dict[str, EncoderSpec] = {
         "BioCLIP: ViT-B/16 on ten million organisms; the non-medical control",
         "MIT by its repository; read its card",
         parts={"model": Published("open_clip_pytorch_model.bin", "imageomics/bioclip")},
+        has_configuration=True,
+        architecture="ViT-B-16",
         pretrained_on=("TreeOfLife-10M",),
         num_parameters=149_620_737,
         pooled_dim=768,
@@ -236,3 +240,10 @@ MEDICAL: dict[str, EncoderSpec] = {
         for start in _STANFORD
     },
 }
+
+
+def seen_in_training(encoder: str, data_set: str) -> list[str]:
+    """Returns a sentence for what an encoder has seen of a data set; none where nothing is known."""
+    spec = MEDICAL.get(encoder)
+    seen = overlaps(spec.pretrained_on, data_set) if spec else []
+    return [f"{encoder} on {data_set}: {overlap}; its scores there are no external test" for overlap in seen]

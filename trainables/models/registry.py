@@ -140,6 +140,8 @@ ENCODERS: dict[str, EncoderSpec] = {
         num_parameters=427_944_193,
         pooled_dim=1024,
         joint_dim=768,
+        pretrained_on=("WIT-400M",),
+        page="https://huggingface.co/openai/clip-vit-large-patch14-336",
     ),
     "open_clip:RN50-quickgelu@openai": EncoderSpec(
         "open_clip",
@@ -153,6 +155,8 @@ ENCODERS: dict[str, EncoderSpec] = {
         num_parameters=102_007_137,
         pooled_dim=2048,
         joint_dim=1024,
+        pretrained_on=("WIT-400M",),
+        page="https://huggingface.co/timm/resnet50_clip.openai",
     ),
     "open_clip:RN101-quickgelu@openai": EncoderSpec(
         "open_clip",
@@ -165,6 +169,8 @@ ENCODERS: dict[str, EncoderSpec] = {
         num_parameters=119_688_033,
         pooled_dim=2048,
         joint_dim=512,
+        pretrained_on=("WIT-400M",),
+        page="https://huggingface.co/timm/resnet101_clip.openai",
     ),
     **MEDICAL,
 }
@@ -222,7 +228,7 @@ def preprocessing_of(config: EncoderConfig) -> PreprocessingSpec:
     preprocessing = encoder_preprocessing(spec)
     if config.name not in ENCODERS and spec.family in READERS:
         preprocessing = READERS[spec.family](config, preprocessing)
-    elif not spec.is_pinned and spec.preprocessing is None:
+    elif config.revision and not spec.is_pinned and spec.preprocessing is None:
         with suppress(WeightsUnavailable):  # its row says so; until then, what its family does
             preprocessing = READERS[spec.family](config, preprocessing)
     size = config.image_size or preprocessing.size
@@ -236,9 +242,10 @@ def revision_of(config: EncoderConfig, spec: EncoderSpec) -> str | None:
         WeightsUnavailable: neither; what a repository's newest commit holds is not known.
     """
     if config.revision is None and not spec.is_pinned:
+        published = ", or get the file that OpenAI published, and give it as encoder.name=openai:FILE"
         raise WeightsUnavailable(
-            f"{config.name}: no commit of {spec.repository} was tested; name one as encoder.revision, or get "
-            "the file that OpenAI published, whose hash is known, and give it as encoder.name=openai:FILE"
+            f"{config.name}: no commit of {spec.repository or spec.page} was tested; name one as "
+            f"encoder.revision{published if spec.family == 'open_clip' else ''}"
         )
     return config.revision or spec.revision
 
@@ -257,6 +264,8 @@ def encoder_fingerprint(config: EncoderConfig) -> str:
     spec = find_encoder(config)
     if spec.files or spec.parts:
         weights = spec.files or parts_identity(config.name, spec)
+    elif config.revision is None and not spec.is_pinned:
+        weights = [config.name, "no revision"]  # a plan can name it; its trial says why it has no score
     else:
         revision = revision_of(config, spec)
         weights = (

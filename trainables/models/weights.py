@@ -11,8 +11,10 @@ from trainables.models.encoder_spec import EncoderSpec
 
 HOME_VARIABLE = "CLIP_ORCHESTRATOR_HOME"
 DEFAULT_HOME = "~/.clip-orchestrator"
-MODEL_FILE, VOCABULARY_FILE = "model.safetensors", "vocab.txt"
-VOCABULARY = "vocabulary"
+MODEL_FILE = "model.safetensors"
+VOCABULARY, CONFIGURATION = "vocabulary", "configuration"
+TEXT_PARTS = {VOCABULARY: "vocab.txt", CONFIGURATION: "open_clip_config.json"}
+"""Parts that are no tensors → their files."""
 COMMAND = "python -m orchestrator models"
 
 
@@ -24,7 +26,15 @@ def encoder_folder(name: str) -> Path:
 
 def needed_parts(spec: EncoderSpec) -> tuple[str, ...]:
     """Returns what has to be converted or fetched before an encoder can be loaded."""
-    return (*spec.parts, VOCABULARY) if spec.vocabulary else tuple(spec.parts)
+    return (*spec.parts, *text_parts(spec))
+
+
+def text_parts(spec: EncoderSpec) -> dict[str, str]:
+    """Returns an encoder's parts that are no tensors, and the Hub repository of each."""
+    parts = {VOCABULARY: spec.vocabulary} if spec.vocabulary else {}
+    if spec.has_configuration:
+        parts[CONFIGURATION] = next(iter(spec.parts.values())).place
+    return parts
 
 
 def is_here(name: str, part: str) -> bool:
@@ -51,7 +61,7 @@ def part_file(name: str, spec: EncoderSpec, part: str) -> Path:
             f"{'; '.join(how_to_get(name, spec))}"
         )
     verify(folder)
-    return folder / (VOCABULARY_FILE if part == VOCABULARY else MODEL_FILE)
+    return folder / TEXT_PARTS.get(part, MODEL_FILE)
 
 
 def parts_identity(name: str, spec: EncoderSpec) -> list[str]:
@@ -84,11 +94,12 @@ def how_to_get(name: str, spec: EncoderSpec) -> list[str]:
             f"get {published.file} ({_download(published.file, published.place)}), "
             f"then run '{COMMAND} convert {published.file} --to {name}{option}'"
         )
-    if VOCABULARY in missing_parts(name, spec) and spec.vocabulary:
-        steps.append(
-            f"get {VOCABULARY_FILE} ({_download(VOCABULARY_FILE, spec.vocabulary)}), "
-            f"then run '{COMMAND} convert {VOCABULARY_FILE} --to {name}'"
-        )
+    for part, repository in text_parts(spec).items():
+        file = TEXT_PARTS[part]
+        if part in missing_parts(name, spec):
+            steps.append(
+                f"get {file} ({_download(file, repository)}), then run '{COMMAND} convert {file} --to {name}'"
+            )
     return steps
 
 

@@ -30,9 +30,10 @@ def test_hub_encoders_are_pinned():
 
 def test_an_encoder_without_a_tested_revision_asks_for_one():
     name = "flaviagiammarino/pubmed-clip-vit-base-patch32"
-    with pytest.raises(ConfigError, match=r"no revision .* set encoder\.revision to a commit of https"):
-        find_encoder(EncoderConfig(name=name))
-    assert find_encoder(EncoderConfig(name=name, revision="1" * 40)).family == "clip"
+    with pytest.raises(WeightsUnavailable, match=r"no commit of https.* name one as encoder\.revision$"):
+        load_dual_encoder(EncoderConfig(name=name))
+    named = EncoderConfig(name=name, revision="1" * 40)
+    assert encoder_fingerprint(named) != encoder_fingerprint(EncoderConfig(name=name))
 
 
 @pytest.mark.parametrize("name", ["lite0-minilmm", "no such thing", "dual:resnet18", "/no/such/folder"])

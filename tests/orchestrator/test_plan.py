@@ -58,6 +58,14 @@ def test_an_encoder_whose_weights_are_not_here_is_planned_and_said_to_have_seen_
     lines = dict(plan({"encoder.name": "medclip-vit", "lora.target_modules": "qv"}).lines())
     assert lines["not external"].startswith("medclip-vit on phantom: trained on MIMIC-CXR; its scores")
     assert "at 224 px" in lines["encoder"]
+    assert lines["not here"].startswith("medclip-vit: model and vocabulary not on this machine; unless they")
+    assert "not here" not in dict(plan().lines())
+
+
+def test_a_size_that_an_encoder_cannot_take_is_refused_before_anything_starts(home: Path) -> None:
+    sized = {"encoder.name": "medclip-vit", "encoder.image_size": 100, "lora.target_modules": "qv"}
+    with pytest.raises(ConfigError, match=r"image_size=100: the windows .* multiple of 224 pixels"):
+        plan(sized)
 
 
 def test_an_encoder_without_a_text_tower_is_refused_before_anything_starts(

@@ -22,6 +22,7 @@ from trainables.models.lora import attach, check_targets, load_adapter, merge, p
 from trainables.models.registry import ENCODERS, FAMILIES, encoder_fingerprint, preprocessing_of
 from trainables.models.state_dicts import load_strictly
 from trainables.models.structure import _built
+from trainables.models.targets import planned_targets
 from trainables.models.weights import HOME_VARIABLE
 
 TEXTS = ["Clear lung.", "patchy opacity in both lower zones, of an uncertain age"]
@@ -271,6 +272,27 @@ def test_the_published_shape_has_the_published_size(name: str, home: Path) -> No
     assert image == PUBLISHED_IMAGE_ENCODERS[name]
     assert structure.num_parameters == ENCODERS[name].num_parameters
     assert structure.image_size == preprocessing_of(EncoderConfig(name=name)).size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "tower", "preset", "expected"),
+    [
+        ("medclip-vit", "image", "qv", 70_656),
+        ("biomedclip", "image", "qkv", 147_456),
+        ("biomedclip", "image", "all", 589_824),
+        ("gloria", "text", "qv", 147_456),
+        ("biovil", "text", "qv", 147_456),
+    ],
+)
+def test_presets_train_as_many_weights_as_counted_elsewhere(
+    name: str, tower: str, preset: str, expected: int, home: Path
+) -> None:
+    values = {"lora.towers": tower, "lora.target_modules": preset, "lora.num_blocks": None, "lora.rank": 4}
+    config = from_flat({"encoder.name": name, **values})
+    structure = _built(config.encoder)
+    (targets,) = planned_targets(config, structure).values()
+    assert sum(structure.find(target).num_parameters(4) for target in targets) == expected
 
 
 def test_what_may_be_left_out_is_written_down() -> None:

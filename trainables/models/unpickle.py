@@ -16,8 +16,12 @@ from typing import Any
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 CPU_SECONDS = 900
-SETTINGS = re.compile(r"(omegaconf|yacs|pytorch_lightning|lightning|argparse|typing|pathlib|enum)\.")
-"""Modules of whose classes a training checkpoint may hold values; they are never imported."""
+SETTINGS = re.compile(
+    r"(omegaconf|yacs|pytorch_lightning|lightning|argparse|typing|pathlib|enum)\."
+    r"|numpy\.(dtype|ndarray|_?core\.multiarray\.(scalar|_reconstruct))$"
+    r"|builtins\.(dict|list|tuple|str|int|float|bool|object)$"
+)
+"""Names of which a training checkpoint may hold values. None is imported, and none is what it is called."""
 REFUSED = 3
 
 

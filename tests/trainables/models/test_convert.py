@@ -6,8 +6,12 @@ import argparse
 import json
 import os
 import pickle
+import sys
+import types
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -77,8 +81,23 @@ def test_a_published_hash_has_to_match(home, tmp_path):
 
 
 @pytest.mark.slow
-def test_settings_of_a_training_checkpoint_become_nothing(home, tmp_path):
-    content = {"state_dict": WEIGHTS, "hyper_parameters": argparse.Namespace(lr=1e-4, nested={"a": [1]})}
+def test_settings_of_a_training_checkpoint_become_nothing(home, tmp_path, monkeypatch):
+    for module, names in {
+        "omegaconf": (),
+        "omegaconf.dictconfig": ("DictConfig",),
+        "omegaconf.base": ("Metadata",),
+    }.items():
+        fake = types.ModuleType(module)
+        for name in names:
+            setattr(fake, name, type(name, (), {"__module__": module}))
+        monkeypatch.setitem(sys.modules, module, fake)
+    settings, metadata = (
+        sys.modules["omegaconf.dictconfig"].DictConfig(),
+        sys.modules["omegaconf.base"].Metadata(),
+    )
+    metadata.__dict__ |= {"ref_type": Any, "object_type": dict, "flags": {"a": [1]}}
+    settings.__dict__ |= {"_metadata": metadata, "_content": {"lr": np.float64(1e-4)}}
+    content = {"state_dict": WEIGHTS, "hyper_parameters": settings, "args": argparse.Namespace(lr=1e-4)}
     file = checkpoint(tmp_path / "chexpert_resnet50.ckpt", content)
     converted = convert_part(file, "gloria", ENCODERS["gloria"], part=None, trusted=file_sha256(file))
     assert set(load_file(converted.folder / "model.safetensors")) == set(WEIGHTS)

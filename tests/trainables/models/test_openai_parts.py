@@ -78,6 +78,14 @@ def test_embeddings_equal_those_of_open_clip_with_its_activation(
         assert same is quick_gelu  # its configuration says which; the other one is a silent error
 
 
+def test_prompts_become_the_tokens_of_clip(home: Path):
+    write("chexzero", reference(quick_gelu=True))
+    encoder = load_dual_encoder(EncoderConfig(name="chexzero", image_size=32))
+    (ids,) = encoder.tokenize(["Clear lungs, no pneumothorax."]).input_ids.tolist()
+    assert ids[:11] == [49406, 3143, 27366, 267, 871, 28714, 617, 4130, 9203, 269, 49407]
+    assert len(ids) == 77
+
+
 def test_a_missing_tensor_and_an_absent_file_are_named(home: Path):
     with pytest.raises(
         WeightsUnavailable, match=r"configuration not on this machine; get open_clip_py.*convert"

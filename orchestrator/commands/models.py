@@ -79,7 +79,7 @@ def convert(
     """Turn a foreign checkpoint into safetensors: the only place where a pickle is opened, in quarantine."""
     from orchestrator.zoo import ENCODERS, find
     from trainables.errors import ConfigError
-    from trainables.models.convert import convert_file, convert_part
+    from trainables.models.convert import check_loads, convert_file, convert_part
     from trainables.models.weights import missing_parts
 
     if to not in ENCODERS and ("/" in to or Path(to).is_dir()):
@@ -91,9 +91,16 @@ def convert(
     name, spec = find(to)
     converted = convert_part(file, name, spec, part=part, trusted=trusted, replace=replace)
     what = f"the {converted.part}" if converted.num_tensors is None else f"{converted.num_tensors} tensors"
-    missing = missing_parts(name, spec)
-    rest = f"; still to come: {' and '.join(missing)}" if missing else f"; {name} is ready"
-    _print(f"{what} in {converted.folder}{rest}")
+    _print(f"{what} in {converted.folder}")
+    num_weights = check_loads(converted, name, spec)
+    if num_weights is None:
+        _print(f"still to come: {' and '.join(missing_parts(name, spec))}")
+    else:
+        is_published = spec.num_parameters in (None, num_weights)
+        other = (
+            "" if is_published else f"; the published one has {spec.num_parameters:,}, this is another one"
+        )
+        _print(f"{name} is ready: {num_weights:,} weights, each where it belongs{other}")
 
 
 @app.command()

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_openai_parts import reference
 
 from orchestrator.cli import execute
 from trainables.artifacts import file_sha256
@@ -77,8 +78,14 @@ def test_a_converted_file_is_ready(home, capsys, tmp_path):
     foreign.write_bytes(b"anything")
     assert execute(["models", "convert", str(foreign), "--to", "chexzero"]) == 2
     assert f"--trust-sha256 {file_sha256(foreign)}" in capsys.readouterr().err
-    save_file({"ln.weight": torch.ones(2)}, file)
+    tensors = {n: t for n, t in reference(quick_gelu=True).state_dict().items() if n != "attn_mask"}
+    save_file({**tensors, "ln_final.more": torch.ones(2)}, file)
+    assert execute(["models", "convert", str(file), "--to", "chexzero"]) == 2
+    assert "1 not expected (first: ln_final.more)" in capsys.readouterr().err
+    save_file(tensors, file)
     assert execute(["models", "convert", str(file), "--to", "chexzero"]) == 0
-    assert "1 tensors in" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "chexzero is ready: 3," in said
+    assert "the published one has 151,277,313, this is another one" in said
     assert execute(["models", "show", "chexzero", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["status"] == "ready"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.artifacts import atomic_directory, file_sha256, is_whole
+from trainables.config import EncoderConfig
 from trainables.errors import ConfigError, DataError
 from trainables.models.encoder_spec import EncoderSpec
 from trainables.models.weights import (
@@ -21,6 +22,7 @@ from trainables.models.weights import (
     TEXT_PARTS,
     VOCABULARY,
     encoder_folder,
+    missing_parts,
     needed_parts,
     text_parts,
 )
@@ -66,6 +68,24 @@ def convert_part(
         return _copy_text(file, folder, part)
     published = spec.parts[part]
     return _convert(file, folder, part=part, md5=published.md5, trusted=trusted)
+
+
+def check_loads(converted: Converted, name: str, spec: EncoderSpec) -> int | None:
+    """Loads an encoder whose parts are all here; returns how many weights it has, None if a part is to come.
+
+    Raises:
+        ConfigError: the tensors do not fit it; then what was converted last is taken away again.
+    """
+    from trainables.models.load import load_dual_encoder
+
+    if missing_parts(name, spec):
+        return None
+    try:
+        encoder = load_dual_encoder(EncoderConfig(name=name))
+    except ConfigError:
+        shutil.rmtree(converted.folder)
+        raise
+    return sum(parameter.numel() for parameter in encoder.parameters())
 
 
 def convert_file(file: Path, folder: Path, *, trusted: str | None) -> Converted:

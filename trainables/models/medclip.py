@@ -11,6 +11,7 @@ from trainables.config import EncoderConfig
 from trainables.models.bert import UNUSED as UNUSED_IN_BERT
 from trainables.models.bert import build_bert, mean_of_three
 from trainables.models.encoder_spec import EncoderSpec
+from trainables.models.registry import preprocessing_of
 from trainables.models.report_encoder import LinearHead, ReportEncoder
 from trainables.models.resnet import SpatialMean, resnet_names, resnet_tower
 from trainables.models.state_dicts import Shapes, below, load_strictly, open_parts
@@ -34,7 +35,7 @@ def load_medclip_swin(
     """
     del store  # nothing is derived from the weights
     tensors, shapes = open_parts(config, spec, weights=weights)
-    tower = swin_tower(below(shapes, f"{IMAGE}model."), size=_size(config, spec))
+    tower = swin_tower(below(shapes, f"{IMAGE}model."), size=preprocessing_of(config).size)
     encoder = _medclip(config, spec, shapes, tower)
     if weights:
         where = f"{config.name}: image encoder"
@@ -98,9 +99,3 @@ def _load_rest(encoder: ReportEncoder, tensors: Mapping[str, Tensor], config: En
     rest = {n: t for n, t in tensors.items() if not n.startswith((IMAGE, TEXT))}
     load_strictly(scale, rest, where=config.name)
     encoder.weights_are_loaded(config)
-
-
-def _size(config: EncoderConfig, spec: EncoderSpec) -> int:
-    from trainables.models.registry import encoder_preprocessing
-
-    return config.image_size or encoder_preprocessing(spec).size

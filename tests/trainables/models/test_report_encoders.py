@@ -149,6 +149,21 @@ def test_adapters_merge_and_come_back_from_disk(
 
 
 @some_names
+def test_in_bfloat16_embeddings_hardly_move(
+    name: str, here: References, images_for: Callable[..., Tensor]
+) -> None:
+    found = []
+    for precision in ("float32", "bfloat16"):
+        config = config_of(name, here[name], **{"lora.towers": "both", "encoder.precision": precision})
+        encoder = load_dual_encoder(config.encoder)
+        attach(encoder, config)
+        found.append(embed(encoder, images_for(encoder)))
+    assert found[1].dtype == torch.float32
+    assert 0 < (found[0] - found[1]).abs().max() < 0.1
+    assert (found[0] * found[1]).sum(1).min() > 0.99
+
+
+@some_names
 @pytest.mark.parametrize("spoil", ["missing", "unexpected", "shape"])
 def test_a_checkpoint_that_does_not_fit_is_refused_by_name(
     name: str, here: References, home: Path, spoil: str

@@ -82,6 +82,9 @@ def test_a_converted_file_is_ready(home, capsys, tmp_path):
     save_file({**tensors, "ln_final.more": torch.ones(2)}, file)
     assert execute(["models", "convert", str(file), "--to", "chexzero"]) == 2
     assert "1 not expected (first: ln_final.more)" in capsys.readouterr().err
+    save_file({"transformer.resblocks.0.ln_1.weight": torch.ones(2), "ln_final.weight": torch.ones(2)}, file)
+    assert execute(["models", "convert", str(file), "--to", "chexzero"]) == 2
+    assert "chexzero" in capsys.readouterr().err
     save_file(tensors, file)
     assert execute(["models", "convert", str(file), "--to", "chexzero"]) == 0
     said = capsys.readouterr().out

@@ -82,9 +82,13 @@ def check_loads(converted: Converted, name: str, spec: EncoderSpec) -> int | Non
         return None
     try:
         encoder = load_dual_encoder(EncoderConfig(name=name))
-    except ConfigError:
+    except (ConfigError, LookupError, ValueError, RuntimeError) as error:
         shutil.rmtree(converted.folder)
-        raise
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(  # shapes that no architecture has; what a library makes of them
+            f"{name}: is not built of these tensors ({type(error).__name__}: {error})"
+        ) from error
     return sum(parameter.numel() for parameter in encoder.parameters())
 
 

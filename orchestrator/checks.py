@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.home import store
 from orchestrator.space import SearchSpace
 from trainables.config import AdaptConfig, EncoderConfig, LoraConfig, LossConfig, LossKind, TrialConfig
+from trainables.errors import ConfigError
 from trainables.models.registry import find_encoder, preprocessing_of
 
 if TYPE_CHECKING:
@@ -28,7 +29,12 @@ def check_trial(config: TrialConfig) -> None:
 def _check_adaptation(encoder: EncoderConfig, adapt: AdaptConfig, lora: LoraConfig, loss: LossKind) -> None:
     from trainables.models.targets import check_targets
 
-    find_encoder(encoder)
+    spec = find_encoder(encoder)
+    if not spec.has_text:
+        raise ConfigError(
+            f"encoder.name: {encoder.name} has no text tower: it cannot be asked in words, as every "
+            "trial is; 'python -m orchestrator models list' says which encoders have one"
+        )
     check_targets(TrialConfig(encoder=encoder, adapt=adapt, lora=lora, loss=LossConfig(kind=loss)))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from orchestrator.commands import cluster, data, doctor, jobs, run, schema, sweep, sweeps, ui
+from orchestrator.commands import cluster, data, doctor, jobs, models, run, schema, sweep, sweeps, ui
 from trainables.errors import UserError
 
 INVALID, INTERRUPTED = 2, 130
@@ -30,6 +30,7 @@ app.command("status")(sweeps.status)
 app.command("stop")(sweeps.stop)
 app.add_typer(data.app, name="data")
 app.add_typer(cluster.app, name="cluster")
+app.add_typer(models.app, name="models")
 app.command("ui")(ui.ui)
 app.command("sync")(sweeps.sync)
 app.command("doctor")(doctor.doctor)

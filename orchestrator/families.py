@@ -8,7 +8,8 @@ from orchestrator.parameters import FAMILY, Choice, Parameter, Range
 from trainables.config import EncoderConfig
 from trainables.errors import ConfigError
 from trainables.fields import DEFAULTS
-from trainables.models.registry import FAMILIES, Family, TowerName, find_encoder
+from trainables.models.encoder_spec import Family, TowerName
+from trainables.models.registry import FAMILIES, find_encoder
 
 
 def encoder_families(fixed: dict[str, Any], parameters: dict[str, Parameter]) -> list[Family]:

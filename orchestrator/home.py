@@ -9,9 +9,10 @@ import tempfile
 from pathlib import Path
 
 from trainables.errors import ConfigError, DataError
+from trainables.models.weights import DEFAULT_HOME, HOME_VARIABLE
 
-HOME_VARIABLE = "CLIP_ORCHESTRATOR_HOME"
-_DEFAULT_HOME = "~/.clip-orchestrator"
+__all__ = ["HOME_VARIABLE", "hmac_key", "home", "mlflow_uri", "store", "sweep_folder", "sweep_names"]
+
 _SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -21,7 +22,7 @@ def home() -> Path:
     Raises:
         DataError: it cannot be made or written; names the variable that moves it.
     """
-    folder = Path(os.path.abspath(Path(os.environ.get(HOME_VARIABLE) or _DEFAULT_HOME).expanduser()))
+    folder = Path(os.path.abspath(Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME).expanduser()))
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         tempfile.TemporaryFile(dir=folder).close()  # permission bits do not tell: the mount may be read-only

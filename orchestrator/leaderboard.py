@@ -22,6 +22,7 @@ from orchestrator.arms import (
 from orchestrator.constraints import Breach, Limit
 from orchestrator.estimates import Estimate, estimate
 from orchestrator.ledger import SweepState
+from trainables.models.medical import seen_in_training
 
 SYSTEMS = ("probe_joint", "probe_pooled", "zero_shot_unseen")
 CONTROLS = {
@@ -95,7 +96,7 @@ class Leaderboard:
     absent: tuple[Absent, ...]
     test_opened: str | None  # when, ISO 8601; None = not yet
     shortcut: str | None  # a control that comes near the best probe, in words
-    notes: tuple[str, ...]  # what the evaluation had to leave out
+    notes: tuple[str, ...]  # what the evaluation had to leave out, and what encoders had seen before
     is_finished: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def leaderboard(state: SweepState) -> Leaderboard:
         absent=tuple(read_absent(state)),
         test_opened=state.test_opened[0]["time"] if state.test_opened else None,
         shortcut=find_shortcut(rows, controls, agreed.objective),
-        notes=tuple((state.evaluated or {}).get("notes", [])),
+        notes=(*(state.evaluated or {}).get("notes", []), *read_overlaps(state)),
         is_finished=state.finished is not None,
     )
 
@@ -273,6 +274,14 @@ def read_absent(state: SweepState) -> Iterator[Absent]:
                 "interrupted" if is_over else trial.status,
                 "run the sweep again: finished adapters are reused" if is_over else "",
             )
+
+
+def read_overlaps(state: SweepState) -> Iterator[str]:
+    """Yields a sentence for each encoder whose own training has seen images of the data it is tested on."""
+    keys = ("encoder.name", "data.dataset")
+    pairs = dict.fromkeys(tuple(trial.config.get(key, "") for key in keys) for trial in state.trials.values())
+    for encoder, data_set in pairs:
+        yield from seen_in_training(encoder, data_set)
 
 
 def find_shortcut(rows: Sequence[Row], controls: Sequence[Control], key: str) -> str | None:

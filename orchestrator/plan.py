@@ -27,8 +27,10 @@ from orchestrator.costs import (
 from orchestrator.home import HOME_VARIABLE
 from orchestrator.resources import Concurrency, TrialMemory, counted, fit, this_machine
 from orchestrator.space import SearchSpace
-from trainables.config import EncoderConfig, from_flat
-from trainables.models.registry import encoder_fingerprint, find_encoder, preprocessing_of
+from trainables.config import EncoderConfig, TrialConfig, from_flat
+from trainables.models.availability import availability
+from trainables.models.medical import seen_in_training
+from trainables.models.registry import ENCODERS, encoder_fingerprint, find_encoder, preprocessing_of
 
 if TYPE_CHECKING:
     from trainables.data.records import Dataset
@@ -54,6 +56,8 @@ class Plan:
     time: TimeEstimate
     disk_bytes: int
     free_bytes: int
+    seen_in_training: tuple[str, ...] = ()  # of these data by these encoders
+    missing_weights: tuple[str, ...] = ()  # encoders whose trials will be `unavailable`, and why
 
     def lines(self) -> list[tuple[str, str]]:
         """Returns the plan as labelled lines."""
@@ -66,6 +70,8 @@ class Plan:
             "space": f"{space.name}: {space.about}" if space.about else space.name,
             "data": self.data,
             "encoder": self.encoder,
+            "not here": "\n".join(self.missing_weights),
+            "not external": "\n".join(self.seen_in_training),
             "varied": "\n".join(varied),
             "searcher": f"{search.searcher}{early}" if varied else "",
             "compared": "\n".join(row["name"] for row in space.arms),
@@ -94,6 +100,8 @@ class Plan:
             "data_fingerprint": self.data_fingerprint,
             "encoder": self.encoder,
             "encoder_fingerprint": self.encoder_fingerprint,
+            "seen_in_training": list(self.seen_in_training),
+            "missing_weights": list(self.missing_weights),
             "max_concurrent": self.concurrency.max_concurrent,
             "reason": self.concurrency.reason,
             "estimates": self.estimates(),
@@ -182,6 +190,8 @@ def make_plan(space: SearchSpace, *, is_timed: bool = False, cluster: Cluster | 
             max_concurrent=concurrency.max_concurrent,
         ),
         free_bytes=_free_bytes(),
+        seen_in_training=_seen_in_training(configs),
+        missing_weights=_missing_weights(configs),
     )
 
 
@@ -196,6 +206,21 @@ def _describe_data(dataset: Dataset) -> str:
 def _describe_encoder(config: EncoderConfig) -> str:
     precision = "" if config.precision == "float32" else f" in {config.precision}"
     return f"{config.name} at {preprocessing_of(config).size} px{precision}: {find_encoder(config).about}"
+
+
+def _seen_in_training(configs: list[TrialConfig]) -> tuple[str, ...]:
+    pairs = dict.fromkeys((config.encoder.name, config.data.dataset) for config in configs)
+    return tuple(line for pair in pairs for line in seen_in_training(*pair))
+
+
+def _missing_weights(configs: list[TrialConfig]) -> tuple[str, ...]:
+    """Returns a line for each registered encoder that is not on this machine, and may have to be fetched."""
+    lines: list[str] = []
+    for name in dict.fromkeys(config.encoder.name for config in configs):
+        if name in ENCODERS and (here := availability(name, ENCODERS[name])).status == "unavailable":
+            show = f"python -m orchestrator models show {name}"
+            lines.append(f"{name}: {here.reason}; unless they come, its rows are `unavailable` ({show})")
+    return tuple(lines)
 
 
 def _free_bytes() -> int:

@@ -26,20 +26,45 @@ class Config(BaseModel):
 class PreprocessingSpec(Config):
     """How an encoder wants its pixels: declared by it, carried out by `data` and by the encoder itself.
 
-    `data` decodes to 8-bit grey, resizes and crops (size, crop, interpolation); the encoder turns uint8 into
-    floats (mean, std, channels). Nothing else touches pixels.
+    `data` decodes to 8-bit grey, windows, pads, resizes and crops, in the order of the fields; the encoder
+    turns uint8 into floats (mean, std, channels). Nothing else touches pixels.
     """
 
     size: int = Field(
         default=224, ge=16, le=1024, description="Height and width in pixels that the encoder sees."
     )
-    crop: Literal["center"] = Field(
-        default="center", description="Resize the shortest side to `size`, cut the centre."
+    window: Literal["none", "full"] = Field(
+        default="none", description="full = darkest to brightest pixel become 0 to 255."
     )
-    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    pad: Literal["none", "before", "after"] = Field(
+        default="none", description="Black to a square, before or after the first resizing."
+    )
+    oversize: float = Field(
+        default=1.0, ge=1, le=4,
+        description="First resized to size × oversize: the longest side if padded after, else the shortest.",
+    )  # fmt: skip
+    interpolation: Literal["bilinear", "bicubic", "lanczos", "area"] = "bicubic"
+    crop: Literal["center", "none"] = Field(
+        default="center",
+        description="Cut the centre of `size`; none = resize to it, the second time bicubic.",
+    )
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
     channels: Literal[1, 3] = 3
+
+    def fitting(self) -> dict[str, Any]:
+        """Returns what `data` does; a step not taken is left out, and changes no fingerprint."""
+        taken = {"size", "crop", "interpolation"}
+        taken |= {name for name in ("window", "pad", "oversize") if getattr(self, name) != _default(name)}
+        return self.model_dump(include=taken)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns all that changes what the encoder sees."""
+        return {**self.model_dump(mode="json", include={"mean", "std", "channels"}), **self.fitting()}
+
+
+def _default(name: str) -> Any:
+    return PreprocessingSpec.model_fields[name].default
 
 
 class PhantomConfig(Config):

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from trainables.config import AdaptConfig, EncoderConfig, LoraConfig, TrialConfig
-from trainables.models.registry import TowerName
+from trainables.models.encoder_spec import TowerName
 from trainables.models.structure import Structure, structure_of
 from trainables.models.targets import planned_targets
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 from orchestrator.plan import Plan, make_plan
 from orchestrator.search_space import load_space, read_space
 from trainables.errors import ClusterError, ConfigError, DataError
+from trainables.models import origins
+from trainables.models.registry import ENCODERS
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 SMALL = {"data.phantom.num_train": 60, "data.phantom.num_val": 30, "data.phantom.num_test": 30}
@@ -46,6 +49,32 @@ def test_fingerprints_name_the_data_and_the_encoder() -> None:
     assert plan({"data.seed": 1}).data_fingerprint != first.data_fingerprint
     assert plan({"encoder.image_size": 96}).encoder_fingerprint != first.encoder_fingerprint
     assert plan({"lora.rank": 4}).to_dict()["data_fingerprint"] == first.data_fingerprint
+
+
+def test_an_encoder_whose_weights_are_not_here_is_planned_and_said_to_have_seen_the_data(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(origins.ALIASES, "phantom", "MIMIC-CXR")
+    lines = dict(plan({"encoder.name": "medclip-vit", "lora.target_modules": "qv"}).lines())
+    assert lines["not external"].startswith("medclip-vit on phantom: trained on MIMIC-CXR; its scores")
+    assert "at 224 px" in lines["encoder"]
+    assert lines["not here"].startswith("medclip-vit: model and vocabulary not on this machine; unless they")
+    assert "not here" not in dict(plan().lines())
+
+
+def test_a_size_that_an_encoder_cannot_take_is_refused_before_anything_starts(home: Path) -> None:
+    sized = {"encoder.name": "medclip-vit", "encoder.image_size": 100, "lora.target_modules": "qv"}
+    with pytest.raises(ConfigError, match=r"image_size=100: the windows .* multiple of 224 pixels"):
+        plan(sized)
+
+
+def test_an_encoder_without_a_text_tower_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    silent = replace(ENCODERS["lite0-minilm"], has_text=False)
+    monkeypatch.setitem(ENCODERS, "silent", silent)
+    with pytest.raises(ConfigError, match=r"silent has no text tower: .*models list"):
+        plan({"encoder.name": "silent", "adapt.method": "none"})
 
 
 def test_test_labels_stay_closed() -> None:

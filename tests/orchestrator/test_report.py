@@ -141,6 +141,15 @@ def test_a_trial_without_a_score_has_a_reason_and_no_row():
     assert "non_finite: loss is nan at step 3" in text_of(board, 100)
 
 
+def test_an_encoder_that_has_seen_the_data_in_training_is_noted():
+    entries = placed("biomedclip")
+    entries[1]["config"] |= {"encoder.name": "biomedclip", "data.dataset": "covid_qu_ex"}
+    board = leaderboard(sweep_of(*frozen(), entries))
+    (note,) = board.notes
+    assert note.startswith("biomedclip on covid_qu_ex: possibly trained on PMC-15M with the same images")
+    assert leaderboard(sweep_of(*frozen())).notes == ()
+
+
 def test_test_values_stand_only_where_labels_were_opened():
     closed = leaderboard(sweep_of(*frozen(), *adapted()))
     assert all(row.test_accuracy is None for row in closed.rows)

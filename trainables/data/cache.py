@@ -54,15 +54,14 @@ def open_image_cache(
 
     Args:
         dataset: whose images.
-        preprocessing: of the encoder; its size, crop and interpolation count.
+        preprocessing: of the encoder; what `fitting` names counts.
         store: root of everything content-addressed.
         decode_all: who decodes; the bytes stored are the same.
 
     Raises:
         DataError: lists every image that cannot be decoded, with its file and row; nothing is stored.
     """
-    what_data_does = preprocessing.model_dump(include={"size", "crop", "interpolation"})
-    key = fingerprint("image cache", CACHE_VERSION, dataset.content_fingerprint, what_data_does)
+    key = fingerprint("image cache", CACHE_VERSION, dataset.content_fingerprint, preprocessing.fitting())
     folder = build_once(
         store / "images" / key, lambda aside: _write_shards(dataset, preprocessing, aside, decode_all)
     )

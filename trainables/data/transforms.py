@@ -17,21 +17,58 @@ MAX_CONTRAST_CHANGE = 0.2
 MAX_BRIGHTNESS_CHANGE = 0.1
 """Of the full range of 255."""
 
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "area": Image.Resampling.BOX,
+}
 
 
 def fit(image: np.ndarray, spec: PreprocessingSpec) -> np.ndarray:
-    """Returns uint8 [size, size] of uint8 [H, W]: shortest side resized to `size`, the centre cut out.
+    """Returns uint8 [size, size] of uint8 [H, W], windowed, padded, resized and cropped as `spec` says.
 
-    Never squashed: the aspect ratio of a file can give its source away.
+    By default the shortest side is resized to `size` and the centre cut out. An image is squashed only for an
+    encoder that was trained on squashed ones: the aspect ratio of a file can give its source away.
     """
-    height, width = image.shape
-    short = min(height, width)
-    # torchvision's arithmetic (Resize, CenterCrop), which encoders were trained with
-    new_height, new_width = (int(spec.size * side / short) for side in (height, width))
-    resized = Image.fromarray(image).resize((new_width, new_height), _RESAMPLING[spec.interpolation])
-    top, left = (round((side - spec.size) / 2) for side in (new_height, new_width))
-    return np.asarray(resized)[top : top + spec.size, left : left + spec.size]
+    if spec.window == "full":
+        image = _stretched(image)
+    if spec.pad == "before":
+        image = _on_black_square(image, at_least=spec.size)
+    is_resized_twice = spec.crop == "none" and spec.pad == "after"
+    if spec.crop == "center" or is_resized_twice:
+        sides = image.shape
+        kept = max(sides) if spec.pad == "after" else min(sides)
+        # torchvision's arithmetic (Resize, CenterCrop), which encoders were trained with
+        target = round(spec.size * spec.oversize)
+        height, width = (max(1, int(target * side / kept)) for side in sides)
+        image = _resized(image, height, width, spec.interpolation)
+    if spec.pad == "after":
+        image = _on_black_square(image)
+    if spec.crop == "none":
+        second = "bicubic" if is_resized_twice else spec.interpolation
+        return _resized(image, spec.size, spec.size, second)
+    top, left = (round((side - spec.size) / 2) for side in image.shape)
+    return image[top : top + spec.size, left : left + spec.size]
+
+
+def _resized(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize((width, height), _RESAMPLING[interpolation]))
+
+
+def _stretched(image: np.ndarray) -> np.ndarray:
+    low, high = int(image.min()), int(image.max())
+    if high == low:
+        return np.zeros_like(image)
+    return ((image.astype(np.float32) - low) * (255 / (high - low))).astype(np.uint8)
+
+
+def _on_black_square(image: np.ndarray, *, at_least: int = 0) -> np.ndarray:
+    side = max(*image.shape, at_least)
+    square = np.zeros((side, side), dtype=np.uint8)
+    top, left = ((side - length) // 2 for length in image.shape)
+    square[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return square
 
 
 def view_of(seed: int, epoch: int, image_index: int, num_views: int) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from trainables.models.registry import TowerName
+from trainables.models.encoder_spec import TowerName
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from trainables.config import EncoderConfig, PreprocessingSpec
 from trainables.models.checkpoints import checkpoint_folder, from_checkpoint, split_dual
 from trainables.models.dual_encoder import Blocks, DualEncoder, ImageFeatures, Tokens, TowerName, unit_length
-from trainables.models.registry import EncoderSpec, encoder_fingerprint, preprocessing_of
+from trainables.models.encoder_spec import EncoderSpec
+from trainables.models.registry import encoder_fingerprint, preprocessing_of
 from trainables.models.timm_towers import ImageTower, load_timm_tower
 from trainables.models.torchvision_import import declare_missing_operators
 

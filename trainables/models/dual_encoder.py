@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from trainables.config import PreprocessingSpec
 from trainables.models.dropout import CounterDropout
-from trainables.models.registry import TowerName
+from trainables.models.encoder_spec import TowerName
 
 
 class ImageFeatures(NamedTuple):

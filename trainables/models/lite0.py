@@ -13,8 +13,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from trainables.config import EncoderConfig
 from trainables.models.checkpoints import package_file
 from trainables.models.dual import JoinedEncoder, SentenceEncoder
+from trainables.models.encoder_spec import EncoderSpec
 from trainables.models.name_projection import name_projection
-from trainables.models.registry import EncoderSpec, encoder_fingerprint, preprocessing_of
+from trainables.models.registry import encoder_fingerprint, preprocessing_of
 from trainables.models.timm_towers import ImageTower, cut_into_blocks
 from trainables.models.torchvision_import import declare_missing_operators
 

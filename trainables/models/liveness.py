@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trainables.errors import ConfigError
 from trainables.models.adaptation import Adaptation
 from trainables.models.dual_encoder import DualEncoder, Tokens, in_evaluation_mode
-from trainables.models.registry import TowerName
+from trainables.models.encoder_spec import TowerName
 from trainables.models.targets import leaf_name
 
 

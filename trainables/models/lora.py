@@ -13,9 +13,9 @@ from trainables.models.adaptation import Adaptation
 from trainables.models.adapter_files import load_adapter, save_adapter
 from trainables.models.dropout import AdapterInput, CounterDropout, set_dropout_rows
 from trainables.models.dual_encoder import DualEncoder
+from trainables.models.encoder_spec import TowerName
 from trainables.models.liveness import prove_alive
 from trainables.models.precision import store_frozen_in_bfloat16
-from trainables.models.registry import TowerName
 from trainables.models.targets import check_targets, resolve_targets
 from trainables.models.torchvision_import import import_peft
 

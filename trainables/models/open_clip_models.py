@@ -23,9 +23,10 @@ from trainables.models.checkpoints import (
     split_open_clip,
 )
 from trainables.models.dual_encoder import Blocks, DualEncoder, ImageFeatures, Tokens, TowerName, unit_length
+from trainables.models.encoder_spec import EncoderSpec
 from trainables.models.open_clip_towers import VisionTransformerTower, resnet_tower
 from trainables.models.openai_files import openai_architecture, read_tensors, shapes_of
-from trainables.models.registry import EncoderSpec, encoder_fingerprint, preprocessing_of, revision_of
+from trainables.models.registry import encoder_fingerprint, preprocessing_of, revision_of
 from trainables.models.torchvision_import import declare_missing_operators
 from trainables.places import found
 

@@ -28,7 +28,7 @@ def store_frozen_in_bfloat16(encoder: DualEncoder) -> None:
             if is_frozen and parameter.is_floating_point():
                 parameter.data = parameter.data.bfloat16()
         for key, buffer in module.named_buffers(recurse=False):
-            if buffer.is_floating_point():
+            if buffer.is_floating_point() and not any(parameter.requires_grad for parameter in own):
                 setattr(module, key, buffer.bfloat16())
     encoder.dtype = torch.bfloat16
 

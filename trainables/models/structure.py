@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from trainables.config import Config, EncoderConfig
 from trainables.errors import WeightsUnavailable
-from trainables.models.registry import ENCODERS, TowerName, preprocessing_of
+from trainables.models.encoder_spec import TowerName
+from trainables.models.registry import ENCODERS, preprocessing_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -217,9 +218,14 @@ def _sizes(encoder: DualEncoder, cut: int) -> tuple[int, int, int]:
     return graph, entering, largest
 
 
+def kept_names() -> list[str]:
+    """Returns the registered encoders whose structure is kept: whose shapes no converted file decides."""
+    return [name for name, spec in ENCODERS.items() if not spec.parts and (spec.files or spec.architecture)]
+
+
 def main() -> None:
     """Writes the structures that are kept."""
-    configs: list[Any] = [EncoderConfig(name=name) for name in ENCODERS]
+    configs: list[Any] = [EncoderConfig(name=name) for name in kept_names()]
     lines = [
         f"{json.dumps(config.name)}: {json.dumps(_built(config).model_dump(mode='json'))}"
         for config in configs

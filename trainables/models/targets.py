@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from trainables.config import AdaptConfig, EncoderConfig, LoraConfig, TrialConfig
 from trainables.errors import ConfigError
-from trainables.models.registry import FAMILIES, Family, Tower, TowerName, find_encoder
+from trainables.models.encoder_spec import Family, Tower, TowerName
+from trainables.models.registry import FAMILIES, find_encoder
 from trainables.models.structure import Adaptable, Structure, adaptable_modules, is_kept, structure_of
 
 if TYPE_CHECKING:

@@ -28,6 +28,45 @@ def test_fit_cuts_the_centre():
     assert (fit(film, PreprocessingSpec(size=50)) == 200).all()
 
 
+def test_steps_that_are_not_taken_leave_a_fingerprint_as_it_was():
+    assert PreprocessingSpec().fitting() == {"size": 224, "crop": "center", "interpolation": "bicubic"}
+    assert PreprocessingSpec(pad="after").fitting()["pad"] == "after"
+
+
+@pytest.mark.parametrize(
+    ("spec", "height", "width"),
+    [
+        ({"pad": "before"}, 24, 48),  # squared at its own size, then resized
+        ({"pad": "after"}, 24, 48),
+        ({"pad": "after", "oversize": 1.5, "crop": "none", "interpolation": "lanczos"}, 24, 48),
+        (
+            {"pad": "after", "oversize": 1.5, "interpolation": "area"},
+            36,
+            48,
+        ),  # 72 px, of which 48 are cut out
+        ({"crop": "none"}, 48, 48),
+    ],
+)
+def test_a_padded_image_is_whole_on_black_and_a_squashed_one_fills_the_square(spec, height, width):
+    fitted = fit(np.full((60, 120), 200, dtype=np.uint8), PreprocessingSpec(size=48, **spec))
+    lit = fitted > 100
+    assert fitted.shape == (48, 48)
+    assert (lit.any(1).sum(), lit.any(0).sum()) == (height, width)
+    assert lit.any(1)[24]
+
+
+def test_small_images_are_padded_before_they_would_be_enlarged():
+    fitted = fit(np.full((20, 30), 200, dtype=np.uint8), PreprocessingSpec(size=48, pad="before"))
+    assert (fitted > 100).sum() == 20 * 30
+
+
+def test_a_full_window_uses_every_grey():
+    film = np.tile(np.arange(100, 150, dtype=np.uint8), (50, 1))
+    fitted = fit(film, PreprocessingSpec(size=50, window="full"))
+    assert (fitted.min(), fitted.max()) == (0, 255)
+    assert not fit(np.full((50, 50), 7, dtype=np.uint8), PreprocessingSpec(size=50, window="full")).any()
+
+
 def test_augmentation_is_a_pure_function_of_its_counters():
     views = {
         key: augment(FILM, seed=key[0], view=key[1], image_index=key[2])

@@ -97,6 +97,43 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def siglip_folder(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path) -> Path:
+    """A SigLIP checkpoint as on the Hub: 32 px, patch 16, two layers; letters as tokens."""
+    declare_missing_operators()
+    import shutil
+
+    from transformers import AutoTokenizer, SiglipConfig, SiglipModel
+
+    folder = tmp_path_factory.mktemp("narrow-siglip")
+    shutil.copytree(bert_folder, folder, dirs_exist_ok=True)
+    layers = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    words = len(AutoTokenizer.from_pretrained(bert_folder))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = SiglipModel(
+            SiglipConfig(
+                vision_config={**layers, "image_size": 32, "patch_size": 16},
+                text_config={
+                    **layers, "vocab_size": words, "max_position_embeddings": 40, "projection_size": 24,
+                },
+            )
+        )  # fmt: skip
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.data.normal_(std=0.2)
+        (folder / "model.safetensors").unlink()
+        model.save_pretrained(folder)
+    pixels = {
+        "size": {"height": 32, "width": 32},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "resample": 3,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
+    return folder
+
+
 @pytest.fixture(scope="session", params=["test_vit", "test_efficientnet", "test_resnet"])
 def timm_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """timm's own smallest models: one cut by layers, one by stages, one not at all."""

@@ -120,8 +120,8 @@ def test_pickled_weights_are_not_read(changed):
 
 def test_a_checkpoint_of_another_kind_is_refused(changed):
     config = json.loads((changed / "config.json").read_text())
-    (changed / "config.json").write_text(json.dumps({**config, "model_type": "siglip"}))
-    with pytest.raises(ConfigError, match="type 'siglip'"):
+    (changed / "config.json").write_text(json.dumps({**config, "model_type": "blip"}))
+    with pytest.raises(ConfigError, match="type 'blip'; this family loads 'clip' and 'siglip'"):
         load_dual_encoder(EncoderConfig(name=str(changed)))
 
 

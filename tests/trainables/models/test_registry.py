@@ -24,7 +24,16 @@ def test_every_loader_and_every_all_preset_exists(family):
 def test_hub_encoders_are_pinned():
     for name, spec in ENCODERS.items():
         assert spec.family in FAMILIES
-        assert spec.files or (spec.revision and len(spec.revision) == 40) or not spec.is_pinned, name
+        pinned = spec.files or spec.parts or (spec.revision and len(spec.revision) == 40)
+        assert bool(pinned) == spec.is_pinned, name
+
+
+def test_an_encoder_without_a_tested_revision_asks_for_one():
+    name = "flaviagiammarino/pubmed-clip-vit-base-patch32"
+    with pytest.raises(WeightsUnavailable, match=r"no commit of https.* name one as encoder\.revision$"):
+        load_dual_encoder(EncoderConfig(name=name))
+    named = EncoderConfig(name=name, revision="1" * 40)
+    assert encoder_fingerprint(named) != encoder_fingerprint(EncoderConfig(name=name))
 
 
 @pytest.mark.parametrize("name", ["lite0-minilmm", "no such thing", "dual:resnet18", "/no/such/folder"])
@@ -35,8 +44,11 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name):
         find_encoder(EncoderConfig(name=name))
 
 
-def test_fingerprints_tell_encoders_sizes_and_revisions_apart():
-    configs = [EncoderConfig(name=name) for name, spec in ENCODERS.items() if spec.is_pinned]
+def test_fingerprints_tell_encoders_sizes_and_revisions_apart(home):
+    configs = [
+        EncoderConfig(name=name, revision=None if spec.is_pinned else "1" * 40)
+        for name, spec in ENCODERS.items()
+    ]
     configs += [
         EncoderConfig(image_size=96),
         EncoderConfig(name="openai/clip-vit-base-patch32", revision="0" * 40),
@@ -54,7 +66,9 @@ def test_registered_encoders_say_their_preprocessing_without_their_weights():
     assert (large.size, large.mean) == (336, clip.mean)
 
 
-@pytest.mark.parametrize("name", [name for name, spec in ENCODERS.items() if spec.architecture])
+@pytest.mark.parametrize(
+    "name", [name for name, spec in ENCODERS.items() if spec.architecture and not spec.parts]
+)
 def test_what_is_published_of_an_encoder_is_what_it_is_built_of(name):
     """Parameters and widths as published; the structure is what the loader builds (`test_footprint`)."""
     spec, structure = ENCODERS[name], structure_of(EncoderConfig(name=name))

@@ -1,0 +1,94 @@
+"""`models`: what there is, what is missing, and what a person has to do about it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from test_openai_parts import reference
+
+from orchestrator.cli import execute
+from trainables.artifacts import file_sha256
+from trainables.models.other_systems import OTHER_SYSTEMS
+from trainables.models.registry import ENCODERS, FAMILIES
+
+
+def test_every_system_is_listed_with_its_standing(home, capsys):
+    assert execute(["models", "list", "--json"]) == 0
+    systems = {system["name"]: system for system in json.loads(capsys.readouterr().out)}
+    assert set(systems) == {*ENCODERS, *OTHER_SYSTEMS}
+    zero = systems["chexzero"]
+    assert (zero["status"], zero["pooled_dim"], zero["joint_dim"]) == ("unavailable", 768, 512)
+    assert zero["presets"]["image"] == list(FAMILIES["openai_file"].image.presets)
+    assert all(system["reason"] for system in systems.values() if system["status"] == "unavailable")
+    assert execute(["models", "list"]) == 0
+    assert "chexzero: unavailable: model not on this machine" in capsys.readouterr().out
+
+
+def test_one_is_shown_with_what_it_has_seen_and_how_to_get_it(home, capsys):
+    assert execute(["models", "show", "biovil"]) == 0
+    shown = capsys.readouterr().out
+    assert "not external  MIMIC-CXR: trained on MIMIC-CXR" in shown
+    assert "models convert biovil_image_resnet50_proj_size_128.pt --to biovil --part image" in shown
+    assert "models convert vocab.txt --to biovil" in shown
+    assert "oversize" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "chexzer"], "did you mean 'chexzero'"),
+        (["show", "nothing like it"], "known: lite0-minilm"),
+        (["fetch", "medclip-vit"], "models convert pytorch_model.bin --to medclip-vit"),
+        (["fetch", "StanfordAIMI/XrayCLIP__vit-b-16__laion2b-s34b-b88k"], "pinned; add --revision"),
+        (["fetch", "openai/clip-vit-base-patch32"], "not reachable"),
+        (["fetch", "resnet18"], "is no dual encoder"),
+        (["recommend", "--data", "chexprt"], "did you mean 'CheXpert'"),
+        (["recommend", "--need", "zero shot"], "did you mean 'zero-shot'"),
+        (["recommend"], "say for what"),
+        (["convert", "no-such-file.pt", "--to", "chexzero"], "no such file"),
+        (["convert", "no-such-file.pt", "--to", "chexzer"], "did you mean 'chexzero'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_message(home, capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert execute(["models", *arguments]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert "Traceback" not in said.err
+
+
+def test_advice_is_marked_where_the_data_was_trained_on(home, capsys):
+    assert execute(["models", "recommend", "--data", "mimic_cxr", "--json"]) == 0
+    (advice,) = json.loads(capsys.readouterr().out)
+    marks = {choice["name"]: choice["overlaps"] for choice in advice["choices"]}
+    assert marks == {
+        "medclip-vit": ["trained on MIMIC-CXR"], "biovil": ["trained on MIMIC-CXR"], "gloria": [],
+    }  # fmt: skip
+    assert execute(["models", "recommend", "--data", "nih", "--need", "speed"]) == 0
+    said = capsys.readouterr().out
+    assert "not external" not in said
+    assert said.index("base-patch32") < said.index("large-patch14-336")
+
+
+def test_a_converted_file_is_ready(home, capsys, tmp_path):
+    foreign, file = tmp_path / "best.pt", tmp_path / "best.safetensors"
+    foreign.write_bytes(b"anything")
+    assert execute(["models", "convert", str(foreign), "--to", "chexzero"]) == 2
+    assert f"--trust-sha256 {file_sha256(foreign)}" in capsys.readouterr().err
+    tensors = {n: t for n, t in reference(quick_gelu=True).state_dict().items() if n != "attn_mask"}
+    save_file({**tensors, "ln_final.more": torch.ones(2)}, file)
+    assert execute(["models", "convert", str(file), "--to", "chexzero"]) == 2
+    assert "1 not expected (first: ln_final.more)" in capsys.readouterr().err
+    save_file({"transformer.resblocks.0.ln_1.weight": torch.ones(2), "ln_final.weight": torch.ones(2)}, file)
+    assert execute(["models", "convert", str(file), "--to", "chexzero"]) == 2
+    assert "chexzero" in capsys.readouterr().err
+    save_file(tensors, file)
+    assert execute(["models", "convert", str(file), "--to", "chexzero"]) == 0
+    said = capsys.readouterr().out
+    assert "chexzero is ready: 3," in said
+    assert "the published one has 151,277,313, this is another one" in said
+    assert execute(["models", "show", "chexzero", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "ready"

@@ -1,0 +1,167 @@
+"""Foreign checkpoints: opened only after their hash, only in quarantine, and never run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from trainables.artifacts import file_sha256, verify
+from trainables.errors import ConfigError, DataError
+from trainables.models.convert import convert_file, convert_part
+from trainables.models.registry import ENCODERS
+from trainables.models.weights import encoder_folder, missing_parts
+
+WEIGHTS = {"conv1.weight": torch.arange(6.0).view(2, 3), "ln.bias": torch.ones(3)}
+
+
+class Canary:
+    """A pickle of it makes a file wherever it is opened by an unpickler that runs what it reads."""
+
+    def __init__(self, nest: Path) -> None:
+        self.nest = nest
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.nest}",)
+
+
+def checkpoint(path: Path, content: object) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def test_a_trusted_file_becomes_safetensors_with_a_manifest(home, tmp_path):
+    file = checkpoint(tmp_path / "best.pt", WEIGHTS)
+    converted = convert_part(file, "chexzero", ENCODERS["chexzero"], part=None, trusted=file_sha256(file))
+    verify(converted.folder)
+    assert converted.folder == encoder_folder("chexzero") / "model"
+    assert converted.folder.is_relative_to(home)
+    tensors = load_file(converted.folder / "model.safetensors")
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in WEIGHTS.items())
+    about = json.loads((converted.folder / "about.json").read_text())
+    assert (about["sha256"], about["num_tensors"]) == (file_sha256(file), 2)
+    assert {path.suffix for path in converted.folder.iterdir()} == {".safetensors", ".json"}
+    assert missing_parts("chexzero", ENCODERS["chexzero"]) == []
+
+
+def test_a_pickle_with_code_is_refused_by_name_and_not_run(home, tmp_path):
+    nest = tmp_path / "egg"
+    file = checkpoint(tmp_path / "best.pt", {**WEIGHTS, "extra": Canary(nest)})
+    with pytest.raises(DataError, match=r"best\.pt: refused: it would run code .*posix\.system.*Nothing"):
+        convert_part(file, "chexzero", ENCODERS["chexzero"], part=None, trusted=file_sha256(file))
+    assert not nest.exists()
+    assert not encoder_folder("chexzero").joinpath("model").exists()
+    torch.load(file, weights_only=False)
+    assert nest.exists()  # the canary is alive: opened the usual way, it does run
+
+
+@pytest.mark.parametrize("trusted", [None, "0" * 64, "no hash"])
+def test_a_file_that_nobody_vouches_for_is_not_opened(home, tmp_path, trusted):
+    file = checkpoint(tmp_path / "best.pt", WEIGHTS)
+    message = file_sha256(file) if trusted != "no hash" else "is no SHA-256"
+    with pytest.raises(ConfigError, match=message):
+        convert_part(file, "chexzero", ENCODERS["chexzero"], part=None, trusted=trusted)
+    assert not encoder_folder("chexzero").exists()
+
+
+def test_a_published_hash_has_to_match(home, tmp_path):
+    file = checkpoint(tmp_path / "biovil_image_resnet50_proj_size_128.pt", WEIGHTS)
+    with pytest.raises(DataError, match=r"md5 [0-9a-f]{32}, published was 02ce6ee460f72efd599295f440dbb453"):
+        convert_part(file, "biovil", ENCODERS["biovil"], part=None, trusted=None)
+
+
+@pytest.mark.slow
+def test_settings_of_a_training_checkpoint_become_nothing(home, tmp_path, monkeypatch):
+    for module, names in {
+        "omegaconf": (),
+        "omegaconf.dictconfig": ("DictConfig",),
+        "omegaconf.base": ("Metadata",),
+    }.items():
+        fake = types.ModuleType(module)
+        for name in names:
+            setattr(fake, name, type(name, (), {"__module__": module}))
+        monkeypatch.setitem(sys.modules, module, fake)
+    settings, metadata = (
+        sys.modules["omegaconf.dictconfig"].DictConfig(),
+        sys.modules["omegaconf.base"].Metadata(),
+    )
+    metadata.__dict__ |= {"ref_type": Any, "object_type": dict, "flags": {"a": [1]}}
+    settings.__dict__ |= {"_metadata": metadata, "_content": {"lr": np.float64(1e-4)}}
+    content = {"state_dict": WEIGHTS, "hyper_parameters": settings, "args": argparse.Namespace(lr=1e-4)}
+    file = checkpoint(tmp_path / "chexpert_resnet50.ckpt", content)
+    converted = convert_part(file, "gloria", ENCODERS["gloria"], part=None, trusted=file_sha256(file))
+    assert set(load_file(converted.folder / "model.safetensors")) == set(WEIGHTS)
+    assert missing_parts("gloria", ENCODERS["gloria"]) == ["vocabulary"]
+
+
+def test_a_vocabulary_is_copied_and_others_are_refused(home, tmp_path):
+    file = tmp_path / "vocab.txt"
+    file.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nlung\n")
+    convert_part(file, "gloria", ENCODERS["gloria"], part=None, trusted=None)
+    assert missing_parts("gloria", ENCODERS["gloria"]) == ["model"]
+    with pytest.raises(ConfigError, match=r"is here already .*--replace"):
+        convert_part(file, "gloria", ENCODERS["gloria"], part=None, trusted=None)
+    file.write_text("lung\n")
+    with pytest.raises(DataError, match=r"no BERT vocabulary, \[PAD\]"):
+        convert_part(file, "gloria", ENCODERS["gloria"], part=None, trusted=None, replace=True)
+
+
+def test_safetensors_need_no_trust(home, tmp_path):
+    file = tmp_path / "model.safetensors"
+    save_file(WEIGHTS, file)
+    assert convert_part(file, "chexzero", ENCODERS["chexzero"], part=None, trusted=None).num_tensors == 2
+    file.write_bytes(b"no safetensors at all")
+    with pytest.raises(DataError, match="no safetensors file"):
+        convert_part(file, "chexzero", ENCODERS["chexzero"], part=None, trusted=None, replace=True)
+
+
+def test_parts_are_told_apart_or_asked_for(home, tmp_path):
+    file = checkpoint(tmp_path / "renamed.pt", WEIGHTS)
+    with pytest.raises(ConfigError, match="--part image or --part text"):
+        convert_part(file, "biovil", ENCODERS["biovil"], part=None, trusted=file_sha256(file))
+    with pytest.raises(ConfigError, match=r"no such part .*image, text, vocabulary"):
+        convert_part(file, "biovil", ENCODERS["biovil"], part="txt", trusted=file_sha256(file))
+    with pytest.raises(ConfigError, match="need no conversion"):
+        convert_part(file, "lite0-minilm", ENCODERS["lite0-minilm"], part=None, trusted=None)
+
+
+@pytest.mark.slow
+def test_a_plain_pickle_with_code_is_not_run_either(tmp_path):
+    nest, file = tmp_path / "egg", tmp_path / "plain.pt"
+    file.write_bytes(pickle.dumps(Canary(nest)))
+    with pytest.raises(DataError, match="refused"):
+        convert_file(file, tmp_path / "out", trusted=file_sha256(file))
+    assert not nest.exists()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_beside_its_configuration_gets_safetensors(tmp_path):
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    file = checkpoint(folder / "pytorch_model.bin", {"model": WEIGHTS})
+    convert_file(file, folder, trusted=file_sha256(file))
+    assert set(load_file(folder / "model.safetensors")) == set(WEIGHTS)
+    assert (folder / "config.json").read_text() == "{}"
+    with pytest.raises(ConfigError, match="holds safetensors already"):
+        convert_file(file, folder, trusted=file_sha256(file))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", [b"", b"\x80\x02}q\x00.", b"PK\x03\x04 no archive"])
+def test_what_is_no_checkpoint_is_one_message(tmp_path, content):
+    file = tmp_path / "broken.pt"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"broken\.pt"):
+        convert_file(file, tmp_path / "out", trusted=file_sha256(file))
+    assert not (tmp_path / "out").exists()

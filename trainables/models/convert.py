@@ -1,0 +1,244 @@
+"""Foreign checkpoints become safetensors, once: hash first, then a quarantined process, then a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainables.artifacts import atomic_directory, file_sha256, is_whole
+from trainables.config import EncoderConfig
+from trainables.errors import ConfigError, DataError
+from trainables.models.encoder_spec import EncoderSpec
+from trainables.models.weights import (
+    COMMAND,
+    MODEL_FILE,
+    TEXT_PARTS,
+    VOCABULARY,
+    encoder_folder,
+    missing_parts,
+    needed_parts,
+    text_parts,
+)
+
+MEMORY_BYTES, MEMORY_PER_BYTE = 6 * 2**30, 6
+"""Of address space, most of it torch's libraries; and for each byte of the file."""
+MAX_BYTES = 16 * 2**30
+WAIT_SECONDS = 1800
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion wrote."""
+
+    folder: Path
+    part: str | None
+    sha256: str  # of the file that was converted
+    num_tensors: int | None  # None: text
+
+
+def convert_part(
+    file: Path, name: str, spec: EncoderSpec, *, part: str | None, trusted: str | None, replace: bool = False
+) -> Converted:
+    """Converts a published file into a part of a registered encoder.
+
+    Args:
+        file: a pickle, safetensors, `vocab.txt` or `open_clip_config.json`.
+        name: of the encoder.
+        spec: of the encoder.
+        part: which of its parts; None = the only one, or the one whose published name the file has.
+        trusted: the SHA-256 that a person vouches for, where no hash is published.
+        replace: whether a part that is here already is overwritten.
+
+    Raises:
+        ConfigError: a part that the encoder does not have, one that is here, or a file nobody vouches for.
+        DataError: not the published file, or one that is refused.
+    """
+    part = _which(file, name, spec, part)
+    folder = encoder_folder(name) / part
+    if is_whole(folder) and not replace:
+        raise ConfigError(f"{name}: its {part} is here already ({folder}); add --replace to overwrite it")
+    if part in TEXT_PARTS:
+        return _copy_text(file, folder, part)
+    published = spec.parts[part]
+    return _convert(file, folder, part=part, md5=published.md5, trusted=trusted)
+
+
+def check_loads(converted: Converted, name: str, spec: EncoderSpec) -> int | None:
+    """Loads an encoder whose parts are all here; returns how many weights it has, None if a part is to come.
+
+    Raises:
+        ConfigError: the tensors do not fit it; then what was converted last is taken away again.
+    """
+    from trainables.models.load import load_dual_encoder
+
+    if missing_parts(name, spec):
+        return None
+    try:
+        encoder = load_dual_encoder(EncoderConfig(name=name))
+    except (ConfigError, LookupError, ValueError, RuntimeError) as error:
+        shutil.rmtree(converted.folder)
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(  # shapes that no architecture has; what a library makes of them
+            f"{name}: is not built of these tensors ({type(error).__name__}: {error})"
+        ) from error
+    return sum(parameter.numel() for parameter in encoder.parameters())
+
+
+def convert_file(file: Path, folder: Path, *, trusted: str | None) -> Converted:
+    """Converts any checkpoint into `folder`/model.safetensors, beside what else lies there.
+
+    Raises:
+        ConfigError: no hash is trusted, or there are safetensors already.
+        DataError: a file that is refused.
+    """
+    if any(folder.glob("*.safetensors")):
+        raise ConfigError(f"--to {folder}: holds safetensors already; name another folder")
+    aside = folder.with_name(f"{folder.name}.converted")
+    converted = _convert(file, aside, part=None, md5=None, trusted=trusted)
+    folder.mkdir(parents=True, exist_ok=True)
+    for written in sorted(aside.iterdir()):
+        written.replace(folder / written.name)
+    aside.rmdir()
+    return Converted(folder, None, converted.sha256, converted.num_tensors)
+
+
+def _which(file: Path, name: str, spec: EncoderSpec, part: str | None) -> str:
+    known = needed_parts(spec)
+    if not spec.parts:
+        raise ConfigError(f"--to {name}: its weights need no conversion; see '{COMMAND} show {name}'")
+    if part is not None:
+        if part not in known:
+            raise ConfigError(f"--part {part}: {name} has no such part (it has: {', '.join(known)})")
+        return part
+    of_text = [part for part in text_parts(spec) if TEXT_PARTS[part] == file.name]
+    if of_text:
+        return of_text[0]
+    named = [p for p, published in spec.parts.items() if published.file == file.name]
+    if len(named) == 1:
+        return named[0]
+    if len(spec.parts) == 1:
+        return next(iter(spec.parts))
+    raise ConfigError(
+        f"{file.name}: say which part of {name} it is, with --part {' or --part '.join(spec.parts)}"
+    )
+
+
+def _convert(
+    file: Path, folder: Path, *, part: str | None, md5: str | None, trusted: str | None
+) -> Converted:
+    _check_file(file)
+    sha256 = file_sha256(file)
+    _check_hash(file, sha256, md5=md5, trusted=trusted)
+    with atomic_directory(folder) as aside:
+        target = aside / MODEL_FILE
+        if file.suffix == ".safetensors":
+            shutil.copyfile(file, target)
+            said = {"num_tensors": count_tensors(target)}
+        else:
+            said = _quarantined(file, target)
+        about = {"converted_from": file.name, "sha256": sha256, **said}
+        (aside / "about.json").write_text(json.dumps(about, indent=1, sort_keys=True))
+    return Converted(folder, part, sha256, said["num_tensors"])
+
+
+def _check_file(file: Path) -> None:
+    if not file.is_file():
+        raise DataError(f"{file}: no such file")
+    if not 0 < file.stat().st_size <= MAX_BYTES:
+        raise DataError(f"{file}: {file.stat().st_size} bytes; 1 to {MAX_BYTES:,} are read")
+
+
+def _check_hash(file: Path, sha256: str, *, md5: str | None, trusted: str | None) -> None:
+    if trusted is not None:
+        if not re.fullmatch("[0-9a-f]{64}", trusted):
+            raise ConfigError(f"--trust-sha256 {trusted}: is no SHA-256, which is 64 hexadecimal digits")
+        if trusted != sha256:
+            raise ConfigError(f"--trust-sha256: {file.name} has {sha256}, not {trusted}; nothing was opened")
+        return
+    if md5 is not None:
+        found = _md5(file)
+        if found != md5:
+            raise DataError(f"{file}: md5 {found}, published was {md5}; download it again")
+        return
+    if file.suffix != ".safetensors":  # these can do no harm
+        raise ConfigError(
+            f"{file.name}: no hash of it is known here, and it may hold anything. If you have it from "
+            f"where you trust, add --trust-sha256 {sha256}"
+        )
+
+
+def _md5(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "md5").hexdigest()
+
+
+def _quarantined(file: Path, target: Path) -> dict[str, Any]:
+    memory = MEMORY_BYTES + MEMORY_PER_BYTE * file.stat().st_size
+    command = [
+        *(sys.executable, "-I", "-X", "faulthandler", str(Path(__file__).with_name("unpickle.py"))),
+        *(str(file.resolve()), str(target.resolve()), str(memory)),
+    ]
+    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(target.parent.resolve())}
+    try:
+        ended = subprocess.run(
+            command, capture_output=True, text=True, timeout=WAIT_SECONDS, env=environment, cwd=target.parent,
+            check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise DataError(f"{file}: refused: not read within {WAIT_SECONDS} s") from error
+    try:
+        said: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    except (ValueError, IndexError) as error:
+        why = f"signal {-ended.returncode}" if ended.returncode < 0 else ended.stderr.strip()[-300:]
+        raise DataError(f"{file}: refused: its reader ended without an answer ({why})") from error
+    if "refused" in said:
+        raise DataError(f"{file}: refused: {said['refused']}. Nothing of it was run, nothing was written")
+    return said
+
+
+def count_tensors(file: Path) -> int:
+    """Returns how many tensors a safetensors file names.
+
+    Raises:
+        DataError: it is none.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            return len(list(opened.keys()))
+    except SafetensorError as error:
+        raise DataError(f"{file}: no safetensors file ({error})") from error
+
+
+def _copy_text(file: Path, folder: Path, part: str) -> Converted:
+    """Copies a vocabulary or a configuration, after looking whether it is one."""
+    _check_file(file)
+    try:
+        text = file.read_text(encoding="utf-8")
+        if part == VOCABULARY:
+            _check_vocabulary(text, file)
+        elif "model_cfg" not in json.loads(text):
+            raise DataError(f"{file}: no configuration of open_clip, it has no 'model_cfg'")
+    except ValueError as error:
+        raise DataError(f"{file}: cannot be read as UTF-8 text or JSON ({error})") from error
+    with atomic_directory(folder) as aside:
+        shutil.copyfile(file, aside / TEXT_PARTS[part])
+    return Converted(folder, part, file_sha256(file), None)
+
+
+def _check_vocabulary(text: str, file: Path) -> None:
+    words = text.splitlines()
+    absent = [word for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if word not in words]
+    if absent:
+        raise DataError(
+            f"{file}: no BERT vocabulary, {', '.join(absent)} is not in it; it has one word a line"
+        )

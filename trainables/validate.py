@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainables.config import Features, Split, TrialConfig
+from trainables.config import Features, PromptFamily, Split, TrialConfig
 from trainables.context import Metrics
-from trainables.data.text import PromptFamily, class_prompts
+from trainables.data.text import class_prompts
 from trainables.embeddings import EmbeddingTable
 from trainables.materials import Materials
 from trainables.metrics import point_metrics

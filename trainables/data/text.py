@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from trainables.config import CaptionKind, PromptFamily
 from trainables.data.counter_rng import counter_rng
 from trainables.data.records import Dataset
 from trainables.errors import ConfigError
-
-PromptFamily = Literal["class_name", "training", "unseen"]
-CaptionKind = Literal["class_template", "finding"]
 
 
 @dataclass(frozen=True)

@@ -362,6 +362,11 @@ class TrialConfig(Config):
         return self.adapt.method == "baseline"
 
     @property
+    def model_to_load(self) -> EncoderConfig | BaselineConfig:
+        """Which model the trial starts from."""
+        return self.baseline if self.is_baseline else self.encoder
+
+    @property
     def reads_captions(self) -> bool:
         """Whether anything is trained on captions."""
         return not (self.adapt.method in ("none", "baseline") or self.loss.asks_for_classes)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trainables.activations import Activations
 from trainables.artifacts import fingerprint
+from trainables.caption import with_descriptions
 from trainables.config import TrialConfig
 from trainables.context import RunContext
 from trainables.data.cache import ImageCache, open_image_cache
@@ -82,6 +83,8 @@ def open_materials(config: TrialConfig, context: RunContext) -> Materials:
     if config.execution.num_threads:
         torch.set_num_threads(config.execution.num_threads)
     dataset = load_dataset(config.data)
+    if config.reads_captions:
+        dataset = with_descriptions(dataset, config, context)
     torch.manual_seed(config.seed)  # LoRA's A matrices are drawn here
     encoder = load_dual_encoder(config.encoder, device=context.device, store=context.store)
     adaptation = attach(encoder, config)

@@ -293,8 +293,13 @@ def read_absent(state: SweepState) -> Iterator[Absent]:
 
 
 def find_shortcut(rows: Sequence[Row], controls: Sequence[Control], key: str) -> str | None:
-    """Returns a sentence if a control comes near the best probe: then the score says little about lungs."""
-    probes = [r.objective.value for r in rows if r.system.startswith("probe") and not r.breaches]
+    """Returns a sentence if a control comes near the best probe: then the score says little about lungs.
+
+    Where no encoder was probed, baselines take its place.
+    """
+    kept = [row for row in rows if not row.breaches]
+    kind = "probe" if any(row.system.startswith("probe") for row in kept) else "baseline"
+    probes = [row.objective.value for row in kept if row.system.startswith(kind)]
     scored = [(control.objective.value, control.system) for control in controls if control.objective]
     if not probes or not scored:
         return None
@@ -303,6 +308,7 @@ def find_shortcut(rows: Sequence[Row], controls: Sequence[Control], key: str) ->
         return None
     metric = key.rpartition("/")[2]
     return (
-        f"shortcut: the control '{CONTROLS[system]}' scores {value:.3f} {metric}, the best probe {best:.3f}. "
+        f"shortcut: the control '{CONTROLS[system]}' scores {value:.3f} {metric}, the best {kind} "
+        f"{best:.3f}. "
         "The classes can be told apart without lungs; check sources and acquisition before believing a row."
     )

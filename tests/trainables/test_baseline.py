@@ -1,12 +1,14 @@
 """Classifiers fine-tuned end to end: ResNet-18 at a size that takes seconds, ViT-B/16 where it is slow."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.multiprocessing.spawn import spawn
 
 from trainables.adapt import adapt
 from trainables.artifacts import about
@@ -17,7 +19,8 @@ from trainables.data.datasets import load_dataset
 from trainables.data.loader import global_batches
 from trainables.errors import ConfigError, DataError, WeightsUnavailable
 from trainables.finetune import finetune
-from trainables.models.classifiers import ARCHITECTURES, load_classifier
+from trainables.launch import LOOPBACK, process_group
+from trainables.models.classifiers import ARCHITECTURES, load_classifier, resized_weights
 from trainables.models.torchvision_import import declare_missing_operators
 from trainables.predictions import read_predictions
 
@@ -226,3 +229,41 @@ def test_vit_b_16_trains_and_its_batch_may_be_cut(tmp_path: Path, store: Path) -
     assert losses[0][-1] < losses[0][0]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
     assert fitting.num_trainable == sum(p.numel() for p in fitting.state.parameters.values())
+
+
+@pytest.mark.slow
+def test_position_embeddings_are_interpolated_to_smaller_images() -> None:
+    declare_missing_operators()
+    from torchvision import models
+
+    pretrained = models.vit_b_16().state_dict()
+    config = small(baseline__architecture="vit_b_16", baseline__image_size=64).baseline
+    resized = resized_weights(dict(pretrained), config)
+    assert resized["encoder.pos_embedding"].shape == (1, 1 + 4 * 4, 768)
+    torch.testing.assert_close(
+        resized["encoder.pos_embedding"][:, 0], pretrained["encoder.pos_embedding"][:, 0]
+    )
+    assert (
+        resized_weights(pretrained, from_flat({"baseline.architecture": "vit_b_16"}).baseline) is pretrained
+    )
+
+
+@pytest.mark.slow
+def test_further_workers_wait_and_change_nothing(tmp_path: Path, store: Path) -> None:
+    """Two processes as torchrun starts them: the first trains, both report every epoch."""
+    alone = fresh(tmp_path / "alone", store)
+    baseline(small(), alone)
+    shared = fresh(tmp_path / "shared", store)
+    meeting = f"file://{tmp_path}/meeting"
+    spawn(_work, (str(shared.workdir), str(shared.store), meeting), nprocs=2)
+    assert steps(shared.workdir) == pytest.approx(steps(alone.workdir), rel=1e-6)
+    assert [(shared.workdir / f"rank-{rank}.txt").read_text() for rank in (0, 1)] == ["2", "2"]
+
+
+def _work(rank: int, workdir: str, store: str, meeting: str) -> None:
+    os.environ |= LOOPBACK
+    with process_group("cpu", init_method=meeting, rank=rank, world_size=2):
+        context = LocalContext(Path(workdir), Path(store), rank=rank, world_size=2)
+        metrics = baseline(small(), context)
+        assert bool(metrics) == (rank == 0)
+        (Path(workdir) / f"rank-{rank}.txt").write_text(str(len(context.reported)))

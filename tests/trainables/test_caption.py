@@ -235,6 +235,9 @@ def test_what_a_mask_shows_becomes_the_caption_and_other_images_keep_findings(tm
     assert set(dataset.descriptions.values()) == {sentence}
     described = {r.split for r in dataset.records if r.image_id in dataset.descriptions}
     assert described == {"train", "val"}
+    permuted = load_dataset(config.data.model_copy(update={"permute_labels": True}))
+    assert describe_by_masks(permuted) == {}  # they would tell the true labels
+    assert not any(r.infection_mask_path for r in dataset.records if r.split == "test")
     train = dataset.indices("train")
     captions = captions_for(dataset, train, kind="mask_finding", seed=0, epoch=0)
     for text, k in zip(captions, dataset.class_indices(train), strict=True):

@@ -52,7 +52,8 @@ def load_dataset(config: DataConfig, *, with_test_labels: bool = False) -> Datas
 
     Args:
         config: which data set, and how it is split.
-        with_test_labels: only `evaluate` opens them; otherwise labels and report texts of test are withheld.
+        with_test_labels: only `evaluate` opens them; otherwise labels of test are withheld, and what tells
+            them: report texts and infection masks.
 
     Raises:
         ConfigError: no such data set; the nearest name is offered.
@@ -132,7 +133,9 @@ def _check_complete(records: Sequence[ImageRecord], classes: Sequence[str], *, n
 
 
 def _withhold(record: ImageRecord) -> ImageRecord:
-    return replace(record, labels={}, report_text=None) if record.split == "test" else record
+    if record.split != "test":
+        return record
+    return replace(record, labels={}, report_text=None, infection_mask_path=None)
 
 
 def one_hot(classes: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -121,7 +121,9 @@ def load_classifier(config: BaselineConfig, *, num_classes: int, seed: int) -> n
         size: dict[str, Any] = {"image_size": config.image_size} if config.architecture == "vit_b_16" else {}
         model = getattr(models, config.architecture)(**size)
         if not config.from_scratch:
-            model.load_state_dict(_resized(torch.load(weights_file(config), weights_only=True), config))
+            model.load_state_dict(
+                resized_weights(torch.load(weights_file(config), weights_only=True), config)
+            )
         name = ARCHITECTURES[config.architecture].head
         width = model.get_submodule(name).in_features
         model.set_submodule(name, nn.Linear(width, num_classes))
@@ -162,7 +164,7 @@ def _url(architecture: Architecture) -> str:
     return f"{url.rpartition('/')[0]}/{architecture.file}"
 
 
-def _resized(tensors: Any, config: BaselineConfig) -> Any:
+def resized_weights(tensors: Any, config: BaselineConfig) -> Any:
     """Returns the weights with position embeddings for the configured size, interpolated where it differs."""
     if config.architecture != "vit_b_16" or config.image_size == TRAINED_SIZE:
         return tensors

@@ -130,11 +130,14 @@ def captions(board: Leaderboard) -> Iterator[str]:
             "t-intervals over seeds, not patients. The first seed also chose the arm, which flatters it a "
             "little. Arms without all seeds rank below."
         )
-    if any(row.system.startswith(FEW_SHOT) for row in board.rows):
+    few_shot = [row for row in board.rows if row.system.startswith(FEW_SHOT)]
+    if few_shot:
         yield (
             "k-shot: probes on k labelled images a class, of as many patients; means over draws of them, "
             "on val with 95 % t-intervals over draws. Nothing of them is tuned on val."
         )
+    if any(row.method != "none" for row in few_shot):
+        yield "k-shot of an adapted encoder: adapting saw every label of train, the probe alone sees k."
     if any(row.system == "baseline_from_scratch" for row in board.rows):
         yield "From scratch: a classifier that started from random weights, not from ImageNet's."
     if any(row.differs is False for row in board.rows):

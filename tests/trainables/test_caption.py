@@ -17,7 +17,7 @@ from trainables.artifacts import verify
 from trainables.caption import (
     caption,
     describe_by_masks,
-    duplicates_per_batch,
+    duplicate_fraction,
     shortcut,
     usefulness,
     with_descriptions,
@@ -253,7 +253,7 @@ def test_what_a_mask_shows_becomes_the_caption_and_other_images_keep_findings(tm
 def test_a_repeated_caption_is_counted_once_for_each_pair_that_carries_it() -> None:
     config = from_flat(SMALL | {"data.captions": "class_template"})
     dataset = load_dataset(config.data)
-    assert duplicates_per_batch(dataset, config) > 0.9  # three captions, batches of eight
+    assert duplicate_fraction(dataset, config) > 0.9  # three captions, batches of eight
     captions = captions_for(dataset, dataset.indices("train"), kind="class_template", seed=0, epoch=0)
     assert usefulness(dataset, captions)["train/captions/distinct_fraction"] == 3 / 24
     assert shortcut(dataset) == {}

@@ -142,6 +142,7 @@ class Fitting:
 
         Weights that were trained before are not trained again: their epochs are shown again, marked.
         """
+        self.context.fetch(self.folder)
         if is_whole(self.folder):
             epochs: list[dict[str, float]] = about(self.folder)["epochs"]
             self.state.epochs = [epoch | {"perf/weights_reused": 1.0} for epoch in epochs]
@@ -237,6 +238,7 @@ class Fitting:
             }
 
         build_once(self.folder, build)
+        self.context.keep(self.folder)
 
     def _pixels(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
         """Returns normalised pixels float32 [B, 3, S, S] of images in these views."""

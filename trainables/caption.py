@@ -112,7 +112,10 @@ def describe_by_model(dataset: Dataset, config: TrialConfig, context: RunContext
         pq.write_table(pa.table({"image_id": image_ids, "description": sentences}), aside / FILE)
         return {"captioner": config.captioner.model_dump(mode="json")}
 
-    table = pq.read_table(build_once(context.store / "descriptions" / key, build) / FILE)
+    folder = context.store / "descriptions" / key
+    context.fetch(folder)
+    table = pq.read_table(build_once(folder, build) / FILE)
+    context.keep(folder)
     return dict(zip(table["image_id"].to_pylist(), table["description"].to_pylist(), strict=True))
 
 

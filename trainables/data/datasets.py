@@ -101,7 +101,8 @@ def files_of(config: DataConfig) -> dict[str, Path]:
     images = _read(_without(config, "num_folds", "fold", "permute_labels", *_NOT_READ))
     root = open_root(config.root, dataset=config.dataset)
     named = {record.image_id: record.path for record in images.records if record.path is not None}
-    others = [*images.tables, *(record.mask_path for record in images.records if record.mask_path)]
+    masks = [path for record in images.records for path in (record.mask_path, record.infection_mask_path)]
+    others = [*images.tables, *(path for path in masks if path is not None)]
     return named | {path.relative_to(root).as_posix(): path for path in others}
 
 

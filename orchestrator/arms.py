@@ -12,6 +12,7 @@ from statistics import fmean
 from orchestrator.constraints import Breach, Limit, breaches
 from orchestrator.estimates import Estimate, estimate, over_seeds
 from orchestrator.ledger import SweepState, TrialState
+from orchestrator.measured import own_key
 
 Arm = Sequence[TrialState]
 CONFIRMED, PLAIN, INFEASIBLE = range(3)
@@ -61,7 +62,9 @@ def best_arm(state: SweepState) -> list[TrialState] | None:
     Infeasible arms are none; once an arm is confirmed on all seeds, neither are those that are not.
     """
     agreed = terms(state)
-    arms = [arm for arm in finished_arms(state) if mean(arm, agreed.objective) is not None]
+    arms = [
+        arm for arm in finished_arms(state) if mean(arm, own_key(agreed.objective, arm[0].config)) is not None
+    ]
     standing = standings(arms, agreed)
     feasible = [arm for arm in arms if standing[arm[0].arm_key] != INFEASIBLE]
     return min(feasible, key=lambda arm: (standing[arm[0].arm_key], *rank(arm, agreed)), default=None)
@@ -69,8 +72,9 @@ def best_arm(state: SweepState) -> list[TrialState] | None:
 
 def rank(arm: Arm, agreed: Terms) -> tuple[float, float]:
     """Returns what arms sort by: a high objective first, ties by a low negative log-likelihood."""
-    nll = f"{agreed.objective.rpartition('/')[0]}/nll"
-    return -(mean(arm, agreed.objective) or 0.0), mean(arm, nll) or 0.0
+    goal = own_key(agreed.objective, arm[0].config)
+    nll = f"{goal.rpartition('/')[0]}/nll"
+    return -(mean(arm, goal) or 0.0), mean(arm, nll) or 0.0
 
 
 def standings(arms: Sequence[Arm], agreed: Terms) -> dict[str, int]:
@@ -89,7 +93,8 @@ def standings(arms: Sequence[Arm], agreed: Terms) -> dict[str, int]:
 
 def broken_by(arm: Arm, agreed: Terms) -> tuple[Breach, ...]:
     """Returns the constraints that an arm breaks."""
-    values = {key: value for key in agreed.limits if (value := mean(arm, key)) is not None}
+    found = {key: mean(arm, own_key(key, arm[0].config)) for key in agreed.limits}
+    values = {key: value for key, value in found.items() if value is not None}
     return breaches(agreed.limits, values)
 
 

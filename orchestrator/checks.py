@@ -9,7 +9,7 @@ from orchestrator.home import store
 from orchestrator.space import SearchSpace
 from trainables.config import AdaptConfig, EncoderConfig, LoraConfig, LossConfig, LossKind, TrialConfig
 from trainables.errors import ConfigError
-from trainables.models.registry import find_encoder, preprocessing_of
+from trainables.models.registry import find_encoder, model_preprocessing
 
 if TYPE_CHECKING:
     from trainables.data.records import Dataset
@@ -21,6 +21,8 @@ def check_trial(config: TrialConfig) -> None:
     Raises:
         ConfigError: no such encoder, adapters that match nothing in it, or of a rank that cannot be.
     """
+    if config.is_baseline:
+        return
     parts: Any = config.encoder, config.adapt, config.lora, config.loss.kind
     _check_adaptation(*parts)  # Any: pyright does not know that frozen models can be hashed
 
@@ -49,6 +51,7 @@ def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
     """
     from trainables.data.datasets import load_dataset
     from trainables.data.text import class_prompts
+    from trainables.few_shot import check_shots
 
     for config in configs:
         check_trial(config)
@@ -57,8 +60,11 @@ def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
         key = config.data.model_dump_json()
         if key not in datasets:
             datasets[key] = load_dataset(config.data)
-            for family in ("training", "unseen"):
+        if not config.is_baseline:
+            for family in ("training", *config.zero_shot.prompts):
                 class_prompts(datasets[key].classes, family)
+            if config.probe.shots:
+                check_shots(datasets[key], config.probe)
     return datasets
 
 
@@ -73,7 +79,7 @@ def decode_files(space: SearchSpace) -> None:
 
     seen: set[tuple[str, str]] = set()
     for config in space.trials_to_check():
-        dataset, preprocessing = load_dataset(config.data), preprocessing_of(config.encoder)
+        dataset, preprocessing = load_dataset(config.data), model_preprocessing(config)
         key = dataset.content_fingerprint, preprocessing.model_dump_json()
         if key not in seen and dataset.records[0].path is not None:
             seen.add(key)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from orchestrator.arms import broken_by, is_seedless, rank, terms
 from orchestrator.ledger import SweepState, TrialState
+from orchestrator.measured import own_key
 from orchestrator.searcher import Draw
 from orchestrator.space import SearchSpace
 from trainables.config import from_flat
@@ -53,7 +54,7 @@ def to_confirm(state: SweepState) -> list[TrialState]:
         for trial in state.trials.values()
         if trial.status == "finished"
         and not (trial.confirms or trial.stopped_early)
-        and agreed.objective in trial.metrics
+        and own_key(agreed.objective, trial.config) in trial.metrics
     ]
     drawn = [trial for trial in whole if not trial.is_baseline and not broken_by([trial], agreed)]
     drawn.sort(key=lambda trial: rank([trial], agreed))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from orchestrator.measured import COSTS, check_measured
+from orchestrator.measured import COSTS, DEFAULT_FAMILIES, check_measured
 from trainables.errors import ConfigError
 from trainables.fields import did_you_mean
 
@@ -68,18 +68,25 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def read_limits(entries: dict[str, Any], *, features: Sequence[str]) -> dict[str, Limit]:
-    """Returns what the `constraints` of a space say; `features` are those that its probes are fitted on.
+def read_limits(
+    entries: dict[str, Any], *, features: Sequence[str], families: Sequence[str] = DEFAULT_FAMILIES
+) -> dict[str, Limit]:
+    """Returns what the `constraints` of a space say.
+
+    Args:
+        entries: metric → limit, as the file writes them.
+        features: that its probes are fitted on.
+        families: of prompts that it asks.
 
     Raises:
         ConfigError: a metric that trials do not have at their end, or a limit that nothing can hold.
     """
-    return {key: _read_limit(key, entry, features) for key, entry in entries.items()}
+    return {key: _read_limit(key, entry, features, families) for key, entry in entries.items()}
 
 
-def _read_limit(key: str, entry: Any, features: Sequence[str]) -> Limit:
+def _read_limit(key: str, entry: Any, features: Sequence[str], families: Sequence[str]) -> Limit:
     where = f"constraints.{key}"
-    check_measured(key, where=where, features=features, costs=COSTS)
+    check_measured(key, where=where, features=features, families=families, costs=COSTS)
     if not isinstance(entry, dict) or not entry:
         raise ConfigError(f"{where}: write {{at_most: NUMBER}} or {{at_least: NUMBER}}")
     bounds = cast(dict[str, Any], entry)

@@ -17,7 +17,7 @@ from orchestrator.resources import (
 from trainables.config import TrialConfig
 from trainables.errors import UserError, WeightsUnavailable
 from trainables.footprint import Footprint, footprint
-from trainables.models.registry import preprocessing_of
+from trainables.models.registry import model_preprocessing
 
 if TYPE_CHECKING:
     from trainables.data.records import Dataset
@@ -177,7 +177,7 @@ def disk_bytes(
     checkpoint = adapter = 0
     for config in configs:
         dataset, found = datasets[config.data.model_dump_json()], footprint(config)
-        size = preprocessing_of(config.encoder).size
+        size = model_preprocessing(config).size
         images[dataset.content_fingerprint, size] = len(dataset.records) * size**2
         key, num_bytes = _cache_of(config, dataset, found)
         activations[key] = num_bytes
@@ -195,6 +195,8 @@ def _cache_of(
 ) -> tuple[tuple[object, ...], float]:
     """Returns which cache of activations a trial shares with others, and its bytes."""
     budget = config.execution.cache_budget_gb * 2**30
+    if config.is_baseline:
+        return (), 0
     if found is None:
         return (config.encoder,), budget
     num_views = 1 if config.data.augmentation == "none" else config.data.num_views
@@ -238,9 +240,12 @@ def estimate_time(
         concurrency: how many run at once, on what.
         stops_early: a scheduler may end trials before their last epoch.
     """
-    trained = [config for config in configs if config.adapt.method != "none"]
-    if not trained:
+    with_classifiers = [config for config in configs if config.adapt.method != "none"]
+    if not with_classifiers:
         return TimeEstimate("nothing trains")
+    trained = [config for config in with_classifiers if not config.is_baseline]
+    if not trained:
+        return TimeEstimate("only steps of dual encoders are timed")
     first = next((config for config in trained if "lora" in config.adapt.method), trained[0])
     try:
         step = _time_step(first, concurrency)
@@ -255,7 +260,14 @@ def estimate_time(
     ahead = [_trial_seconds(config, datasets, step, concurrency.num_workers) for config in baselines]
     work = sum(each) / len(each) * num_trials + sum(ahead)
     return TimeEstimate(
-        _arithmetic(step, all_batches(searched, datasets), num_trials, concurrency, stops_early),
+        _arithmetic(
+            step,
+            all_batches(searched, datasets),
+            num_trials,
+            concurrency,
+            stops_early,
+            not_counted="probes" if trained == with_classifiers else "probes and classifiers",
+        ),
         max(work / concurrency.max_concurrent, *each, *ahead),  # no trial is shared out
         step.seconds,
     )
@@ -278,13 +290,15 @@ def _time_step(config: TrialConfig, concurrency: Concurrency) -> StepTime:
 
 def _num_pairs(config: TrialConfig, datasets: Datasets) -> int:
     """Returns how many pairs a trial trains on, over all its steps."""
-    if config.adapt.method == "none":
+    if config.adapt.method in ("none", "baseline"):  # a baseline's step is another one, and is not timed
         return 0
     return len(datasets[config.data.model_dump_json()].indices("train")) * config.num_epochs
 
 
 def _num_embedded(config: TrialConfig, datasets: Datasets) -> int:
     """Returns how many images a trial embeds: train and val after an evaluated epoch, all at its end."""
+    if config.is_baseline:
+        return 0
     dataset, every = datasets[config.data.model_dump_json()], config.execution.evaluate_every_epochs
     trains = config.adapt.method != "none"
     num_evaluated = (config.num_epochs - 1) // every if trains and every else 0
@@ -292,7 +306,12 @@ def _num_embedded(config: TrialConfig, datasets: Datasets) -> int:
 
 
 def _arithmetic(
-    step: StepTime, batches: list[Batches], num_trials: int, concurrency: Concurrency, stops_early: bool
+    step: StepTime,
+    batches: list[Batches],
+    num_trials: int,
+    concurrency: Concurrency,
+    stops_early: bool,
+    not_counted: str,
 ) -> str:
     timed = "" if step.num_timed == step.num_pairs else f" on {step.num_timed} of {step.num_pairs} pairs"
     numbers = [b.num_steps for b in batches]
@@ -301,7 +320,7 @@ def _arithmetic(
         f"one step takes {step.seconds:.2g} s, timed just now{timed}",
         f"{steps} × {counted(num_trials, 'trial')}, {concurrency.max_concurrent} at once",
         *(["fewer where trials are stopped early"] if stops_early else []),
-        f"embedding an image {step.embed_seconds:.2g} s; probes not counted",
+        f"embedding an image {step.embed_seconds:.2g} s; {not_counted} not counted",
     ]
     return "; ".join(words)
 

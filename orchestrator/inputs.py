@@ -33,8 +33,12 @@ def offer(storage: Storage, configs: Iterable[TrialConfig]) -> dict[str, str]:
     for config in configs:
         if files := files_of(config.data):
             wanted.setdefault(str(config.data.root), {}).update(files)
-        for name, paths in local_places(config.encoder.name).items():
-            wanted[name] = {path.name: path for path in paths}
+        models = [] if config.is_baseline else [config.encoder.name]
+        if config.reads_captions and config.data.captions == "blip_label":
+            models.append(config.captioner.name)
+        for model in models:
+            for name, paths in local_places(model).items():
+                wanted[name] = {path.name: path for path in paths}
     return {name: _put(storage, files) for name, files in wanted.items()}
 
 

@@ -22,9 +22,18 @@ from orchestrator.arms import (
 from orchestrator.constraints import Breach, Limit
 from orchestrator.estimates import Estimate, estimate
 from orchestrator.ledger import SweepState
+from orchestrator.measured import BASELINES, own_key
 from trainables.models.medical import seen_in_training
 
-SYSTEMS = ("probe_joint", "probe_pooled", "zero_shot_unseen")
+SYSTEMS = (
+    "probe_joint",
+    "probe_pooled",
+    "zero_shot_unseen",
+    "zero_shot_class_name",
+    "zero_shot_template",
+    "zero_shot_pair",
+    *BASELINES,
+)
 CONTROLS = {
     "control_prior": "label prior",
     "control_thumbnail": "8 × 8 thumbnail",
@@ -44,6 +53,7 @@ class Row:
     method: str
     lora_rank: int | None
     lora_modules: str | None
+    classifier: str | None  # the architecture of a baseline
     system: str
     objective: Estimate  # this system's own value of the objective's metric, on val
     num_seeds: int | None  # that it stands for; None: it has no seed, or its sweep confirms nothing
@@ -112,7 +122,7 @@ class Leaderboard:
 def leaderboard(state: SweepState) -> Leaderboard:
     """Ranks every system by the objective's metric on val; test values stand where the labels were opened."""
     agreed, arms = terms(state), finished_arms(state)
-    rows = [row for arm in arms for system in SYSTEMS if (row := read_row(state, arm, system))]
+    rows = [row for arm in arms for system in systems_of(arm) if (row := read_row(state, arm, system))]
     standing = standings(arms, agreed)
     rows.sort(key=lambda row: (standing[row.arm_key], -row.objective.value))
     rows = mark_front(compare_with_best(state, rows))
@@ -131,6 +141,12 @@ def leaderboard(state: SweepState) -> Leaderboard:
         notes=(*(state.evaluated or {}).get("notes", []), *read_overlaps(state)),
         is_finished=state.finished is not None,
     )
+
+
+def systems_of(arm: Arm) -> list[str]:
+    """Returns the systems that an arm may have, few-shot ones with few shots first."""
+    names = {key.split("/")[1] for trial in arm for key in trial.metrics if key.startswith("val/few_shot_")}
+    return [*SYSTEMS, *sorted(names, key=lambda name: (int(name.split("_")[2]), name))]
 
 
 def metric_of(state: SweepState) -> str:
@@ -195,12 +211,13 @@ def read_row(state: SweepState, arm: Arm, system: str) -> Row | None:
         method=method,
         lora_rank=first.config.get("lora.rank") if with_lora else None,
         lora_modules=first.config.get("lora.target_modules") if with_lora else None,
+        classifier=first.config.get("baseline.architecture") if method == "baseline" else None,
         system=system,
         objective=score,
         num_seeds=None if agreed.num_seeds == 1 or is_seedless(arm) else len(arm),
         differs=None,
         breaches=broken_by(arm, agreed),
-        second=mean(arm, agreed.also_minimise) if agreed.also_minimise else None,
+        second=mean(arm, own_key(agreed.also_minimise, first.config)) if agreed.also_minimise else None,
         is_on_front=False,
         accuracy=over_trials(arm, f"val/{system}/accuracy", agreed),
         test_accuracy=estimate(test, f"test/{system}/accuracy"),
@@ -285,8 +302,13 @@ def read_overlaps(state: SweepState) -> Iterator[str]:
 
 
 def find_shortcut(rows: Sequence[Row], controls: Sequence[Control], key: str) -> str | None:
-    """Returns a sentence if a control comes near the best probe: then the score says little about lungs."""
-    probes = [r.objective.value for r in rows if r.system.startswith("probe") and not r.breaches]
+    """Returns a sentence if a control comes near the best probe: then the score says little about lungs.
+
+    Where no encoder was probed, baselines take its place.
+    """
+    kept = [row for row in rows if not row.breaches]
+    kind = "probe" if any(row.system.startswith("probe") for row in kept) else "baseline"
+    probes = [row.objective.value for row in kept if row.system.startswith(kind)]
     scored = [(control.objective.value, control.system) for control in controls if control.objective]
     if not probes or not scored:
         return None
@@ -295,6 +317,7 @@ def find_shortcut(rows: Sequence[Row], controls: Sequence[Control], key: str) ->
         return None
     metric = key.rpartition("/")[2]
     return (
-        f"shortcut: the control '{CONTROLS[system]}' scores {value:.3f} {metric}, the best probe {best:.3f}. "
+        f"shortcut: the control '{CONTROLS[system]}' scores {value:.3f} {metric}, the best {kind} "
+        f"{best:.3f}. "
         "The classes can be told apart without lungs; check sources and acquisition before believing a row."
     )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, get_args
 
+from trainables.config import PromptFamily, ZeroShotConfig
 from trainables.errors import ConfigError
 from trainables.fields import did_you_mean
 
-SYSTEMS = ("probe_joint", "probe_pooled", "zero_shot_training", "zero_shot_unseen")
+BASELINES = ("baseline", "baseline_from_scratch")
+DEFAULT_FAMILIES = ZeroShotConfig().prompts
+ZERO_SHOT = tuple(f"zero_shot_{family}" for family in get_args(PromptFamily))
+SYSTEMS = ("probe_joint", "probe_pooled", *ZERO_SHOT)
 OBJECTIVE_METRICS = ("macro_auroc", "accuracy", "balanced_accuracy", "macro_f1")  # higher is better
 LOWER_IS_BETTER = ("nll", "brier", "ece")
 METRICS = (*OBJECTIVE_METRICS, "macro_recall", "macro_precision", *LOWER_IS_BETTER)
@@ -15,11 +20,28 @@ SECONDS = "perf/seconds"
 COSTS = ("perf/num_trainable_parameters", SECONDS)  # lower is better; those that every trial has
 
 
+def own_key(key: str, config: Mapping[str, Any]) -> str:
+    """Returns what a key such as `val/probe_joint/ece` is called in a trial.
+
+    A baseline has one system, which stands for whichever one the key names.
+
+    Args:
+        key: of a metric, as a space writes it.
+        config: the trial's, by dotted keys.
+    """
+    split, _, rest = key.partition("/")
+    if config.get("adapt.method") != "baseline" or split not in ("val", "test"):
+        return key
+    system = BASELINES[bool(config.get("baseline.from_scratch"))]
+    return f"{split}/{system}/{rest.partition('/')[2]}"
+
+
 def check_measured(
     key: str,
     *,
     where: str,
     features: Sequence[str],
+    families: Sequence[str] = DEFAULT_FAMILIES,
     metrics: Collection[str] = METRICS,
     costs: Collection[str] = (),
 ) -> None:
@@ -29,6 +51,7 @@ def check_measured(
         key: `val/<system>/<metric>`, or one of `costs`.
         where: stands first in every message.
         features: that the probe is fitted on, `probe.features`.
+        families: of prompts that are asked, `zero_shot.prompts`.
         metrics: that are allowed.
         costs: `perf/*` keys that are allowed.
 
@@ -50,3 +73,5 @@ def check_measured(
             raise ConfigError(f"{where}: '{word}' is none of {', '.join(known)}{did_you_mean(word, known)}")
     if system.startswith("probe_") and system.removeprefix("probe_") not in features:
         raise ConfigError(f"{where}: '{key}' is never measured, as probe.features is {list(features)}")
+    if system.startswith("zero_shot_") and system.removeprefix("zero_shot_") not in families:
+        raise ConfigError(f"{where}: '{key}' is never measured, as zero_shot.prompts is {list(families)}")

@@ -16,7 +16,16 @@ from orchestrator.leaderboard import CONTROLS, Leaderboard, Row, leaderboard
 
 __all__ = ["Leaderboard", "leaderboard", "render"]
 
-SYSTEM_NAMES = {"probe_joint": "probe joint", "probe_pooled": "probe pooled", "zero_shot_unseen": "zero-shot"}
+SYSTEM_NAMES = {
+    "probe_joint": "probe joint",
+    "probe_pooled": "probe pooled",
+    "zero_shot_unseen": "zero-shot",
+    "zero_shot_class_name": "zero-shot name",
+    "zero_shot_template": "zero-shot templates",
+    "zero_shot_pair": "zero-shot pairs",
+    "baseline": "baseline",
+    "baseline_from_scratch": "from scratch",
+}
 METRIC_NAMES = {
     "macro_auroc": "AUROC",
     "balanced_accuracy": "balanced acc.",
@@ -25,6 +34,7 @@ METRIC_NAMES = {
 }
 COST_NAMES = {"perf/num_trainable_parameters": "weights", "perf/seconds": "s"}
 MAX_ROWS = 30
+FEW_SHOT = "few_shot_"
 WIDE, WIDEST = 96, 120  # columns of a terminal: with room for costs, and for what trains
 
 
@@ -51,7 +61,7 @@ def val_table(board: Leaderboard, width: int) -> Table:
     if is_widest:
         table.add_column("trains")
     for rank, row in shown_rows(board):
-        cells = [SYSTEM_NAMES[row.system], score(row), cell(row.accuracy, is_short=not is_wide)]
+        cells = [system_name(row.system), score(row), cell(row.accuracy, is_short=not is_wide)]
         cells += [] if second is None else [second_value(board, row)]
         cells += [cost(row, name) for name in costs]
         cells += [trains(row)] if is_widest else []
@@ -70,7 +80,7 @@ def opened_table(board: Leaderboard, width: int) -> Table:
     table = _table("test, opened once", "system", "accuracy", *more)
     for rank, row in enumerate(board.rows, start=1):
         if row.test_accuracy:
-            cells = [SYSTEM_NAMES[row.system], cell(row.test_accuracy)]
+            cells = [system_name(row.system), cell(row.test_accuracy)]
             cells += [cell(row.test_auroc)] if is_wide else []
             cells += [over_frozen(row)] + ([cell(row.error_cut)] if is_widest else [])
             table.add_row(str(rank), shown_name(board, row), *cells, style=_style(rank, row))
@@ -120,6 +130,16 @@ def captions(board: Leaderboard) -> Iterator[str]:
             "t-intervals over seeds, not patients. The first seed also chose the arm, which flatters it a "
             "little. Arms without all seeds rank below."
         )
+    few_shot = [row for row in board.rows if row.system.startswith(FEW_SHOT)]
+    if few_shot:
+        yield (
+            "k-shot: probes on k labelled images a class, of as many patients; means over draws of them, "
+            "on val with 95 % t-intervals over draws. Nothing of them is tuned on val."
+        )
+    if any(row.method != "none" for row in few_shot):
+        yield "k-shot of an adapted encoder: adapting saw every label of train, the probe alone sees k."
+    if any(row.system == "baseline_from_scratch" for row in board.rows):
+        yield "From scratch: a classifier that started from random weights, not from ImageNet's."
     if any(row.differs is False for row in board.rows):
         yield "≈ not told apart from the first row: over the same seeds, the difference's interval holds 0."
     if any(row.is_on_front for row in board.rows):
@@ -149,6 +169,14 @@ def shown_rows(board: Leaderboard) -> Iterator[tuple[int, Row]]:
 def metric_of(board: Leaderboard) -> str:
     """Returns the metric by which every system is ranked."""
     return board.objective.rpartition("/")[2]
+
+
+def system_name(system: str) -> str:
+    """Returns a system as a reader calls it: `probe joint`, `8-shot pooled`."""
+    if system.startswith(FEW_SHOT):
+        num_shots, _, features = system.removeprefix(FEW_SHOT).partition("_")
+        return f"{num_shots}-shot {features}"
+    return SYSTEM_NAMES[system]
 
 
 def shown_name(board: Leaderboard, row: Row) -> str:
@@ -187,9 +215,10 @@ def cost(row: Row, name: str) -> str:
 
 
 def trains(row: Row) -> str:
-    """Returns what trains: `nothing`, `projection`, `r8 all + proj`."""
+    """Returns what trains: `nothing`, `projection`, `r8 all + proj`, `all of resnet18`."""
     lora = f"r{row.lora_rank} {row.lora_modules}"
     words = {"none": "nothing", "lora": lora, "lora+projection": f"{lora} + proj", "full": "every weight"}
+    words["baseline"] = f"all of {row.classifier}"
     return words.get(row.method, row.method)
 
 

@@ -10,7 +10,6 @@ from orchestrator.estimates import Estimate
 from orchestrator.leaderboard import CONTROLS, Leaderboard
 from orchestrator.report import (
     METRIC_NAMES,
-    SYSTEM_NAMES,
     captions,
     cell,
     cost,
@@ -21,6 +20,7 @@ from orchestrator.report import (
     second_name,
     second_value,
     shown_name,
+    system_name,
     trains,
 )
 from trainables.artifacts import write_atomically
@@ -95,7 +95,7 @@ def val_rows(board: Leaderboard) -> Iterator[str]:
     for rank, row in enumerate(board.rows, start=1):
         kind = "baseline" if row.is_baseline else "first" if rank == 1 else ""
         kind = "infeasible" if row.breaches else kind
-        cells = [str(rank), shown_name(board, row), trains(row), SYSTEM_NAMES[row.system], score(row)]
+        cells = [str(rank), shown_name(board, row), trains(row), system_name(row.system), score(row)]
         rest = [cell(row.accuracy), *([second_value(board, row)] if board.also_minimise else [])]
         rest += [cost(row, name) for name in costs_beside(board)]
         yield line(kind, cells, whisker(row.objective, lowest), rest)
@@ -110,7 +110,7 @@ def opened_rows(board: Leaderboard) -> Iterator[str]:
     for rank, row in enumerate(board.rows, start=1):
         if row.test_accuracy:
             scores = [cell(row.test_accuracy), cell(row.test_auroc), over_frozen(row), cell(row.error_cut)]
-            cells = [str(rank), shown_name(board, row), SYSTEM_NAMES[row.system], *scores]
+            cells = [str(rank), shown_name(board, row), system_name(row.system), *scores]
             yield line("baseline" if row.is_baseline else "", cells)
     for control in board.controls:
         if control.test_accuracy:

@@ -15,7 +15,7 @@ from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig, from_flat, trial_key
 from trainables.data.datasets import load_dataset
 from trainables.errors import ConfigError, DataError
-from trainables.models.registry import encoder_fingerprint
+from trainables.models.registry import model_fingerprint
 
 
 def read_started(name: str) -> SweepState:
@@ -73,9 +73,9 @@ def check_drift(state: SweepState) -> None:
     drifted: list[str] = []
     if (code := then.get("code_fingerprint")) and code != (now := provenance.code_fingerprint()):
         drifted.append(f"the code in trainables/ ({_change(code, now)})")
-    inputs = {fingerprint(config.data, config.encoder): (key, config) for key, config in _configs(state)}
+    inputs = {fingerprint(c.data, c.model_to_load): (key, c) for key, c in _configs(state)}
     for key, config in inputs.values():
-        dataset, encoder = load_dataset(config.data), encoder_fingerprint(config.encoder)
+        dataset, encoder = load_dataset(config.data), model_fingerprint(config)
         if trial_key(config, dataset.fingerprint, encoder) == key:
             continue
         seen = {"data": (then.get("data_fingerprint"), dataset.fingerprint)}

@@ -29,6 +29,7 @@ from typing import Any, Literal, Self, TypedDict
 
 from orchestrator.attempts import taken_over
 from orchestrator.home import home
+from orchestrator.measured import own_key
 from orchestrator.placement import PLACES, Need, place_key
 from orchestrator.storage import StorageError, open_storage
 from orchestrator.trial_files import TrialFiles
@@ -212,10 +213,10 @@ def check_inputs(order: TrialOrder) -> None:
         DataError: others lie at the same place here.
     """
     from trainables.data.datasets import load_dataset
-    from trainables.models.registry import encoder_fingerprint
+    from trainables.models.registry import model_fingerprint
 
     trial = order.trial
-    found = trial_key(trial, load_dataset(trial.data).fingerprint, encoder_fingerprint(trial.encoder))
+    found = trial_key(trial, load_dataset(trial.data).fingerprint, model_fingerprint(trial))
     if found != order.trial_key:
         raise DataError(
             f"{platform.node()}: the data in data.root or the weights of {trial.encoder.name} are others on "
@@ -369,8 +370,9 @@ class TuneContext:
             "epoch": int(values.get("train/epoch", self.num_reports)),
             "metrics": json.dumps(values),
         }
-        if self.order.is_compared and self.order.objective in values:
-            result["score"] = values[self.order.objective]
+        goal = own_key(self.order.objective, self.order.config)
+        if self.order.is_compared and goal in values:
+            result["score"] = values[goal]
         self.send(result)
 
     def fetch(self, folder: Path) -> None:

@@ -20,6 +20,7 @@ import pyarrow.parquet as parquet  # pyright: ignore[reportMissingTypeStubs]
 from orchestrator.arms import best_arm, over_trials, terms
 from orchestrator.leaderboard import opened_metrics
 from orchestrator.ledger import Entry, SweepState, TrialState
+from orchestrator.measured import own_key
 from trainables.artifacts import fingerprint
 from trainables.config import flatten, from_flat
 
@@ -183,8 +184,10 @@ class SweepRuns:
         step = sum(counts.values())
         run.points += points(counts, step, entry)
         agreed = terms(self.state)
-        goal = agreed.objective
-        if (best := best_arm(self.state)) and (score := over_trials(best, goal, agreed)):
+        if best := best_arm(self.state):
+            goal = own_key(agreed.objective, best[0].config)
+            score = over_trials(best, goal, agreed)
+            assert score is not None
             found = {goal: score.value, f"{goal}_low": score.low, f"{goal}_high": score.high}
             rolled = {key: value for key, value in found.items() if value is not None}
             run.points += points(rolled, step, entry)

@@ -88,6 +88,7 @@ def read_space(content: dict[str, Any], *, changes: dict[str, Any] | None = None
     if fixed.get("data.root"):  # workers start in another folder
         fixed = fixed | {"data.root": str(Path(fixed["data.root"]).expanduser().absolute())}
     features = fixed.get("probe.features", DEFAULTS["probe.features"])
+    families = fixed.get("zero_shot.prompts", DEFAULTS["zero_shot.prompts"])
     space = SearchSpace(
         name=blocks.get("name", "unnamed"),
         experiment=blocks.get("experiment", blocks.get("name", "unnamed")),
@@ -97,7 +98,7 @@ def read_space(content: dict[str, Any], *, changes: dict[str, Any] | None = None
         search=_settings(SearchSettings, blocks, "search"),
         objective=blocks.get("objective", DEFAULT_OBJECTIVE),
         also_minimise=blocks.get("also_minimise"),
-        constraints=read_limits(blocks.get("constraints", {}), features=features),
+        constraints=read_limits(blocks.get("constraints", {}), features=features, families=families),
         baselines=_with_frozen(_read_rows(blocks.get("baselines", []), where="baselines")),
         arms=_read_rows(blocks.get("arms", []), where="arms"),
         repeat=_read_repeat(blocks.get("repeat", {}), fixed),
@@ -273,13 +274,20 @@ def _check_arms(space: SearchSpace) -> None:
 
 def _check_objectives(space: SearchSpace) -> None:
     """Checks that trials measure what ranks them, and that what bounds them survives stopping early."""
-    features = space.base("probe.features")
-    check_measured(space.objective, where="objective", features=features, metrics=OBJECTIVE_METRICS)
+    features, families = space.base("probe.features"), space.base("zero_shot.prompts")
+    check_measured(
+        space.objective,
+        where="objective",
+        features=features,
+        families=families,
+        metrics=OBJECTIVE_METRICS,
+    )
     if space.also_minimise is not None:
         check_measured(
             space.also_minimise,
             where="also_minimise",
             features=features,
+            families=families,
             metrics=LOWER_IS_BETTER,
             costs=COSTS,
         )

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from orchestrator.measured import own_key
 from orchestrator.parameters import Choice
 from orchestrator.space import SearchSpace
 from trainables.artifacts import fingerprint
-from trainables.config import TrialConfig
+from trainables.config import TrialConfig, to_flat
 
 MAX_REPEATS = 100
 """So many samples in a row that were all drawn before mean that a space is exhausted."""
@@ -132,7 +133,11 @@ class TpeSearcher:
         """Hands the values to the estimator, also for repeats of the same sample."""
         if draw.number is None:
             return
-        key = self.samples[draw.number]
+        key, config = self.samples[draw.number], to_flat(draw.config)
+        if metrics is not None:
+            wanted = (self.space.objective, self.space.also_minimise, *self.space.constraints)
+            owned = {goal: own_key(goal, config) for goal in wanted if goal}
+            metrics = {**metrics, **{goal: metrics[own] for goal, own in owned.items() if own in metrics}}
         self.measured[key] = metrics
         for trial in [self.asked.pop(draw.number), *self.waiting.pop(key, [])]:
             self._tell(trial, metrics)

@@ -10,6 +10,7 @@ from orchestrator.arms import objective
 from orchestrator.confirmation import num_still_to_confirm
 from orchestrator.driver import read_waiting, running_driver
 from orchestrator.ledger import SweepState, TrialState, read_ledger
+from orchestrator.measured import own_key
 
 Progress = Literal["done", "running", "waiting", "interrupted", "failed", "unavailable"]
 
@@ -116,6 +117,6 @@ def _status_of(trial: TrialState, state: SweepState, *, is_run: bool, waits: str
         attempts=trial.attempts,
         epoch=trial.history[-1][1] if trial.history else None,
         num_epochs=trial.config["num_epochs"],
-        score=trial.metrics.get(objective(state)),
+        score=trial.metrics.get(own_key(objective(state), trial.config)),
         reason=waits if progress == "waiting" else last_failure,
     )

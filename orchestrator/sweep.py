@@ -41,7 +41,7 @@ from trainables.config import TrialConfig, arm_key, from_flat, trial_key
 from trainables.data.cache import DecodeAll, decode_here, open_image_cache
 from trainables.data.datasets import load_dataset
 from trainables.errors import ClusterError, ConfigError, UserError
-from trainables.models.registry import encoder_fingerprint, preprocessing_of
+from trainables.models.registry import encoder_fingerprint, model_fingerprint, model_preprocessing
 
 
 @dataclass(frozen=True)
@@ -263,10 +263,10 @@ def open_conductor(
 
 def identify(config: TrialConfig) -> tuple[str, str]:
     """Returns the trial key and the arm key of a configuration."""
-    dataset, encoder = load_dataset(config.data), encoder_fingerprint(config.encoder)
+    dataset, model = load_dataset(config.data), model_fingerprint(config)
     return (
-        trial_key(config, dataset.fingerprint, encoder),
-        arm_key(config, dataset.content_fingerprint, encoder),
+        trial_key(config, dataset.fingerprint, model),
+        arm_key(config, dataset.content_fingerprint, model),
     )
 
 
@@ -403,7 +403,7 @@ def prepare(space: SearchSpace, conductor: Conductor, decode_all: DecodeAll = de
         StorageError: the storage does not take them.
     """
     for config in distinct_inputs(space):
-        open_image_cache(load_dataset(config.data), preprocessing_of(config.encoder), store(), decode_all)
+        open_image_cache(load_dataset(config.data), model_preprocessing(config), store(), decode_all)
     if conductor.mirror is not None:
         found = offer(conductor.mirror.storage, distinct_inputs(space))
         conductor.order = replace(conductor.order, inputs=found)
@@ -421,10 +421,10 @@ def evaluate_test(conductor: Conductor, space: SearchSpace) -> bool:
 
 
 def distinct_inputs(space: SearchSpace) -> list[TrialConfig]:
-    """Returns one trial for each pair of data set and encoder that the space is known to need."""
+    """Returns one trial for each pair of data set and model that the space is known to need."""
     found: dict[str, TrialConfig] = {}
     for config in space.trials_to_check():
-        found.setdefault(fingerprint(config.data, config.encoder), config)
+        found.setdefault(fingerprint(config.data, config.model_to_load), config)
     return list(found.values())
 
 

@@ -24,6 +24,7 @@ from ray.tune.search import Searcher
 from orchestrator.cluster import Cluster
 from orchestrator.conductor import Conductor
 from orchestrator.ledger import SweepState
+from orchestrator.measured import own_key
 from orchestrator.node_watch import NoRoom, undisturbed, watched_node
 from orchestrator.runner import OUT_OF_MEMORY, Cause, TrialOrder, TrialRecord, last_words, run_trial
 from orchestrator.space import SearchSpace
@@ -176,9 +177,10 @@ def remind(scheduler: TrialScheduler, state: SweepState, objective: str) -> None
         if isinstance(scheduler, ASHAScheduler):
             scheduler.on_trial_add(cast(Any, None), past)
         for _, epoch, metrics in trial.history:
-            if objective not in metrics:
+            goal = own_key(objective, trial.config)
+            if goal not in metrics:
                 continue
-            result = {"epoch": epoch, "score": metrics[objective]}
+            result = {"epoch": epoch, "score": metrics[goal]}
             if isinstance(scheduler, MedianStopping):
                 scheduler.remember(past, result)
             else:

@@ -12,6 +12,8 @@ TRAINABLES: dict[str, str] = {
     "embed": "trainables.embed:embed",
     "probe": "trainables.probe:probe",
     "zero_shot": "trainables.zero_shot:zero_shot",
+    "caption": "trainables.caption:caption",
+    "baseline": "trainables.baseline:baseline",
     "evaluate": "trainables.evaluate:evaluate",
 }
 

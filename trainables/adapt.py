@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
 
-import numpy as np
-
 from trainables.audit import control_scores
+from trainables.baseline import baseline
 from trainables.config import TrialConfig
 from trainables.context import Metrics, RunContext
 from trainables.embed import embed_all
+from trainables.few_shot import few_shot_predictions
 from trainables.finetune import train_adapter
 from trainables.materials import Materials, open_materials
-from trainables.metrics import confusion_matrix
-from trainables.predictions import FILE, judge, write_predictions
+from trainables.predictions import CONFUSION_FILE, FILE, judge, write_confusion, write_predictions
 from trainables.probe import write_probe_path
 from trainables.validate import Verdicts, score_everything
 
@@ -27,12 +25,16 @@ def adapt(config: TrialConfig, context: RunContext) -> Metrics:
     Writes into `workdir/results`: predictions of val and test (no labels), probe path, confusion matrices,
     adapter.
     """
+    if config.is_baseline:
+        return baseline(config, context)
     began = time.perf_counter()
     materials = open_materials(config, context)
     training = train_adapter(materials, config, context)
     if context.rank > 0:
         return training
-    verdicts = score_everything(materials, embed_all(materials, context), config, ("val", "test"))
+    table = embed_all(materials, context)
+    verdicts = score_everything(materials, table, config, ("val", "test"))
+    verdicts.predictions |= few_shot_predictions(table, materials.dataset, config.probe)
     if config.adapt.method == "none":  # the controls need no encoder: they stand beside the frozen one
         verdicts.predictions |= control_scores(materials.dataset, materials.images)
     write_results(materials, verdicts, context.workdir / "results")
@@ -51,16 +53,6 @@ def write_results(materials: Materials, verdicts: Verdicts, folder: Path) -> Non
     folder.mkdir(parents=True)
     write_predictions(folder / FILE, verdicts.predictions)
     write_probe_path(folder / "probe_path.parquet", verdicts.probes)
-    dataset = materials.dataset
-    classes = dataset.class_indices(dataset.indices("val"))
-    confusion = {
-        system: {
-            "classes": list(dataset.classes),
-            "val": confusion_matrix(np.asarray(scores.scores), classes).tolist(),
-        }
-        for (split, system), scores in verdicts.predictions.items()
-        if split == "val"
-    }
-    (folder / "confusion.json").write_text(json.dumps(confusion, indent=1))
+    write_confusion(folder / CONFUSION_FILE, verdicts.predictions, materials.dataset)
     if materials.adapter_folder is not None:
         shutil.copytree(materials.adapter_folder, folder / "adapter")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -15,6 +15,11 @@ Split = Literal["train", "val", "test"]
 Features = Literal["pooled", "joint"]
 Precision = Literal["float32", "bfloat16", "auto"]
 LossKind = Literal["clip", "multi_positive", "soft_target", "siglip", "class_prompt", "cross_entropy"]
+CaptionKind = Literal["class_template", "template", "finding", "mask_finding", "blip_label"]
+PromptFamily = Literal["class_name", "template", "training", "unseen", "pair"]
+
+
+Shots = Annotated[int, Field(ge=1, le=10_000)]
 
 
 class Config(BaseModel):
@@ -98,7 +103,11 @@ class DataConfig(Config):
     num_views: int = Field(
         default=4, ge=0, le=64, description="Augmented views per image (0 = a new one every epoch)."
     )
-    captions: Literal["class_template", "finding"] = "finding"
+    captions: CaptionKind = Field(
+        default="finding",
+        description="What train images are paired with: one sentence a class, one of 20 templates, one of "
+        "ten findings, what infection masks show (else a finding), BLIP's words with the class appended.",
+    )
     permute_labels: bool = Field(
         default=False, description="Control: labels shuffled among patients; all must score at chance."
     )
@@ -131,12 +140,44 @@ class EncoderConfig(Config):
 class AdaptConfig(Config):
     """What trains."""
 
-    method: Literal["none", "projection", "lora", "lora+projection", "full"] = Field(
-        default="lora+projection", description="full = every weight of `towers`, no adapters."
+    method: Literal["none", "projection", "lora", "lora+projection", "full", "baseline"] = Field(
+        default="lora+projection",
+        description="full = every weight of `towers`, no adapters; baseline = no dual encoder, but the "
+        "classifier of the block `baseline`.",
     )
     towers: Literal["image", "text", "both"] = Field(
         default="image", description="What `full` trains; adapters have lora.towers."
     )
+
+
+class BaselineConfig(Config):
+    """An image classifier trained end to end, without text: what CLIP is compared with."""
+
+    architecture: Literal["resnet18", "vit_b_16"] = "resnet18"
+    from_scratch: bool = Field(
+        default=False, description="Random weights to start from, not ImageNet's; the metrics' name says so."
+    )
+    image_size: int = Field(default=224, ge=32, le=512, description="Pixels; of vit_b_16 a multiple of 16.")
+    class_weights: bool = Field(
+        default=True, description="Every class weighs the same in the loss, however many images it has."
+    )
+    patience: int | None = Field(
+        default=5, ge=1, description="Epochs without a better val macro_auroc before it stops; none = never."
+    )
+
+    @property
+    def system(self) -> str:
+        """What its metrics are called: weights learned elsewhere are never mixed up with none."""
+        return "baseline_from_scratch" if self.from_scratch else "baseline"
+
+    @model_validator(mode="after")
+    def _is_cut_into_whole_patches(self) -> Self:
+        if self.architecture == "vit_b_16" and self.image_size % 16:
+            raise ValueError(
+                f"baseline.image_size={self.image_size}: vit_b_16 cuts images into patches of 16 pixels; use "
+                f"{self.image_size // 16 * 16} or {self.image_size // 16 * 16 + 16}"
+            )
+        return self
 
 
 class LoraConfig(Config):
@@ -214,6 +255,38 @@ class ProbeConfig(Config):
         default=None, gt=0, description="λ; none = chosen on val among 96 over 1e-6…1e6 by bisection."
     )
     features: tuple[Features, ...] = ("joint", "pooled")
+    shots: tuple[Shots, ...] = Field(
+        default=(), description="Few-shot probes too: on so many train images a class, of as many patients."
+    )
+    num_draws: int = Field(default=10, ge=2, le=1000, description="Of shots; scores are means over them.")
+    shot_seed: int = Field(default=0, ge=0, description="Of the draws; not the training seed.")
+
+    @field_validator("shots")
+    @classmethod
+    def _each_number_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"probe.shots={list(value)}: a number stands twice; leave one of them out")
+        return value
+
+
+class ZeroShotConfig(Config):
+    """How classes are asked for by prompts; each family is a system of its own, `zero_shot_<family>`."""
+
+    prompts: tuple[PromptFamily, ...] = Field(
+        default=("training", "unseen"),
+        description="The class's name, 20 templates around it, the finding sentences that captions are drawn "
+        "from, such sentences never trained on, and pairs of a finding with what contradicts it.",
+    )
+
+
+class CaptionerConfig(Config):
+    """The model that describes images for `data.captions: blip_label`."""
+
+    name: str = Field(
+        default="Salesforce/blip-image-captioning-base", description="A Hub id, or a local BLIP folder."
+    )
+    revision: str | None = Field(default=None, description="Commit of the Hub repository; none = the tested.")
+    max_new_tokens: int = Field(default=50, ge=1, le=200)
 
 
 class ExecutionConfig(Config):
@@ -247,10 +320,13 @@ class TrialConfig(Config):
     data: DataConfig = DataConfig()
     encoder: EncoderConfig = EncoderConfig()
     adapt: AdaptConfig = AdaptConfig()
+    baseline: BaselineConfig = BaselineConfig()
     lora: LoraConfig = LoraConfig()
     optim: OptimConfig = OptimConfig()
     loss: LossConfig = LossConfig()
     probe: ProbeConfig = ProbeConfig()
+    zero_shot: ZeroShotConfig = ZeroShotConfig()
+    captioner: CaptionerConfig = CaptionerConfig()
     global_batch_size: int = Field(default=80, description="Pairs per optimiser step, over all workers.")
     num_epochs: int = Field(default=10, ge=1, le=10_000)
     seed: int = Field(default=0, ge=0)
@@ -287,13 +363,38 @@ class TrialConfig(Config):
         if self.adapt.method == "none":
             for unread in ("optim", "loss", "global_batch_size", "num_epochs", "seed"):
                 del values[unread]
-            for unread in ("augmentation", "num_views", "captions"):
+            for unread in ("augmentation", "num_views"):
                 del values["data"][unread]
+        if self.is_baseline:
+            for unread in ("encoder", "loss", "probe", "zero_shot"):
+                del values[unread]
         else:
+            del values["baseline"]
+            if not self.probe.shots:
+                for unread in ("num_draws", "shot_seed"):
+                    del values["probe"][unread]
+        if "loss" in values:
             values["loss"] = {name: values["loss"][name] for name in sorted(self.loss.reads)}
-            if self.loss.asks_for_classes:
-                del values["data"]["captions"]
+        if not self.reads_captions:
+            del values["data"]["captions"]
+        if not (self.reads_captions and self.data.captions == "blip_label"):
+            del values["captioner"]
         return values
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether no dual encoder takes part."""
+        return self.adapt.method == "baseline"
+
+    @property
+    def model_to_load(self) -> EncoderConfig | BaselineConfig:
+        """Which model the trial starts from."""
+        return self.baseline if self.is_baseline else self.encoder
+
+    @property
+    def reads_captions(self) -> bool:
+        """Whether anything is trained on captions."""
+        return not (self.adapt.method in ("none", "baseline") or self.loss.asks_for_classes)
 
 
 def trial_key(config: TrialConfig, data_fingerprint: str, encoder_fingerprint: str) -> str:

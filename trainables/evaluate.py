@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ from trainables.metrics import (
     paired_draws,
     to_metrics,
 )
-from trainables.predictions import FILE, Scores, read_predictions
+from trainables.predictions import FILE, Scores, read_predictions, split_draw
 
 RECORD = "evaluation.json"
 COMPARED = ("accuracy", "auroc", "macro_auroc", "macro_f1", "nll", "error_cut")  # beginnings of metrics
@@ -171,7 +171,7 @@ def evaluate_arms(
     num_trials = Counter(trial.arm_key for trial in trials)
     for trial in trials:
         metrics = result.arms[trial.trial_key] = {}
-        for name, scored in predictions[trial.trial_key].items():
+        for name, scored in stack_draws(predictions[trial.trial_key]).items():
             whole = draws.get(System(trial.arm_key, name)) if num_trials[trial.arm_key] == 1 else None
             if not is_control(name):
                 values = whole or draw(scored.scores, scored.image_ids.tolist())
@@ -209,6 +209,19 @@ def scores_on_test(trial: ScoredTrial, cases: Cases) -> dict[str, Scores]:
     return scores
 
 
+def stack_draws(predictions: Mapping[str, Scores]) -> dict[str, Scores]:
+    """Returns system → scores [N, K]; of a system that was drawn several times [S, N, K]."""
+    drawn: dict[str, list[Scores]] = defaultdict(list)
+    for name, scored in predictions.items():
+        drawn[split_draw(name)[0]].append(scored)
+    return {
+        system: of_system[0]
+        if len(of_system) == 1
+        else Scores(of_system[0].image_ids, np.stack([scored.scores for scored in of_system]))
+        for system, of_system in drawn.items()
+    }
+
+
 def pool(
     trials: Sequence[ScoredTrial],
     predictions: Mapping[str, Mapping[str, Scores]],
@@ -217,17 +230,18 @@ def pool(
 ) -> dict[System, np.ndarray]:
     """Returns the scores [S, N, K] of every arm's systems and of the controls, cases in `order`.
 
-    A seed whose folds leave a case out does not count; `notes` says so.
+    A seed whose folds leave a case out does not count; `notes` says so. Few-shot draws count as seeds.
     """
-    by_seed: dict[System, dict[int, list[Scores]]] = defaultdict(lambda: defaultdict(list))
+    by_seed: dict[System, dict[tuple[int, int | None], list[Scores]]] = defaultdict(lambda: defaultdict(list))
     arm_of_control: dict[str, str] = {}  # every frozen arm has them; one is enough
     for trial in sorted(trials, key=lambda trial: not trial.is_frozen):
         seed = 0 if trial.is_frozen else trial.seed  # a frozen encoder has no seed, whatever its config says
-        for name, scored in predictions[trial.trial_key].items():
+        for drawn, scored in predictions[trial.trial_key].items():
+            name, draw = split_draw(drawn)
             if not is_control(name):
-                by_seed[System(trial.arm_key, name)][seed].append(scored)
+                by_seed[System(trial.arm_key, name)][seed, draw].append(scored)
             elif arm_of_control.setdefault(name, trial.arm_key) == trial.arm_key:
-                by_seed[System(None, name)][seed].append(scored)
+                by_seed[System(None, name)][seed, draw].append(scored)
     pooled: dict[System, np.ndarray] = {}
     for system, seeds in by_seed.items():
         joined = {seed: _join(parts, order) for seed, parts in seeds.items()}
@@ -267,10 +281,15 @@ def comparisons(
 
     Each adapted system with every frozen probe (strongest first) and, if it is zero-shot, with its frozen
     self and the probes of its own arm; adapted systems and frozen probes with the controls; up to eight
-    adapted arms with each other.
+    adapted arms with each other. Baselines count as adapted; the probes of the others are held against them.
+    Few-shot systems have intervals, and are compared with nothing.
     """
     controls = [system for system in systems if system.arm is None]
-    adapted = [system for system in systems if system.arm is not None and system.arm not in frozen]
+    adapted = [
+        system
+        for system in systems
+        if system.arm is not None and system.arm not in frozen and not system.name.startswith("few_shot_")
+    ]
     for system in adapted:
         yield from ((system, probe) for probe in probes)
         if system.name.startswith("zero_shot"):
@@ -280,6 +299,9 @@ def comparisons(
     yield from ((system, control) for system in [*adapted, *probes] for control in controls)
     if len({system.arm for system in adapted}) <= MAX_ARMS_ALL_PAIRS:
         yield from ((one, other) for one, other in combinations(adapted, 2) if one.name == other.name)
+        classifiers = [system for system in adapted if system.name.startswith("baseline")]
+        adapted_probes = [system for system in adapted if system.name.startswith("probe_")]
+        yield from product(adapted_probes, classifiers)
 
 
 def paired_rows(one: System, other: System, draws: Mapping[System, Draws]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from trainables.config import AdaptConfig, EncoderConfig, LoraConfig, TrialConfig
+from trainables.models.classifiers import ARCHITECTURES, graph_bytes
 from trainables.models.encoder_spec import TowerName
 from trainables.models.structure import Structure, structure_of
 from trainables.models.targets import planned_targets
@@ -18,8 +19,8 @@ LONGEST_CAPTION = 77
 """Tokens: what CLIP reads at most; our captions are shorter."""
 TEXT_GRAPH_FACTOR = 2
 """Of the inputs and outputs of all linear layers: what norms and activation functions keep comes on top."""
-EMBEDDED_AT_ONCE, PREPARED_AT_ONCE = 256, 64
-"""Images in a forward pass without a graph, above the cut and below it."""
+EMBEDDED_AT_ONCE, PREPARED_AT_ONCE, CLASSIFIED_AT_ONCE = 256, 64, 64
+"""Images in a forward pass without a graph: above the cut, below it, and of a baseline."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Footprint:
         graphs_per_pair: what the backward pass keeps of an image and its caption.
         largest_graph: of one row: less than this no micro-batch takes.
         activations: of one image in one view, as the cache keeps them; 0 where all of the tower trains.
+        num_kept: tensors that a checkpoint holds of each trained weight.
     """
 
     num_trainable: int
@@ -43,6 +45,7 @@ class Footprint:
     graphs_per_pair: int
     largest_graph: int
     activations: int
+    num_kept: int = STATES
 
     @property
     def resident(self) -> int:
@@ -52,7 +55,7 @@ class Footprint:
     @property
     def checkpoint(self) -> int:
         """Bytes on disk: trained weights and both moments."""
-        return self.num_trainable * STATES * FLOAT
+        return self.num_trainable * self.num_kept * FLOAT
 
 
 def footprint(config: TrialConfig) -> Footprint | None:
@@ -61,10 +64,28 @@ def footprint(config: TrialConfig) -> Footprint | None:
     Raises:
         ConfigError: targets that match nothing.
     """
+    if config.is_baseline:
+        return _of_classifier(config)
     lora = config.lora.model_copy(update={"scaling": 1.0, "dropout": 0.0})  # they take nothing
     # Any: pyright does not know that frozen models can be hashed.
     parts: Any = config.encoder, config.adapt, lora, config.loss.kind != "cross_entropy"
     return _footprint(*parts)
+
+
+def _of_classifier(config: TrialConfig) -> Footprint:
+    """A checkpoint holds the best weights beside the newest; batch norm does not let its batch be cut."""
+    architecture, graph = ARCHITECTURES[config.baseline.architecture], graph_bytes(config.baseline)
+    num_trainable = architecture.num_parameters
+    return Footprint(
+        num_trainable=num_trainable,
+        weights=2 * num_trainable * FLOAT,
+        optimizer=num_trainable * STATES * FLOAT,
+        forward=CLASSIFIED_AT_ONCE * graph // 4,
+        graphs_per_pair=graph,
+        largest_graph=graph * (1 if architecture.is_cut else config.global_batch_size),
+        activations=0,
+        num_kept=STATES + 1,
+    )
 
 
 @cache

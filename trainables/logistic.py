@@ -47,10 +47,15 @@ class FeatureSpace:
     factor: tuple[np.ndarray, np.ndarray] | None  # L [M, M] and Z [M, D]; None: the features themselves
 
     @classmethod
-    def spanned_by(cls, train: np.ndarray, val: np.ndarray) -> FeatureSpace:
-        """Standardises embeddings [N_train, D] and [N_val, D] by train; turns them if fewer than D."""
+    def spanned_by(cls, train: np.ndarray, val: np.ndarray, *, is_common: bool = False) -> FeatureSpace:
+        """Standardises embeddings [N_train, D] and [N_val, D] by train; turns them if fewer than D.
+
+        With `is_common` all features share one deviation, the root of their mean variance.
+        """
         mean = train.mean(axis=0, dtype=np.float64)
         deviation = train.std(axis=0, dtype=np.float64)
+        if is_common:
+            deviation = np.full_like(deviation, np.sqrt(np.mean(deviation**2)))
         deviation[deviation < 1e-12] = 1.0  # a constant feature says nothing; it stays 0
         features = (np.concatenate([train, val]) - mean) / deviation
         factor = None

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from trainables.activations import Activations
 from trainables.artifacts import fingerprint
+from trainables.caption import with_descriptions
 from trainables.config import TrialConfig
 from trainables.context import RunContext
 from trainables.data.cache import ImageCache, open_image_cache
 from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset
-from trainables.data.text import class_prompts
+from trainables.data.text import class_prompts, every_caption
 from trainables.embeddings import EmbeddingTable
+from trainables.errors import ConfigError
 from trainables.models.dual_encoder import DualEncoder, ImageFeatures, in_evaluation_mode
 from trainables.models.load import load_dual_encoder
 from trainables.models.lora import Adaptation, attach
@@ -69,10 +71,20 @@ class Materials:
 
 
 def open_materials(config: TrialConfig, context: RunContext) -> Materials:
-    """Loads data and encoder, and attaches untrained adapters: the same weights on every rank."""
+    """Loads data and encoder, and attaches untrained adapters: the same weights on every rank.
+
+    Raises:
+        ConfigError: a baseline, which has no encoder.
+    """
+    if config.is_baseline:
+        raise ConfigError(
+            "adapt.method=baseline: there is no dual encoder to open; run `adapt` or `baseline` with it"
+        )
     if config.execution.num_threads:
         torch.set_num_threads(config.execution.num_threads)
     dataset = load_dataset(config.data)
+    if config.reads_captions:
+        dataset = with_descriptions(dataset, config, context)
     torch.manual_seed(config.seed)  # LoRA's A matrices are drawn here
     encoder = load_dual_encoder(config.encoder, device=context.device, store=context.store)
     adaptation = attach(encoder, config)
@@ -99,11 +111,14 @@ def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> 
     if config.adapt.method == "none":
         return None
     science = config.science()
-    del science["probe"]
+    del science["probe"], science["zero_shot"]
     defaults = (
         default_learning_rate(config),
         class_prompts(dataset.classes, "training"),
     )
+    words: list[str] = []
+    if config.reads_captions and config.data.captions not in ("class_template", "finding"):
+        words.append(fingerprint(every_caption(dataset, kind=config.data.captions)))
     return fingerprint(
-        "adapter", TRAINING_VERSION, science, defaults, dataset.fingerprint, encoder.fingerprint
+        "adapter", TRAINING_VERSION, science, defaults, dataset.fingerprint, encoder.fingerprint, *words
     )

@@ -155,6 +155,20 @@ def _interval(values: np.ndarray) -> Interval:
     return Interval(float(values[0]), float(low), float(high))
 
 
+def over_draws(draws: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
+    """Returns the mean over draws of every metric that all of them have, with Student's 95 % interval."""
+    from scipy.special import stdtrit  # only where it is used
+
+    found: dict[str, Interval] = {}
+    for name in draws[0]:
+        values = np.array([draw[name] for draw in draws if name in draw])
+        if len(values) == len(draws):
+            mean, error = float(values.mean()), float(values.std(ddof=1)) / np.sqrt(len(values))
+            half = float(stdtrit(len(values) - 1, 0.975)) * error
+            found[name] = Interval(mean, mean - half, mean + half)
+    return found
+
+
 def to_metrics(prefix: str, values: Mapping[str, Interval]) -> dict[str, float]:
     """Returns `<prefix>/<metric>` with its `_low` and `_high` twins; an undefined bound is absent."""
     flat = {

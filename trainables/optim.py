@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainables.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from trainables.config import OptimConfig, TrialConfig
@@ -40,6 +40,7 @@ class TrainState:
         total_steps: optimiser steps of the whole run.
         log_logit_scale: kept at most ln 100, for stability (CLIP §2.5).
         trains: names what is trained and how; a checkpoint of something else is refused.
+        buffers: tensors that no optimiser moves and that a resumed run needs back, by other names.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class TrainState:
         total_steps: int,
         log_logit_scale: nn.Parameter | None = None,
         trains: str = "",
+        buffers: Mapping[str, Tensor] | None = None,
     ) -> None:
         if config.learning_rate is None:
             raise ValueError("optim.learning_rate is not resolved; use TrainState.create")
@@ -59,6 +61,7 @@ class TrainState:
         self.total_steps = total_steps
         self.log_logit_scale = log_logit_scale
         self.trains = trains
+        self.buffers = dict(buffers or {})
         self.step = 0
         self.losses: list[float] = []
         self.epochs: list[dict[str, float]] = []
@@ -73,12 +76,20 @@ class TrainState:
         total_steps: int,
         log_logit_scale: nn.Parameter | None = None,
         trains: str = "",
+        buffers: Mapping[str, Tensor] | None = None,
     ) -> TrainState:
         """Builds the state of a trial; a learning rate that is not set is that of the encoder's family."""
         optim = config.optim
         if optim.learning_rate is None:
             optim = optim.model_copy(update={"learning_rate": default_learning_rate(config)})
-        return cls(parameters, optim, total_steps=total_steps, log_logit_scale=log_logit_scale, trains=trains)
+        return cls(
+            parameters,
+            optim,
+            total_steps=total_steps,
+            log_logit_scale=log_logit_scale,
+            trains=trains,
+            buffers=buffers,
+        )
 
     @property
     def learning_rate(self) -> float:
@@ -114,7 +125,8 @@ class TrainState:
             for kind, moment in self.optimizer.state.get(parameter, {}).items()
         }
         progress = {"step": self.step, "losses": self.losses, "epochs": self.epochs}
-        return write_checkpoint(folder, Checkpoint(self.parameters, moments, progress, self.trains))
+        tensors = {**self.parameters, **self.buffers}
+        return write_checkpoint(folder, Checkpoint(tensors, moments, progress, self.trains))
 
     def restore(self, place: Path) -> None:
         """Goes back to a checkpoint; nothing changes unless all of it fits.
@@ -122,10 +134,11 @@ class TrainState:
         Raises:
             DataError: it is unfinished, damaged, of other parameters or of another training.
         """
-        checkpoint = read_checkpoint(place, self.parameters, trains=self.trains)
+        tensors = {**self.parameters, **self.buffers}
+        checkpoint = read_checkpoint(place, tensors, trains=self.trains)
         with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(checkpoint.parameters[name])
+            for name, tensor in tensors.items():
+                tensor.copy_(checkpoint.parameters[name])
         self.optimizer.state.clear()
         for key, moment in checkpoint.moments.items():
             kind, _, name = key.partition("/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +16,19 @@ import pyarrow.parquet as pq
 from trainables.config import Split
 from trainables.data.records import Dataset
 from trainables.errors import DataError
-from trainables.metrics import explain_gaps, interval_metrics, to_metrics
+from trainables.metrics import (
+    confusion_matrix,
+    explain_gaps,
+    interval_metrics,
+    over_draws,
+    point_metrics,
+    to_metrics,
+)
 
 logger = logging.getLogger(__name__)
 
 FILE = "predictions.parquet"
+CONFUSION_FILE = "confusion.json"
 
 
 class Scores(NamedTuple):
@@ -30,7 +39,18 @@ class Scores(NamedTuple):
 
 
 Predictions = Mapping[tuple[Split, str], Scores]
-"""(split, system) → scores; a system is `zero_shot_unseen`, `probe_joint`, `control_border`, …"""
+"""(split, system) → scores; a system is `zero_shot_unseen`, `probe_joint`, `few_shot_8_joint#3`, …"""
+
+
+def draw_name(system: str, draw: int) -> str:
+    """Returns what one of several draws of a system is called: `few_shot_8_joint#3`."""
+    return f"{system}#{draw}"
+
+
+def split_draw(name: str) -> tuple[str, int | None]:
+    """Returns the system and the draw of a name; None where the system is not drawn."""
+    system, mark, draw = name.partition("#")
+    return system, int(draw) if mark else None
 
 
 def image_ids_of(dataset: Dataset, split: Split) -> np.ndarray:
@@ -39,15 +59,24 @@ def image_ids_of(dataset: Dataset, split: Split) -> np.ndarray:
 
 
 def judge(predictions: Predictions, dataset: Dataset) -> dict[str, float]:
-    """Returns `val/<system>/<metric>` with the `_low` and `_high` of its 95 % interval by patient."""
+    """Returns `val/<system>/<metric>` with the `_low` and `_high` of its 95 % interval by patient.
+
+    Of a system that was drawn several times: the mean over draws, with Student's interval over them.
+    """
     val = dataset.indices("val")
     classes, patients = dataset.class_indices(val), dataset.patients(val)
     for sentence in explain_gaps(classes, dataset.classes, split="val"):
         logger.warning(sentence)
     metrics: dict[str, float] = {}
-    for (split, system), predicted in predictions.items():
-        if split == "val":
+    draws: dict[str, list[dict[str, float]]] = {}
+    for (split, name), predicted in predictions.items():
+        system, draw = split_draw(name)
+        if split == "val" and draw is None:
             metrics |= to_metrics(f"val/{system}", interval_metrics(predicted.scores, classes, patients))
+        elif split == "val":
+            draws.setdefault(system, []).append(point_metrics(predicted.scores, classes))
+    for system, values in draws.items():
+        metrics |= to_metrics(f"val/{system}", over_draws(values))
     return metrics
 
 
@@ -62,6 +91,20 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     aside = path.with_name(f".{path.name}.aside")
     pq.write_table(pa.concat_tables(tables), aside)
     aside.replace(path)
+
+
+def write_confusion(path: Path, predictions: Predictions, dataset: Dataset) -> None:
+    """Writes system → classes and the confusion matrix on val, as JSON; none of single draws."""
+    classes = dataset.class_indices(dataset.indices("val"))
+    confusion = {
+        system: {
+            "classes": list(dataset.classes),
+            "val": confusion_matrix(np.asarray(scores.scores), classes).tolist(),
+        }
+        for (split, system), scores in predictions.items()
+        if split == "val" and split_draw(system)[1] is None
+    }
+    path.write_text(json.dumps(confusion, indent=1))
 
 
 def read_predictions(path: Path) -> dict[tuple[Split, str], Scores]:

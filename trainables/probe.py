@@ -102,6 +102,7 @@ def probe(config: TrialConfig, context: RunContext) -> Metrics:
     """
     # Here and not above: it loads torch, and the training loop imports `probe_embeddings`.
     from trainables.embed import embedding_folder
+    from trainables.few_shot import few_shot_predictions
 
     folder = embedding_folder(config, context)
     if context.rank > 0:
@@ -109,6 +110,7 @@ def probe(config: TrialConfig, context: RunContext) -> Metrics:
     dataset, table = load_dataset(config.data), read_embeddings(folder)
     paths = probe_embeddings(table, dataset, config.probe)
     predictions = probe_predictions(paths, table, dataset)
+    predictions |= few_shot_predictions(table, dataset, config.probe)
     write_probe_path(context.workdir / "results" / "probe_path.parquet", paths)
     write_predictions(context.workdir / "results" / FILE, predictions)
     return judge(predictions, dataset) | {f"val/probe_{name}/l2": path.l2 for name, path in paths.items()}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trainables.activations import Activations
+from trainables.caption import DESCRIBED
 from trainables.config import PreprocessingSpec, TrialConfig
 from trainables.context import LocalContext
 from trainables.data.cache import ImageCache
@@ -57,6 +58,8 @@ def time_step(config: TrialConfig, *, device: str, num_threads: int, store: Path
     Raises:
         UserError: weights or data that are not there.
     """
+    if config.data.captions in DESCRIBED:  # describing every image first would take minutes
+        config = config.model_copy(update={"data": config.data.model_copy(update={"captions": "finding"})})
     threads = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainables.config import Features, Split, TrialConfig
+import numpy as np
+
+from trainables.config import Features, PromptFamily, Split, TrialConfig
 from trainables.context import Metrics
-from trainables.data.text import PromptFamily, class_prompts
+from trainables.data.text import class_prompts, contrary_prompts
 from trainables.embeddings import EmbeddingTable
 from trainables.materials import Materials
 from trainables.metrics import point_metrics
 from trainables.predictions import Scores, image_ids_of
 from trainables.probe import ProbePath, probe_embeddings, probe_predictions
-from trainables.zero_shot import zero_shot_scores
-
-PROMPT_FAMILIES: tuple[PromptFamily, ...] = ("training", "unseen")
+from trainables.zero_shot import pair_scores, zero_shot_scores
 
 
 @dataclass
@@ -30,23 +30,33 @@ def score_everything(
 ) -> Verdicts:
     """Scores the images of these splits by zero-shot prompts and by linear probes, chosen on val."""
     probes = probe_embeddings(table, materials.dataset, config.probe)
-    by_prompts = zero_shot_predictions(materials, table, splits)
+    by_prompts = zero_shot_predictions(materials, table, splits, config.zero_shot.prompts)
     return Verdicts(by_prompts | probe_predictions(probes, table, materials.dataset, splits), probes)
 
 
 def zero_shot_predictions(
-    materials: Materials, table: EmbeddingTable, splits: tuple[Split, ...]
+    materials: Materials,
+    table: EmbeddingTable,
+    splits: tuple[Split, ...],
+    families: tuple[PromptFamily, ...],
 ) -> dict[tuple[Split, str], Scores]:
     """Returns what each family of prompts says of these splits."""
     dataset, scale = materials.dataset, float(materials.encoder.log_logit_scale.detach().exp())
     predictions: dict[tuple[Split, str], Scores] = {}
-    for family in PROMPT_FAMILIES:
-        prompts = [
-            materials.embed_texts(p).cpu().numpy() for p in class_prompts(dataset.classes, family).values()
-        ]
+
+    def embed(prompts: dict[str, list[str]]) -> list[np.ndarray]:
+        return [materials.embed_texts(of_class).cpu().numpy() for of_class in prompts.values()]
+
+    for family in families:
+        prompts = embed(class_prompts(dataset.classes, family))
+        contrary = embed(contrary_prompts(dataset.classes)) if family == "pair" else None
         for split in splits:
             ids = image_ids_of(dataset, split)
-            scores = zero_shot_scores(table.joint[table.rows_of(ids)], prompts, logit_scale=scale)
+            joint = table.joint[table.rows_of(ids)]
+            if contrary is None:
+                scores = zero_shot_scores(joint, prompts, logit_scale=scale)
+            else:
+                scores = pair_scores(joint, prompts, contrary, logit_scale=scale)
             predictions[split, f"zero_shot_{family}"] = Scores(ids, scores)
     return predictions
 

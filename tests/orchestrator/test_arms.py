@@ -4,6 +4,7 @@ from orchestrator.arms import CONFIRMED, INFEASIBLE, PLAIN, Terms, best_arm, dif
 from orchestrator.constraints import Limit
 from orchestrator.estimates import over_seeds
 from orchestrator.ledger import SweepState, TrialState
+from orchestrator.measured import own_key
 
 OBJECTIVE, WEIGHTS = "val/probe_joint/macro_auroc", "perf/num_trainable_parameters"
 AGREED = Terms(OBJECTIVE, None, {WEIGHTS: Limit(at_most=100)}, num_seeds=3, num_confirmed=2)
@@ -66,6 +67,36 @@ def test_before_anything_is_confirmed_a_frozen_encoder_stands_where_its_score_pu
     best = best_arm(state_of(frozen(0.7), arm_of("a", 0.8), arm_of("large", 0.9, weights=101)))
     assert best is not None
     assert best[0].name == "a"
+
+
+def classifier(name: str, score: float, *, from_scratch: bool = False, **fields: float) -> list[TrialState]:
+    (trial,) = arm_of(name, 0.0, method="baseline", **fields)
+    trial.config["baseline.from_scratch"] = from_scratch
+    system = "baseline_from_scratch" if from_scratch else "baseline"
+    trial.metrics = {f"val/{system}/macro_auroc": score, WEIGHTS: trial.metrics[WEIGHTS]}
+    return [trial]
+
+
+@pytest.mark.parametrize("from_scratch", [False, True])
+def test_a_baseline_ranks_by_its_own_system(from_scratch: bool):
+    lora, other = arm_of("a", 0.8), classifier("b", 0.85, from_scratch=from_scratch)
+    for state, expected in ((state_of(lora, other), "b"), (state_of(arm_of("a", 0.9), other), "a")):
+        best = best_arm(state)
+        assert best is not None
+        assert best[0].name == expected
+
+
+def test_a_baseline_is_bound_by_the_same_constraints():
+    best = best_arm(state_of(arm_of("a", 0.8), classifier("b", 0.85, weights=101)))
+    assert best is not None
+    assert best[0].name == "a"
+
+
+def test_a_key_names_the_own_system_of_a_baseline_alone():
+    keys = ("val/zero_shot_unseen/ece", "perf/seconds", "train/loss")
+    config = {"adapt.method": "baseline", "baseline.from_scratch": True}
+    assert [own_key(key, config) for key in keys] == ["val/baseline_from_scratch/ece", *keys[1:]]
+    assert [own_key(key, {"adapt.method": "lora"}) for key in keys] == list(keys)
 
 
 def test_where_all_arms_are_infeasible_none_is_best():

@@ -10,7 +10,7 @@ from orchestrator.plan import Plan, make_plan
 from orchestrator.search_space import load_space, read_space
 from trainables.errors import ClusterError, ConfigError, DataError
 from trainables.models import origins
-from trainables.models.registry import ENCODERS
+from trainables.models.registry import ENCODERS, default_learning_rate, model_fingerprint, model_preprocessing
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 SMALL = {"data.phantom.num_train": 60, "data.phantom.num_val": 30, "data.phantom.num_test": 30}
@@ -153,6 +153,27 @@ def test_trials_that_differ_are_shown_with_their_range() -> None:
     )
     assert planned.num_trials == 4
     assert "nothing trains" in dict(plan({"adapt.method": "none"}).lines())["one trial"]
+
+
+def test_baselines_of_any_kind_are_planned_without_their_weights() -> None:
+    classifier = {"adapt.method": "baseline"}
+    arms = [
+        {"name": "LoRA"},
+        {"name": "ResNet-18", **classifier, "baseline.image_size": 64},
+        {"name": "ViT-B/16", **classifier, "baseline.architecture": "vit_b_16"},
+    ]
+    with_baselines, without = plan(arms=arms), plan(arms=arms[:1])
+    assert with_baselines.memory.trial_gb > without.memory.trial_gb + 1  # ViT-B/16 with its moments
+    assert with_baselines.disk_bytes > without.disk_bytes + 3 * 4 * 4 * 85_000_000
+    lora, resnet, vit = (trial.config for trial in with_baselines.space.named_trials()[1:])
+    assert model_preprocessing(resnet).size == 64
+    assert len({model_fingerprint(config) for config in (lora, resnet, vit)}) == 3
+    assert default_learning_rate(vit) < default_learning_rate(resnet) < default_learning_rate(lora)
+
+
+def test_more_shots_than_patients_are_refused_before_anything_starts() -> None:
+    with pytest.raises(DataError, match=r"probe.shots=30: only \d+ patients"):
+        plan({"probe.shots": [1, 30]})
 
 
 def test_a_plan_without_timing_says_so() -> None:

@@ -225,6 +225,35 @@ def test_a_trial_that_was_stopped_early_is_marked():
     assert "† stopped early" in text
 
 
+def test_every_kind_of_system_has_a_row_under_its_own_name():
+    resnet = {"adapt__method": "baseline", "baseline__architecture": "resnet18"}
+    state = sweep_of(
+        *frozen(zero_shot_template=0.7, few_shot_16_joint=0.74, few_shot_4_joint=0.6),
+        placed("ResNet-18", **resnet),
+        finished("ResNet-18", baseline=0.83),
+        placed("ResNet-18, random", **resnet, baseline__from_scratch=True),
+        finished("ResNet-18, random", baseline_from_scratch=0.78),
+    )
+    board = leaderboard(state)
+    assert [row.system for row in board.rows] == [
+        "baseline",
+        "baseline_from_scratch",
+        "probe_joint",
+        "few_shot_16_joint",
+        "zero_shot_template",
+        "few_shot_4_joint",
+    ]
+    text = text_of(board, 130)
+    for words in (
+        "from scratch",
+        "16-shot joint",
+        "zero-shot templates",
+        "all of resnet18",
+        "t-intervals over draws",
+    ):
+        assert words in " ".join(text.split()), words
+
+
 def test_a_long_board_shows_the_best_rows_and_every_baseline():
     entries = [entry for i in range(MAX_ROWS + 5) for entry in adapted(f"trial {i}")]
     text = text_of(leaderboard(sweep_of(*frozen(), *entries)), 100)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trainables.zero_shot import class_embeddings, zero_shot_scores
+from trainables.zero_shot import class_embeddings, pair_scores, zero_shot_scores
 
 
 @pytest.fixture
@@ -39,3 +39,25 @@ def test_logit_scale_moves_probabilities_and_no_prediction(joint, prompts) -> No
     assert (soft.argmax(1) == sharp.argmax(1)).all()
     assert (sharp.max(1) > soft.max(1)).all()
     assert sharp.sum(1) == pytest.approx(np.ones(20))
+
+
+def test_pairs_ask_each_class_by_itself_and_divide_by_the_sum(joint, prompts) -> None:
+    contrary = [p[::-1] * 0.3 + 1.0 for p in prompts]
+    scores = pair_scores(joint, prompts, contrary, logit_scale=3.0)
+    finding, against = class_embeddings(prompts), class_embeddings(contrary)
+    for image, row in zip(joint / np.linalg.norm(joint, axis=1, keepdims=True), scores, strict=True):
+        each = np.exp(3 * finding @ image)
+        holds = each / (each + np.exp(3 * against @ image))
+        assert row == pytest.approx(holds / holds.sum(), rel=1e-5)
+
+
+def test_pairs_do_not_underflow(joint, prompts) -> None:
+    contrary = [-p for p in prompts]
+    scores = pair_scores(joint, prompts, contrary, logit_scale=1e4)
+    assert np.isfinite(scores).all()
+    assert scores.sum(1) == pytest.approx(np.ones(20))
+
+
+def test_a_pair_whose_sides_are_equal_says_nothing(joint, prompts) -> None:
+    scores = pair_scores(joint, prompts, prompts, logit_scale=50.0)
+    assert scores == pytest.approx(np.full((20, 3), 1 / 3))

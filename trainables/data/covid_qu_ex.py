@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 CLASSES = ("COVID-19", "Non-COVID", "Normal")
 CLASS_OF_FOLDER = {"COVID-19": "COVID-19", "COVID": "COVID-19", "Non-COVID": "Non-COVID", "Normal": "Normal"}
 SPLIT_OF_FOLDER: dict[str, Split] = {"Train": "train", "Val": "val", "Test": "test"}
-OFFICIAL = "Lung Segmentation Data"
+OFFICIAL, INFECTIONS = "Lung Segmentation Data", "Infection Segmentation Data"
 METADATA = "metadata.csv"
 
 
@@ -32,6 +32,8 @@ def covid_qu_ex(config: DataConfig) -> LabelledImages:
     `metadata.csv` (columns path, split, label, patient; also group, source) beside the folders gives the
     patients. Without it, as in the official release, every image counts as its own patient: no patient ids
     are published, so that no split of it can be proven free of leaks.
+
+    Infection masks, of which the release has some, are those of the same file name and class.
 
     Raises:
         DataError: lists what is missing or contradictory.
@@ -70,9 +72,22 @@ def _base(root: Path) -> Path:
     )
 
 
+def _infection_masks(base: Path, root: Path) -> dict[tuple[str, str], Path]:
+    """Returns (class, file name) → infection mask: beside the images, or in the release's other half."""
+    halves = [base, root / INFECTIONS, root / INFECTIONS / INFECTIONS]
+    return {
+        (class_name, path.name): path
+        for half in halves
+        for split_folder in SPLIT_OF_FOLDER
+        for class_folder, class_name in CLASS_OF_FOLDER.items()
+        for path in sorted((half / split_folder / class_folder / "infection masks").glob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    }
+
+
 def _walk(base: Path, root: Path, problems: list[str]) -> Iterator[ImageRecord]:
     """Yields the images with their own stem as patient."""
-    labels = one_hot(CLASSES)
+    labels, infection_masks = one_hot(CLASSES), _infection_masks(base, root)
     for split_folder, split in SPLIT_OF_FOLDER.items():
         for class_folder, name in CLASS_OF_FOLDER.items():
             for path in sorted((base / split_folder / class_folder / "images").glob("*")):
@@ -80,6 +95,7 @@ def _walk(base: Path, root: Path, problems: list[str]) -> Iterator[ImageRecord]:
                     continue
                 try:
                     mask = path.parent.with_name("lung masks") / path.name
+                    infection = infection_masks.get((name, path.name))
                     yield ImageRecord(
                         image_id=path.relative_to(root).as_posix(),
                         patient_id=path.stem,
@@ -87,6 +103,7 @@ def _walk(base: Path, root: Path, problems: list[str]) -> Iterator[ImageRecord]:
                         labels=labels[name],
                         path=regular_file(path, root=root),
                         mask_path=regular_file(mask, root=root) if mask.is_file() else None,
+                        infection_mask_path=regular_file(infection, root=root) if infection else None,
                     )
                 except ValueError as error:
                     problems.append(str(error))

@@ -52,7 +52,8 @@ def load_dataset(config: DataConfig, *, with_test_labels: bool = False) -> Datas
 
     Args:
         config: which data set, and how it is split.
-        with_test_labels: only `evaluate` opens them; otherwise labels and report texts of test are withheld.
+        with_test_labels: only `evaluate` opens them; otherwise labels of test are withheld, and what tells
+            them: report texts and infection masks.
 
     Raises:
         ConfigError: no such data set; the nearest name is offered.
@@ -100,7 +101,8 @@ def files_of(config: DataConfig) -> dict[str, Path]:
     images = _read(_without(config, "num_folds", "fold", "permute_labels", *_NOT_READ))
     root = open_root(config.root, dataset=config.dataset)
     named = {record.image_id: record.path for record in images.records if record.path is not None}
-    others = [*images.tables, *(record.mask_path for record in images.records if record.mask_path)]
+    masks = [path for record in images.records for path in (record.mask_path, record.infection_mask_path)]
+    others = [*images.tables, *(path for path in masks if path is not None)]
     return named | {path.relative_to(root).as_posix(): path for path in others}
 
 
@@ -132,7 +134,9 @@ def _check_complete(records: Sequence[ImageRecord], classes: Sequence[str], *, n
 
 
 def _withhold(record: ImageRecord) -> ImageRecord:
-    return replace(record, labels={}, report_text=None) if record.split == "test" else record
+    if record.split != "test":
+        return record
+    return replace(record, labels={}, report_text=None, infection_mask_path=None)
 
 
 def one_hot(classes: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -24,7 +24,7 @@ class GlobalBatch:
     epoch: int
     indices: np.ndarray  # int64 [B], positions in `dataset.records`
     views: np.ndarray  # int64 [B], for `transforms.augment`
-    captions: list[str]  # [B]
+    captions: list[str]  # [B]; empty where nothing reads them
     classes: np.ndarray  # int64 [B], 0…K-1
 
     def __len__(self) -> int:
@@ -70,7 +70,9 @@ def global_batches(dataset: Dataset, config: TrialConfig, *, start_step: int = 0
                 views=_views(indices, config, epoch),
                 captions=captions_for(
                     dataset, indices, kind=config.data.captions, seed=config.seed, epoch=epoch
-                ),
+                )
+                if config.reads_captions
+                else [""] * len(indices),
                 classes=dataset.class_indices(indices),
             )
 

@@ -23,6 +23,7 @@ class ImageRecord:
     report_text: str | None = None
     mask_path: Path | None = None
     source: str | None = None  # where the image comes from, for the shortcut audits
+    infection_mask_path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Dataset:
     fingerprint: str
     decode: Callable[[ImageRecord], np.ndarray] = field(compare=False)  # uint8 [H, W], any size
     task: str = "multiclass"
+    descriptions: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
+    """image_id → what is seen on it, said without its label: see `trainables.caption`."""
 
     def indices(self, *splits: Split) -> np.ndarray:
         """Returns the positions of the records of these splits, ascending, int64 [N]."""

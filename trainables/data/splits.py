@@ -92,7 +92,7 @@ def permute_labels(records: Sequence[ImageRecord], *, seed: int) -> list[ImageRe
     """Returns the records with labels shuffled among the patients of each split: the control, at chance.
 
     A patient's images take the labels of one other patient, in turn, so that images of one patient stay as
-    alike in label as they were. Report texts, which would tell the true label, are dropped.
+    alike in label as they were. Report texts and infection masks, which tell the true label, are dropped.
     """
     permuted = list(records)
     for number, split in enumerate(("train", "val", "test")):
@@ -105,7 +105,12 @@ def permute_labels(records: Sequence[ImageRecord], *, seed: int) -> list[ImageRe
         for mine, donor in zip(own, order, strict=True):
             for turn, i in enumerate(mine):
                 given = own[donor][turn % len(own[donor])]
-                permuted[i] = replace(records[i], labels=records[given].labels, report_text=None)
+                permuted[i] = replace(
+                    records[i],
+                    labels=records[given].labels,
+                    report_text=None,
+                    infection_mask_path=None,
+                )
     return permuted
 
 

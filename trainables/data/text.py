@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
 
 import numpy as np
 
+from trainables.config import CaptionKind, PromptFamily
 from trainables.data.counter_rng import counter_rng
-from trainables.data.records import Dataset
+from trainables.data.records import Dataset, ImageRecord
 from trainables.errors import ConfigError
-
-PromptFamily = Literal["class_name", "training", "unseen"]
-CaptionKind = Literal["class_template", "finding"]
 
 
 @dataclass(frozen=True)
@@ -26,14 +24,41 @@ class ClassText:
     """The words for one class."""
 
     name: str  # in prose
+    pattern: str  # what a film of it shows: stands in a template
     template: str  # the one caption of `class_template`
     findings: tuple[str, ...]  # captions of `finding`, and the prompts of family "training"
     unseen: tuple[str, ...]  # prompts never trained on
+    pairs: tuple[tuple[str, str], ...]  # a finding, and what a film without it shows: prompts of "pair"
 
+
+TEMPLATES = (
+    "A chest X-ray of {}.",
+    "A chest X-ray showing {}.",
+    "A chest X-ray read as {}.",
+    "This chest X-ray shows {}.",
+    "{} on a chest X-ray.",
+    "{} on a frontal film.",
+    "Chest film: {}.",
+    "A chest film with {}.",
+    "A plain film of the chest, {}.",
+    "A frontal radiograph showing {}.",
+    "A posteroanterior radiograph with {}.",
+    "The radiograph depicts {}.",
+    "The radiograph is read as {}.",
+    "A portable X-ray of the chest with {}.",
+    "An X-ray image of {}.",
+    "A thoracic X-ray with {}.",
+    "A grey-scale X-ray depicting {}.",
+    "Impression: {}.",
+    "Reading of the film: {}.",
+    "The image demonstrates {}.",
+)
+"""The same for every class, so that the pattern alone tells classes apart."""
 
 CLASS_TEXTS: dict[str, ClassText] = {
     "COVID-19": ClassText(
         name="COVID-19 pneumonia",
+        pattern="COVID-19 pneumonia",
         template="A chest X-ray with the pattern of COVID-19 pneumonia.",
         findings=(
             "Bilateral hazy opacities in the periphery of the lower zones.",
@@ -54,9 +79,15 @@ CLASS_TEXTS: dict[str, ClassText] = {
             "Multiple peripheral patches of haze seen bilaterally.",
             "Chest radiograph of a patient with COVID-19: diffuse ground-glass haze bilaterally.",
         ),
+        pairs=(
+            ("Peripheral haze in both lungs.", "The outer zones of both lungs are clear."),
+            ("Bilateral ground-glass opacity.", "Both lungs are evenly dark and well aerated."),
+            ("Hazy lower zones on both sides.", "Both lower zones are clear."),
+        ),
     ),
     "Non-COVID": ClassText(
         name="lobar pneumonia",
+        pattern="lobar pneumonia",
         template="A chest X-ray with a focal lobar pneumonia.",
         findings=(
             "Dense focal consolidation of a single lobe.",
@@ -77,9 +108,15 @@ CLASS_TEXTS: dict[str, ClassText] = {
             "A single lobe is densely consolidated.",
             "Bacterial pneumonia: one consolidated lobe and an effusion.",
         ),
+        pairs=(
+            ("One lobe is consolidated.", "Every lobe is well aerated."),
+            ("A dense opacity on one side only.", "Both sides look alike."),
+            ("Fluid blunts one costophrenic angle.", "Both costophrenic angles are sharp."),
+        ),
     ),
     "Normal": ClassText(
         name="a normal chest",
+        pattern="clear, normal lungs",
         template="A normal chest X-ray with clear lungs.",
         findings=(
             "The lungs are clear.",
@@ -100,6 +137,11 @@ CLASS_TEXTS: dict[str, ClassText] = {
             "Clear, normally aerated lung fields throughout.",
             "Chest radiograph of a healthy patient: clear lungs, normal heart.",
         ),
+        pairs=(
+            ("The lungs are clear and well aerated.", "The lungs are abnormal, with opacities."),
+            ("A normal chest radiograph.", "An abnormal chest radiograph."),
+            ("Healthy lungs.", "Diseased lungs."),
+        ),
     ),
 }
 """Class → its words. A new data set adds its classes here."""
@@ -108,38 +150,64 @@ CLASS_TEXTS: dict[str, ClassText] = {
 def captions_for(
     dataset: Dataset, indices: np.ndarray, *, kind: CaptionKind, seed: int, epoch: int
 ) -> list[str]:
-    """Returns one caption per record: the class's template, or a finding drawn by (seed, epoch, image).
-
-    A record's own `report_text` joins the findings of its class as one more that can be drawn.
+    """Returns one caption per train record; of several that a record may have, drawn by (seed, epoch, image).
 
     Raises:
         ConfigError: a class without words.
-        ValueError: a withheld label.
+        ValueError: a record of val or test: what is said to it holds its label.
     """
     texts = [_text_of(name) for name in dataset.classes]
-    of_images = [texts[k] for k in dataset.class_indices(indices)]
-    if kind == "class_template":
-        return [text.template for text in of_images]
     captions = []
-    for i, text in zip(indices, of_images, strict=True):
-        report = dataset.records[i].report_text
-        findings = text.findings if report is None else (*text.findings, report)
-        captions.append(findings[counter_rng("caption", seed, epoch, int(i)).integers(len(findings))])
+    for i, k in zip(indices.tolist(), dataset.class_indices(indices), strict=True):
+        possible = captions_of(dataset, dataset.records[i], texts[k], kind=kind)
+        drawn = counter_rng("caption", seed, epoch, i).integers(len(possible)) if len(possible) > 1 else 0
+        captions.append(possible[int(drawn)])
     return captions
+
+
+def captions_of(
+    dataset: Dataset, record: ImageRecord, text: ClassText, *, kind: CaptionKind
+) -> Sequence[str]:
+    """Returns the captions that a train record of a class may have.
+
+    A record's own `report_text` is one finding more; what a mask shows is the only one.
+
+    Raises:
+        ValueError: a record of val or test.
+    """
+    if record.split != "train":
+        raise ValueError(f"{record.image_id} is of split '{record.split}', and captions hold the label")
+    description = dataset.descriptions.get(record.image_id)
+    match kind:
+        case "class_template":
+            return (text.template,)
+        case "template":
+            return templates_of(text)
+        case "blip_label":
+            return (with_label(dataset.descriptions[record.image_id], text),)
+        case "mask_finding" if description is not None:
+            return (description,)
+        case "finding" | "mask_finding":
+            return text.findings if record.report_text is None else (*text.findings, record.report_text)
+
+
+def with_label(description: str, text: ClassText) -> str:
+    """Returns a description that knows no class, with the class's pattern appended."""
+    return f"{description.rstrip('. ')}, {text.pattern}."
 
 
 def every_caption(dataset: Dataset, *, kind: CaptionKind) -> list[str]:
     """Returns each caption that `captions_for` can give to a train record, once."""
-    texts = [_text_of(name) for name in dataset.classes]
-    if kind == "class_template":
-        return [text.template for text in texts]
-    reports = [dataset.records[i].report_text for i in dataset.indices("train")]
-    findings = [finding for text in texts for finding in text.findings]
-    return list(dict.fromkeys([*findings, *(report for report in reports if report is not None)]))
+    texts, train = [_text_of(name) for name in dataset.classes], dataset.indices("train")
+    possible = (
+        captions_of(dataset, dataset.records[i], texts[k], kind=kind)
+        for i, k in zip(train.tolist(), dataset.class_indices(train), strict=True)
+    )
+    return list(dict.fromkeys(caption for captions in possible for caption in captions))
 
 
 def class_prompts(classes: Sequence[str], family: PromptFamily) -> dict[str, list[str]]:
-    """Returns class → prompts of a family, in the order of `classes`.
+    """Returns class → prompts of a family, in the order of `classes`; of `pair` the findings.
 
     Raises:
         ConfigError: a class without words.
@@ -147,11 +215,27 @@ def class_prompts(classes: Sequence[str], family: PromptFamily) -> dict[str, lis
     texts = {name: _text_of(name) for name in classes}
     match family:
         case "class_name":
-            return {name: [f"A chest X-ray of {text.name}."] for name, text in texts.items()}
+            return {name: [text.name] for name, text in texts.items()}
+        case "template":
+            return {name: list(templates_of(text)) for name, text in texts.items()}
         case "training":
             return {name: list(text.findings) for name, text in texts.items()}
         case "unseen":
             return {name: list(text.unseen) for name, text in texts.items()}
+        case "pair":
+            return {name: [finding for finding, _ in text.pairs] for name, text in texts.items()}
+
+
+def contrary_prompts(classes: Sequence[str]) -> dict[str, list[str]]:
+    """Returns class → what contradicts its prompts of family `pair`, in the same order."""
+    return {name: [contrary for _, contrary in _text_of(name).pairs] for name in classes}
+
+
+@cache
+def templates_of(text: ClassText) -> tuple[str, ...]:
+    """Returns every template with a class's pattern in it."""
+    filled = (template.format(text.pattern) for template in TEMPLATES)
+    return tuple(sentence[0].upper() + sentence[1:] for sentence in filled)
 
 
 def _text_of(name: str) -> ClassText:

@@ -9,6 +9,11 @@ from trainables.artifacts import fingerprint
 from trainables.config import EncoderConfig, PreprocessingSpec, TrialConfig
 from trainables.errors import ConfigError, WeightsUnavailable
 from trainables.models.checkpoints import commit_of, local_folder, weights_identity
+from trainables.models.classifiers import (
+    classifier_fingerprint,
+    classifier_learning_rate,
+    classifier_preprocessing,
+)
 from trainables.models.encoder_spec import EncoderSpec, Family, Tower
 from trainables.models.medical import MEDICAL, MEDICAL_FAMILIES
 from trainables.models.preprocessing import READERS
@@ -213,6 +218,8 @@ def find_encoder(config: EncoderConfig) -> EncoderSpec:
 
 def default_learning_rate(config: TrialConfig) -> float:
     """Returns the learning rate of a trial that sets none."""
+    if config.is_baseline:
+        return classifier_learning_rate(config.baseline)
     family = FAMILIES[find_encoder(config.encoder).family]
     return family.full_learning_rate if config.adapt.method == "full" else family.learning_rate
 
@@ -276,4 +283,26 @@ def encoder_fingerprint(config: EncoderConfig) -> str:
     precision = [] if config.precision == "float32" else [config.precision]
     return fingerprint(
         "encoder", spec.family, spec.version, weights, preprocessing_of(config).identity(), *precision
+    )
+
+
+def model_fingerprint(config: TrialConfig) -> str:
+    """Returns what identifies the model that a trial starts from: an encoder, or a baseline's classifier.
+
+    Raises:
+        WeightsUnavailable: see `encoder_fingerprint`.
+    """
+    return (
+        classifier_fingerprint(config.baseline) if config.is_baseline else encoder_fingerprint(config.encoder)
+    )
+
+
+def model_preprocessing(config: TrialConfig) -> PreprocessingSpec:
+    """Returns how the model of a trial wants its pixels.
+
+    Raises:
+        ConfigError, WeightsUnavailable: see `preprocessing_of`.
+    """
+    return (
+        classifier_preprocessing(config.baseline) if config.is_baseline else preprocessing_of(config.encoder)
     )

@@ -6,7 +6,15 @@ import pytest
 from trainables.config import DataConfig, PhantomConfig
 from trainables.data.datasets import load_dataset
 from trainables.data.phantom import lesion_of, report
-from trainables.data.text import CLASS_TEXTS, captions_for, class_prompts
+from trainables.data.text import (
+    CLASS_TEXTS,
+    TEMPLATES,
+    captions_for,
+    class_prompts,
+    contrary_prompts,
+    every_caption,
+    templates_of,
+)
 from trainables.errors import ConfigError
 
 PHANTOM_REPORTS = {
@@ -16,7 +24,7 @@ PHANTOM_REPORTS = {
 
 def training_captions():
     for text in CLASS_TEXTS.values():
-        yield from (text.template, *text.findings)
+        yield from (text.template, *text.findings, *templates_of(text))
     yield from PHANTOM_REPORTS
 
 
@@ -40,8 +48,14 @@ def test_unseen_prompts_share_no_sentence_and_no_five_words_with_training():
 
 
 def test_every_class_has_enough_words_and_no_sentence_serves_two_classes():
-    everything = [s for text in CLASS_TEXTS.values() for s in (text.template, *text.findings, *text.unseen)]
+    everything = [
+        sentence
+        for text in CLASS_TEXTS.values()
+        for pairs in [[sentence for pair in text.pairs for sentence in pair]]
+        for sentence in (text.template, *text.findings, *text.unseen, *templates_of(text), *pairs)
+    ]
     assert len(everything) == len(set(everything))
+    assert len(set(TEMPLATES)) == 20
     for text in CLASS_TEXTS.values():
         assert len(text.findings) >= 8
         assert len(text.unseen) >= 4
@@ -81,10 +95,25 @@ def test_class_template_gives_each_class_one_caption():
 
 
 def test_prompt_families_follow_the_order_of_the_classes():
-    for family in ("class_name", "training", "unseen"):
+    for family in ("class_name", "template", "training", "unseen", "pair"):
         prompts = class_prompts(("Normal", "COVID-19"), family)
         assert list(prompts) == ["Normal", "COVID-19"]
         assert all(prompts.values())
+    contrary = contrary_prompts(("Normal", "COVID-19"))
+    assert {name: len(texts) for name, texts in contrary.items()} == {
+        name: len(texts) for name, texts in class_prompts(("Normal", "COVID-19"), "pair").items()
+    }
+
+
+def test_template_captions_are_drawn_from_the_class() -> None:
+    dataset = load_dataset(DataConfig(phantom=PhantomConfig(num_train=60, num_val=6, num_test=6)))
+    train = dataset.indices("train")
+    drawn = [captions_for(dataset, train, kind="template", seed=0, epoch=epoch) for epoch in range(60)]
+    for captions, k in zip(zip(*drawn, strict=True), dataset.class_indices(train), strict=True):
+        assert set(captions) <= set(templates_of(CLASS_TEXTS[dataset.classes[k]]))
+    assert {caption for captions in drawn for caption in captions} == set(
+        every_caption(dataset, kind="template")
+    )
 
 
 def test_a_class_without_words_is_refused():

@@ -1,0 +1,173 @@
+"""The image classifiers that dual encoders are compared with: ResNet-18 and ViT-B/16 of torchvision.
+
+What a plan asks of them (identity, pixels, learning rates, size) is known without torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainables.artifacts import file_sha256, fingerprint
+from trainables.config import BaselineConfig, PreprocessingSpec
+from trainables.errors import DataError, WeightsUnavailable
+from trainables.models.torchvision_import import declare_missing_operators
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PATCH = 16
+"""Pixels of a side of a ViT-B/16 patch."""
+TRAINED_SIZE = 224
+"""Pixels of the images that both were trained on."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One classifier.
+
+    Attributes:
+        weights: torchvision's table of them.
+        file: of its ImageNet weights; the name ends with the beginning of their SHA-256.
+        head: the classification layer, by its name in the model.
+        learning_rate: from ImageNet's weights, and from random ones.
+        num_parameters: without the head, for images of 224 pixels.
+        graph_bytes: what the backward pass keeps of such an image.
+        is_cut: whether a batch may be cut; batch norm looks at all of it.
+    """
+
+    weights: str
+    file: str
+    head: str
+    learning_rate: float
+    scratch_learning_rate: float
+    num_parameters: int
+    graph_bytes: int
+    is_cut: bool
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "resnet18": Architecture(
+        weights="ResNet18_Weights",
+        file="resnet18-f37072fd.pth",
+        head="fc",
+        learning_rate=3e-4,
+        scratch_learning_rate=1e-3,
+        num_parameters=11_176_512,
+        graph_bytes=22_200_000,
+        is_cut=False,
+    ),
+    "vit_b_16": Architecture(
+        weights="ViT_B_16_Weights",
+        file="vit_b_16-c867db91.pth",
+        head="heads.head",
+        learning_rate=3e-5,
+        scratch_learning_rate=1e-4,
+        num_parameters=85_798_656,
+        graph_bytes=155_000_000,
+        is_cut=True,
+    ),
+}
+
+
+def classifier_fingerprint(config: BaselineConfig) -> str:
+    """Returns what identifies a classifier before it is trained: its weights, and how it is fed."""
+    weights = "random" if config.from_scratch else ARCHITECTURES[config.architecture].file
+    return fingerprint("classifier", config.architecture, weights, classifier_preprocessing(config))
+
+
+def classifier_preprocessing(config: BaselineConfig) -> PreprocessingSpec:
+    """Returns how a classifier wants its pixels: ImageNet's, of the whole image and not of its middle."""
+    return PreprocessingSpec(
+        size=config.image_size,
+        interpolation="bilinear",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    )
+
+
+def classifier_learning_rate(config: BaselineConfig) -> float:
+    """Returns the learning rate of AdamW where none is set."""
+    architecture = ARCHITECTURES[config.architecture]
+    return architecture.scratch_learning_rate if config.from_scratch else architecture.learning_rate
+
+
+def graph_bytes(config: BaselineConfig) -> int:
+    """Returns what the backward pass keeps of one image: it goes with the pixels, or with the patches."""
+    architecture = ARCHITECTURES[config.architecture]
+    share = (config.image_size / TRAINED_SIZE) ** 2
+    if config.architecture == "vit_b_16":
+        share = (1 + (config.image_size // PATCH) ** 2) / (1 + (TRAINED_SIZE // PATCH) ** 2)
+    return round(architecture.graph_bytes * share)
+
+
+def load_classifier(config: BaselineConfig, *, num_classes: int, seed: int) -> nn.Module:
+    """Returns a classifier of pixels [B, 3, S, S] in float32: logits [B, K].
+
+    Its head is random, and from scratch all of it is: drawn from `seed` alone.
+
+    Raises:
+        WeightsUnavailable: ImageNet's weights are not on this machine.
+        DataError: the file is not the one that torchvision names.
+    """
+    declare_missing_operators()
+    import torch
+    from torch import nn
+    from torchvision import models
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        size: dict[str, Any] = {"image_size": config.image_size} if config.architecture == "vit_b_16" else {}
+        model = getattr(models, config.architecture)(**size)
+        if not config.from_scratch:
+            model.load_state_dict(
+                resized_weights(torch.load(weights_file(config), weights_only=True), config)
+            )
+        name = ARCHITECTURES[config.architecture].head
+        width = model.get_submodule(name).in_features
+        model.set_submodule(name, nn.Linear(width, num_classes))
+    return model
+
+
+def weights_file(config: BaselineConfig) -> Path:
+    """Returns the file of ImageNet weights in torch's cache, after checking its hash.
+
+    Raises:
+        WeightsUnavailable: it is not there; says where it can be had.
+        DataError: its content is not what its name says.
+    """
+    import torch
+
+    architecture = ARCHITECTURES[config.architecture]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / architecture.file
+    if not path.is_file():
+        raise WeightsUnavailable(
+            f"baseline.architecture={config.architecture}: ImageNet's weights are not at {path}; where "
+            f"there is a network run 'curl --create-dirs -o {path} {_url(architecture)}', or train from "
+            "random ones with baseline.from_scratch=true"
+        )
+    expected = path.stem.rpartition("-")[2]
+    if not (found := file_sha256(path)).startswith(expected):
+        raise DataError(
+            f"{path}: its SHA-256 begins with {found[: len(expected)]}, not with {expected}, so it is "
+            "damaged or something else, and is not loaded; delete it and get it again"
+        )
+    return path
+
+
+def _url(architecture: Architecture) -> str:
+    declare_missing_operators()
+    from torchvision import models
+
+    url: str = getattr(models, architecture.weights).IMAGENET1K_V1.url
+    return f"{url.rpartition('/')[0]}/{architecture.file}"
+
+
+def resized_weights(tensors: Any, config: BaselineConfig) -> Any:
+    """Returns the weights with position embeddings for the configured size, interpolated where it differs."""
+    if config.architecture != "vit_b_16" or config.image_size == TRAINED_SIZE:
+        return tensors
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    return interpolate_embeddings(config.image_size, PATCH, tensors)

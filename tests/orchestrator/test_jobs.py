@@ -277,7 +277,7 @@ class TestSweepsAsJobs:
         assert "'none'" in job.stdout
 
     @pytest.mark.faults
-    def test_a_job_that_is_stopped_can_be_resumed(self, done, head: Head):
+    def test_a_job_that_is_stopped_can_be_resumed(self, head: Head):
         longer = ("--set", "num_epochs=200", "--name", "stopped")
         submitted = head.run(*ORCHESTRATOR, "submit", "tiny.yaml", *longer, "--address", head.url)
         job_id = submitted.stdout.split()[1]

@@ -276,13 +276,14 @@ class TestSweepsAsJobs:
         assert "error: " in job.stdout
         assert "'none'" in job.stdout
 
-    def test_a_job_that_is_stopped_can_be_resumed(self, done, head: Head):
+    @pytest.mark.faults
+    def test_a_job_that_is_stopped_can_be_resumed(self, head: Head):
         longer = ("--set", "num_epochs=200", "--name", "stopped")
         submitted = head.run(*ORCHESTRATOR, "submit", "tiny.yaml", *longer, "--address", head.url)
         job_id = submitted.stdout.split()[1]
         ledger = head.home / ".clip-orchestrator" / "sweeps" / "stopped"
-        until = time.monotonic() + 60
-        while time.monotonic() < until and not has_reported(ledger):
+        until = time.monotonic() + 120
+        while time.monotonic() < until and not has_placed(ledger):
             time.sleep(0.2)
         stopped = head.run(*ORCHESTRATOR, "jobs", "stop", job_id, "--address", head.url)
         assert f"asked {job_id} to end" in stopped.stdout
@@ -291,11 +292,11 @@ class TestSweepsAsJobs:
         assert "go on: python -m orchestrator sweep --resume stopped" in followed.stdout
         state = sweep_of(head, "stopped")
         assert (state.finished["exit_code"], state.finished["is_cut_short"]) == (143, True)
-        assert any(trial.history for trial in state.trials.values())
+        assert not state.is_complete
 
 
-def has_reported(folder: Path) -> bool:
-    return folder.is_dir() and any(b"trial_reported" in path.read_bytes() for path in folder.glob("ledger/*"))
+def has_placed(folder: Path) -> bool:
+    return folder.is_dir() and any(b"trial_placed" in path.read_bytes() for path in folder.glob("ledger/*"))
 
 
 @pytest.mark.ray

@@ -17,8 +17,11 @@ GOES_SECONDS = 1.0
 """On a node that shuts down, trials may end before Ray does."""
 PLACED, REMOVED = 2, 3
 """`PlacementGroupTableData.PlacementGroupState`."""
+NIL = b"\xff"
 DEAD = 4
 """`ActorTableData.ActorState`."""
+RAY_S_OWN = "_ray_internal"
+"""How the namespaces of a head's own jobs begin."""
 COORDINATOR = "AutoscalingCoordinator"
 """Train starts one for a whole cluster, and leaves it."""
 
@@ -108,10 +111,15 @@ def num_unplaced(address: str, job_id: str) -> int:
         for group in answer.placement_group_table_data
         if group.creator_job_id.hex() == job_id and group.state != REMOVED
     ]
-    for orphan in (group for group in ours if group.creator_actor_dead):
+    for orphan in filter(_is_orphan, ours):
         end = messages().RemovePlacementGroupRequest(placement_group_id=orphan.placement_group_id)
         ask(address, "RemovePlacementGroup", end, of="PlacementGroupInfo")
-    return sum(group.state != PLACED and not group.creator_actor_dead for group in ours)
+    return sum(group.state != PLACED and not _is_orphan(group) for group in ours)
+
+
+def _is_orphan(group: Any) -> bool:
+    """A driver's own groups, such as Tune's, are no orphans: their owner is nil, and counts as dead."""
+    return group.creator_actor_dead and bool(group.creator_actor_id.strip(NIL))
 
 
 def end_what_outlives(address: str, job_id: str) -> None:
@@ -120,7 +128,10 @@ def end_what_outlives(address: str, job_id: str) -> None:
 
     try:
         running = ask(address, "GetAllJobInfo", messages().GetAllJobInfoRequest(), of="JobInfo").job_info_list
-        is_alone = all(job.is_dead or job.job_id.hex() == job_id for job in running)
+        is_alone = all(
+            job.is_dead or job.job_id.hex() == job_id or job.config.ray_namespace.startswith(RAY_S_OWN)
+            for job in running
+        )
         request = messages().GetAllActorInfoRequest()
         request.filters.job_id = bytes.fromhex(job_id)
         places = messages().InternalKVDelRequest(

@@ -51,7 +51,7 @@ def test_another_revision_is_another_file(cached: Path) -> None:
     assert here.steps == (f"where there is a network run 'python -m orchestrator models fetch {other}'",)
 
 
-def test_pickles_only_and_unpinned_are_said(cached: Path) -> None:
+def test_pickles_only_and_unpinned_are_said(cached: Path, home: Path) -> None:
     with pytest.raises(ConfigError, match="no revision is pinned; add --revision with a commit of https"):
         fetch(
             "flaviagiammarino/pubmed-clip-vit-base-patch32",

@@ -81,7 +81,8 @@ def node_groups(address: str) -> list[NodeGroup]:
         told = ask(address, "InternalKVGet", request, of="InternalKV").value
     except grpc.RpcError:
         return []
-    config: Any = autoscaler_pb2.ClusterConfig.FromString(told)
+    generated: Any = autoscaler_pb2
+    config = generated.ClusterConfig.FromString(told)
     return [NodeGroup(dict(group.resources), group.max_count) for group in config.node_group_configs]
 
 

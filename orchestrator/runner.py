@@ -475,7 +475,7 @@ def _keep_imports() -> None:
 def _say_where(order: TrialOrder) -> None:
     """Leaves with Ray's head on which node a process of an attempt stands; the driver looks after nodes."""
     import ray
-    from ray.experimental.internal_kv import _internal_kv_put
+    from ray.experimental.internal_kv import _internal_kv_put  # pyright: ignore[reportPrivateUsage]
 
     with suppress(Exception):  # nothing a trial should fail for
         here = ray.get_runtime_context()

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.home import store
 from orchestrator.space import SearchSpace
 from trainables.config import AdaptConfig, EncoderConfig, LoraConfig, LossConfig, LossKind, TrialConfig
-from trainables.errors import ConfigError
-from trainables.models.registry import find_encoder, model_preprocessing
+from trainables.errors import ConfigError, WeightsUnavailable
+from trainables.models.registry import find_encoder, model_preprocessing, revision_of
+from trainables.models.weights import missing_parts, part_file
 
 if TYPE_CHECKING:
     from trainables.data.records import Dataset
@@ -40,6 +41,22 @@ def _check_adaptation(encoder: EncoderConfig, adapt: AdaptConfig, lora: LoraConf
     check_targets(TrialConfig(encoder=encoder, adapt=adapt, lora=lora, loss=LossConfig(kind=loss)))
 
 
+def check_ready(config: TrialConfig) -> None:
+    """Holds a trial against its encoder, and says before a process is started for it what is surely not here.
+
+    Raises:
+        ConfigError: see `check_trial`.
+        WeightsUnavailable: weights that nothing can fetch, with the way to get them.
+    """
+    check_trial(config)
+    if config.is_baseline:
+        return
+    spec = find_encoder(config.encoder)
+    revision_of(config.encoder, spec)
+    for part in missing_parts(config.encoder.name, spec):
+        part_file(config.encoder.name, spec, part)
+
+
 def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
     """Opens what trials read, as far as that takes no weights and no pixels.
 
@@ -68,6 +85,15 @@ def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
     return datasets
 
 
+def may_be_here(config: TrialConfig) -> bool:
+    """Says whether a trial's weights are here or can be fetched; for others, images are decoded in vain."""
+    try:
+        check_ready(config)
+    except WeightsUnavailable:
+        return False
+    return True
+
+
 def decode_files(space: SearchSpace) -> None:
     """Decodes the images that lie in files, once, so that a broken one is said before anything starts.
 
@@ -78,7 +104,7 @@ def decode_files(space: SearchSpace) -> None:
     from trainables.data.datasets import load_dataset
 
     seen: set[tuple[str, str]] = set()
-    for config in space.trials_to_check():
+    for config in filter(may_be_here, space.trials_to_check()):
         dataset, preprocessing = load_dataset(config.data), model_preprocessing(config)
         key = dataset.content_fingerprint, preprocessing.model_dump_json()
         if key not in seen and dataset.records[0].path is not None:

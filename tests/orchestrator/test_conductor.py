@@ -8,7 +8,7 @@ from orchestrator.ledger import Ledger, LedgerReader, SweepState, TrialState, re
 from orchestrator.runner import TrialOrder, TrialRecord
 from orchestrator.searcher import Draw
 from orchestrator.space import SearchSettings
-from trainables.config import LoraConfig, TrialConfig
+from trainables.config import EncoderConfig, LoraConfig, TrialConfig
 from trainables.errors import ConfigError
 
 OBJECTIVE = "val/probe_joint/macro_auroc"
@@ -348,6 +348,25 @@ def test_only_trials_that_are_there_wait_for_space(conduct):
     conductor.brakes.free = lambda _: 0
     assert conductor.next_trial() is None
     assert not conductor.waits_for_space()  # the last one runs: nothing else is to come
+
+
+def test_weights_that_were_missed_are_not_looked_for_again_by_this_driver(conduct):
+    conductor = conduct(*(draw_of(f"r{rank}", rank) for rank in (1, 2, 4)), other_model("other"))
+    first = conductor.next_trial()
+    conductor.failed(first.trial_key, "unavailable", "get them there")
+    order = conductor.next_trial()
+    assert conductor.state.trials[order.trial_key].name == "other"
+    ended = [trial for trial in conductor.state.trials.values() if trial.status == "unavailable"]
+    assert [(trial.name, trial.message) for trial in ended] == [
+        (f"r{r}", "get them there") for r in (1, 2, 4)
+    ]
+    conductor.go_on(retry_failed=True)
+    conductor.absent.clear()  # as in another driver
+    assert conductor.next_trial() is not None
+
+
+def other_model(name: str) -> Draw:
+    return Draw(name, TrialConfig(encoder=EncoderConfig(name="dual:other+other")))
 
 
 def test_a_draw_that_fails_its_check_fails_without_being_started(conduct):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,20 @@ def test_cross_validation_of_the_real_x_rays_can_be_planned(xray3_root: Path) ->
     planned = make_plan(load_space(SPACES / "xray3_cv.yaml", [f"data.root={xray3_root}"]))
     assert (planned.num_trials, planned.num_baselines) == (30, 20)
     assert "1,116" not in planned.data, "counts stand per split"
+
+
+@pytest.mark.slow
+def test_the_whole_study_is_planned_in_seconds_and_says_what_is_not_here(
+    xray3_root: Path, home: Path
+) -> None:
+    began = time.process_time()
+    planned = make_plan(load_space(SPACES / "clip_covid.yaml", [f"data.root={xray3_root}"]))
+    assert time.process_time() - began < 10
+    assert (planned.num_trials, planned.num_baselines) == (128, 7)
+    missing = {line.partition(":")[0] for line in planned.missing_weights}
+    assert {"chexzero", "medclip-vit", "gloria", "biovil", "biomedclip"} <= missing
+    assert "lite0-minilm" not in missing
+    assert not home.exists()
 
 
 def test_steps_are_counted_with_the_uneven_tail() -> None:

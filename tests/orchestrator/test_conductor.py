@@ -5,6 +5,7 @@ import pytest
 
 from orchestrator.conductor import Conductor, SweepObserver
 from orchestrator.ledger import Ledger, LedgerReader, SweepState, TrialState, read_ledger
+from orchestrator.resume import check_drift, replay
 from orchestrator.runner import TrialOrder, TrialRecord
 from orchestrator.searcher import Draw
 from orchestrator.space import SearchSettings
@@ -217,6 +218,24 @@ def test_failed_trials_are_tried_again_only_if_asked_for(conduct, tmp_path: Path
     third = resumed(conduct, tmp_path, draw_of("a", 1), draw_of("b", 2), retry_failed=True)
     assert third.has_more()
     assert (third.next_trial().attempt, third.next_trial()) == (2, None)
+
+
+def test_a_trial_whose_weights_came_since_keeps_its_key_and_runs_once(conduct, tmp_path: Path):
+    first = conduct(draw_of("a", 1), draw_of("b", 2))
+    first.failed(first.next_trial().trial_key, "unavailable", "get them")
+    first.ledger.close()
+    for is_tried_again in (True, False):  # the second time the trial has ended
+        second = conduct(draw_of("a", 1), draw_of("b", 2))
+        second.identify = lambda config: (f"with weights {config.lora.rank}", "arm with weights")
+        replay(second, tmp_path, retry_failed=is_tried_again)
+        if is_tried_again:
+            assert second.next_trial().trial_key == "key-1"
+            second.ended("key-1", TrialRecord(1.0, {OBJECTIVE: 0.7}))
+        order = second.next_trial()
+        assert (order.trial_key, second.state.trials[order.trial_key].arm_key) == ("with weights 2", "arm")
+        assert second.next_trial() is None
+        check_drift(replace(second.state, trials={"key-1": second.state.trials["key-1"]}))
+        second.ledger.close()
 
 
 def test_a_searcher_that_draws_otherwise_loses_no_trial_and_runs_none_twice(conduct, tmp_path: Path):

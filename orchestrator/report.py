@@ -161,6 +161,9 @@ def captions(board: Leaderboard) -> Iterator[str]:
         yield "† stopped early: ranked by its last value."
     if len(board.rows) > MAX_ROWS:
         yield f"The best {MAX_ROWS} of {len(board.rows)} rows and the baselines; all of them with --json."
+    if any(absent.status == "unavailable" for absent in board.absent):
+        again = f"python -m orchestrator sweep --resume {board.sweep} --retry-failed"
+        yield f"Unavailable rows have no score; once their weights are here: {again}"
     yield from board.notes
     if board.shortcut:
         yield board.shortcut

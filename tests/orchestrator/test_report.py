@@ -160,6 +160,7 @@ def test_the_seeds_of_an_arm_without_weights_are_one_line_with_the_command_and_n
         (line,) = [line for line in shown.splitlines() if "CheXzero" in line]
         assert "then run 'models convert'" in line
         assert not re.search(r"\.\d{3}", line)
+        assert "sweep --resume demo --retry-failed" in " ".join(shown.split())
     (absent,) = json.loads(board.to_json())["absent"]
     assert absent.keys() == {"name", "status", "reason"}
 

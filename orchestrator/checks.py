@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.home import store
 from orchestrator.space import SearchSpace
+from trainables.artifacts import fingerprint
 from trainables.config import AdaptConfig, EncoderConfig, LoraConfig, LossConfig, LossKind, TrialConfig
 from trainables.errors import ConfigError, WeightsUnavailable
 from trainables.models.registry import find_encoder, model_preprocessing, revision_of
@@ -73,15 +74,20 @@ def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
     for config in configs:
         check_trial(config)
     datasets: dict[str, Dataset] = {}
+    asked: set[str] = set()
     for config in configs:
         key = config.data.model_dump_json()
         if key not in datasets:
             datasets[key] = load_dataset(config.data)
-        if not config.is_baseline:
-            for family in ("training", *config.zero_shot.prompts):
-                class_prompts(datasets[key].classes, family)
-            if config.probe.shots:
-                check_shots(datasets[key], config.probe)
+        dataset = datasets[key]
+        question = fingerprint(dataset.fingerprint, config.zero_shot, config.probe)
+        if config.is_baseline or question in asked:
+            continue
+        asked.add(question)
+        for family in ("training", *config.zero_shot.prompts):
+            class_prompts(dataset.classes, family)
+        if config.probe.shots:
+            check_shots(dataset, config.probe)
     return datasets
 
 

@@ -73,7 +73,7 @@ def test_an_encoder_whose_weights_are_not_here_is_planned_and_said_to_have_seen_
     lines = dict(plan({"encoder.name": "medclip-vit", "lora.target_modules": "qv"}).lines())
     assert lines["not external"].startswith("medclip-vit on phantom: trained on MIMIC-CXR; its scores")
     assert "at 224 px" in lines["encoder"]
-    assert lines["not here"].startswith("medclip-vit: model and vocabulary not on this machine; unless they")
+    assert lines["not here"].startswith("medclip-vit: model and vocabulary not on this machine\nunless they")
     assert "not here" not in dict(plan().lines())
 
 

@@ -110,10 +110,12 @@ def structure_of(config: EncoderConfig) -> Structure | None:
 def is_kept(config: EncoderConfig) -> bool:
     """Says whether an encoder's structure is that which is kept, whose presets tests have shown alive.
 
-    Of parts that were converted here, the shapes in their files decide.
+    Of parts that were converted here the shapes in their files decide, and which other sizes they take.
     """
-    parts = ENCODERS[config.name].parts if config.name in ENCODERS else ()
-    return config.name in _all_kept() and not any(is_here(config.name, part) for part in parts)
+    if config.name not in _all_kept():
+        return False
+    parts = ENCODERS[config.name].parts
+    return not parts or (config.image_size is None and not any(is_here(config.name, part) for part in parts))
 
 
 @cache

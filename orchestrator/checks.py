@@ -10,8 +10,9 @@ from orchestrator.space import SearchSpace
 from trainables.artifacts import fingerprint
 from trainables.config import AdaptConfig, EncoderConfig, LoraConfig, LossConfig, LossKind, TrialConfig
 from trainables.errors import ConfigError, WeightsUnavailable
-from trainables.models.registry import find_encoder, model_preprocessing, revision_of
-from trainables.models.weights import missing_parts, part_file
+from trainables.models.availability import availability
+from trainables.models.classifiers import weights_file
+from trainables.models.registry import ENCODERS, find_encoder, model_preprocessing, revision_of
 
 if TYPE_CHECKING:
     from trainables.data.records import Dataset
@@ -51,11 +52,21 @@ def check_ready(config: TrialConfig) -> None:
     """
     check_trial(config)
     if config.is_baseline:
+        if not config.baseline.from_scratch:
+            weights_file(config.baseline)
         return
-    spec = find_encoder(config.encoder)
-    revision_of(config.encoder, spec)
-    for part in missing_parts(config.encoder.name, spec):
-        part_file(config.encoder.name, spec, part)
+    name, spec = config.encoder.name, find_encoder(config.encoder)
+    revision = revision_of(config.encoder, spec)
+    if name not in ENCODERS or revision != spec.revision or not (spec.parts or _is_offline()):
+        return
+    if (here := availability(name, spec)).status == "unavailable":
+        raise WeightsUnavailable(f"{name}: {here.reason}; {'; '.join(here.steps)}")
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
 
 
 def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:

@@ -63,7 +63,7 @@ def lose_a_node(home: Path, nodes: Nodes, name: str, rank: int, num_workers: int
     """Runs a sweep of one trial, a worker a node, and kills the last worker's node in the middle of it."""
     options = {
         "name": name,
-        "num_workers": 2,
+        "num_workers": num_workers,
         "trainable": "toy_trainable:walk",
         "address": nodes.head.address,
     }

@@ -5,7 +5,7 @@ An arm is one trial, or one configuration over several seeds and folds. Its valu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -27,6 +27,12 @@ class Terms:
     limits: dict[str, Limit]
     num_seeds: int  # that the best arms end up with; 1 = nothing is confirmed
     num_confirmed: int  # of the best arms
+    num_repeated: int = 1  # seeds that every arm runs on; 1 where arms repeat over folds too
+
+    @property
+    def num_whole(self) -> int:
+        """How many training seeds a whole arm stands for."""
+        return max(self.num_seeds, self.num_repeated)
 
 
 def terms(state: SweepState) -> Terms:
@@ -39,7 +45,13 @@ def terms(state: SweepState) -> Terms:
         limits={key: Limit(**entry) for key, entry in space.get("constraints", {}).items()},
         num_seeds=search.get("seeds", 1),
         num_confirmed=search.get("num_confirmed", 0),
+        num_repeated=_num_repeated(space.get("repeat", {})),
     )
+
+
+def _num_repeated(repeat: Mapping[str, Sequence[int]]) -> int:
+    """Returns how many seeds arms repeat over; 1 beside folds, which share training images."""
+    return 1 if "data.fold" in repeat else len(set(repeat.get("seed", [0])))
 
 
 def objective(state: SweepState) -> str:
@@ -83,7 +95,7 @@ def standings(arms: Sequence[Arm], agreed: Terms) -> dict[str, int]:
     A frozen encoder has no seed, so it stands beside confirmed arms as it is; beside plain ones where there
     are none, or it would always lead.
     """
-    confirmed = [arm for arm in arms if agreed.num_seeds > 1 and len(arm) >= agreed.num_seeds]
+    confirmed = [arm for arm in arms if agreed.num_whole > 1 and len(arm) >= agreed.num_whole]
     seedless = [arm for arm in arms if is_seedless(arm)] if confirmed else []
     first = {arm[0].arm_key for arm in (*confirmed, *seedless)}
     broken = {arm[0].arm_key for arm in arms if broken_by(arm, agreed)}
@@ -118,7 +130,7 @@ def over_trials(arm: Arm, key: str, agreed: Terms) -> Estimate | None:
     if len(found) <= 1:
         return found[0] if found else None
     values = [each.value for each in found]
-    return over_seeds(values) if agreed.num_seeds > 1 else Estimate(fmean(values))
+    return over_seeds(values) if agreed.num_whole > 1 else Estimate(fmean(values))
 
 
 def differs(arm: Arm, key: str, other: Arm, other_key: str) -> bool | None:

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.home import store
 from orchestrator.space import SearchSpace
+from trainables.artifacts import fingerprint
 from trainables.config import AdaptConfig, EncoderConfig, LoraConfig, LossConfig, LossKind, TrialConfig
-from trainables.errors import ConfigError
-from trainables.models.registry import find_encoder, model_preprocessing
+from trainables.errors import ConfigError, WeightsUnavailable
+from trainables.models.availability import availability
+from trainables.models.classifiers import weights_file
+from trainables.models.registry import ENCODERS, find_encoder, model_preprocessing, revision_of
 
 if TYPE_CHECKING:
     from trainables.data.records import Dataset
@@ -40,6 +43,32 @@ def _check_adaptation(encoder: EncoderConfig, adapt: AdaptConfig, lora: LoraConf
     check_targets(TrialConfig(encoder=encoder, adapt=adapt, lora=lora, loss=LossConfig(kind=loss)))
 
 
+def check_ready(config: TrialConfig) -> None:
+    """Holds a trial against its encoder, and says before a process is started for it what is surely not here.
+
+    Raises:
+        ConfigError: see `check_trial`.
+        WeightsUnavailable: weights that nothing can fetch, with the way to get them.
+    """
+    check_trial(config)
+    if config.is_baseline:
+        if not config.baseline.from_scratch:
+            weights_file(config.baseline)
+        return
+    name, spec = config.encoder.name, find_encoder(config.encoder)
+    revision = revision_of(config.encoder, spec)
+    if name not in ENCODERS or revision != spec.revision or not (spec.parts or _is_offline()):
+        return
+    if (here := availability(name, spec)).status == "unavailable":
+        raise WeightsUnavailable(f"{name}: {here.reason}; {'; '.join(here.steps)}")
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
 def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
     """Opens what trials read, as far as that takes no weights and no pixels.
 
@@ -56,16 +85,30 @@ def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
     for config in configs:
         check_trial(config)
     datasets: dict[str, Dataset] = {}
+    asked: set[str] = set()
     for config in configs:
         key = config.data.model_dump_json()
         if key not in datasets:
             datasets[key] = load_dataset(config.data)
-        if not config.is_baseline:
-            for family in ("training", *config.zero_shot.prompts):
-                class_prompts(datasets[key].classes, family)
-            if config.probe.shots:
-                check_shots(datasets[key], config.probe)
+        dataset = datasets[key]
+        question = fingerprint(dataset.fingerprint, config.zero_shot, config.probe)
+        if config.is_baseline or question in asked:
+            continue
+        asked.add(question)
+        for family in ("training", *config.zero_shot.prompts):
+            class_prompts(dataset.classes, family)
+        if config.probe.shots:
+            check_shots(dataset, config.probe)
     return datasets
+
+
+def may_be_here(config: TrialConfig) -> bool:
+    """Says whether a trial's weights are here or can be fetched; for others, images are decoded in vain."""
+    try:
+        check_ready(config)
+    except WeightsUnavailable:
+        return False
+    return True
 
 
 def decode_files(space: SearchSpace) -> None:
@@ -78,7 +121,7 @@ def decode_files(space: SearchSpace) -> None:
     from trainables.data.datasets import load_dataset
 
     seen: set[tuple[str, str]] = set()
-    for config in space.trials_to_check():
+    for config in filter(may_be_here, space.trials_to_check()):
         dataset, preprocessing = load_dataset(config.data), model_preprocessing(config)
         key = dataset.content_fingerprint, preprocessing.model_dump_json()
         if key not in seen and dataset.records[0].path is not None:

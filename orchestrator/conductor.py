@@ -28,8 +28,9 @@ from orchestrator.runner import (
 )
 from orchestrator.searcher import Draw, Metrics, Searcher
 from orchestrator.space import SearchSettings
+from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig, from_flat, to_flat
-from trainables.errors import UserError
+from trainables.errors import UserError, WeightsUnavailable
 
 logger = logging.getLogger(__name__)
 MACHINES_FAULT: tuple[Cause, ...] = ("crash", "disk_full", "storage_failed", *DEATHS)
@@ -62,6 +63,12 @@ class SweepObserver:
         """One line for the user."""
 
 
+def weights_of(config: TrialConfig) -> str:
+    """Returns what names the weights that a trial starts from: a model's, and a captioner's if it has one."""
+    has_captioner = config.reads_captions and config.data.captions == "blip_label"
+    return fingerprint(config.model_to_load, config.captioner if has_captioner else None)
+
+
 @dataclass
 class Conductor:
     """One running sweep. Not thread-safe: Tune calls from one thread."""
@@ -81,6 +88,7 @@ class Conductor:
     again: list[str] = field(default_factory=list[str])  # trials that need another attempt
     ahead: list[Draw] = field(default_factory=list[Draw])  # asked for, not placed yet
     is_exhausted: bool = False  # the searcher has no more
+    absent: dict[str, str] = field(default_factory=dict[str, str])  # weights that this driver missed, and why
 
     def __post_init__(self) -> None:
         self.brakes = Brakes(self.folder, self.settings, self.say)
@@ -121,7 +129,9 @@ class Conductor:
         """
         while self.may_place() and not self._is_waiting() and (order := self._place_next()):
             try:
-                self.check(from_flat(order.config))
+                self.check(config := from_flat(order.config))
+                if reason := self.absent.get(weights_of(config)):
+                    raise WeightsUnavailable(reason)
             except UserError as error:
                 self.failed(order.trial_key, *explain(error, self.folder / "trials" / order.trial_key))
                 continue
@@ -318,6 +328,8 @@ class Conductor:
                 f"{trial.name}: {message}; another attempt follows, from its last checkpoint if it has one"
             )
             return
+        if cause == "unavailable":
+            self.absent[weights_of(from_flat(trial.config))] = message
         self._tell(key, None)
         self._show(self.observer.on_trial_failed, trial)
         self._prune()

@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.arms import best_arm, finished_arms
 from orchestrator.conductor import Conductor
+from orchestrator.leaderboard import leaderboard
 from orchestrator.ledger import SweepState, TrialState
 from orchestrator.space import SearchSpace
 from trainables.artifacts import fingerprint
@@ -25,7 +26,7 @@ def open_test(conductor: Conductor, arms: list[list[TrialState]]) -> None:
     if is_evaluated(conductor.state, arms):  # or there is nothing to judge
         return
     from trainables.audit import same_source_pairs
-    from trainables.evaluate import ScoredTrial, evaluate_arms, open_cases
+    from trainables.evaluate import ScoredTrial, System, evaluate_arms, open_cases
 
     conductor.observer.on_message(f"opening the test labels, once, for {len(trials)} trials")
     keys, before = [trial.trial_key for trial in trials], conductor.state.test_opened
@@ -34,6 +35,7 @@ def open_test(conductor: Conductor, arms: list[list[TrialState]]) -> None:
     reason = "end of sweep" if not before else "the sweep went on"
     conductor.record("test_opened", trial_keys=keys, reason=reason)
     found: dict[str, Any] = {}
+    first = first_on_val(conductor.state, arms)
     for group in by_data(trials):
         configs = [from_flat(trial.config) for trial in group]
         datasets = [load_dataset(config.data, with_test_labels=True) for config in configs]
@@ -48,9 +50,21 @@ def open_test(conductor: Conductor, arms: list[list[TrialState]]) -> None:
             )
             for trial, config in zip(group, configs, strict=True)
         ]
-        result = evaluate_arms(scored, open_cases(*datasets), class_pairs=same_source_pairs(datasets[0]))
+        result = evaluate_arms(
+            scored,
+            open_cases(*datasets),
+            class_pairs=same_source_pairs(datasets[0]),
+            first=System(*first) if first else None,
+        )
         found = join(found, result.to_dict())
-    conductor.record("evaluated", **found)
+    conductor.record("evaluated", **found, first=first and {"arm": first[0], "system": first[1]})
+
+
+def first_on_val(state: SweepState, arms: list[list[TrialState]]) -> tuple[str, str] | None:
+    """Returns arm and system of the row that stands first on val, of those whose labels are opened."""
+    opened = {arm[0].arm_key for arm in arms}
+    rows = (row for row in leaderboard(state).rows if row.arm_key in opened and not row.breaches)
+    return next(((row.arm_key, row.system) for row in rows), None)
 
 
 def is_evaluated(state: SweepState, arms: list[list[TrialState]]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -65,6 +66,7 @@ class Row:
     test_accuracy: Estimate | None
     test_auroc: Estimate | None
     over_frozen: Estimate | None  # accuracy on test minus the strongest frozen probe's, paired
+    over_first: Estimate | None  # the same minus that of the row that stood first on val, paired
     error_cut: Estimate | None  # the same difference as a share of that probe's errors
     is_reference: bool  # it is that probe
     num_trainable: int | None
@@ -100,7 +102,8 @@ class Leaderboard:
     objective: str
     also_minimise: str | None
     constraints: dict[str, Limit]
-    num_seeds: int  # that confirmed arms stand for; 1 = nothing is confirmed
+    num_seeds: int  # that whole arms stand for; 1 = nothing is confirmed or repeated
+    is_confirmed: bool  # the best arms alone run on all of them, chosen by their first
     rows: tuple[Row, ...]
     controls: tuple[Control, ...]
     absent: tuple[Absent, ...]
@@ -132,7 +135,8 @@ def leaderboard(state: SweepState) -> Leaderboard:
         objective=agreed.objective,
         also_minimise=agreed.also_minimise,
         constraints=agreed.limits,
-        num_seeds=agreed.num_seeds,
+        num_seeds=agreed.num_whole,
+        is_confirmed=agreed.num_seeds > 1,
         rows=tuple(rows),
         controls=controls,
         absent=tuple(read_absent(state)),
@@ -157,7 +161,7 @@ def metric_of(state: SweepState) -> str:
 def compare_with_best(state: SweepState, rows: Sequence[Row]) -> list[Row]:
     """Returns the rows, each with whether it can be told apart from the first on their common seeds."""
     agreed, arms = terms(state), {arm[0].arm_key: arm for arm in finished_arms(state)}
-    if not rows or agreed.num_seeds == 1 or rows[0].breaches:
+    if not rows or agreed.num_whole == 1 or rows[0].breaches:
         return list(rows)
 
     def compare(row: Row) -> bool | None:
@@ -185,12 +189,12 @@ def mark_front(rows: Sequence[Row]) -> list[Row]:
 def name_of(arm: Arm, agreed: Terms) -> str:
     """Returns an arm's name, with the number of its trials where it is not the usual one."""
     name, count = arm[0].name, len(arm)
-    if agreed.num_seeds == 1 or is_seedless(arm):
+    if agreed.num_whole == 1 or is_seedless(arm):
         return name if count == 1 else f"{name} (×{count})"
     if count == 1:
         return f"{name} (one seed)"
     return (
-        f"{name} (×{count})" if count >= agreed.num_seeds else f"{name} ({count} of {agreed.num_seeds} seeds)"
+        f"{name} (×{count})" if count >= agreed.num_whole else f"{name} ({count} of {agreed.num_whole} seeds)"
     )
 
 
@@ -214,7 +218,7 @@ def read_row(state: SweepState, arm: Arm, system: str) -> Row | None:
         classifier=first.config.get("baseline.architecture") if method == "baseline" else None,
         system=system,
         objective=score,
-        num_seeds=None if agreed.num_seeds == 1 or is_seedless(arm) else len(arm),
+        num_seeds=None if agreed.num_whole == 1 or is_seedless(arm) else len(arm),
         differs=None,
         breaches=broken_by(arm, agreed),
         second=mean(arm, own_key(agreed.also_minimise, first.config)) if agreed.also_minimise else None,
@@ -222,8 +226,9 @@ def read_row(state: SweepState, arm: Arm, system: str) -> Row | None:
         accuracy=over_trials(arm, f"val/{system}/accuracy", agreed),
         test_accuracy=estimate(test, f"test/{system}/accuracy"),
         test_auroc=estimate(test, f"test/{system}/macro_auroc"),
-        over_frozen=over_frozen_probe(state, first.arm_key, system, "accuracy"),
-        error_cut=over_frozen_probe(state, first.arm_key, system, "error_cut"),
+        over_frozen=paired_with(reference(state), state, first.arm_key, system, "accuracy"),
+        over_first=paired_with(first_on_val(state), state, first.arm_key, system, "accuracy"),
+        error_cut=paired_with(reference(state), state, first.arm_key, system, "error_cut"),
         is_reference=reference(state) == (first.arm_key, system),
         num_trainable=None if num_trainable is None else int(num_trainable),
         seconds=sum(trial.seconds for trial in arm),
@@ -246,11 +251,19 @@ def reference(state: SweepState) -> tuple[str, str] | None:
     return (found["arm"], found["system"]) if found else None
 
 
-def over_frozen_probe(state: SweepState, arm_key: str, system: str, metric: str) -> Estimate | None:
-    """Returns how far a system is above the reference on the same test images, with its paired interval."""
+def first_on_val(state: SweepState) -> tuple[str, str] | None:
+    """Returns arm and system of the row that stood first on val when the test labels were opened."""
+    found = (state.evaluated or {}).get("first")
+    return (found["arm"], found["system"]) if found else None
+
+
+def paired_with(
+    other: tuple[str, str] | None, state: SweepState, arm_key: str, system: str, metric: str
+) -> Estimate | None:
+    """Returns how far a system is above another on the same test images, with its paired interval."""
     for pair in (state.evaluated or {}).get("paired", []):
         sides = (pair["arm_a"], pair["system_a"]), (pair["arm_b"], pair["system_b"])
-        if sides == ((arm_key, system), reference(state)) and pair["metric"] == metric:
+        if sides == ((arm_key, system), other) and pair["metric"] == metric:
             return Estimate(pair["difference"], pair["low"], pair["high"])
     return None
 
@@ -276,7 +289,16 @@ def read_controls(state: SweepState) -> Iterator[Control]:
 
 
 def read_absent(state: SweepState) -> Iterator[Absent]:
-    """Yields the trials without a score: failed, unavailable, interrupted or still running."""
+    """Yields the trials without a score: failed, unavailable, interrupted or still running.
+
+    Those of one arm that lack it for the same reason stand together, with their number.
+    """
+    alike = Counter(_each_absent(state))
+    for absent, count in alike.items():
+        yield absent if count == 1 else replace(absent, name=f"{absent.name} (×{count})")
+
+
+def _each_absent(state: SweepState) -> Iterator[Absent]:
     for trial in state.trials.values():
         if trial.status in ("failed", "unavailable"):
             yield Absent(

@@ -35,6 +35,9 @@ from trainables.models.registry import ENCODERS, encoder_fingerprint, find_encod
 if TYPE_CHECKING:
     from trainables.data.records import Dataset
 
+HOW_TO_GET = (
+    "unless they come, their rows are `unavailable`; python -m orchestrator models show NAME says how"
+)
 NOT_TIMED = TimeEstimate("not asked for")
 
 
@@ -70,7 +73,7 @@ class Plan:
             "space": f"{space.name}: {space.about}" if space.about else space.name,
             "data": self.data,
             "encoder": self.encoder,
-            "not here": "\n".join(self.missing_weights),
+            "not here": "\n".join([*self.missing_weights, HOW_TO_GET]) if self.missing_weights else "",
             "not external": "\n".join(self.seen_in_training),
             "varied": "\n".join(varied),
             "searcher": f"{search.searcher}{early}" if varied else "",
@@ -218,8 +221,7 @@ def _missing_weights(configs: list[TrialConfig]) -> tuple[str, ...]:
     lines: list[str] = []
     for name in dict.fromkeys(config.encoder.name for config in configs):
         if name in ENCODERS and (here := availability(name, ENCODERS[name])).status == "unavailable":
-            show = f"python -m orchestrator models show {name}"
-            lines.append(f"{name}: {here.reason}; unless they come, its rows are `unavailable` ({show})")
+            lines.append(f"{name}: {here.reason}")
     return tuple(lines)
 
 

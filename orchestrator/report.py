@@ -76,13 +76,16 @@ def val_table(board: Leaderboard, width: int) -> Table:
 def opened_table(board: Leaderboard, width: int) -> Table:
     """Returns the rows whose test labels were opened, ranked as on val, and the controls beneath."""
     is_wide, is_widest = width >= WIDE, width >= WIDEST
+    has_first = is_widest and any(row.over_first for row in board.rows)
     more = [*(["AUROC"] if is_wide else []), "over frozen", *(["error cut"] if is_widest else [])]
+    more += ["over #1"] if has_first else []
     table = _table("test, opened once", "system", "accuracy", *more)
     for rank, row in enumerate(board.rows, start=1):
         if row.test_accuracy:
             cells = [system_name(row.system), cell(row.test_accuracy)]
             cells += [cell(row.test_auroc)] if is_wide else []
             cells += [over_frozen(row)] + ([cell(row.error_cut)] if is_widest else [])
+            cells += [cell(row.over_first, sign="+")] if has_first else []
             table.add_row(str(rank), shown_name(board, row), *cells, style=_style(rank, row))
     table.add_section()
     for control in board.controls:
@@ -125,11 +128,15 @@ def captions(board: Leaderboard) -> Iterator[str]:
     else:
         yield "Test labels: not opened."
     if board.num_seeds > 1:
+        chosen = (
+            "The first seed also chose the arm, which flatters it a little. " if board.is_confirmed else ""
+        )
         yield (
             f"(×{board.num_seeds}): mean over {board.num_seeds} training seeds; such brackets are 95 % "
-            "t-intervals over seeds, not patients. The first seed also chose the arm, which flatters it a "
-            "little. Arms without all seeds rank below."
+            f"t-intervals over seeds, not patients. {chosen}Arms without all seeds rank below."
         )
+    if any(row.over_first for row in board.rows):
+        yield "Over #1: paired difference in accuracy on test to the row that stood first on val."
     few_shot = [row for row in board.rows if row.system.startswith(FEW_SHOT)]
     if few_shot:
         yield (
@@ -154,6 +161,9 @@ def captions(board: Leaderboard) -> Iterator[str]:
         yield "† stopped early: ranked by its last value."
     if len(board.rows) > MAX_ROWS:
         yield f"The best {MAX_ROWS} of {len(board.rows)} rows and the baselines; all of them with --json."
+    if any(absent.status == "unavailable" for absent in board.absent):
+        again = f"python -m orchestrator sweep --resume {board.sweep} --retry-failed"
+        yield f"Unavailable rows have no score; once their weights are here: {again}"
     yield from board.notes
     if board.shortcut:
         yield board.shortcut

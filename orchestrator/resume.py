@@ -8,7 +8,7 @@ from pathlib import Path
 from orchestrator import provenance
 from orchestrator.conductor import Conductor
 from orchestrator.home import sweep_folder
-from orchestrator.ledger import LedgerReader, SweepState, read_ledger
+from orchestrator.ledger import LedgerReader, SweepState, TrialState, read_ledger
 from orchestrator.search_space import read_space
 from orchestrator.space import SearchSpace
 from trainables.artifacts import fingerprint
@@ -92,9 +92,24 @@ def check_drift(state: SweepState) -> None:
 
 def replay(conductor: Conductor, folder: Path, *, retry_failed: bool) -> None:
     """Brings a conductor to where the last driver of its sweep was."""
+    keep_keys(conductor, read_ledger(folder))
     for entry in LedgerReader(folder).poll():
         conductor.take_in(entry)
     conductor.go_on(retry_failed=retry_failed)
+
+
+def keep_keys(conductor: Conductor, state: SweepState) -> None:
+    """Lets trials whose weights were not here keep their keys: weights that came make no other trial."""
+    identify, known = conductor.identify, dict[str, str]()
+    for trial in filter(_lacked_weights, state.trials.values()):
+        now = identify(from_flat(trial.config))
+        known |= zip(now, (trial.trial_key, trial.arm_key), strict=True)
+
+    def identify_as_before(config: TrialConfig) -> tuple[str, str]:
+        key, arm_key = identify(config)
+        return known.get(key, key), known.get(arm_key, arm_key)
+
+    conductor.identify = identify_as_before
 
 
 def was_complete(state: SweepState, space: SearchSpace) -> bool:
@@ -104,7 +119,13 @@ def was_complete(state: SweepState, space: SearchSpace) -> bool:
 
 
 def _configs(state: SweepState) -> list[tuple[str, TrialConfig]]:
-    return [(key, from_flat(trial.config)) for key, trial in state.trials.items()]
+    """Returns the trials whose key tells what they stood on, by it."""
+    trials = state.trials.items()
+    return [(key, from_flat(trial.config)) for key, trial in trials if not _lacked_weights(trial)]
+
+
+def _lacked_weights(trial: TrialState) -> bool:
+    return any(cause == "unavailable" for _, cause, _ in trial.failures)
 
 
 def _change(old: str | None, new: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import provenance
-from orchestrator.checks import check_trial
+from orchestrator.checks import check_ready, may_be_here
 from orchestrator.cluster import Cluster, fit_cluster
 from orchestrator.conductor import Conductor, SweepObserver
 from orchestrator.confirmation import confirmed_counts
@@ -256,7 +256,7 @@ def open_conductor(
         order,
         folder,
         settings=space.search,
-        check=check_trial,
+        check=check_ready,
         stands_on={"plan_fingerprint": options.plan_fingerprint} if options.plan_fingerprint else {},
     )
 
@@ -402,7 +402,7 @@ def prepare(space: SearchSpace, conductor: Conductor, decode_all: DecodeAll = de
         DataError: an image cannot be decoded.
         StorageError: the storage does not take them.
     """
-    for config in distinct_inputs(space):
+    for config in filter(may_be_here, distinct_inputs(space)):
         open_image_cache(load_dataset(config.data), model_preprocessing(config), store(), decode_all)
     if conductor.mirror is not None:
         found = offer(conductor.mirror.storage, distinct_inputs(space))

@@ -145,6 +145,7 @@ def evaluate_arms(
     class_pairs: ClassPairs | None = None,
     num_draws: int = NUM_DRAWS,
     seed: int = 0,
+    first: System | None = None,
 ) -> EvaluationResult:
     """Judges every trial, every arm, and every difference that a reader will ask for.
 
@@ -156,6 +157,7 @@ def evaluate_arms(
         class_pairs: adds metrics among two classes, see `audit.same_source_pairs`.
         num_draws: bootstrap draws of patients.
         seed: of the draws.
+        first: what stood first on val; every system is held against it.
     """
     predictions = {trial.trial_key: scores_on_test(trial, cases) for trial in trials}
 
@@ -186,7 +188,8 @@ def evaluate_arms(
     probes = frozen_probes(draws, frozen)
     if probes:
         result.reference = {"arm": str(probes[0].arm), "system": probes[0].name}
-    for one, other in comparisons(list(draws), frozen, probes):
+    pairs = [*comparisons(list(draws), frozen, probes), *against(first, list(draws))]
+    for one, other in dict.fromkeys(pairs):
         result.paired += paired_rows(one, other, draws)
     return result
 
@@ -302,6 +305,13 @@ def comparisons(
         classifiers = [system for system in adapted if system.name.startswith("baseline")]
         adapted_probes = [system for system in adapted if system.name.startswith("probe_")]
         yield from product(adapted_probes, classifiers)
+
+
+def against(first: System | None, systems: Sequence[System]) -> Iterator[tuple[System, System]]:
+    """Yields every other system of an arm beside one of them, few-shot ones left out."""
+    if first in systems:
+        others = (s for s in systems if s.arm is not None and not s.name.startswith("few_shot_"))
+        yield from ((system, first) for system in others if system != first)
 
 
 def paired_rows(one: System, other: System, draws: Mapping[System, Draws]) -> list[dict[str, Any]]:

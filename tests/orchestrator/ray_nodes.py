@@ -52,6 +52,7 @@ options = RayParams(
 )
 options.dashboard_agent_listen_port = None
 node = Node(options, head=False, shutdown_at_exit=True, spawn_reaper=True)
+print("up", flush=True)
 signal.pause()
 """
 """`ray start` takes no second node where every socket is on 127.0.0.1; this is what it does."""
@@ -79,16 +80,19 @@ class Nodes:
     def add(self, *, num_cpus: int, num_gpus: int = 0) -> subprocess.Popen:
         environment = self.head.environment | {"RAY_AUTH_MODE": "token"}
         del environment["PYTHONPATH"]
-        number, has = len(self.processes), (num_cpus, num_gpus)
-        with (self.head.folder / f"node-{number}.log").open("wb") as log:
+        """One after another: nodes that start together would take the same names for their sockets."""
+        folder, has = self.head.folder / f"n{len(self.processes)}", (num_cpus, num_gpus)
+        folder.mkdir()
+        with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", NODE, self.head.address, str(self.head.folder), *map(str, has)],
+                [sys.executable, "-c", NODE, self.head.address, str(folder), *map(str, has)],
                 env=environment,
-                stdout=log,
+                stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
             )
         self.processes.append(process)
+        assert b"up" in process.stdout.read(3), (folder / "log").read_text()
         return process
 
     def state(self) -> dict:

@@ -1,6 +1,17 @@
 import pytest
 
-from orchestrator.arms import CONFIRMED, INFEASIBLE, PLAIN, Terms, best_arm, differs, over_trials, standings
+from orchestrator.arms import (
+    CONFIRMED,
+    INFEASIBLE,
+    PLAIN,
+    Terms,
+    best_arm,
+    differs,
+    over_trials,
+    standings,
+    terms,
+)
+from orchestrator.confirmation import next_to_confirm
 from orchestrator.constraints import Limit
 from orchestrator.estimates import over_seeds
 from orchestrator.ledger import SweepState, TrialState
@@ -67,6 +78,25 @@ def test_before_anything_is_confirmed_a_frozen_encoder_stands_where_its_score_pu
     best = best_arm(state_of(frozen(0.7), arm_of("a", 0.8), arm_of("large", 0.9, weights=101)))
     assert best is not None
     assert best[0].name == "a"
+
+
+@pytest.mark.parametrize(
+    ("repeat", "expected"), [({"seed": [0, 1, 2]}, 3), ({"seed": [0, 1, 2], "data.fold": [0, 1]}, 1), ({}, 1)]
+)
+def test_arms_that_repeat_over_seeds_are_whole_with_all_of_them_and_nothing_is_confirmed(
+    repeat: dict[str, list[int]], expected: int
+):
+    whole, part = arm_of("whole", 0.8, 0.81, 0.82), arm_of("part", 0.9, 0.9)
+    state = state_of(whole, part, frozen(0.7))
+    state.started["space"] = {"repeat": repeat}
+    agreed = terms(state)
+    assert agreed.num_whole == expected
+    assert (over_trials(whole, OBJECTIVE, agreed).low is None) is (expected == 1)
+    assert standings([whole, part], agreed)["part"] == PLAIN
+    best = best_arm(state)
+    assert best is not None
+    assert best[0].name == ("whole" if expected == 3 else "part")
+    assert next_to_confirm(state) is None
 
 
 def classifier(name: str, score: float, *, from_scratch: bool = False, **fields: float) -> list[TrialState]:

@@ -5,10 +5,11 @@ import pytest
 
 from orchestrator.conductor import Conductor, SweepObserver
 from orchestrator.ledger import Ledger, LedgerReader, SweepState, TrialState, read_ledger
+from orchestrator.resume import check_drift, replay
 from orchestrator.runner import TrialOrder, TrialRecord
 from orchestrator.searcher import Draw
 from orchestrator.space import SearchSettings
-from trainables.config import LoraConfig, TrialConfig
+from trainables.config import EncoderConfig, LoraConfig, TrialConfig
 from trainables.errors import ConfigError
 
 OBJECTIVE = "val/probe_joint/macro_auroc"
@@ -219,6 +220,24 @@ def test_failed_trials_are_tried_again_only_if_asked_for(conduct, tmp_path: Path
     assert (third.next_trial().attempt, third.next_trial()) == (2, None)
 
 
+def test_a_trial_whose_weights_came_since_keeps_its_key_and_runs_once(conduct, tmp_path: Path):
+    first = conduct(draw_of("a", 1), draw_of("b", 2))
+    first.failed(first.next_trial().trial_key, "unavailable", "get them")
+    first.ledger.close()
+    for is_tried_again in (True, False):  # the second time the trial has ended
+        second = conduct(draw_of("a", 1), draw_of("b", 2))
+        second.identify = lambda config: (f"with weights {config.lora.rank}", "arm with weights")
+        replay(second, tmp_path, retry_failed=is_tried_again)
+        if is_tried_again:
+            assert second.next_trial().trial_key == "key-1"
+            second.ended("key-1", TrialRecord(1.0, {OBJECTIVE: 0.7}))
+        order = second.next_trial()
+        assert (order.trial_key, second.state.trials[order.trial_key].arm_key) == ("with weights 2", "arm")
+        assert second.next_trial() is None
+        check_drift(replace(second.state, trials={"key-1": second.state.trials["key-1"]}))
+        second.ledger.close()
+
+
 def test_a_searcher_that_draws_otherwise_loses_no_trial_and_runs_none_twice(conduct, tmp_path: Path):
     first = conduct(draw_of("a", 1), draw_of("b", 2))
     first.next_trial(), first.next_trial()
@@ -348,6 +367,25 @@ def test_only_trials_that_are_there_wait_for_space(conduct):
     conductor.brakes.free = lambda _: 0
     assert conductor.next_trial() is None
     assert not conductor.waits_for_space()  # the last one runs: nothing else is to come
+
+
+def test_weights_that_were_missed_are_not_looked_for_again_by_this_driver(conduct):
+    conductor = conduct(*(draw_of(f"r{rank}", rank) for rank in (1, 2, 4)), other_model("other"))
+    first = conductor.next_trial()
+    conductor.failed(first.trial_key, "unavailable", "get them there")
+    order = conductor.next_trial()
+    assert conductor.state.trials[order.trial_key].name == "other"
+    ended = [trial for trial in conductor.state.trials.values() if trial.status == "unavailable"]
+    assert [(trial.name, trial.message) for trial in ended] == [
+        (f"r{r}", "get them there") for r in (1, 2, 4)
+    ]
+    conductor.go_on(retry_failed=True)
+    conductor.absent.clear()  # as in another driver
+    assert conductor.next_trial() is not None
+
+
+def other_model(name: str) -> Draw:
+    return Draw(name, TrialConfig(encoder=EncoderConfig(name="dual:other+other")))
 
 
 def test_a_draw_that_fails_its_check_fails_without_being_started(conduct):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,20 @@ def test_cross_validation_of_the_real_x_rays_can_be_planned(xray3_root: Path) ->
     assert "1,116" not in planned.data, "counts stand per split"
 
 
+@pytest.mark.slow
+def test_the_whole_study_is_planned_in_seconds_and_says_what_is_not_here(
+    xray3_root: Path, home: Path
+) -> None:
+    began = time.process_time()
+    planned = make_plan(load_space(SPACES / "clip_covid.yaml", [f"data.root={xray3_root}"]))
+    assert time.process_time() - began < 10
+    assert (planned.num_trials, planned.num_baselines) == (128, 7)
+    missing = {line.partition(":")[0] for line in planned.missing_weights}
+    assert {"chexzero", "medclip-vit", "gloria", "biovil", "biomedclip"} <= missing
+    assert "lite0-minilm" not in missing
+    assert not home.exists()
+
+
 def test_steps_are_counted_with_the_uneven_tail() -> None:
     (batches,) = plan({"global_batch_size": 16, "num_epochs": 5}).batches
     assert (batches.steps_per_epoch, batches.last_batch) == (4, 12)
@@ -58,7 +73,7 @@ def test_an_encoder_whose_weights_are_not_here_is_planned_and_said_to_have_seen_
     lines = dict(plan({"encoder.name": "medclip-vit", "lora.target_modules": "qv"}).lines())
     assert lines["not external"].startswith("medclip-vit on phantom: trained on MIMIC-CXR; its scores")
     assert "at 224 px" in lines["encoder"]
-    assert lines["not here"].startswith("medclip-vit: model and vocabulary not on this machine; unless they")
+    assert lines["not here"].startswith("medclip-vit: model and vocabulary not on this machine\nunless they")
     assert "not here" not in dict(plan().lines())
 
 

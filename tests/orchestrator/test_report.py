@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.arms import best_arm
+from orchestrator.estimates import Estimate
 from orchestrator.leaderboard import Leaderboard, leaderboard
 from orchestrator.ledger import Entry, SweepState
 from orchestrator.report import MAX_ROWS, cell, count, decimals, render
@@ -139,6 +141,49 @@ def test_a_trial_without_a_score_has_a_reason_and_no_row():
         ("rank=64", "failed"), ("clip", "unavailable"), ("cut", "interrupted"),
     ]  # fmt: skip
     assert "non_finite: loss is nan at step 3" in text_of(board, 100)
+
+
+def test_the_seeds_of_an_arm_without_weights_are_one_line_with_the_command_and_no_score_cell():
+    message = "chexzero: model not on this machine; get it, then run 'models convert'"
+    entries = [
+        each
+        for key in ("a0", "a1", "a2")
+        for each in (
+            placed(key, arm="CheXzero, LoRA"),
+            ("trial_failed", {"trial_key": key, "attempt": 1, "cause": "unavailable", "message": message}),
+        )
+    ]
+    board = leaderboard(sweep_of(*frozen(), *entries, repeat={"seed": [0, 1, 2]}))
+    assert [(each.name, each.status) for each in board.absent] == [("CheXzero, LoRA (×3)", "unavailable")]
+    assert {row.name for row in board.rows} == {"frozen"}
+    for shown in (text_of(board, 200), page(board).replace("&#x27;", "'")):
+        (line,) = [line for line in shown.splitlines() if "CheXzero" in line]
+        assert "then run 'models convert'" in line
+        assert not re.search(r"\.\d{3}", line)
+        assert "sweep --resume demo --retry-failed" in " ".join(shown.split())
+    (absent,) = json.loads(board.to_json())["absent"]
+    assert absent.keys() == {"name", "status", "reason"}
+
+
+def test_rows_say_how_far_they_are_from_the_one_that_stood_first_on_val():
+    first = {"arm": "arm of rank=8", "system": "probe_joint"}
+    entries = opened()
+    pair = {
+        "arm_a": "arm of frozen",
+        "system_a": "probe_joint",
+        "arm_b": first["arm"],
+        "low": -0.2,
+        "high": 0.0,
+    }
+    pair |= {"system_b": first["system"], "metric": "accuracy", "difference": -0.122}
+    entries[1][1]["paired"].append(pair)
+    entries[1][1]["first"] = first
+    board = leaderboard(sweep_of(*frozen(), *adapted(), *entries))
+    over = {(row.name, row.system): row.over_first for row in board.rows}
+    assert over.pop(("frozen", "probe_joint")) == Estimate(-0.122, -0.2, 0.0)
+    assert set(over.values()) == {None}
+    assert "-.122 [-.20 .00]" in text_of(board, 120)
+    assert "-.122 [-.20 .00]" in page(board)
 
 
 def test_an_encoder_that_has_seen_the_data_in_training_is_noted():

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from orchestrator.parameters import Choice, Range
 from orchestrator.search_space import SearchSpace, load_space, read_space
 from trainables.config import arm_key
 from trainables.errors import ConfigError
+from trainables.footprint import footprint
+from trainables.models.registry import ENCODERS
 
 SPACES = sorted((Path(__file__).resolve().parents[2] / "search_spaces").glob("*.yaml"))
 MODULES = {"lora.towers": "image"}
@@ -69,6 +73,29 @@ def test_cross_validation_has_each_arm_in_each_fold_with_each_seed() -> None:
     assert len({arm_key(t.config, "data", "encoder") for t in adapted}) == 2
     frozen = [t for t in named if t.config.adapt.method == "none"]
     assert len(frozen) == 5, "a seed means nothing where nothing trains"
+
+
+def test_the_study_s_table_has_every_registered_encoder_frozen_and_adapted() -> None:
+    trials = load_space(next(path for path in SPACES if path.stem == "clip_covid")).named_trials()
+    methods = {(t.config.encoder.name, t.config.adapt.method.partition("+")[0]) for t in trials}
+    assert {(name, method) for name in ENCODERS for method in ("none", "lora")} <= methods
+    classifiers = {
+        (t.config.baseline.architecture, t.config.baseline.from_scratch)
+        for t in trials
+        if t.config.is_baseline
+    }
+    assert classifiers == set(itertools.product(("resnet18", "vit_b_16"), (False, True)))
+    captions = {t.config.data.captions for t in trials if t.config.reads_captions}
+    assert captions == {"finding", "blip_label", "mask_finding"}
+    names = [trial.name for trial in trials if "seed" in trial.config.science()]
+    assert set(Counter(names).values()) == {3}
+
+
+def test_the_study_is_replicated_with_as_many_adapters_as_it_had() -> None:
+    space = load_space(next(path for path in SPACES if path.stem == "seed_replica"))
+    (lora, *_) = [trial.config for trial in space.named_trials() if trial.config.adapt.method == "lora"]
+    assert footprint(lora).num_trainable == 860_160 + 1  # the logit scale counts, and stands still
+    assert lora.lora.scaling * lora.lora.rank == 16
 
 
 def test_frozen_encoder_is_a_baseline_even_if_not_listed() -> None:

@@ -86,6 +86,7 @@ def walk(config: TrialConfig, context: RunContext) -> dict[str, float]:
             with (context.store / "epochs.txt").open("a") as file:
                 file.write(f"{context.workdir.name} {epoch}\n")
         if context.rank == context.world_size - 1:
+            (context.store / "last_rank.pid").write_text(str(os.getpid()))
             mishap(config.lora.rank, epoch, context)
         random_numbers = torch.Generator().manual_seed(1000 * config.lora.rank + epoch)
         tensors["place"] = tensors["place"] + torch.randn(1, generator=random_numbers)

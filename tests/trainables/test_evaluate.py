@@ -8,7 +8,7 @@ from trainables import evaluate as module
 from trainables.config import DataConfig, PhantomConfig, TrialConfig
 from trainables.data.datasets import load_dataset
 from trainables.errors import DataError
-from trainables.evaluate import Cases, EvaluationResult, ScoredTrial, evaluate, evaluate_arms
+from trainables.evaluate import Cases, EvaluationResult, ScoredTrial, System, evaluate, evaluate_arms
 from trainables.metrics import bootstrap, interval_metrics, paired_difference, point_metrics
 from trainables.predictions import Scores, write_predictions
 
@@ -111,6 +111,31 @@ def test_zero_shot_is_compared_with_its_frozen_self_and_its_own_probe(tmp_path: 
         system_b="zero_shot_unseen",
     )
     find(result, "accuracy", arm_a="lora", system_a="zero_shot_unseen", arm_b="lora", system_b="probe_joint")
+
+
+def test_every_system_of_an_arm_is_held_against_what_stood_first_on_val(tmp_path: Path) -> None:
+    best, other = scores_of(3.0, seed=0), scores_of(1.0, seed=1)
+    trials = [
+        write_trial(tmp_path, "frozen", {"probe_joint": other, "control_prior": other}),
+        write_trial(tmp_path, "lora", {"probe_joint": best, "few_shot_1_joint#0": other}),
+        write_trial(tmp_path, "resnet", {"baseline": other}),
+    ]
+    first = System("lora", "probe_joint")
+    result = evaluate_arms(trials, CASES, first=first, **QUICK)
+    against = [row for row in result.paired if (row["arm_b"], row["system_b"]) == first]
+    assert {(row["arm_a"], row["system_a"]) for row in against} >= {
+        ("frozen", "probe_joint"),
+        ("resnet", "baseline"),
+    }
+    assert all(row["arm_a"] is not None and "few_shot" not in row["system_a"] for row in against)
+    expected = paired_difference(other, best, CLASSES, PATIENTS, num_draws=200)["accuracy"]
+    row = find(result, "accuracy", arm_a="resnet", arm_b="lora")
+    assert [row["difference"], row["low"], row["high"]] == pytest.approx(list(expected))
+    rows = [
+        json.dumps([row[key] for key in row if key.startswith(("arm", "sys", "met"))])
+        for row in result.paired
+    ]
+    assert len(set(rows)) == len(rows)
 
 
 def test_controls_stand_once_and_beside_every_system(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from trainables.config import Config, EncoderConfig
 from trainables.errors import WeightsUnavailable
 from trainables.models.encoder_spec import TowerName
 from trainables.models.registry import ENCODERS, preprocessing_of
+from trainables.models.weights import is_here
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -107,8 +108,14 @@ def structure_of(config: EncoderConfig) -> Structure | None:
 
 
 def is_kept(config: EncoderConfig) -> bool:
-    """Says whether an encoder is registered with its structure, whose presets tests have shown alive."""
-    return config.name in _all_kept()
+    """Says whether an encoder's structure is that which is kept, whose presets tests have shown alive.
+
+    Of parts that were converted here the shapes in their files decide, and which other sizes they take.
+    """
+    if config.name not in _all_kept():
+        return False
+    parts = ENCODERS[config.name].parts
+    return not parts or (config.image_size is None and not any(is_here(config.name, part) for part in parts))
 
 
 @cache
@@ -219,8 +226,8 @@ def _sizes(encoder: DualEncoder, cut: int) -> tuple[int, int, int]:
 
 
 def kept_names() -> list[str]:
-    """Returns the registered encoders whose structure is kept: whose shapes no converted file decides."""
-    return [name for name, spec in ENCODERS.items() if not spec.parts and (spec.files or spec.architecture)]
+    """Returns the registered encoders whose structure is kept: those that can be built without a file."""
+    return [name for name, spec in ENCODERS.items() if spec.parts or spec.files or spec.architecture]
 
 
 def main() -> None:

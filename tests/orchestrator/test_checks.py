@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+from orchestrator.checks import check_ready, may_be_here
+from trainables.config import from_flat
+from trainables.errors import WeightsUnavailable
+
+CLIP = {"encoder.name": "openai/clip-vit-base-patch32", "adapt.method": "none"}
+RESNET = {"adapt.method": "baseline", "baseline.architecture": "resnet18"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"encoder.name": "chexzero", "adapt.method": "none"}, r"models convert .* --to chexzero"),
+        ({"encoder.name": "open_clip:RN101-quickgelu@openai", "adapt.method": "none"}, r"encoder\.revision"),
+        (CLIP, "models fetch openai/clip-vit-base-patch32"),
+        (RESNET, "curl --create-dirs"),
+    ],
+)
+def test_what_is_surely_not_here_is_said_before_a_process_is_started(
+    fields: dict[str, str], said: str
+) -> None:
+    with pytest.raises(WeightsUnavailable, match=said):
+        check_ready(from_flat(fields))
+    assert not may_be_here(from_flat(fields))
+
+
+def test_where_there_is_a_network_a_trial_may_fetch_its_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert may_be_here(from_flat(CLIP))
+
+
+@pytest.mark.parametrize("fields", [{"adapt.method": "none"}, RESNET | {"baseline.from_scratch": True}])
+def test_what_needs_no_download_is_ready(fields: dict[str, str | bool]) -> None:
+    check_ready(from_flat(fields))

@@ -112,6 +112,7 @@ def test_a_node_that_dies_is_replaced_and_the_sweep_goes_on(tmp_path: Path, clea
     assert_equal_to(clean, state)
 
 
+@pytest.mark.faults
 def test_what_was_not_placed_on_a_machine_that_kills_is_left_for_a_resume(tmp_path: Path):
     home = tmp_path / "home"
     space = walk_space(107, 1, 2, max_crashes_in_a_row=2)
@@ -127,6 +128,7 @@ def test_what_was_not_placed_on_a_machine_that_kills_is_left_for_a_resume(tmp_pa
     assert [trial.status for trial in whole.trials.values()] == ["finished", "failed", "finished", "finished"]
 
 
+@pytest.mark.faults
 def test_a_machine_without_memory_fails_its_trials_and_not_the_sweep(tmp_path: Path):
     home = tmp_path / "home"
     variables = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "200"}

@@ -129,6 +129,7 @@ def test_where_two_workers_have_no_room_any_more_one_goes_on(tmp_path: Path, nod
     assert_left_clean(nodes)
 
 
+@pytest.mark.faults
 def test_a_trial_that_waits_says_for_what(tmp_path: Path, nodes: Nodes):
     """GPUs by name alone: nothing here touches one."""
     home, fixed = tmp_path / "home", SMALL | {"num_epochs": 2}
@@ -157,6 +158,7 @@ def test_a_trial_that_waits_says_for_what(tmp_path: Path, nodes: Nodes):
     assert_left_clean(nodes)
 
 
+@pytest.mark.faults
 def test_a_node_that_is_taken_back_takes_nothing_new_and_counts_as_lost(nodes: Nodes):
     """Comes last: a drain cannot be undone."""
     node = nodes.state()["nodes"][-1]

@@ -181,6 +181,7 @@ def test_an_extended_sweep_keeps_its_trials_and_adds_the_next(tmp_path: Path):
     assert list(sweep_of(whole).trials) == list(after.trials)  # told the same, it proposes the same
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_sweep_that_is_killed_while_it_confirms_runs_each_seed_once(tmp_path: Path):

@@ -173,6 +173,7 @@ def test_a_trial_moves_to_another_node_with_its_checkpoint_and_its_results_come_
     assert any(trial.results for trial in state.trials.values())
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_a_node_that_cannot_take_part_is_named_before_anything_starts(tmp_path: Path):
     home, shared = tmp_path / "home", tmp_path / "shared"

@@ -309,7 +309,7 @@ def comparisons(
 
 def against(first: System | None, systems: Sequence[System]) -> Iterator[tuple[System, System]]:
     """Yields every other system of an arm beside one of them, few-shot ones left out."""
-    if first in systems:
+    if first is not None and first in systems:
         others = (s for s in systems if s.arm is not None and not s.name.startswith("few_shot_"))
         yield from ((system, first) for system in others if system != first)
 

@@ -193,7 +193,7 @@ def test_other_code_is_refused_before_anything_starts(cut: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("what", "words"), [("load_dataset", "the data"), ("encoder_fingerprint", "the weights")]
+    ("what", "words"), [("load_dataset", "the data"), ("model_fingerprint", "the weights")]
 )
 def test_other_data_or_weights_are_refused(cut: Path, monkeypatch, what: str, words: str):
     class Changed:

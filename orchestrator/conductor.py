@@ -13,19 +13,12 @@ from typing import Any, TypeVar
 
 from orchestrator.brakes import Brakes
 from orchestrator.confirmation import next_to_confirm
+from orchestrator.failures import explain, last_words, read_warnings
 from orchestrator.ledger import Entry, Ledger, SweepState, TrialState
 from orchestrator.mirror import Mirror
+from orchestrator.orders import DEATHS, Cause, TrialOrder, TrialRecord
 from orchestrator.retention import forget, prune
-from orchestrator.runner import (
-    DEATHS,
-    Cause,
-    TrialOrder,
-    TrialRecord,
-    explain,
-    hash_results,
-    last_words,
-    read_warnings,
-)
+from orchestrator.runner import hash_results
 from orchestrator.searcher import Draw, Metrics, Searcher
 from orchestrator.space import SearchSettings
 from trainables.artifacts import fingerprint

@@ -9,8 +9,8 @@ from typing import TypedDict
 from orchestrator.cluster import Cluster, most_workers
 from orchestrator.conductor import Conductor
 from orchestrator.interruption import Interruption
+from orchestrator.orders import TrialOrder
 from orchestrator.resources import Concurrency
-from orchestrator.runner import TrialOrder
 
 WAIT_SECONDS = 5.0
 """Between two looks at a cluster that has lost all its nodes."""

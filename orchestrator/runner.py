@@ -9,152 +9,38 @@ failures included: an exception that crossed Tune would lose its cause.
 
 from __future__ import annotations
 
-import errno
 import gc
 import json
 import math
-import os
 import platform
 import random
-import re
 import sys
 import time
-import traceback
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self, TypedDict
+from typing import Any, TypedDict
 
 from orchestrator.attempts import taken_over
-from orchestrator.home import home
+from orchestrator.failures import (
+    WorkerDied,
+    explain,
+    forget_words,
+    leave_last_words,
+    read_warnings,
+    warn,
+)
 from orchestrator.measured import own_key
-from orchestrator.placement import PLACES, Need, place_key
-from orchestrator.storage import StorageError, open_storage
+from orchestrator.orders import TrialOrder, TrialRecord
+from orchestrator.placement import PLACES, place_key
 from orchestrator.trial_files import TrialFiles
 from trainables import resolve
-from trainables.artifacts import file_sha256, write_atomically
-from trainables.config import TrialConfig, from_flat, trial_key
+from trainables.artifacts import file_sha256
+from trainables.config import trial_key
 from trainables.context import Metrics
-from trainables.errors import DataError, UserError, WeightsUnavailable
-
-Cause = Literal[
-    "user_error",
-    "out_of_memory",
-    "non_finite",
-    "crash",
-    "process_died",
-    "killed_for_memory",
-    "disk_full",
-    "node_died",
-    "storage_failed",
-    "unavailable",
-]
-"""`out_of_memory`: one pair at a time did not fit. `killed_for_memory`: the machine ended the process.
-`crash`: an exception that none foresaw. `process_died`: killed from outside, or crashed in native code."""
-DEATHS: tuple[Cause, ...] = ("process_died", "killed_for_memory")
-HEAD, SHARE_OF_HEAD = "node:__internal_head__", 0.0001
-"""What a process reserves to stand on the head, which is never taken back as a spot node is."""
-DRIVER_MEMORY_BYTES = 200 * 2**20
-"""What the Tune process of a Train trial reserves: no core, or it would hold one that its workers need."""
-WARNINGS = "warnings.json"
-OUT_OF_MEMORY = re.compile("OutOfMemory|low on memory")
-"""In what Ray says when its memory monitor ended a process."""
-
-
-@dataclass(frozen=True)
-class TrialOrder:
-    """All that a process needs to run one trial, in plain values; travels as JSON.
-
-    With a storage, `workdir` and `store` are relative to the home of whichever node the trial runs on.
-    """
-
-    trial_key: str
-    attempt: int
-    config: dict[str, Any]  # dotted keys
-    trainable: str  # "module:function"
-    objective: str
-    workdir: str
-    store: str
-    scratch: str  # for Ray's own files
-    device: Literal["cpu", "cuda"]
-    num_workers: int
-    cpus_per_trial: int
-    gpus_per_trial: float
-    memory_budget_gb: float | None = None
-    storage: str | None = None  # URI of what nodes exchange files through
-    inputs: dict[str, str] = field(default_factory=dict[str, str])  # place → fingerprint of what lies there
-    times_killed_for_memory: int = 0  # each halves the budget, and so the micro-batch; never the global batch
-    spans_nodes: bool = False  # its workers meet over the network of a cluster
-    is_compared: bool = True  # a scheduler may stop it; an arm that is confirmed runs to its end
-
-    def to_json(self) -> str:
-        """Returns the order as one line."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Reads what `to_json` wrote."""
-        return cls(**json.loads(text))
-
-    def at_home(self) -> Self:
-        """Returns the order with the folders of this node."""
-        if self.storage is None:
-            return self
-        base, scratch = home(), Path(self.scratch)
-        if not scratch.is_dir():  # the driver's, on another machine
-            (scratch := base / "scratch").mkdir(exist_ok=True)
-        return replace(
-            self, workdir=str(base / self.workdir), store=str(base / self.store), scratch=str(scratch)
-        )
-
-    def files(self) -> TrialFiles:
-        """Returns what moves the trial's files, for an order `at_home`."""
-        if self.storage is None:
-            return TrialFiles(Path(self.workdir), Path(self.workdir))
-        return TrialFiles(home(), Path(self.workdir), open_storage(self.storage))
-
-    @property
-    def trial(self) -> TrialConfig:
-        """The configuration, with this machine's memory where it names none."""
-        own_size = self.config["execution.micro_batch_size"]  # where given, memory is the user's business
-        budget = self.config["execution.memory_budget_gb"] or (None if own_size else self.memory_budget_gb)
-        parts = 2**self.times_killed_for_memory
-        execution = {
-            "execution.micro_batch_size": own_size and max(1, own_size // parts),
-            "execution.memory_budget_gb": budget and budget / parts,
-        }
-        return from_flat(self.config | execution)
-
-    @property
-    def need(self) -> Need:
-        """What its workers take of nodes."""
-        num = self.num_workers
-        return Need(num, max(1, self.cpus_per_trial // num), self.gpus_per_trial / num)
-
-    @property
-    def num_threads(self) -> int:
-        """Threads that one worker computes with."""
-        return self.config["execution.num_threads"] or max(1, self.cpus_per_trial // self.num_workers)
-
-    def resources(self) -> dict[str, float]:
-        """Returns what Tune reserves for the trial's own process."""
-        if self.num_workers > 1:  # it only watches, and Train's own processes stay beside it
-            return {HEAD: SHARE_OF_HEAD, "memory": DRIVER_MEMORY_BYTES}
-        return {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial}
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """How a trial ended: `metrics` and `results`, or `cause` and `message`."""
-
-    seconds: float
-    metrics: dict[str, float] = field(default_factory=dict[str, float])
-    results: dict[str, str] = field(default_factory=dict[str, str])  # file relative to the workdir → SHA-256
-    cause: Cause | None = None
-    message: str | None = None
-    warnings: list[str] = field(default_factory=list[str])  # what went wrong and was mended
+from trainables.errors import DataError
 
 
 def run_trial(config: dict[str, str]) -> dict[str, str]:
@@ -163,7 +49,7 @@ def run_trial(config: dict[str, str]) -> dict[str, str]:
     order = placed.at_home()
     workdir, files = Path(order.workdir), order.files()
     try:
-        _forget_words(workdir, "*")
+        forget_words(workdir, "*")
         done = _over_workers(order, placed) if order.num_workers > 1 else _in_this_process(order, files)
         record = TrialRecord(time.perf_counter() - began, **done)
     except Exception as error:
@@ -171,7 +57,7 @@ def run_trial(config: dict[str, str]) -> dict[str, str]:
             files.bring_words(order.attempt)
         cause, message = explain(error, workdir)
         if cause == "crash" and order.device == "cuda" and order.num_workers == 1:
-            _leave_last_words(order, files, 0, cause, message)
+            leave_last_words(order, files, 0, cause, message)
             raise  # ends this process: a broken CUDA context would fail every trial that comes here
         record = TrialRecord(time.perf_counter() - began, cause=cause, message=message)
     finally:
@@ -292,10 +178,6 @@ def _over_workers(order: TrialOrder, placed: TrialOrder) -> Done:
     return done
 
 
-class WorkerDied(Exception):
-    """Train lost a worker; if that had the time to say why, its last words count instead."""
-
-
 def run_as_worker(config: dict[str, str]) -> Done | None:
     """The Train function, on every rank: runs the trainable; leaves the cause of a failure in the workdir."""
     import ray.train
@@ -309,7 +191,7 @@ def run_as_worker(config: dict[str, str]) -> Done | None:
     _start_afresh(order)
     workdir, rank = Path(order.workdir), place.get_world_rank()
     if order.storage is not None:  # left on this node, where `run_trial` need not be
-        _forget_words(workdir, rank)
+        forget_words(workdir, rank)
     try:
         with _taken_up(order, files) as (checkpoint, damages):
             if rank == 0:
@@ -329,7 +211,7 @@ def run_as_worker(config: dict[str, str]) -> Done | None:
     except PeerFailed:  # that rank says why
         raise
     except Exception as error:
-        _leave_last_words(order, files, rank, *explain(error, workdir))
+        leave_last_words(order, files, rank, *explain(error, workdir))
         raise
 
 
@@ -385,62 +267,6 @@ class TuneContext:
             self.files.keep(folder)
 
 
-def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
-    """Returns why a trial failed, in one message; the traceback of what none foresaw goes to `error.txt`."""
-    if isinstance(error, WeightsUnavailable):
-        return "unavailable", str(error)
-    if isinstance(error, StorageError):
-        return "storage_failed", str(error)
-    if isinstance(error, UserError):
-        return "user_error", str(error)
-    if said := last_words(workdir):  # by a worker, before Train wrapped it
-        return said
-    from trainables.losses.collectives import is_out_of_memory
-    from trainables.losses.global_batch import NonFiniteLoss
-
-    if is_out_of_memory(error):
-        return "out_of_memory", f"{_first_line(error)}; one pair at a time did not fit"
-    if OUT_OF_MEMORY.search(str(error)):  # of a worker
-        return "killed_for_memory", "a worker was killed, as the machine ran out of memory"
-    if isinstance(error, WorkerDied):
-        return "process_died", "a worker died: killed from outside, or crashed in native code (see ray.log)"
-    if isinstance(error, NonFiniteLoss | FloatingPointError):
-        return "non_finite", str(error)
-    if os.strerror(errno.ENOSPC) in str(error):  # an OSError, or what a library made of one
-        return "disk_full", f"{workdir}: {_first_line(error)}"
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "error.txt").write_text("".join(traceback.format_exception(error)))
-    return "crash", f"{type(error).__name__}: {_first_line(error)} (traceback: {workdir / 'error.txt'})"
-
-
-def last_words(workdir: Path) -> tuple[Cause, str] | None:
-    """Returns why an attempt failed, if one of its processes had the time to say so."""
-    for path in sorted(workdir.glob(_failure_file("*"))):
-        cause, message = json.loads(path.read_text())
-        return cause, message
-    return None
-
-
-def _leave_last_words(order: TrialOrder, files: TrialFiles, rank: int, cause: Cause, message: str) -> None:
-    path = Path(order.workdir) / _failure_file(rank)
-    write_atomically(path, json.dumps([cause, message]))
-    files.keep_words(order.attempt, path)
-
-
-def warn(workdir: Path, warnings: list[str]) -> None:
-    """Leaves for the driver what went wrong and was mended."""
-    said = read_warnings(workdir)
-    if new := [text for text in warnings if text not in said]:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(workdir / WARNINGS, json.dumps(said + new))
-
-
-def read_warnings(workdir: Path) -> list[str]:
-    """Returns what `warn` left."""
-    path = workdir / WARNINGS
-    return json.loads(path.read_text()) if path.is_file() else []
-
-
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
     """Returns plain floats; what could not be computed is absent."""
     values = {key: float(value) for key, value in metrics.items()}
@@ -487,17 +313,3 @@ def _free_memory() -> None:
     gc.collect()
     if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _forget_words(workdir: Path, rank: int | str) -> None:
-    """Deletes what an earlier attempt said."""
-    for path in [*workdir.glob(_failure_file(rank)), *([workdir / WARNINGS] if rank in (0, "*") else [])]:
-        path.unlink(missing_ok=True)
-
-
-def _failure_file(rank: int | str) -> str:
-    return f"failure-{rank}.json"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "")

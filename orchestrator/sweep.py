@@ -28,10 +28,10 @@ from orchestrator.interruption import Interruption, interruption
 from orchestrator.ledger import Ledger, SweepState, read_ledger
 from orchestrator.local_ray import load_ray, local_ray
 from orchestrator.mirror import Mirror, reach
+from orchestrator.orders import TrialOrder
 from orchestrator.refit import ordered, what_is_left
 from orchestrator.resources import Concurrency, GpuShare, TrialMemory, fit, this_machine
 from orchestrator.resume import check_drift, read_started, replay, was_complete
-from orchestrator.runner import TrialOrder
 from orchestrator.searcher import open_searcher
 from orchestrator.space import SearchSpace
 from orchestrator.storage import Storage

@@ -23,10 +23,12 @@ from ray.tune.search import Searcher
 
 from orchestrator.cluster import Cluster
 from orchestrator.conductor import Conductor
+from orchestrator.failures import OUT_OF_MEMORY, last_words
 from orchestrator.ledger import SweepState
 from orchestrator.measured import own_key
 from orchestrator.node_watch import NoRoom, undisturbed, watched_node
-from orchestrator.runner import OUT_OF_MEMORY, Cause, TrialOrder, TrialRecord, last_words, run_trial
+from orchestrator.orders import Cause, TrialOrder, TrialRecord
+from orchestrator.runner import run_trial
 from orchestrator.space import SearchSpace
 from trainables.errors import DataError
 

@@ -5,8 +5,8 @@ import pytest
 
 from orchestrator.conductor import Conductor, SweepObserver
 from orchestrator.ledger import Ledger, LedgerReader, SweepState, TrialState, read_ledger
+from orchestrator.orders import TrialOrder, TrialRecord
 from orchestrator.resume import check_drift, replay
-from orchestrator.runner import TrialOrder, TrialRecord
 from orchestrator.searcher import Draw
 from orchestrator.space import SearchSettings
 from trainables.config import EncoderConfig, LoraConfig, TrialConfig

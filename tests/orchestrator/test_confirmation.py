@@ -11,8 +11,8 @@ from orchestrator.conductor import Conductor, SweepObserver
 from orchestrator.confirmation import confirmed_counts, num_confirming, num_still_to_confirm
 from orchestrator.leaderboard import leaderboard
 from orchestrator.ledger import Ledger, LedgerReader, SweepState, TrialState
+from orchestrator.orders import TrialOrder, TrialRecord
 from orchestrator.resume import space_of
-from orchestrator.runner import TrialOrder, TrialRecord
 from orchestrator.search_space import read_space
 from orchestrator.searcher import open_searcher
 from orchestrator.space import SearchSpace

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.runner import TrialOrder, TuneContext, WorkerDied, explain, finite, hash_results
+from orchestrator.failures import WorkerDied, explain
+from orchestrator.orders import TrialOrder
+from orchestrator.runner import TuneContext, finite, hash_results
 from trainables.artifacts import file_sha256
 from trainables.errors import ConfigError, DataError, WeightsUnavailable
 from trainables.losses.collectives import OutOfMemory

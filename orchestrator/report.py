@@ -118,7 +118,7 @@ def captions(board: Leaderboard) -> Iterator[str]:
     """Yields the protocol in words: what was chosen on what, what the brackets mean, what to doubt."""
     yield (
         f"Ranked by {metric_of(board)} on val, where alone anything is chosen (trials by {board.objective}). "
-        "Brackets: 95 % bootstrap by patient. Zero-shot: prompts never used in training."
+        "Brackets: 95 % bootstrap by patient. Zero-shot (unseen): prompts never used in training."
     )
     if board.test_opened:
         yield (
@@ -132,8 +132,8 @@ def captions(board: Leaderboard) -> Iterator[str]:
             "The first seed also chose the arm, which flatters it a little. " if board.is_confirmed else ""
         )
         yield (
-            f"(×{board.num_seeds}): mean over {board.num_seeds} training seeds; such brackets are 95 % "
-            f"t-intervals over seeds, not patients. {chosen}Arms without all seeds rank below."
+            f"(×{board.num_seeds}): mean over {board.num_seeds} training seeds; on val such brackets are "
+            f"95 % t-intervals over seeds, not patients. {chosen}Arms without all seeds rank below."
         )
     if any(row.over_first for row in board.rows):
         yield "Over #1: paired difference in accuracy on test to the row that stood first on val."

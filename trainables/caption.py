@@ -50,7 +50,8 @@ def caption(config: TrialConfig, context: RunContext) -> Metrics:
     dataset = with_descriptions(load_dataset(config.data), config, context)
     train = dataset.indices("train")
     captions = captions_for(dataset, train, kind=config.data.captions, seed=config.seed, epoch=0)
-    key = fingerprint("captions", dataset.fingerprint, config.data.captions, config.seed, captions)
+    whose = sorted(dataset.descriptions.items())
+    key = fingerprint("captions", dataset.fingerprint, config.data.captions, config.seed, captions, whose)
     folder = build_once(
         context.store / "captions" / key, lambda aside: write_captions(aside, dataset, captions)
     )

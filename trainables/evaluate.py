@@ -41,6 +41,8 @@ from trainables.predictions import FILE, Scores, read_predictions, split_draw
 RECORD = "evaluation.json"
 COMPARED = ("accuracy", "auroc", "macro_auroc", "macro_f1", "nll", "error_cut")  # beginnings of metrics
 MAX_ARMS_ALL_PAIRS = 8  # beyond, arms are compared with the baselines alone
+MAX_PROBES = 8  # of frozen encoders, the strongest: what adapted systems are held against
+FEW_SHOT = "few_shot_"
 
 
 class System(NamedTuple):
@@ -175,7 +177,8 @@ def evaluate_arms(
         metrics = result.arms[trial.trial_key] = {}
         for name, scored in stack_draws(predictions[trial.trial_key]).items():
             whole = draws.get(System(trial.arm_key, name)) if num_trials[trial.arm_key] == 1 else None
-            if not is_control(name):
+            is_shown = num_trials[trial.arm_key] == 1 or not name.startswith(FEW_SHOT)  # else over seeds
+            if is_shown and not is_control(name):
                 values = whole or draw(scored.scores, scored.image_ids.tolist())
                 metrics |= to_metrics(f"test/{name}", intervals(values))
     for system, values in draws.items():
@@ -282,24 +285,24 @@ def comparisons(
 ) -> Iterator[tuple[System, System]]:
     """Yields which systems to compare: one minus the other.
 
-    Each adapted system with every frozen probe (strongest first) and, if it is zero-shot, with its frozen
-    self and the probes of its own arm; adapted systems and frozen probes with the controls; up to eight
-    adapted arms with each other. Baselines count as adapted; the probes of the others are held against them.
+    Each adapted system with the strongest frozen probes and, if it is zero-shot, with its frozen self (where
+    one encoder is frozen) and the probes of its own arm; adapted systems and frozen probes with the controls;
+    up to eight adapted arms with each other. Baselines count as adapted; the probes of the others are held against them.
     Few-shot systems have intervals, and are compared with nothing.
     """
     controls = [system for system in systems if system.arm is None]
     adapted = [
         system
         for system in systems
-        if system.arm is not None and system.arm not in frozen and not system.name.startswith("few_shot_")
+        if system.arm is not None and system.arm not in frozen and not system.name.startswith(FEW_SHOT)
     ]
     for system in adapted:
-        yield from ((system, probe) for probe in probes)
+        yield from ((system, probe) for probe in probes[:MAX_PROBES])
         if system.name.startswith("zero_shot"):
             own = [other for other in adapted if other.arm == system.arm and other.name.startswith("probe_")]
             self_frozen = [other for other in systems if other.arm in frozen and other.name == system.name]
-            yield from ((system, other) for other in self_frozen + own)
-    yield from ((system, control) for system in [*adapted, *probes] for control in controls)
+            yield from ((system, other) for other in (self_frozen if len(self_frozen) == 1 else []) + own)
+    yield from ((system, control) for system in [*adapted, *probes[:MAX_PROBES]] for control in controls)
     if len({system.arm for system in adapted}) <= MAX_ARMS_ALL_PAIRS:
         yield from ((one, other) for one, other in combinations(adapted, 2) if one.name == other.name)
         classifiers = [system for system in adapted if system.name.startswith("baseline")]
@@ -310,7 +313,7 @@ def comparisons(
 def against(first: System | None, systems: Sequence[System]) -> Iterator[tuple[System, System]]:
     """Yields every other system of an arm beside one of them, few-shot ones left out."""
     if first is not None and first in systems:
-        others = (s for s in systems if s.arm is not None and not s.name.startswith("few_shot_"))
+        others = (s for s in systems if s.arm is not None and not s.name.startswith(FEW_SHOT))
         yield from ((system, first) for system in others if system != first)
 
 

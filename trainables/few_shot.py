@@ -11,6 +11,7 @@ Each draw is a system of its own, `few_shot_8_joint#3`; metrics are means over d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 
@@ -79,19 +80,19 @@ def draw_shots(dataset: Dataset, num_shots: int, *, seed: int, draw: int) -> np.
         images.setdefault((patient, k), []).append(i)
     shots = np.empty((num_shots, len(dataset.classes)), np.int64)
     taken: set[str] = set()
-    for k, name in enumerate(dataset.classes):
-        found = [
+    for shot, (k, name) in product(range(num_shots), enumerate(dataset.classes)):
+        candidates = (
             (patient, of_patient[int(chance * len(of_patient))])
             for patient, chance in zip(order, chances, strict=True)
             if patient not in taken and (of_patient := images.get((patient, k)))
-        ][:num_shots]
-        if len(found) < num_shots:
+        )
+        if (found := next(candidates, None)) is None:
             raise DataError(
-                f"probe.shots={num_shots}: only {len(found)} patients of split 'train' are left with images "
-                f"of class '{name}', and each shot is of another one; use {len(found)} or fewer"
+                f"probe.shots={num_shots}: only {shot} patients of split 'train' are left with images "
+                f"of class '{name}', and each shot is of another one; use {shot} or fewer"
             )
-        shots[:, k] = [image for _, image in found]
-        taken |= {patient for patient, _ in found}
+        patient, shots[shot, k] = found
+        taken.add(patient)
     return shots
 
 

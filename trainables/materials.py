@@ -118,7 +118,8 @@ def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> 
     )
     words: list[str] = []
     if config.reads_captions and config.data.captions not in ("class_template", "finding"):
-        words.append(fingerprint(every_caption(dataset, kind=config.data.captions)))
+        whose = sorted(dataset.descriptions.items())  # the same words on other images train another adapter
+        words.append(fingerprint(every_caption(dataset, kind=config.data.captions), whose))
     return fingerprint(
         "adapter", TRAINING_VERSION, science, defaults, dataset.fingerprint, encoder.fingerprint, *words
     )

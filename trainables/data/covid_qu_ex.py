@@ -95,7 +95,8 @@ def _walk(base: Path, root: Path, problems: list[str]) -> Iterator[ImageRecord]:
                     continue
                 try:
                     mask = path.parent.with_name("lung masks") / path.name
-                    infection = infection_masks.get((name, path.name))
+                    beside = path.parent.with_name("infection masks") / path.name
+                    infection = beside if beside.is_file() else infection_masks.get((name, path.name))
                     yield ImageRecord(
                         image_id=path.relative_to(root).as_posix(),
                         patient_id=path.stem,

@@ -74,7 +74,7 @@ def check_loads(converted: Converted, name: str, spec: EncoderSpec) -> int | Non
     """Loads an encoder whose parts are all here; returns how many weights it has, None if a part is to come.
 
     Raises:
-        ConfigError: the tensors do not fit it; then what was converted last is taken away again.
+        ConfigError: the tensors do not fit it; then tensors that were converted last are taken away again.
     """
     from trainables.models.load import load_dual_encoder
 
@@ -83,7 +83,8 @@ def check_loads(converted: Converted, name: str, spec: EncoderSpec) -> int | Non
     try:
         encoder = load_dual_encoder(EncoderConfig(name=name))
     except (ConfigError, LookupError, ValueError, RuntimeError) as error:
-        shutil.rmtree(converted.folder)
+        if converted.part not in TEXT_PARTS:
+            shutil.rmtree(converted.folder)
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(  # shapes that no architecture has; what a library makes of them

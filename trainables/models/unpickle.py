@@ -19,6 +19,7 @@ CPU_SECONDS = 900
 SETTINGS = re.compile(
     r"(omegaconf|yacs|pytorch_lightning|lightning|argparse|typing|pathlib|enum)\."
     r"|numpy\.(dtype|ndarray|_?core\.multiarray\.(scalar|_reconstruct))$"
+    r"|collections\.(defaultdict|deque)$"
     r"|builtins\.(dict|list|tuple|str|int|float|bool|object)$"
 )
 """Names of which a training checkpoint may hold values. None is imported, and none is what it is called."""

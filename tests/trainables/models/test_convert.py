@@ -8,6 +8,7 @@ import os
 import pickle
 import sys
 import types
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def test_settings_of_a_training_checkpoint_become_nothing(home, tmp_path, monkey
         sys.modules["omegaconf.base"].Metadata(),
     )
     metadata.__dict__ |= {"ref_type": Any, "object_type": dict, "flags": {"a": [1]}}
+    metadata.__dict__["resolver_cache"] = defaultdict(dict)
     settings.__dict__ |= {"_metadata": metadata, "_content": {"lr": np.float64(1e-4)}}
     content = {"state_dict": WEIGHTS, "hyper_parameters": settings, "args": argparse.Namespace(lr=1e-4)}
     file = checkpoint(tmp_path / "chexpert_resnet50.ckpt", content)

@@ -49,6 +49,11 @@ class Cluster:
     coming: tuple[Machine, ...] = ()
 
     @property
+    def num_machines(self) -> int:
+        """All there are, the head that takes no trial too: the process that watches a trial stands on it."""
+        return len(self.nodes) + len(self.coming)
+
+    @property
     def working(self) -> list[Machine]:
         """The nodes that take trials, now or later."""
         there = [node.machine for node in self.nodes if node.machine.num_cpus > 0]
@@ -160,7 +165,7 @@ def _fit_cpus(
         f"{_found(cluster, machines)}: {counted(num, 'trial')} at once with {each} each",
         memory_budget_gb=max(budget, memory.least),
         num_workers=num_workers,
-        spans_nodes=num_workers > 1 and len(machines) > 1,
+        spans_nodes=num_workers > 1 and cluster.num_machines > 1,
     )
 
 
@@ -196,7 +201,7 @@ def _fit_gpus(
         f"{_found(cluster, machines)}: {counted(num, 'trial')} at once with {gpus:g} GPU each{apart}{why}",
         memory_budget_gb=memory_when_shared(gpus, poorest, memory),
         num_workers=num_workers,
-        spans_nodes=num_workers > 1 and len(machines) > 1,
+        spans_nodes=num_workers > 1 and cluster.num_machines > 1,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from orchestrator.brakes import Brakes
 from orchestrator.confirmation import next_to_confirm
-from orchestrator.failures import explain, last_words, read_warnings
+from orchestrator.failures import explain, forget_words, last_words, read_warnings
 from orchestrator.ledger import Entry, Ledger, SweepState, TrialState
 from orchestrator.mirror import Mirror
 from orchestrator.orders import DEATHS, Cause, TrialOrder, TrialRecord
@@ -166,6 +166,7 @@ class Conductor:
 
     def _place(self, draw: Draw, key: str, arm_key: str) -> TrialOrder:
         known, flat = self.state.trials.get(key), to_flat(self._executed(draw.config))
+        forget_words(self.folder / "trials" / key, "*")  # of an earlier attempt
         attempt = known.attempts + 1 if known else 1
         self.record(
             "trial_placed",

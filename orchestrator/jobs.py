@@ -27,7 +27,8 @@ ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 FORWARDED = (HOME_VARIABLE, TRACKING_VARIABLE)
-SECRET = re.compile(r"RAY_AUTH", re.IGNORECASE)
+SECRET = re.compile(r"RAY_AUTH|.*(PASSWORD|SECRET|TOKEN)", re.IGNORECASE)
+"""Ray logs the variables of a job on every node, and gives them to every trial."""
 POLL_SECONDS = 1.0
 STOP_SECONDS = 60
 """Ray kills a job three seconds after it asked it to stop; a sweep ends after its running steps."""
@@ -211,7 +212,8 @@ def job_variables(names: Sequence[str]) -> dict[str, str]:
     for name in names:
         if SECRET.match(name):
             raise ConfigError(
-                f"--env {name}: the token is never sent along; the cluster's nodes have their own"
+                f"--env {name}: no secret is sent along, as the cluster logs what a job is sent; its nodes have "
+                "their own token, and other secrets belong into the head's environment before ray start"
             )
         if name not in os.environ:
             raise ConfigError(f"--env {name}: is not set here{did_you_mean(name, os.environ)}")

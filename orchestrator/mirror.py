@@ -6,6 +6,7 @@ it answers again, at the end, or when the sweep is resumed.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -15,11 +16,12 @@ from orchestrator.attempts import CHECKPOINTS
 from orchestrator.home import home
 from orchestrator.lease import RENEW_SECONDS, Lease
 from orchestrator.ledger import LedgerReader, SweepState, TrialState, read_ledger
-from orchestrator.storage import Storage, StorageError, at_once, differing, open_storage
+from orchestrator.storage import Storage, at_once, differing, open_storage
 from orchestrator.trial_files import RESULTS, TrialFiles, kept_by
 from trainables.artifacts import is_whole
-from trainables.errors import ClusterError, ConfigError, DataError, UserError
+from trainables.errors import ClusterError, ConfigError, DataError
 
+logger = logging.getLogger(__name__)
 MIRROR_SECONDS = 5.0
 """What a driver may lose with its disk."""
 
@@ -49,6 +51,7 @@ class Mirror:
         self.is_shared = False  # by other machines, which find nothing elsewhere
         self._sizes: dict[str, int] = {}  # of the segments there, as far as we wrote them
         self._reader = LedgerReader(folder)
+        self._ended: list[str] = []  # trials whose results may not be there yet
         self._forgotten: list[str] = []
         self._one_at_a_time = threading.Lock()
         self._is_over = threading.Event()
@@ -87,13 +90,16 @@ class Mirror:
         """Copies the rest, and gives the lease up; says what is still missing."""
         name = self.folder.name
         try:
+            self._end()
+            if not self.is_lost and (other := self.lease.renew()):  # this machine may have slept
+                self._lose(f"process {other.pid} on {other.host}")
             if not self.is_lost and any(self.folder.glob("ledger/segment-*.jsonl")):
                 self.copy_ledger()
                 complete(self.storage, read_ledger(self.folder), self.folder)
-            self._end()
             if not self.is_lost:
                 self.lease.release()
-        except UserError as error:
+        except Exception as error:  # the sweep itself has ended well
+            logger.warning("the storage was not completed", exc_info=error)
             self.say(
                 f"{error}. The sweep is whole on this machine, its copy is not; complete it later: "
                 f"python -m orchestrator sweep --resume {name} --storage '{self.storage.uri}'"
@@ -141,9 +147,11 @@ class Mirror:
                         self._lose(f"process {other.pid} on {other.host}")
                         return
                     renewed = time.monotonic()
+                self._complete_ended()  # the ledger there must name no results that are not there
                 self.copy_ledger()
                 self._delete_forgotten()
-            except StorageError as error:
+            except Exception as error:  # whatever it is, the lease must go on being renewed
+                logger.warning("the storage was not written", exc_info=error)
                 self._note_absence(error)
             else:
                 self._note_presence()
@@ -152,10 +160,16 @@ class Mirror:
         """Lets the checkpoints of a trial be deleted in the storage, soon."""
         self._forgotten.append(trial_key)
 
-    def _delete_forgotten(self) -> None:
-        """Those of trials that have finished are forgotten too: their results are on record."""
+    def _complete_ended(self) -> None:
+        """Puts away what trials that have finished left here, and lets go of their checkpoints."""
         ended = [entry for entry in self._reader.poll() if entry.type == "trial_finished"]
-        self._forgotten += [entry.payload["trial_key"] for entry in ended]
+        self._ended += [entry.payload["trial_key"] for entry in ended]
+        state = read_ledger(self.folder) if self._ended else None
+        while state and self._ended:
+            _complete_trial(self.storage, state.trials[self._ended[0]], self.folder)
+            del self._ended[0]
+
+    def _delete_forgotten(self) -> None:
         while self._forgotten:
             self.storage.delete(f"{self.key}/trials/{self._forgotten[0]}/{CHECKPOINTS}")
             del self._forgotten[0]
@@ -167,7 +181,7 @@ class Mirror:
             "too long: no further trial is started, and nothing is copied there any more"
         )
 
-    def _note_absence(self, error: StorageError) -> None:
+    def _note_absence(self, error: Exception) -> None:
         if not self.is_behind:
             self.say(f"{error}. The sweep goes on here and is copied later")
         self.is_behind = True

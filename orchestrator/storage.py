@@ -87,6 +87,7 @@ class Storage:
 
         found = self._patiently(f"write {key}", copy)
         if sha256 is not None and found != sha256:
+            self.delete(key)
             raise DataError(f"{source}: changed since it was written, so it is not put into {self.uri}")
         return found
 
@@ -145,8 +146,12 @@ class Storage:
             self.get_files({name: (f"{key}/{name}", sha256) for name, sha256 in hashes.items()}, aside)
 
     def put_files(self, sources: Mapping[str, Path]) -> None:
-        """Copies files there, several at a time, by the keys they get."""
-        at_once(lambda key: self.put_file(sources[key], key), sources)
+        """Copies files there, several at a time, by keys that end in their SHA-256.
+
+        Raises:
+            DataError: a file changed since its hash was taken.
+        """
+        at_once(lambda key: self.put_file(sources[key], key, sha256=key.rpartition("/")[2]), sources)
 
     def get_files(self, wanted: Mapping[str, tuple[str, str]], folder: Path) -> None:
         """Copies files into a folder here, several at a time: name → (key, SHA-256).

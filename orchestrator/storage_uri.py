@@ -92,6 +92,10 @@ def read_uri(text: str) -> StoragePlace:
 def _with_bare_endpoint(options: dict[str, str]) -> dict[str, str]:
     """Takes `http://` off an endpoint, where the SDK wants it as an option of its own."""
     scheme, found, address = options.get("endpoint_override", "").partition("://")
+    if "@" in options.get("endpoint_override", ""):
+        raise ConfigError(
+            "storage: the endpoint holds credentials, and it is on record; set them in the environment alone"
+        )
     if not found:
         return options
     return {"scheme": scheme, **options, "endpoint_override": address.rstrip("/")}

@@ -287,8 +287,8 @@ def comparisons(
 
     Each adapted system with the strongest frozen probes and, if it is zero-shot, with its frozen self (where
     one encoder is frozen) and the probes of its own arm; adapted systems and frozen probes with the controls;
-    up to eight adapted arms with each other. Baselines count as adapted; the probes of the others are held against them.
-    Few-shot systems have intervals, and are compared with nothing.
+    up to eight adapted arms with each other. Baselines count as adapted; the probes of the others are held
+    against them. Few-shot systems have intervals, and are compared with nothing.
     """
     controls = [system for system in systems if system.arm is None]
     adapted = [

@@ -113,6 +113,7 @@ def check_sweep(arguments: list[str]) -> tuple[Path | None, list[str]]:
     """
     from orchestrator.cli import app as commands
     from orchestrator.search_space import load_space
+    from orchestrator.storage_uri import read_uri
     from trainables.errors import ConfigError
 
     command: Any = typer.main.get_command(commands)
@@ -120,6 +121,8 @@ def check_sweep(arguments: list[str]) -> tuple[Path | None, list[str]]:
     for name, reason in STAYS_HERE.items():
         if values.get(name) is not None:
             raise ConfigError(reason)
+    if values.get("storage"):
+        read_uri(values["storage"])  # a credential in it must not leave this machine
     if values["resume"] is not None:
         return None, arguments
     name = values["space"]

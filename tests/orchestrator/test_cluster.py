@@ -46,7 +46,8 @@ def test_no_node_takes_more_trials_than_its_memory_holds():
 def test_the_workers_of_a_trial_may_stand_on_several_nodes():
     found = fit_cluster(cluster(HEAD, SMALL, SMALL), 8, memory=MEMORY)
     assert (found.max_concurrent, found.cpus_per_trial, found.spans_nodes) == (1, 8, True)
-    assert not fit_cluster(cluster(HEAD, SMALL), 2, memory=MEMORY).spans_nodes
+    assert fit_cluster(cluster(HEAD, SMALL), 2, memory=MEMORY).spans_nodes  # the head watches
+    assert not fit_cluster(cluster(SMALL), 2, memory=MEMORY).spans_nodes
     assert not fit_cluster(cluster(SMALL, SMALL), 1, memory=MEMORY).spans_nodes
 
 

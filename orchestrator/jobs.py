@@ -212,8 +212,8 @@ def job_variables(names: Sequence[str]) -> dict[str, str]:
     for name in names:
         if SECRET.match(name):
             raise ConfigError(
-                f"--env {name}: no secret is sent along, as the cluster logs what a job is sent; its nodes have "
-                "their own token, and other secrets belong into the head's environment before ray start"
+                f"--env {name}: no secret is sent along, as the cluster logs what a job is sent; its nodes "
+                "have their own token, and other secrets belong into the head's environment before ray start"
             )
         if name not in os.environ:
             raise ConfigError(f"--env {name}: is not set here{did_you_mean(name, os.environ)}")

@@ -82,7 +82,7 @@ def test_only_named_variables_go_along(monkeypatch: pytest.MonkeyPatch):
 
 def test_neither_tokens_nor_passwords_go_along(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
-    with pytest.raises(ConfigError, match="never sent along"):
+    with pytest.raises(ConfigError, match="no secret is sent along"):
         job_variables(["RAY_AUTH_TOKEN"])
     with pytest.raises(ConfigError, match="is not set here"):
         job_variables(["NO_SUCH_VARIABLE"])

@@ -307,7 +307,7 @@ class Conductor:
         may_be_retried = cause in MACHINES_FAULT and num_earlier < self.settings.max_retries
         is_away = cause == "storage_failed" and self.mirror is not None and self.mirror.is_behind
         # No fault of the trial's. The brakes count dead nodes; a storage that is away is waited for.
-        is_retried = may_be_retried or is_away or cause == "node_died"
+        is_retried = may_be_retried or is_away or (cause == "node_died" and not self._takes_nodes_down(trial))
         self.record(
             "trial_failed",
             trial_key=key,
@@ -327,6 +327,12 @@ class Conductor:
         self._tell(key, None)
         self._show(self.observer.on_trial_failed, trial)
         self._prune()
+
+    def _takes_nodes_down(self, trial: TrialState) -> bool:
+        """Says whether nodes keep dying under a trial that gets no further."""
+        reached = trial.history[-1][0] if trial.history else 0
+        num_lost = sum(cause == "node_died" for attempt, cause, _ in trial.failures if attempt > reached)
+        return num_lost + 1 >= self.settings.max_crashes_in_a_row
 
     @property
     def is_taken_over(self) -> bool:

@@ -30,6 +30,7 @@ FORWARDED = (HOME_VARIABLE, TRACKING_VARIABLE)
 SECRET = re.compile(r"RAY_AUTH|.*(PASSWORD|SECRET|TOKEN)", re.IGNORECASE)
 """Ray logs the variables of a job on every node, and gives them to every trial."""
 POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 60.0
 STOP_SECONDS = 60
 """Ray kills a job three seconds after it asked it to stop; a sweep ends after its running steps."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -136,9 +137,9 @@ class JobServer:
         """
         num_written = 0
         while True:
-            job = _job(self._call(self.client.get_job_info, job_id))
+            job = _job(self._patiently(self.client.get_job_info, job_id))
             if job.status != "PENDING":  # the log would hold what Ray says of setting it up
-                text = self._call(self.client.get_job_logs, job_id)
+                text = self._patiently(self.client.get_job_logs, job_id)
                 write(text[num_written:])
                 num_written = len(text)
             if job.has_ended:
@@ -150,6 +151,19 @@ class JobServer:
             write(f"{job.message}\n")
             return FAILED
         return job.exit_code
+
+    def _patiently(self, ask: Callable[[str], Any], job_id: str) -> Any:
+        """Asks again for a while: a tunnel that drops for a second ends no job."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return self._call(ask, job_id)
+            except ClusterError as error:
+                if time.monotonic() > deadline:
+                    raise ClusterError(
+                        f"{error}. {job_id} may go on; look again: python -m orchestrator jobs list"
+                    ) from error
+                time.sleep(POLL_SECONDS)
 
     def _call(self, ask: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Asks, and says in one message what went wrong."""

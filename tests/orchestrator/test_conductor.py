@@ -317,6 +317,11 @@ def test_the_death_of_a_node_uses_up_no_retry(conduct):
         assert conductor.next_trial().attempt == attempt
         conductor.failed("key-1", "node_died", "Ray broke down")
     assert conductor.state.trials["key-1"].status == "placed"
+    conductor.next_trial()
+    conductor.failed("key-1", "node_died", "Ray broke down")
+    conductor.next_trial()
+    conductor.failed("key-1", "node_died", "Ray broke down")
+    assert conductor.state.trials["key-1"].status == "failed"  # five in a row: it takes them down itself
 
 
 def test_a_lost_node_uses_up_no_retry_and_counts_once(conduct):

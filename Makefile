@@ -32,7 +32,7 @@ test: $(STAMP) ## the default tests: CPU, offline, under five minutes
 test-slow: $(STAMP) ## the tests that `make test` leaves out
 	@$(BIN)/pytest $(PARALLEL) -m 'slow and not faults and not gpu and not network'
 
-faults: $(STAMP) ## many injected faults: half an hour and more
+faults: $(STAMP) ## many injected faults, and what takes minutes: most of an hour
 	@$(BIN)/pytest -m 'faults and not gpu and not network'
 
 check: lint types test test-slow ## what CI runs

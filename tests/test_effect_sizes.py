@@ -65,6 +65,7 @@ def test_with_permuted_labels_everything_scores_at_chance(home: Path) -> None:
     state = sweep(
         "permuted",
         "data.permute_labels=true",
+        "data.phantom.num_train=600",
         "encoder.image_size=64",
         "num_epochs=2",
         "data.num_views=1",

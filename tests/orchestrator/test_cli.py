@@ -210,6 +210,7 @@ class NoReplay:
         return True
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_run_with_two_workers_gives_the_losses_of_one(tmp_path: Path) -> None:
     losses = []

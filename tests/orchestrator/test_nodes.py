@@ -98,6 +98,7 @@ def test_trials_of_two_workers_span_nodes_and_leave_nothing(tmp_path: Path, node
     assert_left_clean(nodes)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("num_workers", [pytest.param(1, marks=pytest.mark.faults), 2])
 def test_a_trial_whose_node_dies_goes_on_elsewhere_and_uses_up_no_retry(
     tmp_path: Path, nodes: Nodes, num_workers: int

@@ -163,6 +163,7 @@ def test_stop_lets_epochs_end_and_the_sweep_goes_on_later(tmp_path: Path, clean:
     assert len(trained) == len(set(trained))  # nothing was done twice
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_an_extended_sweep_keeps_its_trials_and_adds_the_next(tmp_path: Path):

@@ -141,6 +141,7 @@ class Nodes:
         self.process.communicate(timeout=60)
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_a_trial_moves_to_another_node_with_its_checkpoint_and_its_results_come_home(
     s3: S3Server, tmp_path: Path

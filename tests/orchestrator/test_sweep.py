@@ -39,6 +39,7 @@ def start_driver(
 ) -> subprocess.Popen:
     """`within`: a command that runs the driver as its last argument, in another environment."""
     environment = os.environ | (variables or {})
+    environment.pop("RAY_AUTH_TOKEN", None)  # of a Ray that an earlier test started in this process
     environment |= {"CLIP_ORCHESTRATOR_HOME": str(home), "PYTHONPATH": f"{HERE.parents[1]}:{HERE}"}
     arguments = [json.dumps(space), json.dumps({"trainable": "toy_trainable:toy"} | options)]
     return subprocess.Popen(

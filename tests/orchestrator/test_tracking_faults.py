@@ -205,6 +205,7 @@ def test_a_database_that_another_writer_locks_is_waited_for(server: Server, undi
     assert by_kind(runs_of(server.base_url, "locked"), "sweep")["locked"]["status"] == "FINISHED"
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="a small disk of its own needs unshare")
 def test_a_full_or_read_only_disk_under_mlflow_costs_neither_run_nor_point(tmp_path: Path):
     disk = tmp_path / "disk"

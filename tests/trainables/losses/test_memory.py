@@ -25,7 +25,7 @@ def peak(num_pairs: int) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's high-water mark")
-@pytest.mark.parametrize("num_pairs", [1024, pytest.param(8192, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_pairs", [1024, pytest.param(8192, marks=pytest.mark.faults)])
 def test_peak_memory_does_not_follow_the_batch(num_pairs: int) -> None:
     small = peak(128)
     assert small >= 200 * MIB  # the graph of the micro-batch: what is left must not hide behind a constant

@@ -57,7 +57,7 @@ def test_a_connected_sweep_is_whole_and_the_cluster_stays_as_it_was(tmp_path: Pa
     assert ended == {
         "frozen encoder": ("finished", None),
         "rank=4": ("finished", None),
-        "rank=105": ("failed", "crash"),
+        "rank=105": ("failed", "process_died"),
         "rank=101": ("failed", "user_error"),
     }
     trial = next(trial for trial in state.trials.values() if trial.name == "rank=4")

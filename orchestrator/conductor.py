@@ -123,13 +123,17 @@ class Conductor:
         while self.may_place() and not self._is_waiting() and (order := self._place_next()):
             try:
                 self.check(config := from_flat(order.config))
-                if reason := self.absent.get(weights_of(config)):
+                if (reason := self.absent.get(weights_of(config))) and not self._has_run(order.trial_key):
                     raise WeightsUnavailable(reason)
             except UserError as error:
                 self.failed(order.trial_key, *explain(error, self.folder / "trials" / order.trial_key))
                 continue
             return order
         return None
+
+    def _has_run(self, key: str) -> bool:
+        """Says whether an earlier attempt found its weights."""
+        return any(cause != "unavailable" for _, cause, _ in self.state.trials[key].failures)
 
     def _place_next(self) -> TrialOrder | None:
         """Places a trial that needs another attempt, else one that is new."""

@@ -265,10 +265,8 @@ class SweepState:
 
     def _place(self, payload: dict[str, Any]) -> None:
         key = payload["trial_key"]
-        if key in ("", ".", "..") or any(mark in key for mark in "/\\\0"):  # it names a folder
-            raise DataError(
-                f"the ledger of '{self.name}' names a trial {key!r}, which leads out of its folder"
-            )
+        if not key or key.startswith("/") or ".." in key.split("/") or "\\" in key or "\0" in key:
+            raise DataError(f"ledger of '{self.name}': trial {key!r} leads out of its folder")
         if key not in self.trials:
             described = {name: payload[name] for name in ("arm_key", "name", "config", "is_baseline")}
             self.trials[key] = TrialState(key, **described, confirms=payload.get("confirms", False))

@@ -119,7 +119,8 @@ def kill(process: subprocess.Popen) -> None:
     """Ends a node as a power cut does."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with process:  # waits, and closes its pipe
+        pass
 
 
 @contextmanager

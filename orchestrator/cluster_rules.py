@@ -10,12 +10,12 @@ from typing import Any
 
 from orchestrator.cluster_commands import COMMAND_FIELDS, Command, commands_of, lines_of
 from orchestrator.cluster_file import Finding
+from orchestrator.storage_uri import STORAGE_VARIABLE
 
 TOKEN_FILE = ".ray/auth_token"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 EVERYWHERE = ("0.0.0.0/0", "::/0")
 LEAST_PYTHON = (3, 11)
-STORAGE_VARIABLE = "CLIP_ORCHESTRATOR_STORAGE"
 MAKE_TOKEN = "(umask 077; ray get-auth-token --generate > /dev/null)"
 
 STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
@@ -109,7 +109,7 @@ def check_ports(prepared: Mapping[str, Any], commands: Sequence[Command]) -> Ite
     """Nothing listens for strangers: dashboard on loopback, no port open to the world."""
     for command in commands:
         host = command.option("--dashboard-host")
-        if command.runs("ray", "start") and host is not None and host not in LOOPBACK:
+        if command.runs("ray", "start") and host is not None and host not in LOOPBACK_HOSTS:
             yield Finding(
                 f"{command.where} --dashboard-host",
                 host,

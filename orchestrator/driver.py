@@ -28,6 +28,17 @@ def running_driver(sweep_folder: Path) -> int | None:
     return None
 
 
+def is_alive(pid: int) -> bool:
+    """Says whether there is a process of this number, whoever's it is."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def ask_to_stop(sweep_folder: Path) -> int:
     """Asks the driver of a sweep to end after the running epochs, and returns its process id.
 

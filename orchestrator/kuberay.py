@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from orchestrator.cluster_rules import STORAGE_VARIABLE
+from orchestrator.storage_uri import STORAGE_VARIABLE
 from trainables.errors import ConfigError
 
 LEAST_KUBERAY = "1.5.1"

@@ -25,6 +25,7 @@ from orchestrator.estimates import Estimate, estimate
 from orchestrator.ledger import SweepState
 from orchestrator.measured import BASELINES, own_key
 from trainables.models.medical import seen_in_training
+from trainables.systems import is_few_shot, split_few_shot
 
 SYSTEMS = (
     "probe_joint",
@@ -149,8 +150,8 @@ def leaderboard(state: SweepState) -> Leaderboard:
 
 def systems_of(arm: Arm) -> list[str]:
     """Returns the systems that an arm may have, few-shot ones with few shots first."""
-    names = {key.split("/")[1] for trial in arm for key in trial.metrics if key.startswith("val/few_shot_")}
-    return [*SYSTEMS, *sorted(names, key=lambda name: (int(name.split("_")[2]), name))]
+    measured = {key.split("/")[1] for trial in arm for key in trial.metrics if key.startswith("val/")}
+    return [*SYSTEMS, *sorted(filter(is_few_shot, measured), key=split_few_shot)]
 
 
 def metric_of(state: SweepState) -> str:

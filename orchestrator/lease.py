@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from orchestrator.driver import is_alive
 from orchestrator.storage import CHECKS, Storage
 from trainables.artifacts import fingerprint
 from trainables.errors import ClusterError
@@ -103,7 +104,7 @@ class Lease:
 
     def _is_stale(self, holder: Holder) -> bool:
         """A driver of this machine that is dead has let go at once; others are given their time."""
-        if holder.machine == machine() and not _is_alive(holder.pid):
+        if holder.machine == machine() and not is_alive(holder.pid):
             return True
         clock = f"{CHECKS}/{secrets.token_hex(8)}"
         self.storage.put_bytes(clock, b"what time is it?")
@@ -134,13 +135,3 @@ def machine() -> str:
         except OSError:
             parts.append("")
     return fingerprint("machine", parts)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

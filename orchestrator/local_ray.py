@@ -16,6 +16,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator.driver import is_alive
 from orchestrator.environment import LOCAL, secure_environment
 from orchestrator.resources import Concurrency
 from trainables.errors import ClusterError
@@ -132,16 +133,6 @@ def make_scratch() -> Path:
     parent = Path("/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir())
     for left in parent.glob("co-*-*"):
         pid = left.name.split("-")[1]
-        if pid.isdecimal() and left.stat().st_uid == os.getuid() and not _is_alive(int(pid)):
+        if pid.isdecimal() and left.stat().st_uid == os.getuid() and not is_alive(int(pid)):
             shutil.rmtree(left, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"co-{os.getpid()}-", dir=parent))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -13,6 +13,7 @@ from rich.text import Text
 from orchestrator.constraints import number
 from orchestrator.estimates import Estimate
 from orchestrator.leaderboard import CONTROLS, Leaderboard, Row, leaderboard
+from trainables.systems import is_few_shot, split_few_shot
 
 __all__ = ["Leaderboard", "leaderboard", "render"]
 
@@ -34,7 +35,6 @@ METRIC_NAMES = {
 }
 COST_NAMES = {"perf/num_trainable_parameters": "weights", "perf/seconds": "s"}
 MAX_ROWS = 30
-FEW_SHOT = "few_shot_"
 WIDE, WIDEST = 96, 120  # columns of a terminal: with room for costs, and for what trains
 
 
@@ -137,7 +137,7 @@ def captions(board: Leaderboard) -> Iterator[str]:
         )
     if any(row.over_first for row in board.rows):
         yield "Over #1: paired difference in accuracy on test to the row that stood first on val."
-    few_shot = [row for row in board.rows if row.system.startswith(FEW_SHOT)]
+    few_shot = [row for row in board.rows if is_few_shot(row.system)]
     if few_shot:
         yield (
             "k-shot: probes on k labelled images a class, of as many patients; means over draws of them, "
@@ -183,8 +183,8 @@ def metric_of(board: Leaderboard) -> str:
 
 def system_name(system: str) -> str:
     """Returns a system as a reader calls it: `probe joint`, `8-shot pooled`."""
-    if system.startswith(FEW_SHOT):
-        num_shots, _, features = system.removeprefix(FEW_SHOT).partition("_")
+    if is_few_shot(system):
+        num_shots, features = split_few_shot(system)
         return f"{num_shots}-shot {features}"
     return SYSTEM_NAMES[system]
 

@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-import importlib
-import shutil
 import signal
-import threading
 import time
-from collections.abc import Callable, Generator
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from orchestrator import provenance
-from orchestrator.checks import check_ready, may_be_here
+from orchestrator.checks import check_ready
+from orchestrator.claims import claimed, is_taken, mirrored
 from orchestrator.cluster import Cluster, fit_cluster
 from orchestrator.conductor import Conductor, SweepObserver
 from orchestrator.confirmation import confirmed_counts
 from orchestrator.evaluation import arms_to_open, is_evaluated, open_test
-from orchestrator.home import store, sweep_folder
-from orchestrator.inputs import offer
+from orchestrator.home import store
 from orchestrator.interruption import Interruption, interruption
 from orchestrator.ledger import Ledger, SweepState, read_ledger
 from orchestrator.local_ray import load_ray, local_ray
 from orchestrator.mirror import Mirror, reach
 from orchestrator.orders import TrialOrder
+from orchestrator.preparation import preparation
 from orchestrator.refit import ordered, what_is_left
 from orchestrator.resources import Concurrency, GpuShare, TrialMemory, fit, this_machine
-from orchestrator.resume import check_drift, read_started, replay, was_complete
+from orchestrator.resume import check_drift, replay, was_complete
 from orchestrator.searcher import open_searcher
 from orchestrator.space import SearchSpace
-from orchestrator.storage import Storage
 from trainables import TRAINABLES
-from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig, arm_key, from_flat, trial_key
-from trainables.data.cache import DecodeAll, decode_here, open_image_cache
 from trainables.data.datasets import load_dataset
-from trainables.errors import ClusterError, ConfigError, UserError
-from trainables.models.registry import encoder_fingerprint, model_fingerprint, model_preprocessing
+from trainables.errors import ClusterError, UserError
+from trainables.models.registry import encoder_fingerprint, model_fingerprint
 
 
 @dataclass(frozen=True)
@@ -86,8 +79,8 @@ def run_sweep(
     storage = reach(options.storage) if options.storage else None
     with (
         interruption() as interrupted,
-        claimed(options, space) as (folder, ledger),
-        mirrored(storage, folder, observer, resumes=options.resumes) as mirror,
+        claimed(space.name, options.name, resumes=options.resumes) as (folder, ledger),
+        mirrored(storage, folder, observer.on_message, resumes=options.resumes) as mirror,
     ):
         conductor = open_conductor(space, options, concurrency, ledger, folder=folder, observer=observer)
         if mirror is not None:
@@ -154,71 +147,11 @@ def share_machine(space: SearchSpace, options: SweepOptions, device: str | None 
     )
 
 
-@contextmanager
-def claimed(options: SweepOptions, space: SearchSpace) -> Generator[tuple[Path, Ledger]]:
-    """Yields the folder and the ledger of a sweep; those of a new one are gone again if nothing was started.
-
-    Raises:
-        ConfigError: the name is in use; suggests a free one.
-        DataError: there is no sweep of this name to resume.
-        ClusterError: another process runs a sweep of this name, or is starting one.
-    """
-    name = options.name or free_name(f"{space.name}-{datetime.now():%Y%m%d-%H%M%S}")
-    folder = sweep_folder(name)
-    if options.resumes:
-        read_started(name)
-    elif is_taken(folder):
-        raise ConfigError(
-            f"sweep '{name}' exists already; go on with it: --resume {name}, or choose another name, such as "
-            f"--name {free_name(name)}"
-        )
-    with Ledger(folder) as ledger:
-        try:
-            yield folder, ledger
-        finally:
-            if not is_taken(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def mirrored(
-    storage: Storage | None, folder: Path, observer: SweepObserver, *, resumes: bool
-) -> Generator[Mirror | None]:
-    """Holds the sweep's lease in its storage and copies its ledger there; without a storage yields None.
-
-    Raises:
-        ClusterError: another driver holds it, or the name is taken there.
-    """
-    if storage is None:
-        yield None
-        return
-    mirror = Mirror(storage, folder, observer.on_message)
-    mirror.start(resumes=resumes)
-    try:
-        yield mirror
-    finally:
-        mirror.finish()
-
-
 def keep_in(mirror: Mirror, conductor: Conductor) -> None:
     """Lets nodes exchange a sweep's files through its storage, each below its own home."""
     conductor.mirror = mirror
     conductor.order = replace(conductor.order, storage=mirror.storage.uri, store=store().name)
     conductor.stands_on = conductor.stands_on | {"storage": mirror.storage.uri}
-
-
-def is_taken(folder: Path) -> bool:
-    """Says whether a sweep was ever started here: a first line that a kill tore off does not count."""
-    return any(b"\n" in path.read_bytes() for path in folder.glob("ledger/segment-00000.jsonl"))
-
-
-def free_name(name: str) -> str:
-    """Returns `name`, or `name-2`, `name-3`, …: the first that no sweep has."""
-    number, candidate = 1, name
-    while is_taken(sweep_folder(candidate)):
-        number += 1
-        candidate = f"{name}-{number}"
-    return candidate
 
 
 def open_conductor(
@@ -345,12 +278,13 @@ def run_on_a_ray(
         after()
         if interrupted.is_asked_to_stop:  # before there was anything to stop
             return True
-        from orchestrator.nodes import check_nodes
         from orchestrator.tuning import honest_sentence, run_trials
 
         conductor.order = replace(conductor.order, scratch=str(scratch))
         if is_first:
             if conductor.mirror is not None:
+                from orchestrator.nodes import check_nodes
+
                 check_nodes(conductor.mirror.storage)
             if sentence := honest_sentence(space):
                 conductor.observer.on_message(sentence)
@@ -372,44 +306,6 @@ def start(conductor: Conductor, space: SearchSpace) -> None:
     conductor.observer.on_started(conductor.folder, conductor.state)
 
 
-def preparation(space: SearchSpace, cluster: Cluster | None, conductor: Conductor) -> Callable[[], None]:
-    """Begins `prepare`, and returns what waits for it; over several nodes it begins once Ray is joined.
-
-    With a storage, nodes need not see what this one does: each decodes for itself.
-    """
-    if cluster is None or not cluster.is_spread or conductor.mirror is not None:
-        return in_background(lambda: prepare(space, conductor)).result
-
-    def over_nodes() -> None:
-        from orchestrator.pipelines import decode_over_nodes
-
-        prepare(space, conductor, decode_over_nodes)
-
-    return over_nodes
-
-
-def prepare(space: SearchSpace, conductor: Conductor, decode_all: DecodeAll = decode_here) -> None:
-    """Fills the image caches that all trials read, and imports Tune, while Ray's processes start.
-
-    With a storage, data and local weights are put there, for nodes that lack them.
-
-    Args:
-        space: whose data sets and encoders.
-        conductor: has the storage, and what its orders say of it.
-        decode_all: who decodes.
-
-    Raises:
-        DataError: an image cannot be decoded.
-        StorageError: the storage does not take them.
-    """
-    for config in filter(may_be_here, distinct_inputs(space)):
-        open_image_cache(load_dataset(config.data), model_preprocessing(config), store(), decode_all)
-    if conductor.mirror is not None:
-        found = offer(conductor.mirror.storage, distinct_inputs(space))
-        conductor.order = replace(conductor.order, inputs=found)
-    importlib.import_module("orchestrator.tuning")
-
-
 def evaluate_test(conductor: Conductor, space: SearchSpace) -> bool:
     """Opens the test labels for the arms that count; says whether that went well. Trials are safe anyway."""
     try:
@@ -418,14 +314,6 @@ def evaluate_test(conductor: Conductor, space: SearchSpace) -> bool:
         conductor.observer.on_message(f"not evaluated on test: {error}")
         return False
     return True
-
-
-def distinct_inputs(space: SearchSpace) -> list[TrialConfig]:
-    """Returns one trial for each pair of data set and model that the space is known to need."""
-    found: dict[str, TrialConfig] = {}
-    for config in space.trials_to_check():
-        found.setdefault(fingerprint(config.data, config.model_to_load), config)
-    return list(found.values())
 
 
 def describe(name: str, space: SearchSpace) -> dict[str, Any]:
@@ -447,17 +335,3 @@ def describe(name: str, space: SearchSpace) -> dict[str, Any]:
         "encoder_fingerprint": encoder_fingerprint(first.encoder),
         "seed": space.search.seed,
     }
-
-
-def in_background(work: Callable[[], None]) -> Future[None]:
-    """Starts work on a thread that does not keep an interrupted process alive."""
-    future: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future

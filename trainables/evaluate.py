@@ -36,13 +36,13 @@ from trainables.metrics import (
     paired_draws,
     to_metrics,
 )
-from trainables.predictions import FILE, Scores, read_predictions, split_draw
+from trainables.predictions import FILE, Scores, read_predictions
+from trainables.systems import is_control, is_few_shot, split_draw
 
 RECORD = "evaluation.json"
 COMPARED = ("accuracy", "auroc", "macro_auroc", "macro_f1", "nll", "error_cut")  # beginnings of metrics
 MAX_ARMS_ALL_PAIRS = 8  # beyond, arms are compared with the baselines alone
 MAX_PROBES = 8  # of frozen encoders, the strongest: what adapted systems are held against
-FEW_SHOT = "few_shot_"
 
 
 class System(NamedTuple):
@@ -177,7 +177,7 @@ def evaluate_arms(
         metrics = result.arms[trial.trial_key] = {}
         for name, scored in stack_draws(predictions[trial.trial_key]).items():
             whole = draws.get(System(trial.arm_key, name)) if num_trials[trial.arm_key] == 1 else None
-            is_shown = num_trials[trial.arm_key] == 1 or not name.startswith(FEW_SHOT)  # else over seeds
+            is_shown = num_trials[trial.arm_key] == 1 or not is_few_shot(name)  # else over seeds
             if is_shown and not is_control(name):
                 values = whole or draw(scored.scores, scored.image_ids.tolist())
                 metrics |= to_metrics(f"test/{name}", intervals(values))
@@ -294,7 +294,7 @@ def comparisons(
     adapted = [
         system
         for system in systems
-        if system.arm is not None and system.arm not in frozen and not system.name.startswith(FEW_SHOT)
+        if system.arm is not None and system.arm not in frozen and not is_few_shot(system.name)
     ]
     for system in adapted:
         yield from ((system, probe) for probe in probes[:MAX_PROBES])
@@ -313,7 +313,7 @@ def comparisons(
 def against(first: System | None, systems: Sequence[System]) -> Iterator[tuple[System, System]]:
     """Yields every other system of an arm beside one of them, few-shot ones left out."""
     if first is not None and first in systems:
-        others = (s for s in systems if s.arm is not None and not s.name.startswith(FEW_SHOT))
+        others = (s for s in systems if s.arm is not None and not is_few_shot(s.name))
         yield from ((system, first) for system in others if system != first)
 
 
@@ -331,8 +331,3 @@ def paired_rows(one: System, other: System, draws: Mapping[System, Draws]) -> li
         for metric, interval in intervals(paired_draws(draws[one], draws[other])).items()
         if metric.startswith(COMPARED)
     ]
-
-
-def is_control(system: str) -> bool:
-    """Says whether a system is a control, which sees no encoder."""
-    return system.startswith("control_")

@@ -21,7 +21,8 @@ from trainables.data.records import Dataset
 from trainables.embeddings import EmbeddingTable
 from trainables.errors import DataError
 from trainables.logistic import FeatureSpace, LinearClassifier, PathSolver
-from trainables.predictions import Scores, draw_name, image_ids_of
+from trainables.predictions import Scores, image_ids_of
+from trainables.systems import draw_name, few_shot_name
 
 STRENGTHS = tuple(10.0**power for power in range(4, -3, -1))
 """λ that are tried, the strongest first, which also wins ties."""
@@ -49,7 +50,7 @@ def few_shot_predictions(
             for name in config.features:
                 features = table.features(name)
                 classifier = fit_shots(features[table.rows_of(ids)].reshape(*shots.shape, -1), l2=config.l2)
-                system = draw_name(f"few_shot_{num_shots}_{name}", draw)
+                system = draw_name(few_shot_name(num_shots, name), draw)
                 for split in splits:
                     scores = classifier.scores(features[rows[split]])
                     predictions[split, system] = Scores(image_ids[split], scores)

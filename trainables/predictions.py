@@ -24,6 +24,7 @@ from trainables.metrics import (
     point_metrics,
     to_metrics,
 )
+from trainables.systems import split_draw
 
 logger = logging.getLogger(__name__)
 
@@ -40,17 +41,6 @@ class Scores(NamedTuple):
 
 Predictions = Mapping[tuple[Split, str], Scores]
 """(split, system) → scores; a system is `zero_shot_unseen`, `probe_joint`, `few_shot_8_joint#3`, …"""
-
-
-def draw_name(system: str, draw: int) -> str:
-    """Returns what one of several draws of a system is called: `few_shot_8_joint#3`."""
-    return f"{system}#{draw}"
-
-
-def split_draw(name: str) -> tuple[str, int | None]:
-    """Returns the system and the draw of a name; None where the system is not drawn."""
-    system, mark, draw = name.partition("#")
-    return system, int(draw) if mark else None
 
 
 def image_ids_of(dataset: Dataset, split: Split) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 from rich.console import Console
 
+from orchestrator.storage_uri import STORAGE_VARIABLE
 from trainables.errors import ConfigError
 from trainables.fields import did_you_mean
 
@@ -34,7 +35,7 @@ StorageOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--storage",
-        envvar="CLIP_ORCHESTRATOR_STORAGE",
+        envvar=STORAGE_VARIABLE,
         metavar="URI",
         help="Keep the sweep there too: a folder, s3://BUCKET/FOLDER or gs://…; nodes exchange files there.",
     ),

@@ -206,7 +206,7 @@ class TestTheMirror:
             write(folder, "a")
             mirror.finish()
         assert "complete it later: python -m orchestrator sweep --resume walk --storage" in said[-1]
-        monkeypatch.setattr(lease_module, "_is_alive", lambda _: False)  # that driver's process has ended
+        monkeypatch.setattr(lease_module, "is_alive", lambda _: False)  # that driver's process has ended
         again = Mirror(storage, folder, said.append)
         again.start(resumes=True)
         again.finish()

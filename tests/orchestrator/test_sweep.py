@@ -247,15 +247,6 @@ def test_asha_stops_the_weak_and_keeps_their_last_value(tmp_path: Path):
     assert not any(trial.stopped_early for trial in state.trials.values() if trial.is_baseline)
 
 
-def test_two_drivers_of_one_name_do_not_meet(own_home: Path):
-    space, options = read_space(space_of(4)), SweepOptions(name="one")
-    with sweep.claimed(options, space) as (folder, ledger):  # claimed, but Ray is still starting
-        with pytest.raises(ClusterError, match="being run by process"), sweep.claimed(options, space):
-            pass
-        ledger.append("sweep_started", name="one")
-    assert read_ledger(folder).started == {"name": "one"}
-
-
 @pytest.fixture
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CLIP_ORCHESTRATOR_HOME", str(tmp_path / "home"))
@@ -279,17 +270,6 @@ def test_a_machine_too_small_is_said_before_anything_starts(own_home: Path):
     with pytest.raises(ClusterError, match="--workers 4096"):
         run_sweep(read_space(space_of(4)), SweepOptions(num_workers=4096))
     assert not (own_home / "sweeps").exists()
-
-
-def test_a_sweep_that_never_started_leaves_its_name_free(own_home: Path):
-    def claim_and_fail() -> None:
-        with sweep.claimed(SweepOptions(name="bad"), read_space(space_of(4))) as (folder, _):
-            assert folder.is_dir()
-            raise ConfigError("broken")
-
-    with pytest.raises(ConfigError, match="broken"):
-        claim_and_fail()
-    assert list((own_home / "sweeps").iterdir()) == []
 
 
 @pytest.fixture(scope="module")

@@ -170,16 +170,6 @@ def test_a_sweep_that_never_began_has_nothing_to_go_on_with(own_home: Path, caps
     assert execute(["status", "empty"]) == 0
 
 
-def test_a_first_line_that_a_kill_tore_off_leaves_the_name_free(own_home: Path):
-    from orchestrator.sweep import claimed
-
-    folder = sweep_folder("torn")
-    with Ledger(folder) as ledger:
-        os.write(ledger._file, b'{"v":1,"seq":0')
-    with claimed(SweepOptions(name="torn"), read_space(SPACE)) as (_, ledger):
-        assert ledger.append("sweep_started", name="torn").seq == 0
-
-
 def test_an_unchanged_sweep_has_not_drifted(cut: Path):
     check_drift(read_ledger(cut))
 

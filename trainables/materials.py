@@ -26,7 +26,7 @@ from trainables.models.lora import Adaptation, attach
 from trainables.models.registry import default_learning_rate
 
 ROWS_AT_ONCE = 256
-TRAINING_VERSION = 2
+TRAINING_VERSION = 3
 """Raise it when the same configuration would train another adapter."""
 
 

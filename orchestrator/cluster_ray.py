@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster import Cluster, cluster_address
-from orchestrator.cluster_state import end_what_outlives
+from orchestrator.cluster_state import end_what_outlives, give_back_places
 from orchestrator.environment import QUIET, secure_environment
 from orchestrator.gcs import look_at
 from orchestrator.local_ray import EXECUTION, quiet
@@ -117,9 +117,12 @@ def leave(address: str) -> None:
     """Ends this connection alone, and what Train would leave behind."""
     import ray
 
-    if ray.is_initialized():
-        end_what_outlives(address, ray.get_runtime_context().get_job_id())
-    ray.shutdown()
+    job_id = ray.get_runtime_context().get_job_id() if ray.is_initialized() else None
+    if job_id is not None:
+        end_what_outlives(address, job_id)
+    ray.shutdown()  # also what a connection that failed has left
+    if job_id is not None:
+        give_back_places(address, job_id)
 
 
 def nodes_here() -> set[str]:

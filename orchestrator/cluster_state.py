@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from orchestrator.gcs import ALIVE, ask, messages
@@ -14,7 +14,7 @@ from orchestrator.placement import PLACES, Room, place_key
 
 PROBE_SECONDS = 2.0
 GOES_SECONDS = 1.0
-"""On a node that shuts down, trials may end before Ray does."""
+"""How long what is ending may still be there: on a node that shuts down, trials may end before Ray does."""
 PLACED, REMOVED = 2, 3
 """`PlacementGroupTableData.PlacementGroupState`."""
 NIL = b"\xff"
@@ -104,17 +104,22 @@ def num_unplaced(address: str, job_id: str) -> int:
 
     A group outlives the process that asked for it, and would hold its places until the job ends.
     """
+    ours = _groups(address, job_id)
+    _give_back(address, filter(_is_orphan, ours))
+    return sum(group.state != PLACED and not _is_orphan(group) for group in ours)
+
+
+def _groups(address: str, job_id: str) -> list[Any]:
     request = messages().GetAllPlacementGroupRequest()
     answer = ask(address, "GetAllPlacementGroup", request, of="PlacementGroupInfo")
-    ours = [
-        group
-        for group in answer.placement_group_table_data
-        if group.creator_job_id.hex() == job_id and group.state != REMOVED
-    ]
-    for orphan in filter(_is_orphan, ours):
-        end = messages().RemovePlacementGroupRequest(placement_group_id=orphan.placement_group_id)
+    found = answer.placement_group_table_data
+    return [each for each in found if each.creator_job_id.hex() == job_id and each.state != REMOVED]
+
+
+def _give_back(address: str, groups: Iterable[Any]) -> None:
+    for group in groups:
+        end = messages().RemovePlacementGroupRequest(placement_group_id=group.placement_group_id)
         ask(address, "RemovePlacementGroup", end, of="PlacementGroupInfo")
-    return sum(group.state != PLACED and not _is_orphan(group) for group in ours)
 
 
 def _is_orphan(group: Any) -> bool:
@@ -132,17 +137,38 @@ def end_what_outlives(address: str, job_id: str) -> None:
             job.is_dead or job.job_id.hex() == job_id or job.config.ray_namespace.startswith(RAY_S_OWN)
             for job in running
         )
-        request = messages().GetAllActorInfoRequest()
-        request.filters.job_id = bytes.fromhex(job_id)
         places = messages().InternalKVDelRequest(
             key=place_key(job_id).encode(), namespace=PLACES.encode(), del_by_prefix=True
         )
         ask(address, "InternalKVDel", places, of="InternalKV")
-        for actor in ask(address, "GetAllActorInfo", request, of="ActorInfo").actor_table_data:
-            if actor.is_detached and actor.state != DEAD and (is_alone or actor.name != COORDINATOR):
+        for actor in _actors(address, job_id):
+            if actor.is_detached and (is_alone or actor.name != COORDINATOR):
                 end = messages().KillActorViaGcsRequest(
                     actor_id=actor.actor_id, force_kill=True, no_restart=True
                 )
                 ask(address, "KillActorViaGcs", end, of="ActorInfo")
     except grpc.RpcError:  # the cluster is gone
         return
+
+
+def give_back_places(address: str, job_id: str) -> None:
+    """Gives back the groups of places of a job that has left.
+
+    Ray does when it leaves, but a process that is ended a moment later may still have asked for another one.
+    """
+    import grpc
+
+    until = time.monotonic() + GOES_SECONDS
+    try:
+        while any(not actor.is_detached for actor in _actors(address, job_id)) and time.monotonic() < until:
+            time.sleep(0.1)
+        _give_back(address, _groups(address, job_id))
+    except grpc.RpcError:  # the cluster is gone
+        return
+
+
+def _actors(address: str, job_id: str) -> list[Any]:
+    request = messages().GetAllActorInfoRequest()
+    request.filters.job_id = bytes.fromhex(job_id)
+    found = ask(address, "GetAllActorInfo", request, of="ActorInfo").actor_table_data
+    return [actor for actor in found if actor.state != DEAD]

@@ -161,11 +161,15 @@ def test_a_trial_that_waits_says_for_what(tmp_path: Path, nodes: Nodes):
 
 @pytest.mark.faults
 def test_a_node_that_is_taken_back_takes_nothing_new_and_counts_as_lost(nodes: Nodes):
-    """Comes last: a drain cannot be undone."""
-    node = nodes.state()["nodes"][-1]
-    why = ("--reason", "DRAIN_REASON_PREEMPTION", "--reason-message", "spot")
+    """Comes last: a drain cannot be undone. The node is busy, or it would be gone at once."""
+    before = set(nodes.state()["nodes"])
+    nodes.add(num_cpus=1, num_gpus=4)
+    (node,) = set(nodes.state()["nodes"]) - before
+    why = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot")
     drain = ("--node-id", node, *why, "--deadline-remaining-seconds", "300")
-    done = nodes.head.run("ray", "drain-node", "--address", nodes.head.address, *drain)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(nodes.head.run(sys.executable, "-c", LEAVING, nodes.head.address, node).stdout)
+    with nodes.held(4):
+        command = ("ray", "drain-node", "--address", nodes.head.address, *drain)
+        done = nodes.head.run(*command, variables={"RAY_AUTH_MODE": "token"})
+        assert done.returncode == 0, done.stderr
+        found = json.loads(nodes.head.run(sys.executable, "-c", LEAVING, nodes.head.address, node).stdout)
     assert found == {"leaving": [node], "lost": [node]}

@@ -147,6 +147,8 @@ def make_plan(space: SearchSpace, *, is_timed: bool = False, cluster: Cluster | 
         DataError: data that is missing, unsafe, or would leak between splits.
         ClusterError: more workers than this machine, or the cluster, has.
     """
+    from trainables.data.datasets import with_masks
+
     configs, machine = list(space.trials_to_check()), this_machine()
     datasets = check_trials(configs)
     first = from_flat(space.default_config())
@@ -168,7 +170,7 @@ def make_plan(space: SearchSpace, *, is_timed: bool = False, cluster: Cluster | 
         num_baselines=num_baselines,
         data=_describe_data(dataset),
         encoder=_describe_encoder(first.encoder),
-        data_fingerprint=dataset.fingerprint,
+        data_fingerprint=with_masks(dataset.fingerprint, first.data_to_read),
         encoder_fingerprint=encoder_fingerprint(first.encoder),
         batches=all_batches(configs, datasets),
         concurrency=concurrency,

@@ -18,7 +18,7 @@ from orchestrator.search_space import read_space
 from orchestrator.space import SearchSpace
 from trainables.artifacts import fingerprint
 from trainables.config import Config, DataConfig, EncoderConfig
-from trainables.data.datasets import load_dataset
+from trainables.data.datasets import load_dataset, with_masks
 from trainables.errors import ConfigError, DataError, UserError
 from trainables.fields import explain
 from trainables.models.registry import encoder_fingerprint
@@ -75,9 +75,9 @@ class PlanFile(Config):
 def describe_plan(plan: Plan, source: Path | None) -> PlanFile:
     """Returns what a plan says, with fingerprints of all that it stands on."""
     configs = list(plan.space.trials_to_check())
-    datasets = check_trials(configs)
-    inputs = {config.data.model_dump_json(): config.data for config in configs}
-    different = {datasets[key].fingerprint: config for key, config in reversed(inputs.items())}
+    check_trials(configs)
+    inputs = {config.data_to_read.model_dump_json(): config.data_to_read for config in configs}
+    different = {_fingerprint_of(data): data for data in reversed(inputs.values())}
     encoders = dict.fromkeys(config.encoder for config in configs)
     return PlanFile(
         space=plan.space.to_dict(),
@@ -187,7 +187,7 @@ def space_of_plan(path: Path, content: PlanFile) -> SearchSpace:
     drifted += _changed("the code in trainables/", content.code_fingerprint, provenance.code_fingerprint())
     for data in content.data:
         drifted += _input_drift(
-            _name(data.config), data.fingerprint, lambda c=data.config: load_dataset(c).fingerprint
+            _name(data.config), data.fingerprint, lambda c=data.config: _fingerprint_of(c)
         )
     for encoder in content.encoders:
         name = f"the weights of {encoder.config.name}"
@@ -227,6 +227,10 @@ def _input_drift(what: str, then: str, look: Any) -> list[str]:
 
 def _changed(what: str, then: str, now: str) -> list[str]:
     return [] if then == now else [f"{what} ({then} then, {now} now)"]
+
+
+def _fingerprint_of(config: DataConfig) -> str:
+    return with_masks(load_dataset(config).fingerprint, config)
 
 
 def _name(config: DataConfig) -> str:

@@ -8,14 +8,13 @@ from pathlib import Path
 from orchestrator import provenance
 from orchestrator.conductor import Conductor
 from orchestrator.home import sweep_folder
+from orchestrator.identity import identify
 from orchestrator.ledger import LedgerReader, SweepState, TrialState, read_ledger
 from orchestrator.search_space import read_space
 from orchestrator.space import SearchSpace
 from trainables.artifacts import fingerprint
-from trainables.config import TrialConfig, from_flat, trial_key
-from trainables.data.datasets import load_dataset
+from trainables.config import TrialConfig, from_flat
 from trainables.errors import ConfigError, DataError
-from trainables.models.registry import model_fingerprint
 
 
 def read_started(name: str) -> SweepState:
@@ -73,13 +72,13 @@ def check_drift(state: SweepState) -> None:
     drifted: list[str] = []
     if (code := then.get("code_fingerprint")) and code != (now := provenance.code_fingerprint()):
         drifted.append(f"the code in trainables/ ({_change(code, now)})")
-    inputs = {fingerprint(c.data, c.model_to_load): (key, c) for key, c in _configs(state)}
+    inputs = {fingerprint(c.data_to_read, c.model_to_load): (key, c) for key, c in _configs(state)}
     for key, config in inputs.values():
-        dataset, encoder = load_dataset(config.data), model_fingerprint(config)
-        if trial_key(config, dataset.fingerprint, encoder) == key:
+        now = identify(config)
+        if now.trial_key == key:
             continue
-        seen = {"data": (then.get("data_fingerprint"), dataset.fingerprint)}
-        seen["weights"] = then.get("encoder_fingerprint"), encoder
+        seen = {"data": (then.get("data_fingerprint"), now.data)}
+        seen["weights"] = then.get("encoder_fingerprint"), now.model
         changed = [f"the {name} ({_change(old, new)})" for name, (old, new) in seen.items() if old != new]
         drifted += changed or [f"the data or the weights of trial {key}"]
         break  # the first says it all

@@ -38,7 +38,6 @@ from orchestrator.placement import PLACES, place_key
 from orchestrator.trial_files import TrialFiles
 from trainables import resolve
 from trainables.artifacts import file_sha256
-from trainables.config import trial_key
 from trainables.context import Metrics
 from trainables.errors import DataError
 
@@ -98,12 +97,10 @@ def check_inputs(order: TrialOrder) -> None:
     Raises:
         DataError: others lie at the same place here.
     """
-    from trainables.data.datasets import load_dataset
-    from trainables.models.registry import model_fingerprint
+    from orchestrator.identity import identify
 
     trial = order.trial
-    found = trial_key(trial, load_dataset(trial.data).fingerprint, model_fingerprint(trial))
-    if found != order.trial_key:
+    if identify(trial).trial_key != order.trial_key:
         raise DataError(
             f"{platform.node()}: the data in data.root or the weights of {trial.encoder.name} are others on "
             "this node than where the sweep was started; copy them there, or remove the folder from this "

@@ -19,6 +19,7 @@ from orchestrator.conductor import Conductor, SweepObserver
 from orchestrator.confirmation import confirmed_counts
 from orchestrator.evaluation import arms_to_open, is_evaluated, open_test
 from orchestrator.home import store
+from orchestrator.identity import identify
 from orchestrator.interruption import Interruption, interruption
 from orchestrator.ledger import Ledger, SweepState, read_ledger
 from orchestrator.local_ray import load_ray, local_ray
@@ -31,10 +32,10 @@ from orchestrator.resume import check_drift, replay, was_complete
 from orchestrator.searcher import open_searcher
 from orchestrator.space import SearchSpace
 from trainables import TRAINABLES
-from trainables.config import TrialConfig, arm_key, from_flat, trial_key
+from trainables.config import from_flat
 from trainables.data.datasets import load_dataset
 from trainables.errors import ClusterError, UserError
-from trainables.models.registry import encoder_fingerprint, model_fingerprint
+from trainables.models.registry import encoder_fingerprint
 
 
 @dataclass(frozen=True)
@@ -194,15 +195,6 @@ def open_conductor(
     )
 
 
-def identify(config: TrialConfig) -> tuple[str, str]:
-    """Returns the trial key and the arm key of a configuration."""
-    dataset, model = load_dataset(config.data), model_fingerprint(config)
-    return (
-        trial_key(config, dataset.fingerprint, model),
-        arm_key(config, dataset.content_fingerprint, model),
-    )
-
-
 def run_all(
     conductor: Conductor,
     space: SearchSpace,
@@ -331,7 +323,7 @@ def describe(name: str, space: SearchSpace) -> dict[str, Any]:
         "git": provenance.git(),
         "versions": provenance.versions(),
         "hardware": provenance.hardware(this_machine()),
-        "data_fingerprint": load_dataset(first.data).fingerprint,
+        "data_fingerprint": identify(first).data,
         "encoder_fingerprint": encoder_fingerprint(first.encoder),
         "seed": space.search.seed,
     }

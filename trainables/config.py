@@ -387,6 +387,13 @@ class TrialConfig(Config):
         return self.adapt.method == "baseline"
 
     @property
+    def data_to_read(self) -> DataConfig:
+        """What the trial reads of its data set: `captions` is at its default where nothing reads them."""
+        if self.reads_captions:
+            return self.data
+        return self.data.model_copy(update={"captions": DataConfig.model_fields["captions"].default})
+
+    @property
     def model_to_load(self) -> EncoderConfig | BaselineConfig:
         """Which model the trial starts from."""
         return self.baseline if self.is_baseline else self.encoder

@@ -13,11 +13,12 @@ from orchestrator.cli import execute
 from orchestrator.conductor import SweepObserver
 from orchestrator.driver import running_driver
 from orchestrator.home import sweep_folder
+from orchestrator.identity import identify
 from orchestrator.interruption import interruption
 from orchestrator.ledger import Ledger, read_ledger
 from orchestrator.resume import check_drift
 from orchestrator.search_space import read_space
-from orchestrator.sweep import SweepOptions, describe, identify, run_sweep
+from orchestrator.sweep import SweepOptions, describe, run_sweep
 from trainables.config import to_flat
 from trainables.errors import DataError
 
@@ -187,9 +188,9 @@ def test_other_code_is_refused_before_anything_starts(cut: Path, monkeypatch: py
 )
 def test_other_data_or_weights_are_refused(cut: Path, monkeypatch, what: str, words: str):
     class Changed:
-        fingerprint = "changed"
+        fingerprint = content_fingerprint = "changed"
 
     changed = Changed() if what == "load_dataset" else "changed"
-    monkeypatch.setattr(f"orchestrator.resume.{what}", lambda config: changed)
+    monkeypatch.setattr(f"orchestrator.identity.{what}", lambda config: changed)
     with pytest.raises(DataError, match=rf"{words} \(\w+ then, changed now\)"):
         check_drift(read_ledger(cut))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trainables import resolve
-from trainables.artifacts import fingerprint
+from trainables.artifacts import file_sha256, fingerprint
 from trainables.config import DataConfig
 from trainables.data.paths import open_root
 from trainables.data.records import Dataset, ImageRecord
@@ -28,6 +28,7 @@ DATASETS: dict[str, str] = {
 
 
 _NOT_READ = ("augmentation", "num_views", "captions")
+_OF_SPLITS = ("num_folds", "fold", "permute_labels")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def load_dataset(config: DataConfig, *, with_test_labels: bool = False) -> Datas
 
 @lru_cache(maxsize=16)
 def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
-    images = _read(_without(config, "num_folds", "fold", "permute_labels"))
+    images = _read(_without(config, *_OF_SPLITS))
     records = sorted(images.records, key=lambda record: record.image_id)
     if config.num_folds is not None and config.fold is not None:
         records = cut_fold(records, num_folds=config.num_folds, fold=config.fold, seed=config.seed)
@@ -91,6 +92,32 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
     )
 
 
+def with_masks(of_images: str, config: DataConfig) -> str:
+    """Returns a data set's fingerprint, and the masks' in it where captions are made of them.
+
+    Masks of every split count, so that folds of one data set share them. Read once a process.
+
+    Args:
+        of_images: `fingerprint` or `content_fingerprint` of the data set.
+        config: a trial's `data_to_read`.
+    """
+    if config.captions != "mask_finding" or config.permute_labels:  # which drops them
+        return of_images
+    masks = _masks(_without(config, *_OF_SPLITS, *_NOT_READ))
+    return fingerprint("masked", of_images, masks) if masks else of_images
+
+
+@lru_cache(maxsize=4)
+def _masks(config: DataConfig) -> str | None:
+    """Returns what identifies the masks that something is said of; None where there are none."""
+    hashes = [
+        (record.image_id, file_sha256(record.mask_path), file_sha256(record.infection_mask_path))
+        for record in sorted(_read(config).records, key=lambda record: record.image_id)
+        if record.mask_path and record.infection_mask_path
+    ]
+    return fingerprint("masks", hashes) if hashes else None
+
+
 def files_of(config: DataConfig) -> dict[str, Path]:
     """Returns every file that a data set reads, by its name below `data.root`; none if it needs no folder.
 
@@ -98,7 +125,7 @@ def files_of(config: DataConfig) -> dict[str, Path]:
     """
     if config.root is None:
         return {}
-    images = _read(_without(config, "num_folds", "fold", "permute_labels", *_NOT_READ))
+    images = _read(_without(config, *_OF_SPLITS, *_NOT_READ))
     root = open_root(config.root, dataset=config.dataset)
     named = {record.image_id: record.path for record in images.records if record.path is not None}
     masks = [path for record in images.records for path in (record.mask_path, record.infection_mask_path)]

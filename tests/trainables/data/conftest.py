@@ -25,6 +25,7 @@ def reread():
     def forget():
         datasets._read.cache_clear()
         datasets._load.cache_clear()
+        datasets._masks.cache_clear()
 
     return forget
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from orchestrator.brakes import Brakes
 from orchestrator.confirmation import next_to_confirm
 from orchestrator.failures import explain, forget_words, last_words, read_warnings
+from orchestrator.identity import Identity
 from orchestrator.ledger import Entry, Ledger, SweepState, TrialState
 from orchestrator.mirror import Mirror
 from orchestrator.orders import DEATHS, Cause, TrialOrder, TrialRecord
@@ -70,7 +71,7 @@ class Conductor:
     state: SweepState
     searcher: Searcher
     observer: SweepObserver
-    identify: Callable[[TrialConfig], tuple[str, str]]  # → trial_key, arm_key
+    identify: Callable[[TrialConfig], Identity]
     order: TrialOrder  # what all trials have in common
     folder: Path
     settings: SearchSettings = field(default_factory=SearchSettings)
@@ -140,13 +141,22 @@ class Conductor:
         if self.again:
             trial = self.state.trials[self.again.pop(0)]
             draw = Draw(trial.name, from_flat(trial.config), trial.is_baseline, confirms=trial.confirms)
-            return self._place(draw, trial.trial_key, trial.arm_key)
+            return self._place(draw, self._identify_again(trial, draw.config))
         if (draw := self._next_draw()) is None:
             return None
-        key, arm_key = self.identify(self._executed(draw.config))
+        identity = self.identify(self._executed(draw.config))
         if not draw.confirms:
-            self.draws[key] = [draw]
-        return self._place(draw, key, arm_key)
+            self.draws[identity.trial_key] = [draw]
+        return self._place(draw, identity)
+
+    def _identify_again(self, trial: TrialState, config: TrialConfig) -> Identity:
+        """Returns what another attempt of a trial stands on now, under the keys that the trial has."""
+        try:
+            now = self.identify(config)
+            data, model = now.data, now.model
+        except WeightsUnavailable:  # gone since; the attempt says so itself
+            data, model = trial.stood_on[-1]
+        return Identity(trial.trial_key, trial.arm_key, data, model)
 
     def may_place(self) -> bool:
         """Says whether a trial may still be placed, as far as the machine is concerned."""
@@ -168,19 +178,22 @@ class Conductor:
         """Returns the searcher's next draw; once it has no more, an arm to be run on another seed."""
         return self._new_draw() or next_to_confirm(self.state)
 
-    def _place(self, draw: Draw, key: str, arm_key: str) -> TrialOrder:
-        known, flat = self.state.trials.get(key), to_flat(self._executed(draw.config))
+    def _place(self, draw: Draw, identity: Identity) -> TrialOrder:
+        key, flat = identity.trial_key, to_flat(self._executed(draw.config))
+        known = self.state.trials.get(key)
         forget_words(self.folder / "trials" / key, "*")  # of an earlier attempt
         attempt = known.attempts + 1 if known else 1
         self.record(
             "trial_placed",
             trial_key=key,
-            arm_key=arm_key,
+            arm_key=identity.arm_key,
             name=draw.name,
             config=flat,
             attempt=attempt,
             is_baseline=draw.is_baseline,
             confirms=draw.confirms,
+            data_fingerprint=identity.data,
+            model_fingerprint=identity.model,
         )
         self._show(self.observer.on_trial_placed, self.state.trials[key])
         causes = [cause for _, cause, _ in self.state.trials[key].failures]
@@ -193,6 +206,8 @@ class Conductor:
             if self.order.storage
             else str(self.folder / "trials" / key),
             is_compared=not draw.confirms,
+            data_fingerprint=identity.data,
+            model_fingerprint=identity.model,
             times_killed_for_memory=causes.count("killed_for_memory"),
         )
 
@@ -230,7 +245,7 @@ class Conductor:
             self.ahead.append(draw)
 
     def _key_of(self, draw: Draw) -> str:
-        return self.identify(self._executed(draw.config))[0]
+        return self.identify(self._executed(draw.config)).trial_key
 
     def reported(self, key: str, epoch: int, metrics: dict[str, float]) -> None:
         """Takes in what a trial said on its way; what an earlier attempt said of an epoch stands."""

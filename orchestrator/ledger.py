@@ -181,6 +181,9 @@ Report = tuple[int, int, dict[str, float]]
 Failure = tuple[int, str, str]
 """How an attempt failed: (attempt, cause, message)."""
 
+Inputs = tuple[str, str | None]
+"""Fingerprints of the data and the model of an attempt; no model where its weights were not here."""
+
 
 @dataclass
 class TrialState:
@@ -203,6 +206,7 @@ class TrialState:
     cause: str | None = None
     message: str | None = None
     failures: list[Failure] = field(default_factory=list[Failure])  # also those that another attempt mended
+    stood_on: list[Inputs] = field(default_factory=list[Inputs])  # of each attempt, as it was placed
 
 
 @dataclass
@@ -273,6 +277,8 @@ class SweepState:
         trial = self.trials[key]
         trial.status, trial.attempts = "placed", payload["attempt"]
         trial.cause = trial.message = None
+        if "data_fingerprint" in payload:  # ledgers of earlier versions can still be read
+            trial.stood_on.append((payload["data_fingerprint"], payload["model_fingerprint"]))
 
 
 def read_ledger(sweep_folder: Path) -> SweepState:

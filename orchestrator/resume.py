@@ -8,8 +8,8 @@ from pathlib import Path
 from orchestrator import provenance
 from orchestrator.conductor import Conductor
 from orchestrator.home import sweep_folder
-from orchestrator.identity import identify
-from orchestrator.ledger import LedgerReader, SweepState, TrialState, read_ledger
+from orchestrator.identity import Identity, identify
+from orchestrator.ledger import LedgerReader, SweepState, read_ledger
 from orchestrator.search_space import read_space
 from orchestrator.space import SearchSpace
 from trainables.artifacts import fingerprint
@@ -65,28 +65,39 @@ def space_of(state: SweepState, *, extend: int | None = None, num_workers: int |
 def check_drift(state: SweepState) -> None:
     """Compares code, data and weights with those that the sweep was started with.
 
+    Weights that were not here may have come since. Once a trial was placed with them, they are what the sweep
+    stands on, like any others.
+
     Raises:
         DataError: says what differs; trials on both would stand in one table as if they compared.
     """
-    then = state.opened
     drifted: list[str] = []
-    if (code := then.get("code_fingerprint")) and code != (now := provenance.code_fingerprint()):
+    if (code := state.opened.get("code_fingerprint")) and code != (now := provenance.code_fingerprint()):
         drifted.append(f"the code in trainables/ ({_change(code, now)})")
-    inputs = {fingerprint(c.data_to_read, c.model_to_load): (key, c) for key, c in _configs(state)}
-    for key, config in inputs.values():
-        now = identify(config)
-        if now.trial_key == key:
-            continue
-        seen = {"data": (then.get("data_fingerprint"), now.data)}
-        seen["weights"] = then.get("encoder_fingerprint"), now.model
-        changed = [f"the {name} ({_change(old, new)})" for name, (old, new) in seen.items() if old != new]
-        drifted += changed or [f"the data or the weights of trial {key}"]
-        break  # the first says it all
+    drifted += _other_inputs(state)
     if drifted:
         raise DataError(
             f"sweep '{state.name}' was started on something else: {' and '.join(drifted)} changed since, so "
             "new trials would not compare with the ones there. Put it back, or start another sweep (--name)"
         )
+
+
+def _other_inputs(state: SweepState) -> list[str]:
+    """Returns what an attempt was placed with and is something else now, each once, with how it was first."""
+    here: dict[str, Identity] = {}
+    found: dict[str, str] = {}
+    for trial in state.trials.values():
+        config = from_flat(trial.config)
+        inputs = fingerprint(config.data_to_read, config.model_to_load)
+        if inputs not in here:
+            here[inputs] = identify(config)
+        now = here[inputs]
+        for data, model in trial.stood_on:
+            if data != now.data:
+                found.setdefault("the data", _change(data, now.data))
+            if model not in (None, now.model):
+                found.setdefault(f"the weights of {config.model_name}", _change(model, now.model))
+    return [f"{what} ({change})" for what, change in found.items()]
 
 
 def replay(conductor: Conductor, folder: Path, *, retry_failed: bool) -> None:
@@ -100,13 +111,15 @@ def replay(conductor: Conductor, folder: Path, *, retry_failed: bool) -> None:
 def keep_keys(conductor: Conductor, state: SweepState) -> None:
     """Lets trials whose weights were not here keep their keys: weights that came make no other trial."""
     identify, known = conductor.identify, dict[str, str]()
-    for trial in filter(_lacked_weights, state.trials.values()):
-        now = identify(from_flat(trial.config))
-        known |= zip(now, (trial.trial_key, trial.arm_key), strict=True)
+    for trial in state.trials.values():
+        if trial.stood_on and trial.stood_on[0][1] is None:
+            now = identify(from_flat(trial.config))
+            known |= {now.trial_key: trial.trial_key, now.arm_key: trial.arm_key}
 
-    def identify_as_before(config: TrialConfig) -> tuple[str, str]:
-        key, arm_key = identify(config)
-        return known.get(key, key), known.get(arm_key, arm_key)
+    def identify_as_before(config: TrialConfig) -> Identity:
+        now = identify(config)
+        keys = (known.get(key, key) for key in (now.trial_key, now.arm_key))
+        return Identity(*keys, now.data, now.model)
 
     conductor.identify = identify_as_before
 
@@ -117,15 +130,5 @@ def was_complete(state: SweepState, space: SearchSpace) -> bool:
     return is_same and state.is_complete
 
 
-def _configs(state: SweepState) -> list[tuple[str, TrialConfig]]:
-    """Returns the trials whose key tells what they stood on, by it."""
-    trials = state.trials.items()
-    return [(key, from_flat(trial.config)) for key, trial in trials if not _lacked_weights(trial)]
-
-
-def _lacked_weights(trial: TrialState) -> bool:
-    return any(cause == "unavailable" for _, cause, _ in trial.failures)
-
-
-def _change(old: str | None, new: str) -> str:
-    return f"{old} then, {new} now"
+def _change(then: str | None, now: str | None) -> str:
+    return f"{then} then, {now or 'none'} now"

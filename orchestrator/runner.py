@@ -99,13 +99,17 @@ def check_inputs(order: TrialOrder) -> None:
     """
     from orchestrator.identity import identify
 
-    trial = order.trial
-    if identify(trial).trial_key != order.trial_key:
-        raise DataError(
-            f"{platform.node()}: the data in data.root or the weights of {trial.encoder.name} are others on "
-            "this node than where the sweep was started; copy them there, or remove the folder from this "
-            "node and it is fetched"
-        )
+    here = identify(order.trial)
+    wanted = {
+        "data in data.root": order.data_fingerprint,
+        f"weights of {order.trial.model_name}": order.model_fingerprint,
+    }
+    for (what, then), now in zip(wanted.items(), (here.data, here.model), strict=True):
+        if now != then:
+            raise DataError(
+                f"{platform.node()}: the {what} are others on this node than where the sweep runs from; copy "
+                "them there, or remove the folder from this node and it is fetched"
+            )
 
 
 class Done(TypedDict):

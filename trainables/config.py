@@ -399,6 +399,11 @@ class TrialConfig(Config):
         return self.baseline if self.is_baseline else self.encoder
 
     @property
+    def model_name(self) -> str:
+        """What that model is called."""
+        return self.baseline.architecture if self.is_baseline else self.encoder.name
+
+    @property
     def reads_captions(self) -> bool:
         """Whether anything is trained on captions."""
         return not (self.adapt.method in ("none", "baseline") or self.loss.asks_for_classes)

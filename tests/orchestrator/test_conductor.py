@@ -4,13 +4,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.conductor import Conductor, SweepObserver
+from orchestrator.identity import Identity
 from orchestrator.ledger import Ledger, LedgerReader, SweepState, TrialState, read_ledger
 from orchestrator.orders import TrialOrder, TrialRecord
 from orchestrator.resume import check_drift, replay
 from orchestrator.searcher import Draw
 from orchestrator.space import SearchSettings
 from trainables.config import EncoderConfig, LoraConfig, TrialConfig
-from trainables.errors import ConfigError
+from trainables.errors import ConfigError, DataError, WeightsUnavailable
 
 OBJECTIVE = "val/probe_joint/macro_auroc"
 ORDER = TrialOrder(
@@ -74,7 +75,7 @@ def conduct(tmp_path: Path):
             SweepState("s"),
             Listed(list(draws)),
             Watcher(tmp_path),
-            lambda config: (f"key-{config.lora.rank}", "arm"),
+            lambda config: Identity(f"key-{config.lora.rank}", "arm", "data", "weights"),
             ORDER,
             tmp_path,
             SearchSettings(max_retries=0),
@@ -222,20 +223,70 @@ def test_failed_trials_are_tried_again_only_if_asked_for(conduct, tmp_path: Path
 
 def test_a_trial_whose_weights_came_since_keeps_its_key_and_runs_once(conduct, tmp_path: Path):
     first = conduct(draw_of("a", 1), draw_of("b", 2))
+    first.identify = weights(None)
     first.failed(first.next_trial().trial_key, "unavailable", "get them")
     first.ledger.close()
     for is_tried_again in (True, False):  # the second time the trial has ended
         second = conduct(draw_of("a", 1), draw_of("b", 2))
-        second.identify = lambda config: (f"with weights {config.lora.rank}", "arm with weights")
+        second.identify = weights("new")
         replay(second, tmp_path, retry_failed=is_tried_again)
         if is_tried_again:
-            assert second.next_trial().trial_key == "key-1"
-            second.ended("key-1", TrialRecord(1.0, {OBJECTIVE: 0.7}))
+            order = second.next_trial()
+            assert (order.trial_key, order.model_fingerprint) == ("key-1 on None", "new")
+            second.ended("key-1 on None", TrialRecord(1.0, {OBJECTIVE: 0.7}))
         order = second.next_trial()
-        assert (order.trial_key, second.state.trials[order.trial_key].arm_key) == ("with weights 2", "arm")
+        arm_key = second.state.trials[order.trial_key].arm_key
+        assert (order.trial_key, arm_key) == ("key-2 on new", "arm on None")
         assert second.next_trial() is None
-        check_drift(replace(second.state, trials={"key-1": second.state.trials["key-1"]}))
         second.ledger.close()
+
+
+def weights(which: str | None):
+    """Names trials by the weights that are here, as `identify` does."""
+    return lambda config: Identity(f"key-{config.lora.rank} on {which}", f"arm on {which}", "data", which)
+
+
+def test_weights_may_come_and_are_held_fast_once_a_trial_was_placed_with_them(
+    conduct, tmp_path: Path, monkeypatch
+):
+    def look(which: str | None, *, places: int) -> None:
+        """Resumes the sweep with these weights here, and tries again what was unavailable."""
+        monkeypatch.setattr("orchestrator.resume.identify", weights(which))
+        check_drift(read_ledger(tmp_path))
+        conductor = conduct(draw_of("a", 1), draw_of("b", 2))
+        conductor.identify = weights(which)
+        replay(conductor, tmp_path, retry_failed=True)
+        for _ in range(places):
+            conductor.failed(conductor.next_trial().trial_key, "unavailable", "get them")
+        conductor.ledger.close()
+
+    Ledger(tmp_path).close()
+    look(None, places=1)
+    look("one", places=0)  # they came, and nothing ran with them
+    look("another", places=1)
+    for gone in ("one", None):
+        with pytest.raises(
+            DataError, match=rf"the weights of lite0-minilm \(another then, {gone or 'none'} now"
+        ):
+            look(gone, places=0)
+    look("another", places=1)
+
+
+def test_another_attempt_takes_the_weights_that_are_here_then(conduct):
+    def gone(config: TrialConfig) -> Identity:
+        raise WeightsUnavailable("the file is gone")
+
+    conductor = conduct(draw_of("a", 1))
+    conductor.settings = SearchSettings(max_retries=3)
+    found = []
+    for identify in (weights(None), weights("one"), gone):
+        conductor.identify = identify
+        order = conductor.next_trial()
+        found.append((order.trial_key, order.attempt, order.model_fingerprint))
+        conductor.failed(order.trial_key, "crash", "why")
+    assert found == [("key-1 on None", 1, None), ("key-1 on None", 2, "one"), ("key-1 on None", 3, "one")]
+    (trial,) = conductor.state.trials.values()
+    assert trial.stood_on == [("data", None), ("data", "one"), ("data", "one")]
 
 
 def test_a_searcher_that_draws_otherwise_loses_no_trial_and_runs_none_twice(conduct, tmp_path: Path):

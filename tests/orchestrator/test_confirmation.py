@@ -9,6 +9,7 @@ import pytest
 from orchestrator.arms import best_arm
 from orchestrator.conductor import Conductor, SweepObserver
 from orchestrator.confirmation import confirmed_counts, num_confirming, num_still_to_confirm
+from orchestrator.identity import Identity
 from orchestrator.leaderboard import leaderboard
 from orchestrator.ledger import Ledger, LedgerReader, SweepState, TrialState
 from orchestrator.orders import TrialOrder, TrialRecord
@@ -42,8 +43,10 @@ def measure(config: TrialConfig) -> dict[str, float]:
     return {OBJECTIVE: score, WEIGHTS: 1000.0 * config.lora.rank}
 
 
-def identify(config: TrialConfig) -> tuple[str, str]:
-    return trial_key(config, "data", "encoder"), arm_key(config, "data", "encoder")
+def identify(config: TrialConfig) -> Identity:
+    return Identity(
+        trial_key(config, "data", "encoder"), arm_key(config, "data", "encoder"), "data", "encoder"
+    )
 
 
 class Driver:

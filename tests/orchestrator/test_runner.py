@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from orchestrator.failures import WorkerDied, explain
+from orchestrator.identity import identify
 from orchestrator.orders import TrialOrder
-from orchestrator.runner import TuneContext, finite, hash_results
+from orchestrator.runner import TuneContext, check_inputs, finite, hash_results
 from trainables.artifacts import file_sha256
+from trainables.config import TrialConfig, to_flat
 from trainables.errors import ConfigError, DataError, WeightsUnavailable
 from trainables.losses.collectives import OutOfMemory
 from trainables.losses.global_batch import NonFiniteLoss
@@ -104,6 +106,17 @@ def test_threads_are_the_trial_s_cores_unless_set(order: TrialOrder):
     assert order.num_threads == 4
     assert replace(order, num_workers=2).num_threads == 2
     assert replace(order, config={"execution.num_threads": 3}).num_threads == 3
+
+
+def test_a_node_says_which_of_its_inputs_are_others_whatever_the_trial_is_called(order: TrialOrder):
+    order = replace(order, config=to_flat(TrialConfig()))
+    here = identify(order.trial)
+    same = replace(order, data_fingerprint=here.data, model_fingerprint=here.model)
+    check_inputs(replace(same, trial_key="of when its weights were not here yet"))
+    with pytest.raises(DataError, match=r"the data in data\.root are others on this node"):
+        check_inputs(replace(same, data_fingerprint="other"))
+    with pytest.raises(DataError, match="the weights of lite0-minilm are others on this node"):
+        check_inputs(replace(same, model_fingerprint="other"))
 
 
 def test_the_module_is_light_until_a_trial_runs():

@@ -48,13 +48,15 @@ def cut(own_home: Path) -> Path:
     space, folder = read_space(SPACE), sweep_folder("cut")
     configs = [trial.config for trial in space.named_trials()]
     configs += [space.resolve(sample) for sample in space.grid()]
-    keys = [identify(config)[0] for config in configs]
+    found = [identify(config) for config in configs]
+    keys = [each.trial_key for each in found]
     with Ledger(folder) as ledger:
         ledger.append("sweep_started", **describe("cut", space))
-        for key, config, name in zip(keys[:3], configs, ("frozen", "rank=8", "rank=2"), strict=False):
+        for each, config, name in zip(found, configs, ("frozen", "rank=8", "rank=2"), strict=False):
             ledger.append(
-                "trial_placed", trial_key=key, arm_key=key, name=name, config=to_flat(config), attempt=1,
-                is_baseline=name == "frozen",
+                "trial_placed", trial_key=each.trial_key, arm_key=each.trial_key, name=name,
+                config=to_flat(config), attempt=1, is_baseline=name == "frozen",
+                data_fingerprint=each.data, model_fingerprint=each.model,
             )  # fmt: skip
         ledger.append(
             "trial_finished", trial_key=keys[0], attempt=1, seconds=1.0, stopped_early=False,
@@ -184,7 +186,7 @@ def test_other_code_is_refused_before_anything_starts(cut: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("what", "words"), [("load_dataset", "the data"), ("model_fingerprint", "the weights")]
+    ("what", "words"), [("load_dataset", "the data"), ("model_fingerprint", "the weights of lite0-minilm")]
 )
 def test_other_data_or_weights_are_refused(cut: Path, monkeypatch, what: str, words: str):
     class Changed:

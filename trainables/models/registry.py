@@ -18,7 +18,7 @@ from trainables.models.encoder_spec import EncoderSpec, Family, Tower
 from trainables.models.medical import MEDICAL, MEDICAL_FAMILIES
 from trainables.models.preprocessing import READERS
 from trainables.models.towers import ANY_TOWER, BERT, CLIP_TOWER, OPEN_CLIP_IMAGE, OPEN_CLIP_TEXT
-from trainables.models.weights import parts_identity
+from trainables.models.weights import missing_parts, parts_identity
 
 CLIP_PIXELS = PreprocessingSpec(
     mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
@@ -295,6 +295,14 @@ def model_fingerprint(config: TrialConfig) -> str:
     return (
         classifier_fingerprint(config.baseline) if config.is_baseline else encoder_fingerprint(config.encoder)
     )
+
+
+def has_known_weights(config: TrialConfig) -> bool:
+    """Says whether `model_fingerprint` is that of weights, and not of their absence."""
+    if config.is_baseline:
+        return True
+    name, spec = config.encoder.name, find_encoder(config.encoder)
+    return not missing_parts(name, spec) if spec.parts else bool(config.encoder.revision or spec.is_pinned)
 
 
 def model_preprocessing(config: TrialConfig) -> PreprocessingSpec:

@@ -56,8 +56,9 @@ def check_ready(config: TrialConfig) -> None:
             weights_file(config.baseline)
         return
     name, spec = config.encoder.name, find_encoder(config.encoder)
-    revision = revision_of(config.encoder, spec)
-    if name not in ENCODERS or revision != spec.revision or not (spec.parts or _is_offline()):
+    revision_of(config.encoder, spec)
+    is_registered = name in ENCODERS and config.encoder.revision in (None, spec.revision)
+    if not is_registered or not (spec.parts or _is_offline()):
         return
     if (here := availability(name, spec)).status == "unavailable":
         raise WeightsUnavailable(f"{name}: {here.reason}; {'; '.join(here.steps)}")

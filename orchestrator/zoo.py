@@ -13,6 +13,7 @@ from trainables.models.guide import advise
 from trainables.models.origins import DATA_SETS, overlaps
 from trainables.models.other_systems import OTHER_SYSTEMS
 from trainables.models.registry import ENCODERS, FAMILIES, encoder_preprocessing
+from trainables.models.weights import fetched_revision
 
 TOWERS: tuple[TowerName, ...] = ("image", "text")
 
@@ -162,11 +163,16 @@ def describe(name: str) -> System:
         pretrained_on=list(spec.pretrained_on),
         overlaps=_overlaps(spec.pretrained_on),
         preprocessing=encoder_preprocessing(spec).identity(),
-        revision=spec.revision or (None if spec.is_pinned else "unpinned: name one as encoder.revision"),
+        revision=spec.revision or (None if spec.is_pinned else _unpinned(name)),
         page=spec.page,
         note=spec.note,
         steps=list(here.steps),
     )
+
+
+def _unpinned(name: str) -> str:
+    fetched = fetched_revision(name)
+    return f"{fetched}, as fetched here" if fetched else "unpinned: the one that 'models fetch' is given"
 
 
 def recommendations(data: str | None, need: str | None) -> list[Recommendation]:

@@ -5,6 +5,8 @@ import pytest
 from orchestrator.checks import check_ready, may_be_here
 from trainables.config import from_flat
 from trainables.errors import WeightsUnavailable
+from trainables.models.fetch import fetch
+from trainables.models.registry import ENCODERS
 
 CLIP = {"encoder.name": "openai/clip-vit-base-patch32", "adapt.method": "none"}
 RESNET = {"adapt.method": "baseline", "baseline.architecture": "resnet18"}
@@ -37,6 +39,17 @@ def test_what_is_surely_not_here_is_said_before_a_process_is_started(
 def test_where_there_is_a_network_a_trial_may_fetch_its_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     assert may_be_here(from_flat(CLIP))
+
+
+def test_an_encoder_without_a_pinned_revision_is_ready_once_one_was_fetched(tmp_path: Path) -> None:
+    name, commit = "open_clip:RN101-quickgelu@openai", "1" * 40
+    snapshot = tmp_path / "hub" / "models--timm--resnet101_clip.openai" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "open_clip_model.safetensors").write_bytes(b"weights")
+    fields = {"encoder.name": name, "adapt.method": "none"}
+    assert not may_be_here(from_flat(fields))
+    fetch(name, ENCODERS[name], revision=commit)
+    check_ready(from_flat(fields))
 
 
 @pytest.mark.parametrize("fields", [{"adapt.method": "none"}, RESNET | {"baseline.from_scratch": True}])

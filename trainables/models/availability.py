@@ -9,7 +9,7 @@ from typing import Literal
 from trainables.errors import WeightsUnavailable
 from trainables.models.checkpoints import package_file
 from trainables.models.encoder_spec import EncoderSpec
-from trainables.models.weights import how_to_get, missing_parts
+from trainables.models.weights import fetched_revision, how_to_get, missing_parts
 
 Status = Literal["ready", "in cache", "unavailable"]
 
@@ -38,10 +38,12 @@ def availability(name: str, spec: EncoderSpec) -> Availability:
         if not missing:
             return Availability("ready")
         return Availability("unavailable", f"{' and '.join(missing)} not on this machine", steps)
-    if cached_folder(spec.repository or name, spec.revision) is not None:
+    revision = spec.revision or fetched_revision(name)
+    if revision is None and not spec.is_pinned:
+        return Availability("unavailable", "no revision of it is pinned, and none was fetched here", steps)
+    if cached_folder(spec.repository or name, revision) is not None:
         return Availability("in cache")
-    pinned = "" if spec.is_pinned else ", and no revision of it is pinned"
-    return Availability("unavailable", f"not in the Hub's cache on this machine{pinned}", steps)
+    return Availability("unavailable", "not in the Hub's cache on this machine", steps)
 
 
 def cached_folder(repository: str, revision: str | None) -> Path | None:

@@ -79,7 +79,9 @@ class EncoderSpec:
     version: int = 1  # raise it when our own code changes the encoder's outputs or the names in its adapters
     repository: str | None = None  # on the Hub, where it is not the encoder's name
     sha256: str | None = None  # of its weights at that revision, where published
-    is_pinned: bool = True  # False: nobody has tested a commit, so `encoder.revision` must name one
+    is_pinned: bool = (
+        True  # False: nobody has tested a commit; `models fetch` or `encoder.revision` names one
+    )
     architecture: str | None = None  # open_clip's name of it
     parts: dict[str, Published] = field(default_factory=dict)  # converted once, each under a name of its own
     vocabulary: str | None = None  # Hub repository of its tokenizer, where that is a part too

@@ -1,4 +1,4 @@
-"""Weights from the Hub: a pinned revision, safetensors only, held against its hashes. No torch."""
+"""Weights from the Hub: one revision, safetensors only, held against its hashes, remembered. No torch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from pathlib import Path
 
 from trainables.artifacts import file_sha256
 from trainables.errors import ConfigError, DataError
-from trainables.models.checkpoints import checkpoint_folder
+from trainables.models.checkpoints import checkpoint_folder, commit_of
 from trainables.models.encoder_spec import EncoderSpec
-from trainables.models.weights import how_to_get
+from trainables.models.weights import fetched_revision, how_to_get, remember_fetched
 
 
 def fetch(name: str, spec: EncoderSpec, *, revision: str | None) -> Path:
     """Downloads an encoder that the Hub has as safetensors, and returns its folder in the Hub's cache.
+
+    Where no revision is pinned, this one is what trials use from now on.
+
+    Args:
+        name: of the encoder.
+        spec: of the encoder.
+        revision: None = the pinned one, else the one that was fetched before.
 
     Raises:
         ConfigError: it does not come from there, or nobody has pinned or named a revision.
@@ -24,17 +31,20 @@ def fetch(name: str, spec: EncoderSpec, *, revision: str | None) -> Path:
         steps = how_to_get(name, spec)
         text = f"; {'; '.join(steps)}" if steps else "; it is here already"
         raise ConfigError(f"{name}: is not on the Hub as safetensors{text}")
-    commit = revision or spec.revision
-    if commit is None:
+    repository, wanted = spec.repository or name, revision or spec.revision or fetched_revision(name)
+    if wanted is None:
         raise ConfigError(
             f"{name}: no revision is pinned; add --revision with a commit of {spec.page}, "
-            "and give the same one as encoder.revision"
+            "which trials then use unless encoder.revision names another"
         )
-    folder = checkpoint_folder(spec.repository or name, commit)
+    commit = commit_of(repository, wanted)
+    folder = checkpoint_folder(repository, commit)
     for file in sorted(folder.glob("*.safetensors")):
         check_blob(file)
         if spec.sha256 and commit == spec.revision and file.name.startswith("open_clip"):
             check_hash(file, spec.sha256)
+    if not spec.is_pinned:
+        remember_fetched(name, folder, commit)
     return folder
 
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from trainables.config import EncoderConfig
 from trainables.errors import ConfigError
-from trainables.models.checkpoints import checkpoint_folder, checkpoint_json, from_checkpoint
+from trainables.models.checkpoints import checkpoint_json, from_checkpoint
 from trainables.models.dual_encoder import Blocks, DualEncoder, ImageFeatures, Tokens, TowerName, unit_length
 from trainables.models.encoder_spec import EncoderSpec
-from trainables.models.registry import encoder_fingerprint, preprocessing_of, revision_of
+from trainables.models.registry import encoder_fingerprint, hub_checkpoint, preprocessing_of
 from trainables.models.torchvision_import import declare_missing_operators
 
 
@@ -103,7 +103,7 @@ def load_clip(config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store:
     del store  # nothing is derived from the weights
     if not weights and spec.architecture:
         return _named(HFClip(_random(spec.architecture), None), config, spec, weights=False)
-    folder = checkpoint_folder(config.name, revision_of(config, spec), weights=weights)
+    folder = hub_checkpoint(config, spec, weights=weights)
     kind = (checkpoint_json(str(folder), "config.json") or {}).get("model_type")
     if kind not in ("clip", "siglip"):
         raise ConfigError(
@@ -116,7 +116,11 @@ def load_clip(config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store:
     from trainables.models.hf_siglip import HFSiglip  # which is an `HFClip`
 
     model = from_checkpoint(CLIPModel if kind == "clip" else SiglipModel, folder, weights=weights)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenizer = (
+        AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if weights
+        else None
+    )
     encoder = (HFClip if kind == "clip" else HFSiglip)(model, tokenizer)
     return _named(encoder, config, spec, weights=weights)
 

@@ -26,7 +26,7 @@ from trainables.models.dual_encoder import Blocks, DualEncoder, ImageFeatures, T
 from trainables.models.encoder_spec import EncoderSpec
 from trainables.models.open_clip_towers import VisionTransformerTower, resnet_tower
 from trainables.models.openai_files import openai_architecture, read_tensors, shapes_of
-from trainables.models.registry import encoder_fingerprint, preprocessing_of, revision_of
+from trainables.models.registry import encoder_fingerprint, hub_checkpoint, preprocessing_of
 from trainables.models.torchvision_import import declare_missing_operators
 from trainables.places import found
 
@@ -187,7 +187,7 @@ def _weights_file(config: EncoderConfig, spec: EncoderSpec) -> Path:
     if config.name.startswith("openai:"):
         return openai_file(config.name)
     if spec.repository:
-        return _safetensors_in(checkpoint_folder(spec.repository, revision_of(config, spec)))
+        return _safetensors_in(hub_checkpoint(config, spec))
     architecture, source = split_open_clip(config.name)
     if source is None:
         return _safetensors_in(found(architecture))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from contextlib import suppress
+from pathlib import Path
 
 from trainables.artifacts import fingerprint
 from trainables.config import EncoderConfig, PreprocessingSpec, TrialConfig
 from trainables.errors import ConfigError, WeightsUnavailable
-from trainables.models.checkpoints import commit_of, local_folder, weights_identity
+from trainables.models.checkpoints import checkpoint_folder, commit_of, local_folder, weights_identity
 from trainables.models.classifiers import (
     classifier_fingerprint,
     classifier_learning_rate,
@@ -18,7 +19,15 @@ from trainables.models.encoder_spec import EncoderSpec, Family, Tower
 from trainables.models.medical import MEDICAL, MEDICAL_FAMILIES
 from trainables.models.preprocessing import READERS
 from trainables.models.towers import ANY_TOWER, BERT, CLIP_TOWER, OPEN_CLIP_IMAGE, OPEN_CLIP_TEXT
-from trainables.models.weights import missing_parts, parts_identity
+from trainables.models.weights import (
+    check_fetched,
+    fetched_folder,
+    fetched_identity,
+    fetched_revision,
+    how_to_get,
+    missing_parts,
+    parts_identity,
+)
 
 CLIP_PIXELS = PreprocessingSpec(
     mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
@@ -171,6 +180,7 @@ ENCODERS: dict[str, EncoderSpec] = {
         is_pinned=False,
         version=OPEN_CLIP_VERSION,
         architecture="RN101-quickgelu",
+        preprocessing=CLIP_PIXELS,
         num_parameters=119_688_033,
         pooled_dim=2048,
         joint_dim=512,
@@ -235,26 +245,56 @@ def preprocessing_of(config: EncoderConfig) -> PreprocessingSpec:
     preprocessing = encoder_preprocessing(spec)
     if config.name not in ENCODERS and spec.family in READERS:
         preprocessing = READERS[spec.family](config, preprocessing)
-    elif config.revision and not spec.is_pinned and spec.preprocessing is None:
+    elif spec.preprocessing is None and not spec.is_pinned and known_revision(config, spec):
+        kept = {} if config.revision else {"name": str(fetched_folder(config.name))}
         with suppress(WeightsUnavailable):  # its row says so; until then, what its family does
-            preprocessing = READERS[spec.family](config, preprocessing)
+            preprocessing = READERS[spec.family](config.model_copy(update=kept), preprocessing)
     size = config.image_size or preprocessing.size
     return preprocessing.model_copy(update={"size": size})
 
 
 def revision_of(config: EncoderConfig, spec: EncoderSpec) -> str | None:
-    """Returns the revision of an encoder's weights: as configured, else the one that was tested.
+    """Returns the revision of an encoder's weights: as configured, as tested, else as fetched here.
 
     Raises:
-        WeightsUnavailable: neither; what a repository's newest commit holds is not known.
+        WeightsUnavailable: none of these; what a repository's newest commit holds is not known.
     """
-    if config.revision is None and not spec.is_pinned:
+    revision = known_revision(config, spec)
+    if revision is None and not spec.is_pinned:
         published = ", or get the file that OpenAI published, and give it as encoder.name=openai:FILE"
         raise WeightsUnavailable(
-            f"{config.name}: no commit of {spec.repository or spec.page} was tested; name one as "
-            f"encoder.revision{published if spec.family == 'open_clip' else ''}"
+            f"{config.name}: no commit of {spec.repository or spec.page} was tested; "
+            f"{'; '.join(how_to_get(config.name, spec))}, or name one as encoder.revision"
+            f"{published if spec.family == 'open_clip' else ''}"
         )
-    return config.revision or spec.revision
+    return revision
+
+
+def known_revision(config: EncoderConfig, spec: EncoderSpec) -> str | None:
+    """Returns what `revision_of` does; None also where none is known."""
+    return config.revision or spec.revision or (None if spec.is_pinned else fetched_revision(config.name))
+
+
+def is_fetched(config: EncoderConfig, spec: EncoderSpec) -> bool:
+    """Says whether it is what was fetched on this machine that decides which weights these are."""
+    return not (config.revision or spec.is_pinned) and fetched_revision(config.name) is not None
+
+
+def hub_checkpoint(config: EncoderConfig, spec: EncoderSpec, *, weights: bool = True) -> Path:
+    """Returns the folder of an encoder's checkpoint at its revision: local, as cached, or downloaded now.
+
+    Without weights, that may be what a checkpoint that was fetched says of itself.
+
+    Raises:
+        WeightsUnavailable: see `revision_of` and `checkpoint_folder`.
+        DataError: weights of the fetched revision that are not those that were fetched.
+    """
+    if not weights and is_fetched(config, spec):
+        return fetched_folder(config.name)
+    folder = checkpoint_folder(spec.repository or config.name, revision_of(config, spec), weights=weights)
+    if is_fetched(config, spec):
+        check_fetched(config.name, folder)
+    return folder
 
 
 def encoder_preprocessing(spec: EncoderSpec) -> PreprocessingSpec:
@@ -271,15 +311,16 @@ def encoder_fingerprint(config: EncoderConfig) -> str:
     spec = find_encoder(config)
     if spec.files or spec.parts:
         weights = spec.files or parts_identity(config.name, spec)
-    elif config.revision is None and not spec.is_pinned:
+    elif (revision := known_revision(config, spec)) is None and not spec.is_pinned:
         weights = [config.name, "no revision"]  # a plan can name it; its trial says why it has no score
     else:
-        revision = revision_of(config, spec)
         weights = (
             [spec.repository, commit_of(spec.repository, revision)]
             if spec.repository
             else weights_identity(config.name, revision)
         )
+        if is_fetched(config, spec):
+            weights.append(fetched_identity(config.name))
     precision = [] if config.precision == "float32" else [config.precision]
     return fingerprint(
         "encoder", spec.family, spec.version, weights, preprocessing_of(config).identity(), *precision
@@ -302,7 +343,9 @@ def has_known_weights(config: TrialConfig) -> bool:
     if config.is_baseline:
         return True
     name, spec = config.encoder.name, find_encoder(config.encoder)
-    return not missing_parts(name, spec) if spec.parts else bool(config.encoder.revision or spec.is_pinned)
+    if spec.parts:
+        return not missing_parts(name, spec)
+    return spec.is_pinned or known_revision(config.encoder, spec) is not None
 
 
 def model_preprocessing(config: TrialConfig) -> PreprocessingSpec:

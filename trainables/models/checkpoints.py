@@ -15,6 +15,7 @@ from typing import Any
 from trainables.artifacts import file_sha256
 from trainables.errors import ConfigError, WeightsUnavailable
 from trainables.models.torchvision_import import declare_missing_operators
+from trainables.models.weights import how_to_convert
 from trainables.places import found
 
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickle ever comes down
@@ -189,11 +190,12 @@ def checkpoint_folder(name: str, revision: str | None = None, *, weights: bool =
     Raises:
         WeightsUnavailable: not here and not reachable, or without safetensors.
     """
-    folder = local_folder(name) or _snapshot(name, commit_of(name, revision), weights=weights)
+    local = local_folder(name)
+    folder = local or _snapshot(name, commit_of(name, revision), weights=weights)
     if weights and not any(folder.glob("*.safetensors")):
         raise WeightsUnavailable(
-            f"{name}: no *.safetensors at this revision, and pickles are not read; name one that has them as "
-            "encoder.revision (the Hub's conversion often lies at 'refs/pr/N'), or convert the checkpoint"
+            f"{name}: no *.safetensors{'' if local else ' at this revision'}, and pickles are not read; "
+            f"{how_to_convert(name, local, revision)}"
         )
     return folder
 
@@ -260,6 +262,11 @@ def from_checkpoint(model_class: Any, folder: Path, *, weights: bool = True) -> 
         except SafetensorError as error:
             raise WeightsUnavailable(
                 f"{folder}: its safetensors are damaged ({error}); get them again"
+            ) from error
+        except OSError as error:  # safetensors of another name: those of another library
+            raise WeightsUnavailable(
+                f"{folder}: none of its safetensors are those of transformers, and pickles are not read "
+                f"({str(error).partition(chr(10))[0]}); name a folder with model.safetensors"
             ) from error
     absent = [*sorted(report["missing_keys"]), *map(str, report["mismatched_keys"])]
     if absent:

@@ -1,4 +1,4 @@
-"""The quarantine: the one process that opens a foreign pickle. `convert` starts it; nothing imports it.
+"""The quarantine: where `convert` opens a foreign pickle. It is a process of its own; nothing imports it.
 
 It has no network where the kernel allows that, bounded memory, time and output, and torch's own unpickler,
 which knows tensors and nothing else. Settings that travel in a training checkpoint become inert stand-ins.

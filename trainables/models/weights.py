@@ -17,6 +17,7 @@ MODEL_FILE = "model.safetensors"
 VOCABULARY, CONFIGURATION = "vocabulary", "configuration"
 TEXT_PARTS = {VOCABULARY: "vocab.txt", CONFIGURATION: "open_clip_config.json"}
 """Parts that are no tensors → their files."""
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 FETCHED = "fetched"
 DESCRIPTIONS = ("config.json", "preprocessor_config.json")
 """What a checkpoint says of itself: kept beside its revision, so that a plan needs no more."""
@@ -151,6 +152,19 @@ def how_to_get(name: str, spec: EncoderSpec) -> list[str]:
                 f"get {file} ({_download(file, repository)}), then run '{COMMAND} convert {file} --to {name}'"
             )
     return steps
+
+
+def how_to_convert(name: str, folder: Path | None, revision: str | None) -> str:
+    """Returns how safetensors are had of a checkpoint in a folder, or on the Hub, that has a pickle only."""
+    if folder is not None:
+        pickles = sorted(file.name for kind in PICKLES for file in folder.glob(kind)) or ["FILE"]
+        return f"convert what is there: '{COMMAND} convert {folder / pickles[0]} --to {folder}'"
+    option = f" --revision {revision}" if revision else ""
+    return (
+        "name a revision that has them (the Hub's conversion often lies at 'refs/pr/N'), or convert it: "
+        f"where there is a network run 'hf download {name}{option} --local-dir FOLDER', then "
+        f"'{COMMAND} convert FOLDER/pytorch_model.bin --to FOLDER', and name that folder instead"
+    )
 
 
 def _download(file: str, place: str) -> str:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.home import store
 from orchestrator.space import SearchSpace
 from trainables.artifacts import fingerprint
-from trainables.config import AdaptConfig, EncoderConfig, LoraConfig, LossConfig, LossKind, TrialConfig
+from trainables.config import (
+    AdaptConfig,
+    BaselineConfig,
+    EncoderConfig,
+    LoraConfig,
+    LossConfig,
+    LossKind,
+    TrialConfig,
+)
 from trainables.errors import ConfigError, WeightsUnavailable
 from trainables.models.availability import availability
-from trainables.models.classifiers import weights_file
+from trainables.models.captioners import may_be_fetched, missing_captioner
+from trainables.models.classifiers import missing_classifier, weights_file
 from trainables.models.registry import ENCODERS, find_encoder, model_preprocessing, revision_of
 
 if TYPE_CHECKING:
@@ -55,6 +65,9 @@ def check_ready(config: TrialConfig) -> None:
         if not config.baseline.from_scratch:
             weights_file(config.baseline)
         return
+    surely = config.needs_captioner and (_is_offline() or not may_be_fetched(config.captioner))
+    if surely and (missing := missing_captioner(config.captioner)):
+        raise WeightsUnavailable(missing)
     name, spec = config.encoder.name, find_encoder(config.encoder)
     revision_of(config.encoder, spec)
     is_registered = name in ENCODERS and config.encoder.revision in (None, spec.revision)
@@ -62,6 +75,28 @@ def check_ready(config: TrialConfig) -> None:
         return
     if (here := availability(name, spec)).status == "unavailable":
         raise WeightsUnavailable(f"{name}: {here.reason}; {'; '.join(here.steps)}")
+
+
+def missing_weights(configs: Iterable[TrialConfig]) -> list[str]:
+    """Returns a line for all weights that trials need and this machine lacks; some may yet be fetched.
+
+    An encoder that is not registered is not looked for.
+    """
+    asked = dict.fromkeys((c.model_to_load, c.captioner if c.needs_captioner else None) for c in configs)
+    found: list[str | None] = []
+    for model, captioner in asked:
+        found.append(
+            missing_classifier(model) if isinstance(model, BaselineConfig) else _missing_encoder(model.name)
+        )
+        found.append(missing_captioner(captioner) if captioner else None)
+    return [line for line in dict.fromkeys(found) if line]
+
+
+def _missing_encoder(name: str) -> str | None:
+    if name not in ENCODERS or (here := availability(name, ENCODERS[name])).status != "unavailable":
+        return None
+    show = f"'python -m orchestrator models show {name}' says how it is had"
+    return f"{name}: {here.reason}; {here.steps[0] if len(here.steps) == 1 else show}"
 
 
 def _is_offline() -> bool:

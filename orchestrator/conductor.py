@@ -59,8 +59,7 @@ class SweepObserver:
 
 def weights_of(config: TrialConfig) -> str:
     """Returns what names the weights that a trial starts from: a model's, and a captioner's if it has one."""
-    has_captioner = config.reads_captions and config.data.captions == "blip_label"
-    return fingerprint(config.model_to_load, config.captioner if has_captioner else None)
+    return fingerprint(config.model_to_load, config.captioner if config.needs_captioner else None)
 
 
 @dataclass

@@ -34,7 +34,7 @@ def offer(storage: Storage, configs: Iterable[TrialConfig]) -> dict[str, str]:
         if files := files_of(config.data):
             wanted.setdefault(str(config.data.root), {}).update(files)
         models = [] if config.is_baseline else [config.encoder.name]
-        if config.reads_captions and config.data.captions == "blip_label":
+        if config.needs_captioner:
             models.append(config.captioner.name)
         for model in models:
             for name, paths in local_places(model).items():

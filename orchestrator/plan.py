@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.checks import check_trials
+from orchestrator.checks import check_trials, missing_weights
 from orchestrator.cluster import Cluster, fit_cluster
 from orchestrator.confirmation import confirmed_counts, num_confirming
 from orchestrator.costs import (
@@ -28,16 +28,13 @@ from orchestrator.home import HOME_VARIABLE
 from orchestrator.resources import Concurrency, TrialMemory, counted, fit, this_machine
 from orchestrator.space import SearchSpace
 from trainables.config import EncoderConfig, TrialConfig, from_flat
-from trainables.models.availability import availability
 from trainables.models.medical import seen_in_training
-from trainables.models.registry import ENCODERS, encoder_fingerprint, find_encoder, preprocessing_of
+from trainables.models.registry import encoder_fingerprint, find_encoder, preprocessing_of
 
 if TYPE_CHECKING:
     from trainables.data.records import Dataset
 
-HOW_TO_GET = (
-    "unless they come, their rows are `unavailable`; python -m orchestrator models show NAME says how"
-)
+UNLESS_THEY_COME = "unless they come, their rows are `unavailable`"
 NOT_TIMED = TimeEstimate("not asked for")
 
 
@@ -60,7 +57,7 @@ class Plan:
     disk_bytes: int
     free_bytes: int
     seen_in_training: tuple[str, ...] = ()  # of these data by these encoders
-    missing_weights: tuple[str, ...] = ()  # encoders whose trials will be `unavailable`, and why
+    missing_weights: tuple[str, ...] = ()  # whose trials will be `unavailable`, and what to do
 
     def lines(self) -> list[tuple[str, str]]:
         """Returns the plan as labelled lines."""
@@ -73,7 +70,7 @@ class Plan:
             "space": f"{space.name}: {space.about}" if space.about else space.name,
             "data": self.data,
             "encoder": self.encoder,
-            "not here": "\n".join([*self.missing_weights, HOW_TO_GET]) if self.missing_weights else "",
+            "not here": "\n".join([*self.missing_weights, UNLESS_THEY_COME]) if self.missing_weights else "",
             "not external": "\n".join(self.seen_in_training),
             "varied": "\n".join(varied),
             "searcher": f"{search.searcher}{early}" if varied else "",
@@ -196,7 +193,7 @@ def make_plan(space: SearchSpace, *, is_timed: bool = False, cluster: Cluster | 
         ),
         free_bytes=_free_bytes(),
         seen_in_training=_seen_in_training(configs),
-        missing_weights=_missing_weights(configs),
+        missing_weights=tuple(missing_weights(configs)),
     )
 
 
@@ -216,15 +213,6 @@ def _describe_encoder(config: EncoderConfig) -> str:
 def _seen_in_training(configs: list[TrialConfig]) -> tuple[str, ...]:
     pairs = dict.fromkeys((config.encoder.name, config.data.dataset) for config in configs)
     return tuple(line for pair in pairs for line in seen_in_training(*pair))
-
-
-def _missing_weights(configs: list[TrialConfig]) -> tuple[str, ...]:
-    """Returns a line for each registered encoder that is not on this machine, and may have to be fetched."""
-    lines: list[str] = []
-    for name in dict.fromkeys(config.encoder.name for config in configs):
-        if name in ENCODERS and (here := availability(name, ENCODERS[name])).status == "unavailable":
-            lines.append(f"{name}: {here.reason}")
-    return tuple(lines)
 
 
 def _free_bytes() -> int:

@@ -377,7 +377,7 @@ class TrialConfig(Config):
             values["loss"] = {name: values["loss"][name] for name in sorted(self.loss.reads)}
         if not self.reads_captions:
             del values["data"]["captions"]
-        if not (self.reads_captions and self.data.captions == "blip_label"):
+        if not self.needs_captioner:
             del values["captioner"]
         return values
 
@@ -407,6 +407,11 @@ class TrialConfig(Config):
     def reads_captions(self) -> bool:
         """Whether anything is trained on captions."""
         return not (self.adapt.method in ("none", "baseline") or self.loss.asks_for_classes)
+
+    @property
+    def needs_captioner(self) -> bool:
+        """Whether its captions are made of a captioner's sentences."""
+        return self.reads_captions and self.data.captions == "blip_label"
 
 
 def trial_key(config: TrialConfig, data_fingerprint: str, encoder_fingerprint: str) -> str:

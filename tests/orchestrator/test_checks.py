@@ -26,6 +26,7 @@ def nothing_here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ({"encoder.name": "open_clip:RN101-quickgelu@openai", "adapt.method": "none"}, r"encoder\.revision"),
         (CLIP, "models fetch openai/clip-vit-base-patch32"),
         (RESNET, "curl --create-dirs"),
+        ({"data.captions": "blip_label"}, r"captioner\.name=Salesforce.*models convert"),
     ],
 )
 def test_what_is_surely_not_here_is_said_before_a_process_is_started(
@@ -39,6 +40,8 @@ def test_what_is_surely_not_here_is_said_before_a_process_is_started(
 def test_where_there_is_a_network_a_trial_may_fetch_its_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     assert may_be_here(from_flat(CLIP))
+    assert may_be_here(from_flat({"data.captions": "blip_label", "captioner.name": "own/er"}))
+    assert not may_be_here(from_flat({"data.captions": "blip_label"}))  # a pickle, as is known
 
 
 def test_an_encoder_without_a_pinned_revision_is_ready_once_one_was_fetched(tmp_path: Path) -> None:

@@ -73,7 +73,10 @@ def test_an_encoder_whose_weights_are_not_here_is_planned_and_said_to_have_seen_
     lines = dict(plan({"encoder.name": "medclip-vit", "lora.target_modules": "qv"}).lines())
     assert lines["not external"].startswith("medclip-vit on phantom: trained on MIMIC-CXR; its scores")
     assert "at 224 px" in lines["encoder"]
-    assert lines["not here"].startswith("medclip-vit: model and vocabulary not on this machine\nunless they")
+    missing, unless = lines["not here"].splitlines()
+    assert missing.startswith("medclip-vit: model and vocabulary not on this machine; ")
+    assert "models show medclip-vit'" in missing
+    assert unless.startswith("unless they come")
     assert "not here" not in dict(plan().lines())
 
 
@@ -184,6 +187,25 @@ def test_baselines_of_any_kind_are_planned_without_their_weights() -> None:
     assert model_preprocessing(resnet).size == 64
     assert len({model_fingerprint(config) for config in (lora, resnet, vit)}) == 3
     assert default_learning_rate(vit) < default_learning_rate(resnet) < default_learning_rate(lora)
+
+
+def test_weights_of_baselines_and_captioners_that_are_not_here_are_said_with_what_gets_them(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    arms = [
+        {"name": "ResNet-18", "adapt.method": "baseline"},
+        {"name": "smaller", "adapt.method": "baseline", "baseline.image_size": 64},
+        {"name": "random", "adapt.method": "baseline", "baseline.from_scratch": True},
+        {"name": "BLIP", "data.captions": "blip_label"},
+        {"name": "BLIP, unread", "data.captions": "blip_label", "loss.kind": "class_prompt"},
+    ]
+    resnet, blip = plan(arms=arms).missing_weights
+    assert "ImageNet's weights are not at" in resnet
+    assert "curl --create-dirs" in resnet
+    assert "hf download Salesforce/blip-image-captioning-base --revision" in blip
+    assert "models convert" in blip
 
 
 def test_more_shots_than_patients_are_refused_before_anything_starts() -> None:

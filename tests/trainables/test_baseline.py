@@ -13,14 +13,20 @@ from torch.multiprocessing.spawn import spawn
 from trainables.adapt import adapt
 from trainables.artifacts import about
 from trainables.baseline import Fitting, baseline, best_epoch, class_weights, is_over
-from trainables.config import TrialConfig, from_flat
+from trainables.config import BaselineConfig, TrialConfig, from_flat
 from trainables.context import LocalContext, Metrics
 from trainables.data.datasets import load_dataset
 from trainables.data.loader import global_batches
 from trainables.errors import ConfigError, DataError, WeightsUnavailable
 from trainables.finetune import finetune
 from trainables.launch import LOOPBACK, process_group
-from trainables.models.classifiers import ARCHITECTURES, load_classifier, resized_weights
+from trainables.models.classifiers import (
+    ARCHITECTURES,
+    PUBLISHED,
+    load_classifier,
+    missing_classifier,
+    resized_weights,
+)
 from trainables.models.torchvision_import import declare_missing_operators
 from trainables.predictions import read_predictions
 
@@ -164,14 +170,28 @@ def test_weights_that_are_not_there_make_it_unavailable(
         load_classifier(small(baseline__from_scratch=False).baseline, num_classes=3, seed=0)
 
 
+@pytest.mark.parametrize("set_to", [{}, {"XDG_CACHE_HOME": "/cache"}, {"TORCH_HOME": "~/torch"}])
+def test_weights_are_looked_for_where_torch_keeps_them(
+    set_to: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in set_to.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HOME", "/nobody")
+    assert f" {torch.hub.get_dir()}/checkpoints/resnet18" in str(missing_classifier(BaselineConfig()))
+
+
 def test_imagenet_weights_are_torchvision_s_own_and_are_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     declare_missing_operators()
     from torchvision import models
 
-    for architecture in ARCHITECTURES.values():
-        assert getattr(models, architecture.weights).IMAGENET1K_V1.url.endswith(f"/{architecture.file}")
+    tables = models.ResNet18_Weights, models.ViT_B_16_Weights
+    assert [table.IMAGENET1K_V1.url for table in tables] == [
+        f"{PUBLISHED}/{architecture.file}" for architecture in ARCHITECTURES.values()
+    ]
     file = tmp_path / "hub" / "checkpoints" / "resnet18-pretend.pth"
     file.parent.mkdir(parents=True)
     torch.manual_seed(1)

@@ -5,6 +5,7 @@ What a plan asks of them (identity, pixels, learning rates, size) is known witho
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from trainables.models.torchvision_import import declare_missing_operators
 if TYPE_CHECKING:
     from torch import nn
 
+PUBLISHED = "https://download.pytorch.org/models"
 PATCH = 16
 """Pixels of a side of a ViT-B/16 patch."""
 TRAINED_SIZE = 224
@@ -28,7 +30,6 @@ class Architecture:
     """One classifier.
 
     Attributes:
-        weights: torchvision's table of them.
         file: of its ImageNet weights; the name ends with the beginning of their SHA-256.
         head: the classification layer, by its name in the model.
         learning_rate: from ImageNet's weights, and from random ones.
@@ -37,7 +38,6 @@ class Architecture:
         is_cut: whether a batch may be cut; batch norm looks at all of it.
     """
 
-    weights: str
     file: str
     head: str
     learning_rate: float
@@ -49,7 +49,6 @@ class Architecture:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "resnet18": Architecture(
-        weights="ResNet18_Weights",
         file="resnet18-f37072fd.pth",
         head="fc",
         learning_rate=3e-4,
@@ -59,7 +58,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         is_cut=False,
     ),
     "vit_b_16": Architecture(
-        weights="ViT_B_16_Weights",
         file="vit_b_16-c867db91.pth",
         head="heads.head",
         learning_rate=3e-5,
@@ -137,16 +135,9 @@ def weights_file(config: BaselineConfig) -> Path:
         WeightsUnavailable: it is not there; says where it can be had.
         DataError: its content is not what its name says.
     """
-    import torch
-
-    architecture = ARCHITECTURES[config.architecture]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / architecture.file
-    if not path.is_file():
-        raise WeightsUnavailable(
-            f"baseline.architecture={config.architecture}: ImageNet's weights are not at {path}; where "
-            f"there is a network run 'curl --create-dirs -o {path} {_url(architecture)}', or train from "
-            "random ones with baseline.from_scratch=true"
-        )
+    if missing := missing_classifier(config):
+        raise WeightsUnavailable(missing)
+    path = _place(config)
     expected = path.stem.rpartition("-")[2]
     if not (found := file_sha256(path)).startswith(expected):
         raise DataError(
@@ -156,12 +147,23 @@ def weights_file(config: BaselineConfig) -> Path:
     return path
 
 
-def _url(architecture: Architecture) -> str:
-    declare_missing_operators()
-    from torchvision import models
+def missing_classifier(config: BaselineConfig) -> str | None:
+    """Returns how ImageNet's weights are had where a classifier needs them and they are not here."""
+    path = _place(config)
+    if config.from_scratch or path.is_file():
+        return None
+    return (
+        f"baseline.architecture={config.architecture}: ImageNet's weights are not at {path}; where "
+        f"there is a network run 'curl --create-dirs -o {path} {PUBLISHED}/{path.name}', or train from "
+        "random ones with baseline.from_scratch=true"
+    )
 
-    url: str = getattr(models, architecture.weights).IMAGENET1K_V1.url
-    return f"{url.rpartition('/')[0]}/{architecture.file}"
+
+def _place(config: BaselineConfig) -> Path:
+    """Returns where torch.hub keeps a file of weights, without loading torch."""
+    cache = os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
+    home = Path(os.environ.get("TORCH_HOME", cache)).expanduser()
+    return home / "hub" / "checkpoints" / ARCHITECTURES[config.architecture].file
 
 
 def resized_weights(tensors: Any, config: BaselineConfig) -> Any:

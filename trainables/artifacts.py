@@ -73,11 +73,23 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
             p.relative_to(aside).as_posix(): file_sha256(p) for p in sorted(aside.rglob("*")) if p.is_file()
         }
         write_atomically(aside / MANIFEST, json.dumps({"files": files}, indent=1))
-        if folder.exists():
-            shutil.rmtree(folder)
-        aside.rename(folder)
+        put_in_place(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def put_in_place(aside: Path, folder: Path) -> None:
+    """Renames a finished folder; one that is there steps aside, and is deleted once the new one stands."""
+    old = aside.with_name(f"{aside.name}.old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        aside.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def verify(folder: Path) -> None:

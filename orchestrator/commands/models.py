@@ -79,7 +79,7 @@ def convert(
     """Turn a foreign checkpoint into safetensors; pickles are opened in quarantine, once vouched for."""
     from orchestrator.zoo import ENCODERS, find
     from trainables.errors import ConfigError
-    from trainables.models.convert import check_loads, convert_file, convert_part
+    from trainables.models.convert import convert_file, convert_part
     from trainables.models.weights import missing_parts
 
     if to not in ENCODERS and ("/" in to or Path(to).is_dir()):
@@ -92,7 +92,7 @@ def convert(
     converted = convert_part(file, name, spec, part=part, trusted=trusted, replace=replace)
     what = f"the {converted.part}" if converted.num_tensors is None else f"{converted.num_tensors} tensors"
     _print(f"{what} in {converted.folder}")
-    num_weights = check_loads(converted, name, spec)
+    num_weights = converted.num_weights
     if num_weights is None:
         _print(f"still to come: {' and '.join(missing_parts(name, spec))}")
     else:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_openai_parts import reference
 
 from orchestrator.cli import execute
@@ -92,3 +92,21 @@ def test_a_converted_file_is_ready(home, capsys, tmp_path):
     assert "the published one has 151,277,313, this is another one" in said
     assert execute(["models", "show", "chexzero", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["status"] == "ready"
+
+
+def test_a_wrong_file_does_not_take_the_place_of_one_that_loads(home, capsys, tmp_path):
+    file, folder = tmp_path / "best.safetensors", home / "weights" / "chexzero" / "model"
+    tensors = {n: t for n, t in reference(quick_gelu=True).state_dict().items() if n != "attn_mask"}
+    convert = ["models", "convert", str(file), "--to", "chexzero"]
+    save_file(tensors, file)
+    assert execute(convert) == 0
+    there = {path.name: path.read_bytes() for path in folder.iterdir()}
+    save_file({**tensors, "ln_final.more": torch.ones(2)}, file)
+    assert execute([*convert, "--replace"]) == 2
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == there
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    save_file({**tensors, "logit_scale": torch.tensor(1.0)}, file)
+    assert execute([*convert, "--replace"]) == 0
+    assert load_file(folder / "model.safetensors")["logit_scale"] == 1
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    assert "is ready" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainables.artifacts import atomic_directory, file_sha256, is_whole
+from trainables.artifacts import atomic_directory, file_sha256, is_whole, put_in_place
 from trainables.config import EncoderConfig
 from trainables.errors import ConfigError, DataError
 from trainables.models.encoder_spec import EncoderSpec
@@ -24,6 +25,7 @@ from trainables.models.weights import (
     encoder_folder,
     missing_parts,
     needed_parts,
+    on_trial,
     text_parts,
 )
 
@@ -39,14 +41,17 @@ class Converted:
 
     folder: Path
     part: str | None
-    sha256: str  # of the file that was converted
     num_tensors: int | None  # None: text
+    num_weights: int | None = None  # of the encoder with it; None: another part is to come, or no encoder
 
 
 def convert_part(
     file: Path, name: str, spec: EncoderSpec, *, part: str | None, trusted: str | None, replace: bool = False
 ) -> Converted:
-    """Converts a published file into a part of a registered encoder.
+    """Converts a published file into a part of a registered encoder, and loads the encoder with it.
+
+    Only what loads takes its place, and that of an earlier one; where another part is still to come, the
+    encoder is loaded with that one.
 
     Args:
         file: a pickle, safetensors, `vocab.txt` or `open_clip_config.json`.
@@ -57,24 +62,33 @@ def convert_part(
         replace: whether a part that is here already is overwritten.
 
     Raises:
-        ConfigError: a part that the encoder does not have, one that is here, or a file nobody vouches for.
+        ConfigError: a part that the encoder does not have, one that is here, a file nobody vouches for, or
+            one that does not fit the encoder.
         DataError: not the published file, or one that is refused.
     """
     part = _which(file, name, spec, part)
     folder = encoder_folder(name) / part
     if is_whole(folder) and not replace:
         raise ConfigError(f"{name}: its {part} is here already ({folder}); add --replace to overwrite it")
-    if part in TEXT_PARTS:
-        return _copy_text(file, folder, part)
-    published = spec.parts[part]
-    return _convert(file, folder, part=part, md5=published.md5, trusted=trusted)
+    aside, num_tensors = folder.with_name(f".{part}.{os.getpid()}"), None
+    try:
+        if part in TEXT_PARTS:
+            _copy_text(file, aside, part)
+        else:
+            num_tensors = _convert(file, aside, md5=spec.parts[part].md5, trusted=trusted)
+        with on_trial(name, part, aside):
+            num_weights = _count_weights(name, spec)
+        put_in_place(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Converted(folder, part, num_tensors, num_weights)
 
 
-def check_loads(converted: Converted, name: str, spec: EncoderSpec) -> int | None:
+def _count_weights(name: str, spec: EncoderSpec) -> int | None:
     """Loads an encoder whose parts are all here; returns how many weights it has, None if a part is to come.
 
     Raises:
-        ConfigError: the tensors do not fit it; then tensors that were converted last are taken away again.
+        ConfigError: the parts do not fit it.
     """
     from trainables.models.load import load_dual_encoder
 
@@ -82,11 +96,9 @@ def check_loads(converted: Converted, name: str, spec: EncoderSpec) -> int | Non
         return None
     try:
         encoder = load_dual_encoder(EncoderConfig(name=name))
-    except (ConfigError, LookupError, ValueError, RuntimeError) as error:
-        if converted.part not in TEXT_PARTS:
-            shutil.rmtree(converted.folder)
-        if isinstance(error, ConfigError):
-            raise
+    except ConfigError:
+        raise
+    except (LookupError, ValueError, RuntimeError) as error:
         raise ConfigError(  # shapes that no architecture has; what a library makes of them
             f"{name}: is not built of these tensors ({type(error).__name__}: {error})"
         ) from error
@@ -103,12 +115,12 @@ def convert_file(file: Path, folder: Path, *, trusted: str | None) -> Converted:
     if any(folder.glob("*.safetensors")):
         raise ConfigError(f"--to {folder}: holds safetensors already; name another folder")
     aside = folder.with_name(f"{folder.name}.converted")
-    converted = _convert(file, aside, part=None, md5=None, trusted=trusted)
+    num_tensors = _convert(file, aside, md5=None, trusted=trusted)
     folder.mkdir(parents=True, exist_ok=True)
     for written in sorted(aside.iterdir()):
         written.replace(folder / written.name)
     aside.rmdir()
-    return Converted(folder, None, converted.sha256, converted.num_tensors)
+    return Converted(folder, None, num_tensors)
 
 
 def _which(file: Path, name: str, spec: EncoderSpec, part: str | None) -> str:
@@ -132,9 +144,8 @@ def _which(file: Path, name: str, spec: EncoderSpec, part: str | None) -> str:
     )
 
 
-def _convert(
-    file: Path, folder: Path, *, part: str | None, md5: str | None, trusted: str | None
-) -> Converted:
+def _convert(file: Path, folder: Path, *, md5: str | None, trusted: str | None) -> int:
+    """Converts a file into a folder of its own, and returns how many tensors it has."""
     _check_file(file)
     sha256 = file_sha256(file)
     _check_hash(file, sha256, md5=md5, trusted=trusted)
@@ -147,7 +158,7 @@ def _convert(
             said = _quarantined(file, target)
         about = {"converted_from": file.name, "sha256": sha256, **said}
         (aside / "about.json").write_text(json.dumps(about, indent=1, sort_keys=True))
-    return Converted(folder, part, sha256, said["num_tensors"])
+    return said["num_tensors"]
 
 
 def _check_file(file: Path) -> None:
@@ -220,7 +231,7 @@ def count_tensors(file: Path) -> int:
         raise DataError(f"{file}: no safetensors file ({error})") from error
 
 
-def _copy_text(file: Path, folder: Path, part: str) -> Converted:
+def _copy_text(file: Path, folder: Path, part: str) -> None:
     """Copies a vocabulary or a configuration, after looking whether it is one."""
     _check_file(file)
     try:
@@ -233,7 +244,6 @@ def _copy_text(file: Path, folder: Path, part: str) -> Converted:
         raise DataError(f"{file}: cannot be read as UTF-8 text or JSON ({error})") from error
     with atomic_directory(folder) as aside:
         shutil.copyfile(file, aside / TEXT_PARTS[part])
-    return Converted(folder, part, file_sha256(file), None)
 
 
 def _check_vocabulary(text: str, file: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trainables.config import EncoderConfig
 from trainables.errors import ConfigError, DataError
 from trainables.models.encoder_spec import EncoderSpec
-from trainables.models.weights import MODEL_FILE, encoder_folder, is_here, part_file
+from trainables.models.weights import MODEL_FILE, is_here, part_file, part_folder
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -63,7 +63,7 @@ def shapes_of_parts(config: EncoderConfig, spec: EncoderSpec) -> dict[str, tuple
     for part in spec.parts:
         if not is_here(config.name, part):
             continue
-        file = encoder_folder(config.name) / part / MODEL_FILE
+        file = part_folder(config.name, part) / MODEL_FILE
         try:
             with safe_open(file, framework="pt") as opened:
                 names = list(opened.keys())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from trainables.artifacts import MANIFEST, about, atomic_directory, file_sha256, is_whole, verify
@@ -30,6 +32,24 @@ def encoder_folder(name: str) -> Path:
     return home / "weights" / name.replace("/", "--")
 
 
+_ON_TRIAL: dict[tuple[str, str], Path] = {}
+
+
+def part_folder(name: str, part: str) -> Path:
+    """Returns where a part of an encoder lies, or would lie."""
+    return _ON_TRIAL.get((name, part)) or encoder_folder(name) / part
+
+
+@contextmanager
+def on_trial(name: str, part: str, folder: Path) -> Iterator[None]:
+    """Lets this process find a part of an encoder in another folder, before that takes its place."""
+    _ON_TRIAL[name, part] = folder
+    try:
+        yield
+    finally:
+        del _ON_TRIAL[name, part]
+
+
 def needed_parts(spec: EncoderSpec) -> tuple[str, ...]:
     """Returns what has to be converted or fetched before an encoder can be loaded."""
     return (*spec.parts, *text_parts(spec))
@@ -45,7 +65,7 @@ def text_parts(spec: EncoderSpec) -> dict[str, str]:
 
 def is_here(name: str, part: str) -> bool:
     """Says whether a part of an encoder was converted on this machine."""
-    return is_whole(encoder_folder(name) / part)
+    return is_whole(part_folder(name, part))
 
 
 def missing_parts(name: str, spec: EncoderSpec) -> list[str]:
@@ -60,7 +80,7 @@ def part_file(name: str, spec: EncoderSpec, part: str) -> Path:
         WeightsUnavailable: it is not here; says how to get it.
         DataError: it has changed since it was converted.
     """
-    folder = encoder_folder(name) / part
+    folder = part_folder(name, part)
     if not is_whole(folder):
         raise WeightsUnavailable(
             f"{name}: {' and '.join(missing_parts(name, spec))} not on this machine; "
@@ -72,9 +92,8 @@ def part_file(name: str, spec: EncoderSpec, part: str) -> Path:
 
 def parts_identity(name: str, spec: EncoderSpec) -> list[str]:
     """Returns what identifies an encoder's parts; of one that is not here, that it is not."""
-    folder = encoder_folder(name)
     return [
-        f"{part} {(folder / part / MANIFEST).read_text()}" if is_whole(folder / part) else f"{part} not here"
+        f"{part} {(part_folder(name, part) / MANIFEST).read_text() if is_here(name, part) else 'not here'}"
         for part in needed_parts(spec)
     ]
 

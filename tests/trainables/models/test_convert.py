@@ -21,7 +21,7 @@ from trainables.artifacts import file_sha256, verify
 from trainables.errors import ConfigError, DataError
 from trainables.models.convert import convert_file, convert_part
 from trainables.models.registry import ENCODERS
-from trainables.models.weights import encoder_folder, missing_parts
+from trainables.models.weights import encoder_folder, missing_parts, parts_identity
 
 WEIGHTS = {"conv1.weight": torch.arange(6.0).view(2, 3), "ln.bias": torch.ones(3)}
 
@@ -43,16 +43,17 @@ def checkpoint(path: Path, content: object) -> Path:
 
 def test_a_trusted_file_becomes_safetensors_with_a_manifest(home, tmp_path):
     file = checkpoint(tmp_path / "best.pt", WEIGHTS)
-    converted = convert_part(file, "chexzero", ENCODERS["chexzero"], part=None, trusted=file_sha256(file))
+    converted = convert_part(file, "gloria", ENCODERS["gloria"], part=None, trusted=file_sha256(file))
     verify(converted.folder)
-    assert converted.folder == encoder_folder("chexzero") / "model"
+    assert converted.folder == encoder_folder("gloria") / "model"
     assert converted.folder.is_relative_to(home)
     tensors = load_file(converted.folder / "model.safetensors")
     assert all(torch.equal(tensors[name], tensor) for name, tensor in WEIGHTS.items())
     about = json.loads((converted.folder / "about.json").read_text())
     assert (about["sha256"], about["num_tensors"]) == (file_sha256(file), 2)
     assert {path.suffix for path in converted.folder.iterdir()} == {".safetensors", ".json"}
-    assert missing_parts("chexzero", ENCODERS["chexzero"]) == []
+    assert missing_parts("gloria", ENCODERS["gloria"]) == ["vocabulary"]
+    assert converted.num_weights is None  # it is loaded once that is here
 
 
 def test_a_pickle_with_code_is_refused_by_name_and_not_run(home, tmp_path):
@@ -121,10 +122,13 @@ def test_a_vocabulary_is_copied_and_others_are_refused(home, tmp_path):
 def test_safetensors_need_no_trust(home, tmp_path):
     file = tmp_path / "model.safetensors"
     save_file(WEIGHTS, file)
-    assert convert_part(file, "chexzero", ENCODERS["chexzero"], part=None, trusted=None).num_tensors == 2
+    converted = convert_part(file, "gloria", ENCODERS["gloria"], part=None, trusted=None)
+    assert converted.num_tensors == 2
+    before = parts_identity("gloria", ENCODERS["gloria"])
     file.write_bytes(b"no safetensors at all")
     with pytest.raises(DataError, match="no safetensors file"):
-        convert_part(file, "chexzero", ENCODERS["chexzero"], part=None, trusted=None, replace=True)
+        convert_part(file, "gloria", ENCODERS["gloria"], part=None, trusted=None, replace=True)
+    assert parts_identity("gloria", ENCODERS["gloria"]) == before
 
 
 def test_parts_are_told_apart_or_asked_for(home, tmp_path):

@@ -118,8 +118,8 @@ def keep_keys(conductor: Conductor, state: SweepState) -> None:
 
     def identify_as_before(config: TrialConfig) -> Identity:
         now = identify(config)
-        keys = (known.get(key, key) for key in (now.trial_key, now.arm_key))
-        return Identity(*keys, now.data, now.model)
+        key, arm_key = (known.get(key, key) for key in (now.trial_key, now.arm_key))
+        return Identity(key, arm_key, now.data, now.model)
 
     conductor.identify = identify_as_before
 

@@ -57,17 +57,23 @@ class Job:
 class JobServer:
     """The Jobs API of one cluster.
 
+    Args:
+        address: see `job_address`.
+        warn: is told before the token crosses a network as it is.
+
     Raises:
         ConfigError: an address of another kind.
         ClusterError: nothing answers there, a wrong token or none, another version of Ray.
     """
 
-    def __init__(self, address: str | None) -> None:
+    def __init__(self, address: str | None, warn: Callable[[str], object] = lambda _: None) -> None:
         self.address = job_address(address)
         check_token(self.address)
         for name in ADDRESS_VARIABLES:  # Ray would let them go before the address that is given
             os.environ.pop(name, None)
         check_port(self.address)
+        if host := plain_text_host(self.address):
+            warn(f"the token goes to {host} unencrypted; safer: ssh -L 8265:127.0.0.1:8265 {host}")
         from ray._private.runtime_env import packaging
         from ray.dashboard.modules.dashboard_sdk import SubmissionClient
         from ray.job_submission import JobSubmissionClient
@@ -191,6 +197,13 @@ def check_port(address: str) -> None:
             f"--head), its dashboard at port {port}? That listens on the head alone; from elsewhere: "
             f"ssh -L 8265:127.0.0.1:8265 HEAD, then --address {DEFAULT_ADDRESS}"
         ) from error
+
+
+def plain_text_host(address: str) -> str | None:
+    """Returns whom a token for this address would reach unencrypted; None where no network can read it."""
+    place = urlsplit(address)
+    is_safe = place.scheme == "https" or place.hostname in ("127.0.0.1", "localhost", "::1")
+    return None if is_safe else place.hostname
 
 
 def job_address(given: str | None) -> str:

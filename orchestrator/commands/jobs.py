@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
-from urllib.parse import urlsplit
 
 import typer
 
@@ -49,13 +48,12 @@ def submit(
     python: Annotated[str, typer.Option(help="The interpreter, as the cluster's nodes know it.")] = "python",
 ) -> int:
     """Run a sweep on a Ray cluster, as a job that goes on without this machine."""
-    from orchestrator.jobs import JobServer, job_variables
+    from orchestrator.jobs import job_variables
 
     given = list(arguments or [])
     space, rest = check_sweep(given)
     variables = job_variables(env or [])
-    server = JobServer(address)
-    warn_of_plain_text(server)
+    server = connect(address)
     job_id = server.submit(rest, space, variables, python=python)
     print_line(f"job {job_id}", err if follow else out)
     where = f" --address {server.address}" if address else ""
@@ -71,9 +69,7 @@ def list_jobs(address: DashboardOption = None, as_json: JsonOption = False) -> N
     """List the jobs of a cluster, the newest last."""
     from dataclasses import asdict
 
-    from orchestrator.jobs import JobServer
-
-    found = JobServer(address).jobs()
+    found = connect(address).jobs()
     if as_json:
         print_json([asdict(job) for job in found])
         return
@@ -84,9 +80,7 @@ def list_jobs(address: DashboardOption = None, as_json: JsonOption = False) -> N
 @app.command()
 def logs(job_id: JobArgument, follow: FollowOption = False, address: DashboardOption = None) -> int:
     """Show what a job has printed."""
-    from orchestrator.jobs import JobServer
-
-    server = JobServer(address)
+    server = connect(address)
     server.find(job_id)
     if follow:
         return follow_job(server, job_id, f" --address {server.address}" if address else "")
@@ -97,12 +91,19 @@ def logs(job_id: JobArgument, follow: FollowOption = False, address: DashboardOp
 @app.command()
 def stop(job_id: JobArgument, address: DashboardOption = None) -> None:
     """Ask a job to end; its sweep keeps what was finished, and can be resumed."""
-    from orchestrator.jobs import STOP_SECONDS, JobServer
+    from orchestrator.jobs import STOP_SECONDS
 
-    if JobServer(address).stop(job_id):
+    if connect(address).stop(job_id):
         print_line(f"asked {job_id} to end; it is killed if it has not after {STOP_SECONDS} s")
     else:
         print_line(f"{job_id} had ended already")
+
+
+def connect(address: str | None) -> JobServer:
+    """Returns the Jobs API of a cluster; says so first where the token goes there unencrypted."""
+    from orchestrator.jobs import JobServer
+
+    return JobServer(address, lambda text: print_line(text, err))
 
 
 def check_sweep(arguments: list[str]) -> tuple[Path | None, list[str]]:
@@ -149,14 +150,6 @@ def describe(job: Job) -> str:
     started = f"{datetime.fromtimestamp(job.started):%Y-%m-%d %H:%M}"
     status = job.status if job.exit_code is None else f"{job.status} {job.exit_code}"
     return f"{job.job_id}  {started}  {status}  {job.entrypoint}"
-
-
-def warn_of_plain_text(server: JobServer) -> None:
-    """Says so where the token would cross a network as it is."""
-    place = urlsplit(server.address)
-    if place.scheme == "http" and place.hostname not in ("127.0.0.1", "localhost", "::1"):
-        forward = f"ssh -L 8265:127.0.0.1:8265 {place.hostname}"
-        print_line(f"the token goes to {place.hostname} unencrypted; safer: {forward}", err)
 
 
 def write(text: str) -> None:

@@ -15,7 +15,7 @@ from ray_head import BIN, PROJECT, Head, running_head
 from orchestrator import jobs
 from orchestrator.cli import execute
 from orchestrator.gcs import check_token
-from orchestrator.jobs import job_address, job_variables
+from orchestrator.jobs import job_address, job_variables, plain_text_host
 from orchestrator.leaderboard import leaderboard
 from orchestrator.ledger import read_ledger
 from orchestrator.package import MAX_BYTES, pack
@@ -164,6 +164,27 @@ def test_a_token_file_of_ours_becomes_private(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "token").chmod(0o644)
     check_token("head:6379")
     assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
+
+
+def test_an_unencrypted_way_is_said_before_the_token_goes_it(capsys, monkeypatch: pytest.MonkeyPatch):
+    said: list[str] = []
+
+    def connect(*_: object):
+        said.extend(capsys.readouterr().err.splitlines()[-1:])
+        raise ClusterError("that is far enough")
+
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    monkeypatch.setattr(jobs, "check_port", lambda _: None)
+    monkeypatch.setattr(jobs.JobServer, "_call", connect)
+    for verb in (["submit", "demo"], ["jobs", "list"], ["jobs", "logs", "x"], ["jobs", "stop", "x"]):
+        assert execute([*verb, "--address", "http://head:8265"]) == 2
+    assert said == ["the token goes to head unencrypted; safer: ssh -L 8265:127.0.0.1:8265 head"] * 4
+
+
+def test_only_plain_http_over_a_network_is_unencrypted():
+    assert plain_text_host("http://10.0.0.7:8265") == "10.0.0.7"
+    for address in ("https://head", "http://127.0.0.1:8265", "http://localhost:1", "http://[::1]:8265"):
+        assert plain_text_host(address) is None
 
 
 @pytest.fixture(scope="module")

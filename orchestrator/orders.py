@@ -75,11 +75,13 @@ class TrialOrder:
         """Returns the order with the folders of this node."""
         if self.storage is None:
             return self
-        base, scratch = home(), Path(self.scratch)
-        if not scratch.is_dir():  # the driver's, on another machine
-            (scratch := base / "scratch").mkdir(exist_ok=True)
+        base = home()
+        is_shared = Path(self.scratch).is_dir()  # else the driver's is on another machine
         return replace(
-            self, workdir=str(base / self.workdir), store=str(base / self.store), scratch=str(scratch)
+            self,
+            workdir=str(base / self.workdir),
+            store=str(base / self.store),
+            scratch=self.scratch if is_shared else str(base / "scratch"),
         )
 
     def files(self) -> TrialFiles:

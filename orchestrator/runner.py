@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from orchestrator.attempts import taken_over
 from orchestrator.failures import (
@@ -35,11 +35,15 @@ from orchestrator.failures import (
 from orchestrator.measured import own_key
 from orchestrator.orders import TrialOrder, TrialRecord
 from orchestrator.placement import PLACES, place_key
+from orchestrator.scratch import attempt_scratch
 from orchestrator.trial_files import TrialFiles
 from trainables import resolve
 from trainables.artifacts import file_sha256
 from trainables.context import Metrics
 from trainables.errors import DataError
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 
 def run_trial(config: dict[str, str]) -> dict[str, str]:
@@ -132,14 +136,19 @@ def _done(metrics: Metrics, files: TrialFiles) -> Done:
 
 def _over_workers(order: TrialOrder, placed: TrialOrder) -> Done:
     """Starts one process per worker and returns what rank 0 returned; `placed` is for any node."""
-    from ray.train import (
-        CheckpointConfig,
-        FailureConfig,
-        LoggingConfig,
-        RunConfig,
-        ScalingConfig,
-        TrainingFailedError,
-    )
+    from ray.train import TrainingFailedError
+
+    with attempt_scratch(Path(order.scratch), f"{order.trial_key}-{order.attempt}") as scratch:
+        try:
+            done: Any = _trainer(order, placed, scratch).fit().return_value
+        except TrainingFailedError as error:
+            raise WorkerDied(str(error)) from error
+    return done
+
+
+def _trainer(order: TrialOrder, placed: TrialOrder, scratch: Path) -> TorchTrainer:
+    """Returns Ray Train, told what to start, and to repeat nothing by itself."""
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -148,21 +157,20 @@ def _over_workers(order: TrialOrder, placed: TrialOrder) -> Done:
     per_worker = {"CPU": max(1, order.cpus_per_trial // order.num_workers)}
     is_gpu = order.device == "cuda"
     backend = "nccl" if is_gpu else "gloo"
-    name = f"{order.trial_key}-{order.attempt}"
-    trainer = TorchTrainer(
+    return TorchTrainer(
         run_as_worker,
         train_loop_config={"order": placed.to_json()},
         torch_config=TorchConfig(backend=backend)
         if order.spans_nodes
-        else FileTorchConfig(backend=backend, path=f"{order.scratch}/{name}.group"),
+        else FileTorchConfig(backend=backend, path=str(scratch / "group")),
         scaling_config=ScalingConfig(
             num_workers=order.num_workers,
             use_gpu=is_gpu,
             resources_per_worker=per_worker | ({"GPU": 1} if is_gpu else {}),
         ),
         run_config=RunConfig(
-            name=name,
-            storage_path=order.scratch,
+            name=scratch.name,
+            storage_path=str(scratch),
             callbacks=[TuneReportCallback()],
             # Controller failures are repeated for ever by default, also those that no repetition mends.
             failure_config=FailureConfig(
@@ -172,11 +180,6 @@ def _over_workers(order: TrialOrder, placed: TrialOrder) -> Done:
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    try:
-        done: Any = trainer.fit().return_value
-    except TrainingFailedError as error:
-        raise WorkerDied(str(error)) from error
-    return done
 
 
 def run_as_worker(config: dict[str, str]) -> Done | None:

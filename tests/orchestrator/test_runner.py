@@ -119,6 +119,16 @@ def test_a_node_says_which_of_its_inputs_are_others_whatever_the_trial_is_called
         check_inputs(replace(same, model_fingerprint="other"))
 
 
+def test_an_order_takes_the_folders_of_its_node_and_makes_none(order: TrialOrder, home: Path, tmp_path: Path):
+    placed = replace(order, storage=str(tmp_path), workdir="sweeps/a/trials/key", store="store")
+    here = placed.at_home()
+    assert (here.workdir, here.store) == (str(home / "sweeps/a/trials/key"), str(home / "store"))
+    assert here.scratch == order.scratch  # the driver's, which this node sees
+    elsewhere = replace(placed, scratch=str(tmp_path / "of another machine")).at_home()
+    assert elsewhere.scratch == str(home / "scratch")
+    assert not list(home.iterdir())
+
+
 def test_the_module_is_light_until_a_trial_runs():
     """The driver imports it before it knows that it will start anything."""
     code = "import sys, orchestrator.runner; print(sorted({'ray', 'torch'} & set(sys.modules)))"

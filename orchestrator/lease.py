@@ -20,6 +20,8 @@ LEASE = "lease.json"
 LEASE_SECONDS = 60.0
 """Not renewed for so long, by the storage's own clock, a lease is anybody's."""
 RENEW_SECONDS = 15.0
+CLOCKS_DIFFER_SECONDS = 60.0
+"""Who may only read has no clock but its own; so much later it takes a driver for dead."""
 SETTLE_SECONDS = 1.0
 """Two drivers that write at once: who reads itself back after this time has it."""
 
@@ -98,13 +100,24 @@ class Lease:
         except (ValueError, TypeError):  # not ours to read: held, until it is stale
             return Holder("", "unknown", 0, "", "unknown", "unknown")
 
+    def seen(self) -> Holder | None:
+        """Returns who runs the sweep, as far as reading alone tells; None where nobody has for a while."""
+        holder = self.holder()
+        if holder is None or _died_here(holder):
+            return None
+        try:
+            age = time.time() - self.storage.modified(self.key)
+        except FileNotFoundError:  # it was given up just now
+            return None
+        return holder if age <= LEASE_SECONDS + CLOCKS_DIFFER_SECONDS else None
+
     def _content(self) -> bytes:
         expires = (datetime.now(UTC) + timedelta(seconds=LEASE_SECONDS)).isoformat(timespec="seconds")
         return Holder(self.owner, platform.node(), os.getpid(), machine(), self.since, expires).to_bytes()
 
     def _is_stale(self, holder: Holder) -> bool:
         """A driver of this machine that is dead has let go at once; others are given their time."""
-        if holder.machine == machine() and not is_alive(holder.pid):
+        if _died_here(holder):
             return True
         clock = f"{CHECKS}/{secrets.token_hex(8)}"
         self.storage.put_bytes(clock, b"what time is it?")
@@ -121,6 +134,10 @@ class Lease:
             f"sweep '{self.sweep}' in {self.storage.uri} is being run by {who}; wait for it, or stop it "
             f"there. One that has died lets go {LEASE_SECONDS:.0f} seconds after its last sign of life"
         )
+
+
+def _died_here(holder: Holder) -> bool:
+    return holder.machine == machine() and not is_alive(holder.pid)
 
 
 def machine() -> str:

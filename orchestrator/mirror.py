@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.attempts import CHECKPOINTS
-from orchestrator.home import home
+from orchestrator.elsewhere import copy_segments, ledger_key, no_such_sweep, read_segments
+from orchestrator.home import home, sweep_names
 from orchestrator.lease import RENEW_SECONDS, Lease
 from orchestrator.ledger import LedgerReader, SweepState, TrialState, read_ledger
 from orchestrator.storage import Storage, at_once, differing, open_storage
@@ -120,7 +121,7 @@ class Mirror:
                     continue
                 content = path.read_bytes()
                 if whole := content[: content.rfind(b"\n") + 1]:
-                    self.storage.put_bytes(f"{self.key}/ledger/{path.name}", whole)
+                    self.storage.put_bytes(f"{ledger_key(self.folder.name)}/{path.name}", whole)
                 self._sizes[path.name] = len(content)
 
     def bring_results(self, trial_key: str, hashes: dict[str, str]) -> None:
@@ -240,11 +241,6 @@ def bring_results(storage: Storage, folder: Path, trial_key: str, hashes: dict[s
     storage.get_files({name: (f"{key}/{name}", hashes[name]) for name in missing}, workdir)
 
 
-def read_segments(storage: Storage, sweep: str) -> list[str]:
-    """Returns the names of the ledger's segments in the storage."""
-    return [name for name in storage.names(f"sweeps/{sweep}/ledger") if name.startswith("segment-")]
-
-
 def compare(storage: Storage, folder: Path) -> str:
     """Says how the ledger here stands to the one in the storage: `equal`, `ahead` or `behind`.
 
@@ -254,7 +250,7 @@ def compare(storage: Storage, folder: Path) -> str:
     here = b"".join(path.read_bytes() for path in sorted(folder.glob("ledger/segment-*.jsonl")))
     here = here[: here.rfind(b"\n") + 1]
     names = read_segments(storage, folder.name)
-    there = b"".join(storage.get_bytes(f"sweeps/{folder.name}/ledger/{name}") for name in names)
+    there = b"".join(storage.get_bytes(f"{ledger_key(folder.name)}/{name}") for name in names)
     if here == there:
         return "equal"
     if here.startswith(there):
@@ -276,18 +272,10 @@ def bring_sweep(storage: Storage, folder: Path) -> None:
     """
     names = read_segments(storage, folder.name)
     if not names and not folder.joinpath("ledger").is_dir():
-        others = [name for name in storage.names("sweeps") if read_segments(storage, name)]
-        raise DataError(
-            f"no sweep '{folder.name}' in {storage.uri} (there: {', '.join(others) or 'none'}), nor on "
-            "this machine"
-        )
+        raise no_such_sweep(storage, folder.name, sweep_names())
     if names and compare(storage, folder) == "behind":
         Lease(storage, folder.name).refuse_if_held()
-        for name in names:
-            (folder / "ledger").mkdir(parents=True, exist_ok=True)
-            aside = folder / "ledger" / f".{name}"
-            aside.write_bytes(storage.get_bytes(f"sweeps/{folder.name}/ledger/{name}"))
-            aside.replace(folder / "ledger" / name)
+        copy_segments(storage, folder)
     trials = read_ledger(folder).trials
     finished = [key for key, trial in trials.items() if trial.status == "finished"]
     at_once(lambda key: bring_results(storage, folder, key, trials[key].results), finished)

@@ -9,8 +9,10 @@ from typing import Any, Literal
 from orchestrator.arms import objective
 from orchestrator.confirmation import num_still_to_confirm
 from orchestrator.driver import read_waiting, running_driver
+from orchestrator.lease import Lease
 from orchestrator.ledger import SweepState, TrialState, read_ledger
 from orchestrator.measured import own_key
+from orchestrator.storage import Storage
 
 Progress = Literal["done", "running", "waiting", "interrupted", "failed", "unavailable"]
 
@@ -39,7 +41,7 @@ class TrialStatus:
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """A sweep: `driver` is the process that runs it; None = none does."""
+    """A sweep: `driver` is the process that runs it; None = none does. `host` is where, if not here."""
 
     sweep: str
     driver: int | None
@@ -47,6 +49,8 @@ class SweepStatus:
     num_pending: int
     is_complete: bool
     trials: tuple[TrialStatus, ...]
+    host: str | None = None
+    storage: str | None = None  # URI of where this was read; None = on this machine
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it as JSON-like values."""
@@ -61,30 +65,43 @@ class SweepStatus:
 
     def lines(self) -> list[str]:
         """Returns what the command prints: where the sweep is, a line a trial, and what to type next."""
-        where = f"run by process {self.driver}" if self.driver is not None else "not running"
-        where = "complete" if self.is_complete else where
+        by = f"run by process {self.driver}" + (f" on {self.host}" if self.host else "")
+        how = "complete" if self.is_complete else "not running" if self.driver is None else by
         counts = ", ".join(f"{number} {kind}" for kind, number in self.counts().items()) or "nothing yet"
-        return [f"sweep '{self.sweep}': {where}; {counts}", *(t.line() for t in self.trials), *self.next()]
+        place = f" in {self.storage}" if self.storage else ""
+        head = f"sweep '{self.sweep}'{place}: {how}; {counts}"
+        return [head, *(trial.line() for trial in self.trials), *self.next()]
 
     def next(self) -> list[str]:
         """Returns the command that makes sense now."""
-        command = "python -m orchestrator"
+        command, there = "python -m orchestrator", f" --storage '{self.storage}'" if self.storage else ""
         if self.driver is not None:
-            return [f"stop it after the running epochs: {command} stop {self.sweep}"]
+            where = f" on {self.host}" if self.host else ""
+            return [f"stop it after the running epochs{where}: {command} stop {self.sweep}"]
         if not self.is_complete:
-            return [f"go on: {command} sweep --resume {self.sweep}"]
+            return [f"go on: {command} sweep --resume {self.sweep}{there}"]
         if any(trial.progress in ("failed", "unavailable") for trial in self.trials):
-            return [f"try what failed again: {command} sweep --resume {self.sweep} --retry-failed"]
+            return [f"try what failed again: {command} sweep --resume {self.sweep}{there} --retry-failed"]
         return []
 
 
-def read_status(sweep_folder: Path) -> SweepStatus:
+def read_status(sweep_folder: Path, storage: Storage | None = None) -> SweepStatus:
     """Returns how far a sweep is.
+
+    Args:
+        sweep_folder: with its ledger.
+        storage: that this is a copy from, so that its lease says who runs it; None = it lies here.
 
     Raises:
         DataError: no such sweep (offers the nearest name), or a damaged ledger.
+        StorageError: the storage does not answer.
     """
-    state, driver = read_ledger(sweep_folder), running_driver(sweep_folder)
+    state, host = read_ledger(sweep_folder), None
+    if storage is None:
+        driver = running_driver(sweep_folder)
+    else:
+        holder = Lease(storage, sweep_folder.name).seen()
+        driver, host = (holder.pid, holder.host) if holder else (None, None)
     waiting = read_waiting(sweep_folder) if driver is not None else {}
     is_complete = driver is None and state.is_complete
     num_planned = state.started.get("num_trials")
@@ -102,6 +119,8 @@ def read_status(sweep_folder: Path) -> SweepStatus:
             _status_of(trial, state, is_run=driver is not None, waits=waiting.get(key))
             for key, trial in state.trials.items()
         ),
+        host=host,
+        storage=storage.uri if storage else None,
     )
 
 

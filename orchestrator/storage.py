@@ -268,6 +268,19 @@ class Storage:
             raise StorageError(f"storage {self.uri}: what is read is not what was written; use another one")
         self.delete(key)
 
+    def check_there(self) -> None:
+        """Looks whether there is such a place, writing nothing: a missing one reads like an empty one.
+
+        Raises:
+            StorageError: there is none; says what mends it.
+        """
+        is_folder, bucket = self.place.kind == "folder", self.place.path.partition("/")[0]
+        top = self.place.path if is_folder else bucket
+        found = self._patiently(f"look for {top}", lambda: self._files.get_file_info(top))
+        if found.type.name != "Directory":
+            what = "no such folder on this machine; mount it, or" if is_folder else f"no bucket '{bucket}';"
+            raise StorageError(f"storage {self.uri}: there is {what} name another one")
+
     def _path(self, key: str) -> str:
         return f"{self.place.path}/{key}"
 

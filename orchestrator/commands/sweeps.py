@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from orchestrator.commands.options import JsonOption, out, print_json
+from orchestrator.storage_uri import STORAGE_VARIABLE
+
+if TYPE_CHECKING:
+    from orchestrator.storage import Storage
 
 SweepArgument: TypeAlias = Annotated[str | None, typer.Argument(metavar="SWEEP", help="None = the newest.")]
+ThereOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URI",
+        help="Read it from there, wherever it runs; nothing is written. None = from this machine, and from "
+        f"{STORAGE_VARIABLE} what is not here.",
+    ),
+]
 
 
-def leaderboard(sweep: SweepArgument = None, as_json: JsonOption = False) -> None:
+def leaderboard(
+    sweep: SweepArgument = None, storage: ThereOption = None, as_json: JsonOption = False
+) -> None:
     """Show what a sweep found, with intervals."""
-    from orchestrator.home import sweep_folder
     from orchestrator.leaderboard import leaderboard as rank
     from orchestrator.ledger import read_ledger
     from orchestrator.report import render
 
-    board = rank(read_ledger(sweep_folder(sweep or newest_sweep())))
+    with found(sweep, storage) as (folder, _):
+        board = rank(read_ledger(folder))
     if as_json:
         typer.echo(board.to_json())
     else:
@@ -42,16 +61,16 @@ def sync(sweep: SweepArgument = None) -> int:
     return 1 if reason else 0
 
 
-def status(sweep: SweepArgument = None, as_json: JsonOption = False) -> None:
+def status(sweep: SweepArgument = None, storage: ThereOption = None, as_json: JsonOption = False) -> None:
     """Show what of a sweep is done, runs, failed or is still to come."""
-    from orchestrator.home import sweep_folder
     from orchestrator.status import read_status
 
-    found = read_status(sweep_folder(sweep or newest_sweep()))
+    with found(sweep, storage) as (folder, there):
+        seen = read_status(folder, there)
     if as_json:
-        print_json(found.to_dict())
+        print_json(seen.to_dict())
         return
-    for line in found.lines():
+    for line in seen.lines():
         out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -66,6 +85,36 @@ def stop(sweep: Annotated[str, typer.Argument(metavar="SWEEP")]) -> None:
     pid = ask_to_stop(folder)
     typer.echo(f"asked process {pid} to stop '{sweep}' after the running epochs")
     typer.echo(f"go on later: python -m orchestrator sweep --resume {sweep}")
+
+
+@contextmanager
+def found(sweep: str | None, uri: str | None) -> Generator[tuple[Path, Storage | None]]:
+    """Yields the folder of a sweep, and the storage that it is a copy from; None = it lies on this machine.
+
+    Args:
+        sweep: its name; None = the newest.
+        uri: of a storage. None = it lies here; if not, in what the environment names.
+
+    Raises:
+        ConfigError: a name that is no folder name, or a URI that is none of a storage.
+        DataError: no such sweep; offers the nearest name.
+        StorageError: the storage does not answer.
+    """
+    from orchestrator.home import sweep_folder, sweep_names
+
+    here = sweep_names()
+    if uri is None and not (sweep in here or (sweep is None and here)):
+        uri = os.environ.get(STORAGE_VARIABLE) or None
+    if uri is None:
+        yield sweep_folder(sweep or newest_sweep()), None
+        return
+    from orchestrator.elsewhere import copied, newest_in
+    from orchestrator.storage import open_storage
+
+    there = open_storage(uri)
+    name = sweep_folder(sweep).name if sweep else newest_in(there)  # a name that leads out is refused
+    with copied(there, name, here) as folder:
+        yield folder, there
 
 
 def newest_sweep() -> str:

@@ -148,6 +148,9 @@ def test_folders_are_told_by_their_absolute_path(tmp_path: Path, monkeypatch: py
 def test_no_bucket_says_how_to_mend_it(s3: S3Server):
     with pytest.raises(StorageError, match="there is no bucket 'absent'; make it, or name another"):
         open_storage(s3.uri("x").replace("//bucket", "//absent")).check()
+    with pytest.raises(StorageError, match="there is no bucket 'absent'; name another one"):
+        open_storage(s3.uri("x").replace("//bucket", "//absent")).check_there()
+    open_storage(s3.uri("nothing-yet")).check_there()
 
 
 def test_a_store_that_is_not_there_is_said_in_seconds(monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,11 @@ from orchestrator.driver import running_driver
 from orchestrator.home import sweep_folder
 from orchestrator.identity import identify
 from orchestrator.interruption import interruption
+from orchestrator.lease import Holder
 from orchestrator.ledger import Ledger, read_ledger
 from orchestrator.resume import check_drift
 from orchestrator.search_space import read_space
+from orchestrator.storage import Storage, open_storage
 from orchestrator.sweep import SweepOptions, describe, run_sweep
 from trainables.config import to_flat
 from trainables.errors import DataError
@@ -124,6 +127,85 @@ def test_a_sweep_that_is_not_there_offers_the_nearest(cut: Path, capsys, command
     assert "did you mean 'cut'?" in refusal(capsys, *command, "cuts")
     assert not (cut.parent / "cuts").exists()
     assert "first a letter or digit" in refusal(capsys, *command, "../cut")
+
+
+@pytest.fixture
+def away(cut: Path, tmp_path: Path) -> Storage:
+    """The same sweep, as a driver on another machine keeps it in a storage; this machine has none."""
+    storage = open_storage(str(tmp_path / "storage"))
+    storage.check()
+    for path in (cut / "ledger").glob("segment-*"):
+        storage.put_file(path, f"sweeps/cut/ledger/{path.name}")
+    shutil.rmtree(cut)
+    return storage
+
+
+def files_of(storage: Storage) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in Path(storage.uri).rglob("*") if path.is_file()}
+
+
+def test_a_sweep_elsewhere_is_read_and_nothing_is_left(away: Storage, own_home: Path, capsys):
+    holder = Holder("other", "far", 4711, "another", "2026-01-01", "2026-01-01")
+    away.put_bytes("sweeps/cut/lease.json", holder.to_bytes())
+    before = files_of(away)
+    assert execute(["status", "cut", "--storage", away.uri]) == 0
+    printed = capsys.readouterr().out
+    assert f"sweep 'cut' in {away.uri}: run by process 4711 on far; 1 done, 1 running, 1 failed" in printed
+    assert "stop it after the running epochs on far: python -m orchestrator stop cut" in printed
+    assert execute(["status", "--storage", away.uri, "--json"]) == 0  # the newest there
+    found = json.loads(capsys.readouterr().out)
+    assert (found["driver"], found["host"], found["storage"]) == (4711, "far", away.uri)
+    assert execute(["leaderboard", "cut", "--storage", away.uri, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["name"] == "frozen"
+    assert files_of(away) == before
+    assert not list((own_home / "sweeps").iterdir())
+
+
+def test_who_is_not_heard_from_any_more_runs_nothing(away: Storage, capsys):
+    holder = Holder("other", "far", 4711, "another", "2026-01-01", "2026-01-01")
+    away.put_bytes("sweeps/cut/lease.json", holder.to_bytes())
+    os.utime(Path(away.uri) / "sweeps/cut/lease.json", (0, 0))
+    assert execute(["status", "cut", "--storage", away.uri]) == 0
+    printed = capsys.readouterr().out
+    assert "not running; 1 done, 1 interrupted, 1 failed" in printed
+    assert f"go on: python -m orchestrator sweep --resume cut --storage '{away.uri}'" in printed
+
+
+def test_the_variable_stands_in_for_what_is_not_here_and_hides_nothing_that_is(
+    away: Storage, own_home: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CLIP_ORCHESTRATOR_STORAGE", away.uri)
+    assert execute(["status", "cut"]) == 0
+    assert f"in {away.uri}: not running; 1 done" in capsys.readouterr().out
+    with Ledger(sweep_folder("cut")) as ledger:
+        ledger.append("sweep_started", **describe("cut", read_space(SPACE)))
+    for arguments in (["status", "cut"], ["status"]):
+        assert execute(arguments) == 0
+        assert "sweep 'cut': not running; 4 pending" in capsys.readouterr().out
+    assert execute(["status", "cut", "--storage", away.uri]) == 0
+    assert "1 done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["status", "leaderboard"])
+def test_what_is_not_in_a_storage_is_said(away: Storage, tmp_path: Path, capsys, command: str):
+    nothing, empty = tmp_path / "stroage", tmp_path / "empty"
+    empty.mkdir()
+    for arguments, words in {
+        (
+            "cuts",
+            away.uri,
+        ): f"in {away.uri} (there: cut), nor on this machine; did you mean 'cut'?",
+        (
+            "cut",
+            str(nothing),
+        ): f"storage {nothing}: there is no such folder on this machine; mount it, or",
+        ("cut", str(empty)): "(there: none), nor on this machine",
+        ("../cut", away.uri): "first a letter or digit",
+        ("cut", "s4://bucket"): "no such kind of storage",
+    }.items():
+        assert words in refusal(capsys, command, arguments[0], "--storage", arguments[1])
+    assert "no sweep in" in refusal(capsys, command, "--storage", str(empty))
+    assert not nothing.exists()
 
 
 def test_stop_refuses_a_sweep_that_nobody_runs(cut: Path, capsys):

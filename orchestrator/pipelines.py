@@ -8,22 +8,26 @@ For more than one node only. On one machine the plain loop wins: 1,000 images to
 
 from __future__ import annotations
 
-import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
+from ray.util.annotations import RayDeprecationWarning
 
-from trainables.artifacts import is_whole
+from orchestrator.placement import Need
 from trainables.config import PreprocessingSpec, TrialConfig
-from trainables.context import LocalContext
-from trainables.data.cache import Decoded, decode_some
+from trainables.context import LocalContext, RunContext
+from trainables.data.cache import Decoded, decode_some, open_image_cache
+from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset
-from trainables.embeddings import EmbeddingTable, store_embeddings
-from trainables.errors import DataError
+from trainables.embeddings import EmbeddingTable, embeddings_folder, store_embeddings
+from trainables.models.captioners import captioner_preprocessing
+from trainables.models.registry import encoder_fingerprint, model_preprocessing
 
 Columns = Mapping[str, np.ndarray]
 """Values by name; all have as many rows."""
@@ -33,35 +37,39 @@ Work = Callable[[np.ndarray], Columns]
 DECODED_AT_ONCE = 128
 EMBEDDED_AT_ONCE = 256
 """`materials.ROWS_AT_ONCE`: cut elsewhere, matrix products would round otherwise."""
+ONE_CORE = Need(1, 1, 0)
+MAX_RESTARTS = 2
+"""Of a worker, whose node may be lost. Ray Data restarts for ever, also where a model fits into no memory."""
 
 
 def over_nodes(
-    open_work: Callable[[], Work], num_rows: int, *, at_once: int, gpus_per_worker: float = 0.0
+    open_work: Callable[[], Work], num_rows: int, *, at_once: int, need: Need = ONE_CORE
 ) -> Iterator[Columns]:
     """Yields what workers make of the positions 0…num_rows-1, piece by piece, in order.
-
-    Captioning is this too: `open_work` loads the captioner, what it returns captions the images at positions.
 
     Args:
         open_work: called once in each worker, as a rule to load something large.
         num_rows: how many positions.
         at_once: positions of one call.
-        gpus_per_worker: 0 = a CPU core each.
+        need: what a worker takes of its node.
     """
     import ray.data
 
     starts = range(0, num_rows, at_once)
-    resource = "GPU" if gpus_per_worker else "CPU"
-    num_workers = int(ray.cluster_resources().get(resource, 1) / (gpus_per_worker or 1))
+    num_workers = sum(need.places(node["Resources"]) for node in ray.nodes() if node["Alive"])
     pieces = ray.data.from_items([{"start": start} for start in starts], override_num_blocks=len(starts))
-    made = pieces.map_batches(
-        _Worker,
-        fn_constructor_args=[open_work, num_rows, at_once],
-        batch_size=1,
-        num_cpus=None if gpus_per_worker else 1,
-        num_gpus=gpus_per_worker or None,
-        concurrency=max(1, min(num_workers, len(starts))),
-    )
+    with warnings.catch_warnings():  # TODO: by their names, when Ray (2.64) takes restarts as it takes cores
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        made = pieces.map_batches(
+            _Worker,
+            fn_constructor_args=[open_work, num_rows, at_once],
+            batch_size=1,
+            num_cpus=need.cpus,
+            num_gpus=need.gpus or None,
+            concurrency=max(1, min(num_workers, len(starts))),
+            max_restarts=MAX_RESTARTS,
+            max_task_retries=MAX_RESTARTS,
+        )
     made.context.execution_options.preserve_order = True
     made.context.enable_progress_bars = False
     blocks: Iterable[Any] = made.iter_batches(batch_size=None, batch_format="numpy")
@@ -79,17 +87,73 @@ class _Worker:
         return dict(self._work(np.arange(start, min(start + self._at_once, self._num_rows))))
 
 
-def decode_over_nodes(dataset: Dataset, preprocessing: PreprocessingSpec) -> Iterator[Decoded]:
-    """Decodes every record of a data set, in order: give it to `open_image_cache`.
+@dataclass(frozen=True)
+class Pipelines:
+    """What is made once for all trials, over nodes that share the store and the files of the images.
 
-    Nodes must reach the image files under the same paths. It brings something only where they share the store
-    as well: a node with a store of its own finds no cache there, and decodes for itself.
+    Attributes:
+        need: what a worker of a trial takes of its node. Whoever runs a model takes as much, as memory was
+            planned for that, and threads as many, as sums round otherwise with others.
+        say: is told what begins.
     """
-    reference = ray.put(dataset)  # once to each node, not with each piece
-    work = partial(_open_decoding, reference, preprocessing)
-    for columns in over_nodes(work, len(dataset.records), at_once=DECODED_AT_ONCE):
-        for pixels, problem in zip(columns["pixels"], columns["problem"], strict=True):
-            yield str(problem) or bytes(pixels)
+
+    need: Need = ONE_CORE
+    say: Callable[[str], object] = lambda _: None
+
+    def decode(self, dataset: Dataset, preprocessing: PreprocessingSpec) -> Iterator[Decoded]:
+        """Decodes every record of a data set, in order: give it to `open_image_cache`."""
+        count = len(dataset.records)
+        self.say(f"decoding {count:,} images of {dataset.name} on all nodes")
+        reference = ray.put(dataset)  # once to each node, not with each piece
+        work = partial(_open_decoding, reference, preprocessing)
+        for columns in over_nodes(work, count, at_once=DECODED_AT_ONCE):
+            for pixels, problem in zip(columns["pixels"], columns["problem"], strict=True):
+                yield str(problem) or bytes(pixels)
+
+    def describe(
+        self, dataset: Dataset, indices: np.ndarray, config: TrialConfig, context: RunContext
+    ) -> Iterator[str]:
+        """Says what is on these images, in order: give it to `with_descriptions`."""
+        from trainables.caption import ROWS_AT_ONCE
+
+        open_image_cache(dataset, captioner_preprocessing(config.captioner), context.store, self.decode)
+        self.say(f"captioning {len(indices):,} images of {dataset.name} on all nodes")
+        work = partial(_open_captioning, ray.put(dataset), indices, config, context.store, self.need)
+        for columns in over_nodes(work, len(indices), at_once=ROWS_AT_ONCE, need=self.need):
+            yield from map(str, columns["sentence"])
+
+    def caption(self, config: TrialConfig, store: Path) -> None:
+        """Leaves in the store what the captions of a data set are made of, unless it is there.
+
+        Raises:
+            WeightsUnavailable: BLIP's weights are not here.
+        """
+        from trainables.caption import with_descriptions
+
+        with_descriptions(load_dataset(config.data), config, LocalContext(Path(), store), self.describe)
+
+    def embed(self, config: TrialConfig, store: Path) -> None:
+        """Leaves in the store a frozen encoder's embeddings of every image, unless they are there.
+
+        Raises:
+            WeightsUnavailable: its weights are not here.
+        """
+        assert config.adapt.method == "none", "who trains an adapter embeds with it"
+        dataset, encoder = load_dataset(config.data), encoder_fingerprint(config.encoder)
+        images = open_image_cache(dataset, model_preprocessing(config), store, self.decode)
+
+        def compute() -> EmbeddingTable:
+            count = len(images)
+            self.say(f"embedding {count:,} images of {dataset.name} with {config.encoder.name} on all nodes")
+            work = partial(_open_embedding, config, store, self.need)
+            parts = list(over_nodes(work, count, at_once=EMBEDDED_AT_ONCE, need=self.need))
+            image_ids, pooled, joint = (
+                np.concatenate([part[name] for part in parts]) for name in ("image_id", "pooled", "joint")
+            )
+            return EmbeddingTable(image_ids.astype(str), pooled, joint)
+
+        folder = embeddings_folder(store, images.fingerprint, encoder, adapter=None)
+        store_embeddings(folder, compute, about={"encoder": encoder})
 
 
 def _open_decoding(reference: Any, preprocessing: PreprocessingSpec) -> Work:
@@ -107,48 +171,34 @@ def _open_decoding(reference: Any, preprocessing: PreprocessingSpec) -> Work:
     return work
 
 
-def embed_over_nodes(config: TrialConfig, store: Path, *, gpus_per_worker: float = 0.0) -> EmbeddingTable:
-    """Returns the embeddings of every image, from the store if they are there, and leaves them there.
+def _open_captioning(
+    reference: Any, indices: np.ndarray, config: TrialConfig, store: Path, need: Need
+) -> Work:
+    from trainables.caption import open_captioner
 
-    Nodes must share the store: workers read the image cache and the adapter from it.
-
-    Raises:
-        DataError: the adapter was not trained yet.
-    """
-    from trainables.materials import open_materials
-
-    with tempfile.TemporaryDirectory() as folder:
-        materials = open_materials(config, LocalContext(Path(folder), store))
-    if materials.adapter_folder is not None and not is_whole(materials.adapter_folder):
-        raise DataError(f"adapter {materials.adapter_folder.name}: not in the store; run its trial first")
-    count = len(materials.dataset.records)
-    work = partial(_open_embedding, config, store, "cuda:0" if gpus_per_worker else "cpu")
-
-    def compute() -> EmbeddingTable:
-        parts = list(over_nodes(work, count, at_once=EMBEDDED_AT_ONCE, gpus_per_worker=gpus_per_worker))
-        image_ids, pooled, joint = (
-            np.concatenate([part[name] for part in parts]) for name in ("image_id", "pooled", "joint")
-        )
-        return EmbeddingTable(image_ids.astype(str), pooled, joint)
-
-    return store_embeddings(
-        materials.embeddings_folder, compute, about={"encoder": materials.encoder.fingerprint}
-    )
+    dataset: Dataset = ray.get(reference)
+    describe = open_captioner(dataset, config, _context(config, store, need))
+    return lambda positions: {"sentence": np.array(describe(indices[positions]))}
 
 
-def _open_embedding(config: TrialConfig, store: Path, device: str) -> Work:
-    from trainables.finetune import train_adapter
+def _open_embedding(config: TrialConfig, store: Path, need: Need) -> Work:
     from trainables.materials import open_materials
 
     # Without a cache of activations: the first worker would fill it with all images while the others wait.
     execution = config.execution.model_copy(update={"cache_budget_gb": 0.0})
     config = config.model_copy(update={"execution": execution})
-    context = LocalContext(Path(tempfile.mkdtemp()), store, device)
-    materials = open_materials(config, context)
-    train_adapter(materials, config, context)  # which loads it
+    materials = open_materials(config, _context(config, store, need))
 
     def work(indices: np.ndarray) -> Columns:
         table = materials.embedding_table(indices)
         return {"image_id": table.image_ids, "pooled": table.pooled, "joint": table.joint}
 
     return work
+
+
+def _context(config: TrialConfig, store: Path, need: Need) -> LocalContext:
+    """Returns where a worker computes, with as many threads as a trial has; it has nothing to write."""
+    import torch
+
+    torch.set_num_threads(config.execution.num_threads or max(1, int(need.cpus)))
+    return LocalContext(Path(), store, "cuda:0" if need.gpus else "cpu")

@@ -1,14 +1,17 @@
-"""What is done once for all trials, while Ray's processes start: images, data and weights in place."""
+"""What is done once for all trials: images, data and weights in place; over nodes captions and embeddings."""
 
 from __future__ import annotations
 
 import importlib
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.checks import may_be_here
+from orchestrator.checks import may_be_here, missing_weights
 from orchestrator.cluster import Cluster
 from orchestrator.conductor import Conductor
 from orchestrator.home import store
@@ -18,7 +21,13 @@ from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig
 from trainables.data.cache import DecodeAll, decode_here, open_image_cache
 from trainables.data.datasets import load_dataset
+from trainables.errors import UserError
 from trainables.models.registry import model_preprocessing
+
+if TYPE_CHECKING:
+    from orchestrator.pipelines import Pipelines
+
+logger = logging.getLogger(__name__)
 
 
 def preparation(space: SearchSpace, cluster: Cluster | None, conductor: Conductor) -> Callable[[], None]:
@@ -30,9 +39,11 @@ def preparation(space: SearchSpace, cluster: Cluster | None, conductor: Conducto
         return in_background(lambda: prepare(space, conductor)).result
 
     def over_nodes() -> None:
-        from orchestrator.pipelines import decode_over_nodes
+        from orchestrator.pipelines import Pipelines
 
-        prepare(space, conductor, decode_over_nodes)
+        pipelines = Pipelines(conductor.order.need, conductor.say)
+        prepare(space, conductor, pipelines.decode)
+        describe_and_embed(space, conductor, pipelines)
 
     return over_nodes
 
@@ -59,11 +70,51 @@ def prepare(space: SearchSpace, conductor: Conductor, decode_all: DecodeAll = de
     importlib.import_module("orchestrator.tuning")
 
 
+def describe_and_embed(space: SearchSpace, conductor: Conductor, pipelines: Pipelines) -> None:
+    """Makes over all nodes what one trial would make on its own while others wait for it, or make it again.
+
+    These are BLIP's words on the images, and the embeddings of frozen encoders, which differ neither by seed
+    nor by fold; of those whose weights are here, as many workers would fetch others at once. Nothing stands
+    on it: what fails here, a trial makes, or says why it cannot.
+
+    Args:
+        space: whose trials.
+        conductor: tells whoever watches what was not made.
+        pipelines: make it.
+    """
+    kinds = distinct(
+        space.trials_to_check(),
+        lambda it: [it.data, it.model_to_load, it.captioner, it.needs_captioner, it.adapt.method == "none"],
+    )
+    here = [it for it in kinds if not (it.is_baseline or missing_weights([it]))]
+    captioned = [it for it in here if it.needs_captioner]
+    frozen = [it for it in here if it.adapt.method == "none"]
+    wanted: list[tuple[str, Callable[[TrialConfig, Path], None], TrialConfig]] = [
+        *(
+            ("captions", pipelines.caption, it)
+            for it in distinct(captioned, lambda it: [it.data, it.captioner])
+        ),
+        *(("embeddings", pipelines.embed, it) for it in distinct(frozen, lambda it: [it.data, it.encoder])),
+    ]
+    for what, make, config in wanted:
+        try:
+            make(config, store())
+        except Exception as error:
+            logger.warning("%s were not made over the nodes", what, exc_info=error)
+            reason = error if isinstance(error, UserError) else f"{type(error).__name__}, see ray.log"
+            conductor.say(f"{what} of {config.data.dataset} are left to the trials: {reason}")
+
+
 def distinct_inputs(space: SearchSpace) -> list[TrialConfig]:
     """Returns one trial for each pair of data set and model that the space is known to need."""
+    return distinct(space.trials_to_check(), lambda config: [config.data, config.model_to_load])
+
+
+def distinct(configs: Iterable[TrialConfig], of: Callable[[TrialConfig], list[Any]]) -> list[TrialConfig]:
+    """Returns the first trial of each kind, which `of` tells by parts of its configuration."""
     found: dict[str, TrialConfig] = {}
-    for config in space.trials_to_check():
-        found.setdefault(fingerprint(config.data, config.model_to_load), config)
+    for config in configs:
+        found.setdefault(fingerprint(of(config)), config)
     return list(found.values())
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,11 @@ VERSION = 1
 DESCRIBED = ("blip_label", "mask_finding")
 ROWS_AT_ONCE = 64
 
+Describe = Callable[[np.ndarray], list[str]]
+"""Says what is on the images at positions of a data set, int64 [N]; N sentences."""
+DescribeAll = Callable[[Dataset, np.ndarray, TrialConfig, RunContext], Iterator[str]]
+"""Says what is on the images at these positions, in order, with the captioner of a configuration."""
+
 
 def caption(config: TrialConfig, context: RunContext) -> Metrics:
     """Writes the captions that `data.captions` names into the store, and says what they are worth.
@@ -64,15 +69,41 @@ def caption(config: TrialConfig, context: RunContext) -> Metrics:
     }
 
 
-def with_descriptions(dataset: Dataset, config: TrialConfig, context: RunContext) -> Dataset:
+def open_captioner(dataset: Dataset, config: TrialConfig, context: RunContext) -> Describe:
+    """Loads BLIP and the images at the size that it wants."""
+    from trainables.models.blip import Captioner  # here and not above: it loads torch
+
+    captioner = Captioner(config.captioner, context.device)
+    images = open_image_cache(dataset, captioner.preprocessing, context.store)
+    return lambda indices: list(captioner.describe(images.images(indices)))
+
+
+def describe_here(
+    dataset: Dataset, indices: np.ndarray, config: TrialConfig, context: RunContext
+) -> Iterator[str]:
+    """Describes images in this process."""
+    describe = open_captioner(dataset, config, context)
+    for rows in np.split(indices, range(ROWS_AT_ONCE, len(indices), ROWS_AT_ONCE)):
+        yield from describe(rows)
+
+
+def with_descriptions(
+    dataset: Dataset, config: TrialConfig, context: RunContext, describe_all: DescribeAll = describe_here
+) -> Dataset:
     """Returns the data set with what its captions are made of: made now, unless it was before.
+
+    Args:
+        dataset: whose images.
+        config: names the kind of captions, and the captioner.
+        context: has the store.
+        describe_all: who runs BLIP; its words are the same.
 
     Raises:
         WeightsUnavailable: BLIP's weights are not here.
         DataError: a mask that cannot be decoded.
     """
     if config.data.captions == "blip_label":
-        return replace(dataset, descriptions=describe_by_model(dataset, config, context))
+        return replace(dataset, descriptions=describe_by_model(dataset, config, context, describe_all))
     if config.data.captions == "mask_finding":
         return replace(dataset, descriptions=describe_by_masks(dataset))
     return dataset
@@ -87,11 +118,10 @@ def describe_by_masks(dataset: Dataset) -> dict[str, str]:
     return {image_id: sentence for image_id, sentence in said.items() if sentence is not None}
 
 
-def describe_by_model(dataset: Dataset, config: TrialConfig, context: RunContext) -> dict[str, str]:
+def describe_by_model(
+    dataset: Dataset, config: TrialConfig, context: RunContext, describe_all: DescribeAll = describe_here
+) -> dict[str, str]:
     """Returns image_id → BLIP's sentence, of all in train and val; from the store if they are there."""
-    # Here and not above: it loads torch.
-    from trainables.models.blip import Captioner
-
     captioner_folder(config.captioner)  # said before a fingerprint is asked of the Hub
     indices = dataset.indices("train", "val")
     image_ids = [dataset.records[i].image_id for i in indices]
@@ -104,13 +134,7 @@ def describe_by_model(dataset: Dataset, config: TrialConfig, context: RunContext
     )
 
     def build(aside: Path) -> dict[str, Any]:
-        captioner = Captioner(config.captioner, context.device)
-        images = open_image_cache(dataset, captioner.preprocessing, context.store)
-        sentences = [
-            sentence
-            for rows in np.split(indices, range(ROWS_AT_ONCE, len(indices), ROWS_AT_ONCE))
-            for sentence in captioner.describe(images.images(rows))
-        ]
+        sentences = list(describe_all(dataset, indices, config, context))
         pq.write_table(pa.table({"image_id": image_ids, "description": sentences}), aside / FILE)
         return {"captioner": config.captioner.model_dump(mode="json")}
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainables.artifacts import build_once, is_whole
+from trainables.artifacts import build_once, fingerprint, is_whole
 from trainables.config import Features
 from trainables.errors import DataError
 
@@ -49,13 +49,25 @@ class EmbeddingTable:
         return np.array([row_of[image_id] for image_id in image_ids], dtype=np.int64)
 
 
+def embeddings_folder(store: Path, images: str, encoder: str, adapter: str | None) -> Path:
+    """Returns where the embeddings of a data set lie, or will.
+
+    Args:
+        store: root of everything content-addressed.
+        images: fingerprint of the image cache.
+        encoder: fingerprint of the encoder.
+        adapter: key of the adapter; None = the encoder is frozen.
+    """
+    return store / "embeddings" / fingerprint("embeddings", images, encoder, adapter)
+
+
 def store_embeddings(
     folder: Path, compute: Callable[[], EmbeddingTable], *, about: dict[str, Any] | None = None
 ) -> EmbeddingTable:
     """Returns the table in `folder`, computed only if it is not there; concurrent callers wait for the first.
 
     Args:
-        folder: `<store>/embeddings/<key>`, its key a fingerprint of images, encoder and adapter.
+        folder: see `embeddings_folder`.
         compute: embeds every image; called at most once per machine.
         about: what to say of the table beside it.
     """

@@ -18,7 +18,7 @@ from trainables.data.cache import ImageCache, open_image_cache
 from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset
 from trainables.data.text import class_prompts, every_caption
-from trainables.embeddings import EmbeddingTable
+from trainables.embeddings import EmbeddingTable, embeddings_folder
 from trainables.errors import ConfigError
 from trainables.models.dual_encoder import DualEncoder, ImageFeatures, in_evaluation_mode
 from trainables.models.load import load_dual_encoder
@@ -94,7 +94,6 @@ def open_materials(config: TrialConfig, context: RunContext) -> Materials:
         encoder, adaptation.image_cut, images, config, train=ever_trained, store=context.store
     )
     adapter = adapter_key(config, dataset, encoder)
-    embeddings = fingerprint("embeddings", images.fingerprint, encoder.fingerprint, adapter)
     return Materials(
         dataset=dataset,
         images=images,
@@ -102,7 +101,7 @@ def open_materials(config: TrialConfig, context: RunContext) -> Materials:
         adaptation=adaptation,
         activations=activations,
         adapter_folder=context.store / "adapters" / adapter if adapter else None,
-        embeddings_folder=context.store / "embeddings" / embeddings,
+        embeddings_folder=embeddings_folder(context.store, images.fingerprint, encoder.fingerprint, adapter),
     )
 
 

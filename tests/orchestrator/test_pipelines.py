@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from narrow_blip import save_narrow_blip
 from PIL import Image
 
 from orchestrator.local_ray import local_ray
 from orchestrator.resources import Concurrency
 from trainables.artifacts import file_sha256
+from trainables.caption import with_descriptions
 from trainables.config import TrialConfig, from_flat
 from trainables.context import LocalContext
 from trainables.data.cache import open_image_cache
@@ -21,7 +23,6 @@ from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset
 from trainables.embed import embed
 from trainables.errors import DataError
-from trainables.materials import open_materials
 from trainables.models.registry import preprocessing_of
 
 pytestmark = [
@@ -56,19 +57,19 @@ def files_of(folder: Path) -> dict[str, str]:
 
 
 def test_the_image_cache_is_the_same_to_the_last_byte(tmp_path: Path) -> None:
-    from orchestrator.pipelines import decode_over_nodes
+    from orchestrator.pipelines import Pipelines
 
     config = trial()
     dataset, preprocessing = load_dataset(config.data), preprocessing_of(config.encoder)
     plain = open_image_cache(dataset, preprocessing, tmp_path / "plain")
-    spread = open_image_cache(dataset, preprocessing, tmp_path / "spread", decode_over_nodes)
+    spread = open_image_cache(dataset, preprocessing, tmp_path / "spread", Pipelines().decode)
     assert len(spread) == 294  # three pieces
     folders = [tmp_path / name / "images" / plain.fingerprint for name in ("plain", "spread")]
     assert files_of(folders[0]) == files_of(folders[1])
 
 
 def test_every_bad_image_is_listed_at_once(tmp_path: Path) -> None:
-    from orchestrator.pipelines import decode_over_nodes
+    from orchestrator.pipelines import Pipelines
 
     rows = ["path,label,patient_id,split"]
     for number in range(12):
@@ -81,28 +82,43 @@ def test_every_bad_image_is_listed_at_once(tmp_path: Path) -> None:
     for number in (3, 7):
         (tmp_path / f"{number}.png").write_bytes(b"\x89PNG and no more")
     with pytest.raises(DataError, match=r"3\.png.*\n.*7\.png"):
-        open_image_cache(dataset, preprocessing_of(config.encoder), tmp_path / "store", decode_over_nodes)
+        open_image_cache(dataset, preprocessing_of(config.encoder), tmp_path / "store", Pipelines().decode)
     assert not list((tmp_path / "store" / "images").glob("*/shard*"))
 
 
 @pytest.mark.faults
-def test_embeddings_are_the_same_to_the_last_bit(tmp_path: Path) -> None:
-    from orchestrator.pipelines import embed_over_nodes
+def test_what_a_frozen_trial_would_embed_is_there_to_the_last_bit(tmp_path: Path) -> None:
+    from orchestrator.pipelines import Pipelines
 
-    config = trial(**{"adapt.method": "lora", "lora.rank": 2})
+    config, said = trial(**{"adapt.method": "none"}), list[str]()
     (tmp_path / "run").mkdir()
-    context = LocalContext(tmp_path / "run", tmp_path / "store")
-    with pytest.raises(DataError, match="run its trial first"):
-        embed_over_nodes(config, context.store)
+    context = LocalContext(tmp_path / "run", tmp_path / "plain")
     embed(config, context)
-    folder = open_materials(config, context).embeddings_folder
-    plain = files_of(folder)
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
-    table = embed_over_nodes(config, context.store)
-    assert table.pooled.shape[0] == 294  # two pieces
-    assert files_of(folder) == plain
+    for _ in range(2):
+        Pipelines(say=said.append).embed(config, tmp_path / "spread")
+    assert said == [
+        "decoding 294 images of phantom on all nodes",
+        "embedding 294 images of phantom with lite0-minilm on all nodes",  # two pieces
+    ]
+    plain, spread = ([*(tmp_path / name / "embeddings").glob("*[!k]")] for name in ("plain", "spread"))
+    assert [path.name for path in spread] == [path.name for path in plain]  # where a trial looks
+    assert files_of(spread[0]) == files_of(plain[0])
+
+
+@pytest.mark.faults
+def test_the_words_on_the_images_are_those_of_one_machine(tmp_path: Path) -> None:
+    from orchestrator.pipelines import Pipelines
+
+    blip = save_narrow_blip(tmp_path / "blip")
+    changes = {"data.captions": "blip_label", "captioner.name": str(blip), "captioner.max_new_tokens": 6}
+    config, said = trial(**changes), list[str]()
+    with_descriptions(load_dataset(config.data), config, LocalContext(tmp_path, tmp_path / "plain"))
+    for _ in range(2):
+        Pipelines(say=said.append).caption(config, tmp_path / "spread")
+    assert said[1:] == ["captioning 174 images of phantom on all nodes"]  # three pieces; none of test
+    plain, spread = ([*(tmp_path / name / "descriptions").glob("*[!k]")] for name in ("plain", "spread"))
+    assert [path.name for path in spread] == [path.name for path in plain]
+    assert files_of(spread[0]) == files_of(plain[0])
 
 
 def test_any_function_of_positions_runs_over_the_workers_in_order() -> None:
@@ -119,3 +135,14 @@ def test_any_function_of_positions_runs_over_the_workers_in_order() -> None:
     captions = np.concatenate([part["caption"] for part in parts]).tolist()
     assert captions == [f"image {2 * index}" for index in range(50)]
     assert os.getpid() not in {int(pid) for part in parts for pid in part["process"]}
+
+
+@pytest.mark.faults
+def test_a_worker_that_dies_whenever_it_starts_is_given_up() -> None:
+    """As a model that fits into no memory: for ever, if Ray Data had its way."""
+    from ray.exceptions import ActorDiedError
+
+    from orchestrator.pipelines import over_nodes
+
+    with pytest.raises(ActorDiedError):
+        list(over_nodes(partial(os._exit, 3), 6, at_once=2))

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from narrow_blip import WORDS, save_narrow_blip
 from PIL import Image
 
 from trainables.adapt import adapt
@@ -34,28 +35,7 @@ from trainables.models.blip import Captioner
 from trainables.models.captioners import captioner_fingerprint, may_be_fetched, missing_captioner
 from trainables.models.convert import convert_file
 from trainables.models.dual_encoder import DualEncoder
-from trainables.models.torchvision_import import declare_missing_operators
 
-WORDS = [
-    "a",
-    "an",
-    "the",
-    "black",
-    "and",
-    "white",
-    "photo",
-    "of",
-    "chest",
-    "lung",
-    "film",
-    "picture",
-    "x",
-    "ray",
-    "with",
-    "two",
-    "on",
-    "in",
-]
 SMALL = {
     "data.phantom.num_train": 24,
     "data.phantom.num_val": 12,
@@ -69,31 +49,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BLIP checkpoint of two narrow layers, with a vocabulary of its own, as transformers saves one."""
-    declare_missing_operators()
-    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
-
-    folder = tmp_path_factory.mktemp("blip")
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", *WORDS]
-    numbered = {token: i for i, token in enumerate(vocabulary)}
-    BertTokenizer(vocab=numbered, bos_token="[DEC]").save_pretrained(folder)
-    narrow = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    tokens = {"pad_token_id": 0, "bos_token_id": 5, "eos_token_id": 3, "sep_token_id": 3}
-    config = BlipConfig(
-        text_config={**narrow, **tokens, "encoder_hidden_size": 16, "vocab_size": len(vocabulary)},
-        vision_config={**narrow, "image_size": 32, "patch_size": 8},
-        projection_dim=16,
-    )
-    torch.manual_seed(3)
-    model = BlipForConditionalGeneration(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1:  # so that different images get different words
-                parameter.mul_(500.0 if "crossattention" in name else 25.0)
-        bias = model.get_parameter("text_decoder.cls.predictions.bias")
-        bias[:6], bias[3] = -1e3, -1.0  # of the special tokens, only the end is ever said
-    model.save_pretrained(folder)
-    return folder
+    return save_narrow_blip(tmp_path_factory.mktemp("blip"))
 
 
 def small(blip: Path | str, **changes: object) -> TrialConfig:

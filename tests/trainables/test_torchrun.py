@@ -108,7 +108,10 @@ def check_same(run: Run, undisturbed: Run) -> None:
     assert run.losses == pytest.approx(undisturbed.losses, rel=1e-4)
     assert [epoch["train/epoch"] for epoch in run.epochs] == [1, 2, 3, 4]
     for epoch, expected in zip(run.epochs, undisturbed.epochs, strict=True):
-        assert epoch == pytest.approx(expected, rel=1e-4)
+        for name, value in epoch.items():
+            # A probe that is sure of itself magnifies the rounding of its features.
+            assert value == pytest.approx(expected[name], rel=1e-3 if "/probe_" in name else 1e-4), name
+        assert epoch.keys() == expected.keys()
     assert len(about(run.adapter)["epochs"]) == 4
     for name in ("adapter_model.safetensors", "extra.safetensors"):
         tensors, expected = (load_file(folder / name) for folder in (run.adapter, undisturbed.adapter))

@@ -24,7 +24,7 @@ def trial_of(key: str, *, arm: str | None = None, score: float = 0.5, **changes)
     return trial
 
 
-def predict(folder: Path, trial: TrialState, *, accuracy: float) -> None:
+def predict(folder: Path, trial: TrialState, *, accuracy: float, system: str = "probe_joint") -> None:
     """Writes test predictions of about this accuracy, without noise between runs."""
     dataset = load_dataset(from_flat(trial.config).data, with_test_labels=True)
     test = dataset.indices("test")
@@ -36,7 +36,7 @@ def predict(folder: Path, trial: TrialState, *, accuracy: float) -> None:
     scores[np.arange(len(test)), said] = 0.8
     ids = np.array([dataset.records[i].image_id for i in test])
     write_predictions(
-        folder / trial.workdir / evaluation.PREDICTIONS, {("test", "probe_joint"): Scores(ids, scores)}
+        folder / trial.workdir / evaluation.PREDICTIONS, {("test", system): Scores(ids, scores)}
     )
 
 

@@ -100,9 +100,9 @@ def write_table(
                 file, {key: scores for name in systems for key, scores in say(name, cases, rng)}
             )
             for arm in range(num_arms):
-                key = f"{kind}-{arm}"
+                key, encoder = f"{kind}-{arm}", str(arm % max(arguments.frozen, 1))
                 is_frozen = kind == "frozen"
-                trials.append(ScoredTrial(f"{key}-{seed}", key, seed, None, file, is_frozen))
+                trials.append(ScoredTrial(f"{key}-{seed}", key, seed, None, file, is_frozen, encoder))
     return trials
 
 

@@ -50,6 +50,7 @@ def open_test(conductor: Conductor, arms: list[list[TrialState]]) -> None:
                 fold=config.data.fold,
                 predictions=conductor.folder / trial.workdir / PREDICTIONS,
                 is_frozen=config.adapt.method == "none",
+                encoder=fingerprint(config.encoder),
             )
             for trial, config in zip(group, configs, strict=True)
         ]

@@ -34,10 +34,10 @@ def comparisons(
 ) -> Iterator[tuple[System, System]]:
     """Yields which systems to compare: one minus the other.
 
-    Each adapted system with the strongest frozen probes and, if it is zero-shot, with its frozen self (where
-    one encoder is frozen) and the probes of its own arm; adapted systems and frozen probes with the controls;
-    up to eight adapted arms with each other. Baselines count as adapted; the probes of the others are held
-    against them.
+    Each adapted system with the strongest frozen probes, with its frozen self (the same system of the same
+    encoder) and, if it is zero-shot, with the probes of its own arm; adapted systems and frozen probes with
+    the controls; up to eight adapted arms with each other. Baselines count as adapted; the probes of the
+    others are held against them.
 
     Args:
         systems: all but few-shot ones, which have intervals and are compared with nothing.
@@ -49,10 +49,10 @@ def comparisons(
     adapted = [system for system in systems if system.arm is not None and system not in frozen]
     for system in adapted:
         yield from ((system, probe) for probe in probes[:MAX_PROBES])
+        yield from ((system, other) for other in frozen if _is_self(system, other, arms))
         if system.name.startswith("zero_shot"):
             own = (other for other in adapted if other.arm == system.arm and other.name.startswith("probe_"))
-            same = [other for other in frozen if other.name == system.name]
-            yield from ((system, other) for other in [*(same if len(same) == 1 else []), *own])
+            yield from ((system, other) for other in own)
     yield from ((system, control) for system in [*adapted, *probes[:MAX_PROBES]] for control in controls)
     if len({system.arm for system in adapted}) <= MAX_ARMS_ALL_PAIRS:
         yield from ((one, other) for one, other in combinations(adapted, 2) if one.name == other.name)
@@ -63,6 +63,12 @@ def comparisons(
 
 def _is_frozen(system: System, arms: Mapping[str, ScoredTrial]) -> bool:
     return system.arm is not None and arms[system.arm].is_frozen
+
+
+def _is_self(adapted: System, frozen: System, arms: Mapping[str, ScoredTrial]) -> bool:
+    assert adapted.arm is not None
+    assert frozen.arm is not None
+    return adapted.name == frozen.name and arms[adapted.arm].encoder == arms[frozen.arm].encoder
 
 
 def against(first: System | None, systems: Sequence[System]) -> Iterator[tuple[System, System]]:

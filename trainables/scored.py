@@ -26,6 +26,7 @@ class ScoredTrial:
     fold: int | None
     predictions: Path
     is_frozen: bool = False  # adapt.method is none: its probes are what adaptation has to beat
+    encoder: str = ""  # equal for trials of the same encoder, before anything adapted it
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,22 @@ def test_adapted_and_frozen_arms_are_judged_and_compared(conductor: Conductor, t
     assert pair["low"] > 0
 
 
+def test_an_adapted_arm_is_compared_with_the_frozen_arm_of_its_own_encoder(
+    conductor: Conductor, tmp_path: Path
+):
+    small, large = ({"encoder__image_size": size} for size in (32, 64))
+    trials = [
+        trial_of("small", adapt__method="none", **small),
+        trial_of("large", adapt__method="none", **large),
+        trial_of("adapted", lora__rank=4, **large),
+    ]
+    for trial in trials:
+        predict(tmp_path, trial, accuracy=0.5, system="zero_shot_unseen")
+    open_test(conductor, [[trial] for trial in trials])
+    pairs = {(row["arm_a"], row["arm_b"]) for row in read_ledger(tmp_path).evaluated["paired"]}
+    assert pairs == {("arm-adapted", "arm-large")}
+
+
 def test_each_fold_opens_its_own_part_and_they_are_pooled(conductor: Conductor, tmp_path: Path):
     folds = [trial_of(f"fold{i}", arm="cv", data__num_folds=3, data__fold=i) for i in range(3)]
     for trial in folds:

@@ -43,6 +43,7 @@ def write_trial(
     *,
     seed: int = 0,
     fold: int | None = None,
+    encoder: str = "",
 ) -> ScoredTrial:
     """Writes one trial's test predictions, of its fold if it has one, in an order of its own."""
     key = f"{arm}-{seed}-{fold}"
@@ -52,7 +53,7 @@ def write_trial(
     predictions["val", "probe_joint"] = Scores(np.array(["a val image"]), np.array([[1.0, 0, 0]]))
     write_predictions(folder / f"{key}.parquet", predictions)
     is_frozen = arm.startswith("frozen")
-    return ScoredTrial(key, arm, seed, fold, folder / f"{key}.parquet", is_frozen=is_frozen)
+    return ScoredTrial(key, arm, seed, fold, folder / f"{key}.parquet", is_frozen=is_frozen, encoder=encoder)
 
 
 def find(result: EvaluationResult, metric: str, **names: str | None) -> dict:
@@ -155,6 +156,23 @@ def test_zero_shot_is_compared_with_its_frozen_self_and_its_own_probe(tmp_path: 
         system_b="zero_shot_unseen",
     )
     find(result, "accuracy", arm_a="lora", system_a="zero_shot_unseen", arm_b="lora", system_b="probe_joint")
+
+
+def test_an_adapted_encoder_is_compared_with_its_own_frozen_self(tmp_path: Path) -> None:
+    names = ("zero_shot_unseen", "probe_joint", "probe_pooled")
+    arms = [("frozen", "clip"), *((f"frozen {i}", f"other {i}") for i in range(4)), ("lora", "clip")]
+    skills = {
+        arm: (0.2 if encoder == "clip" else 1.0) for arm, encoder in arms
+    }  # 8 stronger probes of others
+    trials = [
+        write_trial(tmp_path, arm, {name: scores_of(skills[arm], seed=i) for name in names}, encoder=encoder)
+        for i, (arm, encoder) in enumerate(arms)
+    ]
+    result = evaluate_arms(trials, CASES, **QUICK)
+    for name in names:
+        find(result, "accuracy", arm_a="lora", system_a=name, arm_b="frozen", system_b=name)
+    others = {row["arm_b"] for row in result.paired if row["system_a"] == row["system_b"] == names[0]}
+    assert others == {"frozen"}, "zero-shot of other encoders is nobody's former self"
 
 
 def test_every_system_of_an_arm_is_held_against_what_stood_first_on_val(tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ def open_test(conductor: Conductor, arms: list[list[TrialState]]) -> None:
     if is_evaluated(conductor.state, arms):  # or there is nothing to judge
         return
     from trainables.audit import same_source_pairs
-    from trainables.evaluate import ScoredTrial, System, evaluate_arms, open_cases
+    from trainables.comparisons import System
+    from trainables.evaluate import evaluate_arms, open_cases
+    from trainables.scored import ScoredTrial
 
     conductor.observer.on_message(f"opening the test labels, once, for {len(trials)} trials")
     keys, before = [trial.trial_key for trial in trials], conductor.state.test_opened
@@ -38,7 +40,8 @@ def open_test(conductor: Conductor, arms: list[list[TrialState]]) -> None:
     first = first_on_val(conductor.state, arms)
     for group in by_data(trials):
         configs = [from_flat(trial.config) for trial in group]
-        datasets = [load_dataset(config.data, with_test_labels=True) for config in configs]
+        folds = {config.data.fold: config.data for config in configs}
+        datasets = [load_dataset(data, with_test_labels=True) for data in folds.values()]
         scored = [
             ScoredTrial(
                 trial.trial_key,
@@ -47,6 +50,7 @@ def open_test(conductor: Conductor, arms: list[list[TrialState]]) -> None:
                 fold=config.data.fold,
                 predictions=conductor.folder / trial.workdir / PREDICTIONS,
                 is_frozen=config.adapt.method == "none",
+                encoder=fingerprint(config.encoder),
             )
             for trial, config in zip(group, configs, strict=True)
         ]

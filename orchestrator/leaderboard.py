@@ -44,6 +44,10 @@ CONTROLS = {
 NEAR_THE_BEST = 0.03  # a control that comes this close to the best probe explains most of its score
 
 
+Paired = Mapping[tuple[tuple[str, str], tuple[str | None, str] | None, str], Estimate]
+"""Arm and system, another arm (None: a control) and system, metric → how far the one is above the other."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One system of one arm; an arm is one trial, or one configuration over several seeds and folds."""
@@ -126,7 +130,9 @@ class Leaderboard:
 def leaderboard(state: SweepState) -> Leaderboard:
     """Ranks every system by the objective's metric on val; test values stand where the labels were opened."""
     agreed, arms = terms(state), finished_arms(state)
-    rows = [row for arm in arms for system in systems_of(arm) if (row := read_row(state, arm, system))]
+    paired = read_paired(state)
+    found = (read_row(state, arm, system, paired) for arm in arms for system in systems_of(arm))
+    rows = [row for row in found if row]
     standing = standings(arms, agreed)
     rows.sort(key=lambda row: (standing[row.arm_key], -row.objective.value))
     rows = mark_front(compare_with_best(state, rows))
@@ -199,12 +205,13 @@ def name_of(arm: Arm, agreed: Terms) -> str:
     )
 
 
-def read_row(state: SweepState, arm: Arm, system: str) -> Row | None:
+def read_row(state: SweepState, arm: Arm, system: str, paired: Paired) -> Row | None:
     """Returns one system of an arm; None if its trials did not score it."""
     first, agreed = arm[0], terms(state)
     score = over_trials(arm, f"val/{system}/{metric_of(state)}", agreed)
     if score is None:
         return None
+    ours, best = (first.arm_key, system), reference(state)
     test, method = opened_metrics(state, arm), first.config.get("adapt.method", "none")
     with_lora = "lora" in method
     num_trainable = first.metrics.get("perf/num_trainable_parameters")
@@ -227,10 +234,10 @@ def read_row(state: SweepState, arm: Arm, system: str) -> Row | None:
         accuracy=over_trials(arm, f"val/{system}/accuracy", agreed),
         test_accuracy=estimate(test, f"test/{system}/accuracy"),
         test_auroc=estimate(test, f"test/{system}/macro_auroc"),
-        over_frozen=paired_with(reference(state), state, first.arm_key, system, "accuracy"),
-        over_first=paired_with(first_on_val(state), state, first.arm_key, system, "accuracy"),
-        error_cut=paired_with(reference(state), state, first.arm_key, system, "error_cut"),
-        is_reference=reference(state) == (first.arm_key, system),
+        over_frozen=paired.get((ours, best, "accuracy")),
+        over_first=paired.get((ours, first_on_val(state), "accuracy")),
+        error_cut=paired.get((ours, best, "error_cut")),
+        is_reference=ours == best,
         num_trainable=None if num_trainable is None else int(num_trainable),
         seconds=sum(trial.seconds for trial in arm),
         stopped_early=any(trial.stopped_early for trial in arm),
@@ -258,15 +265,14 @@ def first_on_val(state: SweepState) -> tuple[str, str] | None:
     return (found["arm"], found["system"]) if found else None
 
 
-def paired_with(
-    other: tuple[str, str] | None, state: SweepState, arm_key: str, system: str, metric: str
-) -> Estimate | None:
-    """Returns how far a system is above another on the same test images, with its paired interval."""
-    for pair in (state.evaluated or {}).get("paired", []):
-        sides = (pair["arm_a"], pair["system_a"]), (pair["arm_b"], pair["system_b"])
-        if sides == ((arm_key, system), other) and pair["metric"] == metric:
-            return Estimate(pair["difference"], pair["low"], pair["high"])
-    return None
+def read_paired(state: SweepState) -> Paired:
+    """Returns the differences between systems on the same test images, with their paired intervals."""
+    return {
+        ((row["arm_a"], row["system_a"]), (row["arm_b"], row["system_b"]), row["metric"]): Estimate(
+            row["difference"], row["low"], row["high"]
+        )
+        for row in (state.evaluated or {}).get("paired", [])
+    }
 
 
 def read_controls(state: SweepState) -> Iterator[Control]:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainables.artifacts import build_once, fingerprint
+from trainables.bootstrap import Bootstrap, to_metrics
 from trainables.config import TrialConfig
 from trainables.context import Metrics, RunContext
 from trainables.data.cache import open_image_cache
@@ -29,7 +30,6 @@ from trainables.data.loader import global_batches
 from trainables.data.masks import describe_record
 from trainables.data.records import Dataset
 from trainables.data.text import CLASS_TEXTS, captions_for
-from trainables.metrics import interval_metrics, to_metrics
 from trainables.models.captioners import captioner_fingerprint, captioner_folder
 from trainables.probe import Examples, fit_path
 
@@ -202,7 +202,7 @@ def shortcut(dataset: Dataset) -> dict[str, float]:
         for split, rows in indices.items()
     )
     path = fit_path(train, val, class_names=dataset.classes)
-    found = interval_metrics(path.val_scores, val.classes, dataset.patients(indices["val"]))
+    found = Bootstrap(val.classes, dataset.patients(indices["val"])).intervals(path.val_scores)
     return to_metrics("val/caption_words", found)
 
 

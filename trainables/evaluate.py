@@ -9,73 +9,28 @@ the strongest on test, which can only shrink a gain.
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import combinations, product
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from trainables.artifacts import file_sha256, write_atomically
 from trainables.audit import same_source_pairs
+from trainables.bootstrap import NUM_DRAWS, Bootstrap, Draws, average, intervals, to_metrics
+from trainables.comparisons import System, against, comparisons, frozen_probes, paired_rows
 from trainables.config import TrialConfig
 from trainables.context import Metrics, RunContext
 from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset
-from trainables.errors import DataError
-from trainables.metrics import (
-    NUM_DRAWS,
-    ClassPairs,
-    Draws,
-    bootstrap,
-    explain_gaps,
-    intervals,
-    paired_draws,
-    to_metrics,
-)
-from trainables.predictions import FILE, Scores, read_predictions
+from trainables.metrics import ClassPairs, explain_gaps
+from trainables.predictions import FILE, read_predictions
+from trainables.scored import Cases, Scored, ScoredTrial, by_arm, by_seed, join_folds, read_scored
 from trainables.systems import is_control, is_few_shot, split_draw
 
 RECORD = "evaluation.json"
-COMPARED = ("accuracy", "auroc", "macro_auroc", "macro_f1", "nll", "error_cut")  # beginnings of metrics
-MAX_ARMS_ALL_PAIRS = 8  # beyond, arms are compared with the baselines alone
-MAX_PROBES = 8  # of frozen encoders, the strongest: what adapted systems are held against
-
-
-class System(NamedTuple):
-    """One row of a comparison: an arm (None for a control, which needs no encoder) and what speaks for it."""
-
-    arm: str | None
-    name: str
-
-
-@dataclass(frozen=True)
-class ScoredTrial:
-    """One trial whose test predictions are to be judged."""
-
-    trial_key: str
-    arm_key: str
-    seed: int
-    fold: int | None
-    predictions: Path
-    is_frozen: bool = False  # adapt.method is none: its probes are what adaptation has to beat
-
-
-@dataclass(frozen=True)
-class Cases:
-    """The opened labels: `classes` maps image_id → class index, `patients` maps image_id → patient."""
-
-    classes: Mapping[str, int]
-    patients: Mapping[str, str]
-    class_names: tuple[str, ...] = ()
-
-    def arrays(self, image_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns classes int64 [N] and patients str [N] of these images."""
-        classes = np.array([self.classes[image_id] for image_id in image_ids], dtype=np.int64)
-        return classes, np.array([self.patients[image_id] for image_id in image_ids], dtype=str)
+MAX_FOLDS = 16  # whose draws are kept
 
 
 @dataclass
@@ -161,173 +116,72 @@ def evaluate_arms(
         seed: of the draws.
         first: what stood first on val; every system is held against it.
     """
-    predictions = {trial.trial_key: scores_on_test(trial, cases) for trial in trials}
 
-    def draw(scores: np.ndarray, image_ids: Sequence[str]) -> Draws:
+    @lru_cache(maxsize=MAX_FOLDS)
+    def bootstrap_of(image_ids: tuple[str, ...]) -> Bootstrap:
         classes, patients = cases.arrays(image_ids)
-        return bootstrap(scores, classes, patients, seed=seed, num_draws=num_draws, class_pairs=class_pairs)
+        return Bootstrap(classes, patients, seed=seed, num_draws=num_draws, class_pairs=class_pairs)
 
-    result = EvaluationResult()
-    order = sorted(cases.classes)
-    result.notes += explain_gaps(cases.arrays(order)[0], cases.class_names, split="test")
-    pooled = pool(trials, predictions, order, result.notes)
-    draws = {system: draw(scores, order) for system, scores in pooled.items()}
-    num_trials = Counter(trial.arm_key for trial in trials)
-    for trial in trials:
-        metrics = result.arms[trial.trial_key] = {}
-        for name, scored in stack_draws(predictions[trial.trial_key]).items():
-            whole = draws.get(System(trial.arm_key, name)) if num_trials[trial.arm_key] == 1 else None
-            is_shown = num_trials[trial.arm_key] == 1 or not is_few_shot(name)  # else over seeds
-            if is_shown and not is_control(name):
-                values = whole or draw(scored.scores, scored.image_ids.tolist())
-                metrics |= to_metrics(f"test/{name}", intervals(values))
-    for system, values in draws.items():
-        metrics = to_metrics(f"test/{system.name}", intervals(values))
-        if system.arm is None:
-            result.controls |= metrics
-        elif num_trials[system.arm] > 1:
-            result.pooled.setdefault(system.arm, {}).update(metrics)
-    frozen = {trial.arm_key for trial in trials if trial.is_frozen}
-    probes = frozen_probes(draws, frozen)
+    result = EvaluationResult(arms={trial.trial_key: {} for trial in trials})
+    classes, _ = cases.arrays(list(cases.classes))
+    result.notes += explain_gaps(classes, cases.class_names, split="test")
+    pooled: set[System] = set()
+    draws: dict[System, Draws] = {}  # of what is compared
+    for arm, of_arm in by_arm(trials).items():  # one by one: their scores need not fit in memory together
+        scored = {trial: read_scored(trial, cases, bootstrap_of) for trial in of_arm}
+        for trial, systems in scored.items():
+            result.arms[trial.trial_key] = trial_metrics(systems, is_alone=len(of_arm) == 1)
+        for name, seeds in by_seed(scored).items():
+            system = System(None if is_control(name) else arm, name)
+            if system in pooled:  # a control: every arm of an encoder has them, and one is enough
+                continue
+            pooled.add(system)
+            values = pool(system, seeds, len(cases.classes), result.notes)
+            if values is None:
+                continue
+            metrics = to_metrics(f"test/{name}", intervals(values))
+            if system.arm is None:
+                result.controls |= metrics
+            elif len(of_arm) > 1:
+                result.pooled.setdefault(arm, {}).update(metrics)
+            if not is_few_shot(name):
+                draws[system] = values
+    arms = {trial.arm_key: trial for trial in trials}
+    probes = frozen_probes(draws, arms)
     if probes:
         result.reference = {"arm": str(probes[0].arm), "system": probes[0].name}
-    pairs = [*comparisons(list(draws), frozen, probes), *against(first, list(draws))]
+    pairs = [*comparisons(list(draws), arms, probes), *against(first, list(draws))]
     for one, other in dict.fromkeys(pairs):
         result.paired += paired_rows(one, other, draws)
     return result
 
 
-def scores_on_test(trial: ScoredTrial, cases: Cases) -> dict[str, Scores]:
-    """Returns what each system of a trial says of its test images.
+def trial_metrics(systems: Mapping[str, Scored], *, is_alone: bool) -> dict[str, float]:
+    """Returns what a trial's systems score on its own test images; few-shot ones only of an arm's only trial.
 
-    Raises:
-        DataError: an unreadable file, or an image without an opened label.
+    Draws of a few-shot system are averaged.
     """
-    predictions = read_predictions(trial.predictions)
-    scores = {system: scored for (split, system), scored in predictions.items() if split == "test"}
-    for system, scored in scores.items():
-        unknown = [image_id for image_id in scored.image_ids.tolist() if image_id not in cases.classes]
-        if unknown:
-            raise DataError(
-                f"{trial.predictions}: {system} scores '{unknown[0]}', whose test label was not opened "
-                f"({len(unknown)} such images); evaluate it with the data it was trained on"
-            )
-    return scores
+    drawn: dict[str, list[Scored]] = {}
+    for name, scored in systems.items():
+        system, _ = split_draw(name)
+        if not is_control(system) and (is_alone or not is_few_shot(system)):
+            drawn.setdefault(system, []).append(scored)
+    metrics: dict[str, float] = {}
+    for system, of_system in drawn.items():
+        metrics |= to_metrics(f"test/{system}", intervals(average([each.draws for each in of_system])))
+    return metrics
 
 
-def stack_draws(predictions: Mapping[str, Scores]) -> dict[str, Scores]:
-    """Returns system → scores [N, K]; of a system that was drawn several times [S, N, K]."""
-    drawn: dict[str, list[Scores]] = defaultdict(list)
-    for name, scored in predictions.items():
-        drawn[split_draw(name)[0]].append(scored)
-    return {
-        system: of_system[0]
-        if len(of_system) == 1
-        else Scores(of_system[0].image_ids, np.stack([scored.scores for scored in of_system]))
-        for system, of_system in drawn.items()
-    }
+def pool(system: System, seeds: list[list[Scored]], num_cases: int, notes: list[str]) -> Draws | None:
+    """Returns the draws of a system over its seeds, each the folds' parts; None if no seed scores every case.
 
-
-def pool(
-    trials: Sequence[ScoredTrial],
-    predictions: Mapping[str, Mapping[str, Scores]],
-    order: Sequence[str],
-    notes: list[str],
-) -> dict[System, np.ndarray]:
-    """Returns the scores [S, N, K] of every arm's systems and of the controls, cases in `order`.
-
-    A seed whose folds leave a case out does not count; `notes` says so. Few-shot draws count as seeds.
+    A seed whose folds leave a case out does not count; `notes` says so.
     """
-    by_seed: dict[System, dict[tuple[int, int | None], list[Scores]]] = defaultdict(lambda: defaultdict(list))
-    arm_of_control: dict[str, str] = {}  # every frozen arm has them; one is enough
-    for trial in sorted(trials, key=lambda trial: not trial.is_frozen):
-        seed = 0 if trial.is_frozen else trial.seed  # a frozen encoder has no seed, whatever its config says
-        for drawn, scored in predictions[trial.trial_key].items():
-            name, draw = split_draw(drawn)
-            if not is_control(name):
-                by_seed[System(trial.arm_key, name)][seed, draw].append(scored)
-            elif arm_of_control.setdefault(name, trial.arm_key) == trial.arm_key:
-                by_seed[System(None, name)][seed, draw].append(scored)
-    pooled: dict[System, np.ndarray] = {}
-    for system, seeds in by_seed.items():
-        joined = {seed: _join(parts, order) for seed, parts in seeds.items()}
-        whole = [scores for scores in joined.values() if scores is not None]
-        if len(whole) < len(joined):
-            notes.append(
-                f"{system.arm or 'control'} {system.name}: {len(joined) - len(whole)} of {len(joined)} seeds "
-                f"do not score all {len(order)} test images: left out of pooled values and differences"
-            )
-        if whole:
-            pooled[system] = np.stack(whole)
-    return pooled
-
-
-def _join(parts: Sequence[Scores], order: Sequence[str]) -> np.ndarray | None:
-    """Scores [N, K] of all cases from one seed's folds; None if a case is missing."""
-    known: dict[str, np.ndarray] = {}
-    for image_ids, scores in parts:
-        known |= dict(zip(image_ids.tolist(), scores, strict=True))
-    if len(known) < sum(len(scored.image_ids) for scored in parts):
-        raise DataError(
-            "two folds of one seed score the same test image: their splits do not belong together"
+    joined = [join_folds(parts, num_cases) for parts in seeds]
+    whole = [scored for scored in joined if scored is not None]
+    if len(whole) < len(joined):
+        notes.append(
+            f"{system.arm or 'control'} {system.name}: {len(joined) - len(whole)} of {len(joined)} seeds "
+            f"do not score all {num_cases} test images: left out of pooled values and differences"
         )
-    return np.stack([known[image_id] for image_id in order]) if len(known) == len(order) else None
-
-
-def frozen_probes(draws: Mapping[System, Draws], frozen: set[str]) -> list[System]:
-    """Returns the probes of frozen encoders, the highest test accuracy first."""
-    probes = [system for system in draws if system.arm in frozen and system.name.startswith("probe_")]
-    return sorted(probes, key=lambda system: -draws[system]["accuracy"][0])
-
-
-def comparisons(
-    systems: Sequence[System], frozen: set[str], probes: Sequence[System]
-) -> Iterator[tuple[System, System]]:
-    """Yields which systems to compare: one minus the other.
-
-    Each adapted system with the strongest frozen probes and, if it is zero-shot, with its frozen self (where
-    one encoder is frozen) and the probes of its own arm; adapted systems and frozen probes with the controls;
-    up to eight adapted arms with each other. Baselines count as adapted; the probes of the others are held
-    against them. Few-shot systems have intervals, and are compared with nothing.
-    """
-    controls = [system for system in systems if system.arm is None]
-    adapted = [
-        system
-        for system in systems
-        if system.arm is not None and system.arm not in frozen and not is_few_shot(system.name)
-    ]
-    for system in adapted:
-        yield from ((system, probe) for probe in probes[:MAX_PROBES])
-        if system.name.startswith("zero_shot"):
-            own = [other for other in adapted if other.arm == system.arm and other.name.startswith("probe_")]
-            self_frozen = [other for other in systems if other.arm in frozen and other.name == system.name]
-            yield from ((system, other) for other in (self_frozen if len(self_frozen) == 1 else []) + own)
-    yield from ((system, control) for system in [*adapted, *probes[:MAX_PROBES]] for control in controls)
-    if len({system.arm for system in adapted}) <= MAX_ARMS_ALL_PAIRS:
-        yield from ((one, other) for one, other in combinations(adapted, 2) if one.name == other.name)
-        classifiers = [system for system in adapted if system.name.startswith("baseline")]
-        adapted_probes = [system for system in adapted if system.name.startswith("probe_")]
-        yield from product(adapted_probes, classifiers)
-
-
-def against(first: System | None, systems: Sequence[System]) -> Iterator[tuple[System, System]]:
-    """Yields every other system of an arm beside one of them, few-shot ones left out."""
-    if first is not None and first in systems:
-        others = (s for s in systems if s.arm is not None and not is_few_shot(s.name))
-        yield from ((system, first) for system in others if system != first)
-
-
-def paired_rows(one: System, other: System, draws: Mapping[System, Draws]) -> list[dict[str, Any]]:
-    """Returns a row per metric in `COMPARED`: one minus the other (an error cut: a share of the other's)."""
-    names = {"arm_a": one.arm, "system_a": one.name, "arm_b": other.arm, "system_b": other.name}
-    return [
-        {
-            **names,
-            "metric": metric,
-            "difference": interval.value,
-            "low": None if np.isnan(interval.low) else interval.low,
-            "high": None if np.isnan(interval.high) else interval.high,
-        }
-        for metric, interval in intervals(paired_draws(draws[one], draws[other])).items()
-        if metric.startswith(COMPARED)
-    ]
+    return average([scored.draws for scored in whole]) if whole else None

@@ -1,7 +1,7 @@
-"""Point metrics, their intervals by patient, and paired differences. NumPy only; one code path for all three.
+"""Metrics of class probabilities under image weights. NumPy and SciPy only; `bootstrap` gives them intervals.
 
-Every metric is computed under image weights [R, N]: a row of ones gives the value itself, a row of patient
-counts one bootstrap draw. So a value and its interval can never disagree about a definition.
+Every metric is computed under image weights [N, R]: a column of ones gives the value itself, a column of
+patient counts one bootstrap draw. So a value and its interval can never disagree about a definition.
 
 Definitions. K classes, mutually exclusive; `scores` [N, K] are probabilities; the prediction is the largest.
 - `balanced_accuracy` = `macro_recall`: mean recall.
@@ -12,171 +12,35 @@ Definitions. K classes, mutually exclusive; `scores` [N, K] are probabilities; t
   2015); biased upwards in small samples.
 Macro averages run over the classes that occur. What is undefined is absent, never 0 or 0.5: a bootstrap draw
 that lost a class is left out of the macro metrics.
+
+Thousands of draws go through here, so weights are float32: whole numbers, whose sums are exact below 2^24.
+What is no whole number is summed in float64.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.sparse import csr_array
 
 LOWER_IS_BETTER = frozenset({"nll", "brier", "ece"})
-NUM_DRAWS = 1000
 NUM_BINS = 15
-ELEMENTS_AT_ONCE = 4_000_000  # of the weight matrix: 32 MB
-
-Draws = Mapping[str, np.ndarray]
-"""Metric → [1 + R] values: the value itself, then one per bootstrap draw; NaN where undefined."""
+ROWS_AT_ONCE = 32  # of a running sum
+IMAGES_AT_ONCE = 256
 
 ClassPairs = Mapping[str, tuple[int, int]]
 """Name, e.g. `non_covid_vs_normal` → two classes; adds `accuracy_<name>`, `auroc_<name>` among these."""
-
-
-class Interval(NamedTuple):
-    """A value and its 95 % percentile interval; NaN bounds where under half of the draws are defined."""
-
-    value: float
-    low: float
-    high: float
 
 
 def point_metrics(
     scores: np.ndarray, classes: np.ndarray, *, class_pairs: ClassPairs | None = None
 ) -> dict[str, float]:
     """Returns every defined metric of scores [N, K] against classes int64 [N]."""
-    weights = np.ones((1, len(classes)))
+    weights = np.ones((len(classes), 1), np.float32)
     values = weighted_metrics(scores, classes, weights, class_pairs=class_pairs)
     return {name: float(value[0]) for name, value in values.items() if not np.isnan(value[0])}
-
-
-def interval_metrics(
-    scores: np.ndarray,
-    classes: np.ndarray,
-    patients: np.ndarray,
-    *,
-    seed: int = 0,
-    num_draws: int = NUM_DRAWS,
-    class_pairs: ClassPairs | None = None,
-) -> dict[str, Interval]:
-    """Returns every defined metric with its interval, see `bootstrap` for the arguments."""
-    draws = bootstrap(scores, classes, patients, seed=seed, num_draws=num_draws, class_pairs=class_pairs)
-    return intervals(draws)
-
-
-def paired_difference(
-    scores_a: np.ndarray,
-    scores_b: np.ndarray,
-    classes: np.ndarray,
-    patients: np.ndarray,
-    *,
-    seed: int = 0,
-    num_draws: int = NUM_DRAWS,
-    class_pairs: ClassPairs | None = None,
-) -> dict[str, Interval]:
-    """Returns a − b of every metric and the error cuts of a against b: identical cases, identical draws."""
-    of_a, of_b = (
-        bootstrap(scores, classes, patients, seed=seed, num_draws=num_draws, class_pairs=class_pairs)
-        for scores in (scores_a, scores_b)
-    )
-    return intervals(paired_draws(of_a, of_b))
-
-
-def bootstrap(
-    scores: np.ndarray,
-    classes: np.ndarray,
-    patients: np.ndarray,
-    *,
-    seed: int = 0,
-    num_draws: int = NUM_DRAWS,
-    class_pairs: ClassPairs | None = None,
-) -> dict[str, np.ndarray]:
-    """Draws patients with replacement, each with all of its images, and computes every metric in every draw.
-
-    Args:
-        scores: [N, K], or [S, N, K] of S training seeds: then every metric is the mean over seeds, and one
-            draw of patients serves all seeds jointly.
-        classes: int64 [N].
-        patients: str [N]; images of one patient are drawn together.
-        seed: the same seed and patients give the same draws, whatever the scores; so differences are paired.
-        num_draws: R.
-        class_pairs: adds metrics among two classes alone.
-    """
-    by_seed = scores.reshape(-1, *scores.shape[-2:])
-    parts = [
-        [weighted_metrics(one, classes, weights, class_pairs=class_pairs) for one in by_seed]
-        for weights in patient_weights(patients, seed=seed, num_draws=num_draws)
-    ]
-    return {
-        name: np.concatenate([np.mean([values[name] for values in part], axis=0) for part in parts])
-        for name in parts[0][0]
-    }
-
-
-def patient_weights(patients: np.ndarray, *, seed: int, num_draws: int) -> Iterator[np.ndarray]:
-    """Yields image weights [r, N]: first a row of ones, then how often each image's patient was drawn."""
-    names, patient_of = np.unique(patients, return_inverse=True)
-    num_patients = len(names)
-    yield np.ones((1, len(patients)))
-    generator = np.random.default_rng(seed)
-    rows = max(1, ELEMENTS_AT_ONCE // max(len(patients), 1))
-    for start in range(0, num_draws, rows):
-        num_rows = min(rows, num_draws - start)
-        drawn = generator.integers(num_patients, size=(num_rows, num_patients))
-        drawn += num_patients * np.arange(num_rows)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=num_rows * num_patients).reshape(num_rows, num_patients)
-        yield counts[:, patient_of].astype(np.float64)
-
-
-def paired_draws(of_a: Draws, of_b: Draws) -> dict[str, np.ndarray]:
-    """Returns draws of a − b, and of the error cut 1 − error_a / error_b.
-
-    The cut of accuracy is `error_cut`; that of an AUROC, e.g. `error_cut_macro_auroc`.
-    """
-    differences = {name: of_a[name] - of_b[name] for name in of_a if name in of_b}
-    for name in list(differences):
-        if name == "accuracy" or "auroc" in name:
-            key = "error_cut" if name == "accuracy" else f"error_cut_{name}"
-            differences[key] = 1 - _ratio(1 - of_a[name], 1 - of_b[name])
-    return differences
-
-
-def intervals(draws: Draws) -> dict[str, Interval]:
-    """Returns value and 95 % percentile interval of every metric whose value is defined."""
-    return {name: _interval(values) for name, values in draws.items() if not np.isnan(values[0])}
-
-
-def _interval(values: np.ndarray) -> Interval:
-    drawn = values[1:][~np.isnan(values[1:])]
-    if 2 * drawn.size < max(values.size - 1, 1):
-        return Interval(float(values[0]), float("nan"), float("nan"))
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    return Interval(float(values[0]), float(low), float(high))
-
-
-def over_draws(draws: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
-    """Returns the mean over draws of every metric that all of them have, with Student's 95 % interval."""
-    from scipy.special import stdtrit  # only where it is used
-
-    found: dict[str, Interval] = {}
-    for name in draws[0]:
-        values = np.array([draw[name] for draw in draws if name in draw])
-        if len(values) == len(draws):
-            mean, error = float(values.mean()), float(values.std(ddof=1)) / np.sqrt(len(values))
-            half = float(stdtrit(len(values) - 1, 0.975)) * error
-            found[name] = Interval(mean, mean - half, mean + half)
-    return found
-
-
-def to_metrics(prefix: str, values: Mapping[str, Interval]) -> dict[str, float]:
-    """Returns `<prefix>/<metric>` with its `_low` and `_high` twins; an undefined bound is absent."""
-    flat = {
-        f"{prefix}/{name}{suffix}": bound
-        for name, interval in values.items()
-        for suffix, bound in zip(("", "_low", "_high"), interval, strict=True)
-    }
-    return {key: value for key, value in flat.items() if not np.isnan(value)}
 
 
 def confusion_matrix(scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -203,101 +67,184 @@ def explain_gaps(classes: np.ndarray, names: Sequence[str], *, split: str) -> li
 
 
 def weighted_metrics(
-    scores: np.ndarray, classes: np.ndarray, weights: np.ndarray, *, class_pairs: ClassPairs | None = None
+    scores: np.ndarray,
+    classes: np.ndarray,
+    weights: np.ndarray,
+    *,
+    class_pairs: ClassPairs | None = None,
+    with_ece: bool = True,
 ) -> dict[str, np.ndarray]:
-    """Returns every metric [R] under image weights [R, N]; NaN where undefined."""
+    """Returns every metric [R] under image weights [N, R], whole numbers in float32; NaN where undefined.
+
+    Args:
+        scores: [N, K].
+        classes: int64 [N].
+        weights: a column for each draw.
+        class_pairs: adds metrics among two classes alone.
+        with_ece: whether the calibration error is wanted, which takes as long as all others together.
+    """
     scores = np.asarray(scores, dtype=np.float64)
     values = _decision_metrics(scores, classes, weights)
     values["macro_auroc"] = np.mean(
         [weighted_auroc(scores[:, k], classes == k, weights) for k in np.unique(classes)], axis=0
     )
     values |= _probability_metrics(scores, classes, weights)
+    if with_ece:
+        values["ece"] = _calibration_error(scores.max(1), scores.argmax(1) == classes, weights)
     for name, pair in (class_pairs or {}).items():
         values |= _pair_metrics(name, scores[:, pair], classes, pair, weights)
     return values
 
 
-def weighted_auroc(values: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Returns P(positive above negative) + P(tie) / 2 in each draw [R]; NaN if a kind has no weight."""
-    order = np.argsort(values, kind="stable")
-    total = weights[:, order]
-    positive = total * is_positive[order]
-    total, positive = (_sum_ties(w, values[order]) for w in (total, positive))
-    negative = total - positive
-    below = np.cumsum(negative, axis=1) - negative / 2
-    return _ratio((positive * below).sum(1), positive.sum(1) * negative.sum(1))
+def weighted_auroc(
+    values: np.ndarray, is_positive: np.ndarray, weights: np.ndarray, among: np.ndarray | None = None
+) -> np.ndarray:
+    """Returns P(positive above negative) + P(tie) / 2 in each draw [R]; NaN if a kind has no weight.
+
+    In ascending order images form runs of negatives and the positives right after them. A run's positives are
+    above the negatives of all runs so far; of the ones they tie with, half too many.
+
+    Args:
+        values: [M] of M images; the higher, the rather positive.
+        is_positive: bool [M].
+        weights: [N, R].
+        among: places of the M images among the N; all of them if not given.
+    """
+    order = np.lexsort((is_positive, values))
+    values, is_positive = values[order], is_positive[order]
+    images = order if among is None else among[order]
+    run = np.cumsum(np.diff(is_positive.astype(np.int8), prepend=0) < 0)
+    negative, positive = _sums_of_kinds(run, is_positive, images, weights)
+    below = _sum_products(positive, running_sums(negative))
+    tied = np.cumsum(np.diff(values, prepend=values[:1]) != 0)
+    is_mixed = (np.bincount(tied, is_positive) > 0) & (np.bincount(tied, ~is_positive) > 0)
+    if is_mixed.any():
+        kept = is_mixed[tied]
+        place = np.cumsum(is_mixed)[tied[kept]] - 1
+        below -= _sum_products(*_sums_of_kinds(place, is_positive[kept], images[kept], weights)) / 2
+    return ratio(below, _total(positive) * _total(negative))
+
+
+def running_sums(rows: np.ndarray) -> np.ndarray:
+    """Returns `np.cumsum(rows, axis=0)` of rows [G, R].
+
+    In blocks, by products with a triangle of ones: NumPy's own walks down each column and misses the cache
+    at every step, ten times as slow.
+    """
+    num_blocks = -(-len(rows) // ROWS_AT_ONCE)
+    blocks = np.zeros((num_blocks, ROWS_AT_ONCE, rows.shape[1]), rows.dtype)
+    blocks.reshape(-1, rows.shape[1])[: len(rows)] = rows
+    sums = np.tri(ROWS_AT_ONCE, dtype=rows.dtype) @ blocks
+    if num_blocks > 1:
+        sums[1:] += running_sums(sums[:-1, -1])[:, None]
+    return sums.reshape(-1, rows.shape[1])[: len(rows)]
+
+
+def _sums_of_kinds(
+    group: np.ndarray, is_positive: np.ndarray, images: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Sums the weights [N, R] of these images by kind and group (0…G-1): [2, G, R], negatives first."""
+    num_groups = int(group.max(initial=0)) + 1
+    sums = _sum_rows(group + num_groups * is_positive, images, weights, num_groups=2 * num_groups)
+    return sums.reshape(2, num_groups, -1)
+
+
+def _sum_rows(group: np.ndarray, images: np.ndarray, weights: np.ndarray, *, num_groups: int) -> np.ndarray:
+    """Sums the weights [N, R] of these images in each group: [G, R]."""
+    shares = np.ones(len(images), weights.dtype)
+    return csr_array((shares, (group, images)), shape=(num_groups, len(weights))) @ weights
+
+
+def _sum_products(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Sums products of [G, R] over G."""
+    return np.einsum("gr,gr->r", one, other, dtype=np.float64)
+
+
+def _total(weights: np.ndarray) -> np.ndarray:
+    return weights.sum(0).astype(np.float64)
 
 
 def _decision_metrics(scores: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     num_classes = scores.shape[1]
-    cell = np.zeros((len(classes), num_classes**2))
-    cell[np.arange(len(classes)), classes * num_classes + scores.argmax(axis=1)] = 1
-    confusion = (weights @ cell).reshape(-1, num_classes, num_classes)[:, np.unique(classes)]
+    cell = classes * num_classes + scores.argmax(axis=1)
+    counts = _sum_rows(cell, np.arange(len(classes)), weights, num_groups=num_classes**2).T
+    confusion = counts.reshape(-1, num_classes, num_classes)[:, np.unique(classes)].astype(np.float64)
     hits = np.stack([confusion[:, row, k] for row, k in enumerate(np.unique(classes))], axis=1)
     actual = confusion.sum(2)  # [R, classes that occur]
     predicted = confusion.sum(1)[:, np.unique(classes)]
-    recall = _ratio(hits, actual).mean(1)  # NaN where a draw lost a class: every macro metric follows
+    recall = ratio(hits, actual).mean(1)  # NaN where a draw lost a class: every macro metric follows
     lost = np.where(np.isnan(recall), np.nan, 0.0)
     return {
-        "accuracy": _ratio(hits.sum(1), actual.sum(1)),
+        "accuracy": ratio(hits.sum(1), actual.sum(1)),
         "balanced_accuracy": recall,
         "macro_recall": recall,
-        "macro_precision": np.nan_to_num(_ratio(hits, predicted)).mean(1) + lost,
-        "macro_f1": np.nan_to_num(_ratio(2 * hits, actual + predicted)).mean(1) + lost,
+        "macro_precision": np.nan_to_num(ratio(hits, predicted)).mean(1) + lost,
+        "macro_f1": np.nan_to_num(ratio(2 * hits, actual + predicted)).mean(1) + lost,
     }
 
 
 def _probability_metrics(
     scores: np.ndarray, classes: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    total = weights.sum(1)
     of_class = scores[np.arange(len(classes)), classes]
     surprise = -np.log(np.maximum(of_class, np.finfo(np.float64).eps))
     squares = (scores**2).sum(1) - 2 * of_class + 1
-    return {
-        "nll": weights @ surprise / total,
-        "brier": weights @ squares / total,
-        "ece": _calibration_error(scores.max(1), scores.argmax(1) == classes, weights),
-    }
+    sums = np.zeros((2, weights.shape[1]))
+    for start in range(0, len(weights), IMAGES_AT_ONCE):  # as float64 all of them would leave the cache
+        part = slice(start, start + IMAGES_AT_ONCE)
+        sums += np.stack([surprise[part], squares[part]]) @ weights[part].astype(np.float64)
+    nll, brier = sums / _total(weights)
+    return {"nll": nll, "brier": brier}
 
 
 def _calibration_error(confidence: np.ndarray, is_right: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """ECE [R], bins of equal weight in each draw; equal confidences share a bin: order means nothing."""
-    order = np.argsort(confidence, kind="stable")
-    total = weights[:, order]
-    gap = total * (confidence - is_right)[order]
-    total, gap = (_sum_ties(w, confidence[order]) for w in (total, gap))
-    mass = total.sum(1, keepdims=True)
-    middle = (np.cumsum(total, axis=1) - total / 2) / mass
-    bins = np.minimum((middle * NUM_BINS).astype(np.int64), NUM_BINS - 1)
-    bins += NUM_BINS * np.arange(len(weights))[:, None]
-    gaps = np.bincount(bins.ravel(), gap.ravel(), minlength=NUM_BINS * len(weights)).reshape(-1, NUM_BINS)
-    return np.abs(gaps).sum(1) / mass[:, 0]
+    values, tied = np.unique(confidence, return_inverse=True)
+    wrong, right = _sums_of_kinds(tied, is_right, np.arange(len(tied)), weights)
+    total = wrong + right
+    gaps = total * values[:, None]
+    gaps -= right
+    gaps = running_sums(gaps)
+    below = _num_below_edges(running_sums(total), total)
+    of_edges = np.where(below > 0, gaps[below - 1, np.arange(weights.shape[1])], 0)
+    of_bins = np.diff(of_edges, axis=0, prepend=0, append=gaps[-1:])
+    return np.abs(of_bins).sum(0) / _total(weights)
+
+
+def _num_below_edges(so_far: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Returns how many of the groups [G, R] have the middle of their mass below each inner edge of the bins.
+
+    Groups are in ascending order, so a binary search finds it: [NUM_BINS - 1, R].
+    """
+    edges = np.arange(1, NUM_BINS)[:, None]
+    draws, mass = np.arange(total.shape[1]), so_far[-1].astype(np.float64)
+    low = np.zeros((NUM_BINS - 1, len(draws)), np.int64)
+    high = np.full_like(low, len(total))
+    for _ in range(len(total).bit_length()):
+        row = np.minimum((low + high) // 2, len(total) - 1)
+        middle = (so_far[row, draws].astype(np.float64) - total[row, draws] / 2) / mass
+        is_below = middle * NUM_BINS < edges
+        low, high = np.where(is_below, row + 1, low), np.where(is_below, high, row)
+    return low
 
 
 def _pair_metrics(
     name: str, scores: np.ndarray, classes: np.ndarray, pair: tuple[int, int], weights: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Metrics among the images of two classes, on their two scores renormalised to sum to 1."""
-    among = np.isin(classes, pair)
+    among = np.flatnonzero(np.isin(classes, pair))
     first, second = scores[among].T
     is_second = classes[among] == pair[1]
-    weights = weights[:, among]
     share = second / np.maximum(first + second, np.finfo(np.float64).tiny)
     is_right = (second > first) == is_second
+    wrong, right = _sum_rows(is_right, among, weights, num_groups=2).astype(np.float64)
     return {
-        f"accuracy_{name}": _ratio(weights @ is_right, weights.sum(1)),
-        f"auroc_{name}": weighted_auroc(share, is_second, weights),
+        f"accuracy_{name}": ratio(right, wrong + right),
+        f"auroc_{name}": weighted_auroc(share, is_second, weights, among),
     }
 
 
-def _sum_ties(weights: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """Sums columns of weights [R, N] whose (sorted) values are equal."""
-    starts = np.flatnonzero(np.diff(ordered, prepend=np.nan) != 0)
-    return weights if len(starts) == len(ordered) else np.add.reduceat(weights, starts, axis=1)
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Divides; NaN where the denominator is 0."""
     return np.divide(
         numerator, denominator, out=np.full(np.shape(denominator), np.nan), where=denominator != 0

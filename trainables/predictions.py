@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from trainables.bootstrap import Bootstrap, over_draws, to_metrics
 from trainables.config import Split
 from trainables.data.records import Dataset
 from trainables.errors import DataError
-from trainables.metrics import (
-    confusion_matrix,
-    explain_gaps,
-    interval_metrics,
-    over_draws,
-    point_metrics,
-    to_metrics,
-)
+from trainables.metrics import confusion_matrix, explain_gaps, point_metrics
 from trainables.systems import split_draw
 
 logger = logging.getLogger(__name__)
@@ -54,7 +49,8 @@ def judge(predictions: Predictions, dataset: Dataset) -> dict[str, float]:
     Of a system that was drawn several times: the mean over draws, with Student's interval over them.
     """
     val = dataset.indices("val")
-    classes, patients = dataset.class_indices(val), dataset.patients(val)
+    classes = dataset.class_indices(val)
+    bootstrap = Bootstrap(classes, dataset.patients(val))
     for sentence in explain_gaps(classes, dataset.classes, split="val"):
         logger.warning(sentence)
     metrics: dict[str, float] = {}
@@ -62,7 +58,7 @@ def judge(predictions: Predictions, dataset: Dataset) -> dict[str, float]:
     for (split, name), predicted in predictions.items():
         system, draw = split_draw(name)
         if split == "val" and draw is None:
-            metrics |= to_metrics(f"val/{system}", interval_metrics(predicted.scores, classes, patients))
+            metrics |= to_metrics(f"val/{system}", bootstrap.intervals(predicted.scores))
         elif split == "val":
             draws.setdefault(system, []).append(point_metrics(predicted.scores, classes))
     for system, values in draws.items():
@@ -97,23 +93,36 @@ def write_confusion(path: Path, predictions: Predictions, dataset: Dataset) -> N
     path.write_text(json.dumps(confusion, indent=1))
 
 
-def read_predictions(path: Path) -> dict[tuple[Split, str], Scores]:
-    """Reads what `write_predictions` wrote, systems in the order they were written.
+def read_predictions(path: Path, *, split: Split | None = None) -> dict[tuple[Split, str], Scores]:
+    """Reads what `write_predictions` wrote, of one split or of all; systems in the order they were written.
+
+    Systems that score the same images in the same order share the array of ids.
 
     Raises:
         DataError: no such file, or not a table of predictions.
     """
     try:
-        table = pq.read_table(path)
-        pairs = dict.fromkeys(zip(table["split"].to_pylist(), table["system"].to_pylist(), strict=True))
-        return {
-            cast("tuple[Split, str]", (split, system)): _to_scores(
-                table.filter((pc.field("split") == split) & (pc.field("system") == system))
-            )
-            for split, system in pairs
-        }
+        table = pq.read_table(path, filters=None if split is None else pc.field("split") == split)
+        predictions: dict[tuple[Split, str], Scores] = {}
+        known, image_ids = None, np.empty(0, str)
+        for of_split, system, part in _parts(table):
+            column = part["image_id"]
+            if known is None or not column.equals(known):
+                known, image_ids = column, np.array(column.to_pylist(), dtype=str)
+            predictions[of_split, system] = Scores(image_ids, _to_scores(part["scores"]))
+        return predictions
     except (OSError, pa.ArrowException, KeyError) as error:
         raise DataError(f"{path}: no readable predictions ({error}); run the trial again") from error
+
+
+def _parts(table: pa.Table) -> Iterator[tuple[Split, str, pa.Table]]:
+    """Yields the rows of each system on each split, which stand together."""
+    names = [table[column].combine_chunks().dictionary_encode() for column in ("split", "system")]
+    codes = np.stack([name.indices.to_numpy() for name in names])
+    starts = np.flatnonzero((np.diff(codes, prepend=-1) != 0).any(axis=0)).tolist()
+    for start, stop in pairwise([*starts, table.num_rows]):
+        of_split, system = (name[start].as_py() for name in names)
+        yield of_split, system, table.slice(start, stop - start)
 
 
 def _to_table(split: str, system: str, predicted: Scores) -> pa.Table:
@@ -130,10 +139,9 @@ def _to_table(split: str, system: str, predicted: Scores) -> pa.Table:
     return pa.table(columns)
 
 
-def _to_scores(table: pa.Table) -> Scores:
-    scores = table["scores"].combine_chunks()
-    values = scores.flatten().to_numpy(zero_copy_only=False)
-    return Scores(np.array(table["image_id"].to_pylist(), dtype=str), values.reshape(len(scores), -1))
+def _to_scores(column: pa.ChunkedArray) -> np.ndarray:
+    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(column), -1)
 
 
 def _check(predicted: Scores, where: str) -> None:

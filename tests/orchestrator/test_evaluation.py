@@ -24,7 +24,7 @@ def trial_of(key: str, *, arm: str | None = None, score: float = 0.5, **changes)
     return trial
 
 
-def predict(folder: Path, trial: TrialState, *, accuracy: float) -> None:
+def predict(folder: Path, trial: TrialState, *, accuracy: float, system: str = "probe_joint") -> None:
     """Writes test predictions of about this accuracy, without noise between runs."""
     dataset = load_dataset(from_flat(trial.config).data, with_test_labels=True)
     test = dataset.indices("test")
@@ -36,7 +36,7 @@ def predict(folder: Path, trial: TrialState, *, accuracy: float) -> None:
     scores[np.arange(len(test)), said] = 0.8
     ids = np.array([dataset.records[i].image_id for i in test])
     write_predictions(
-        folder / trial.workdir / evaluation.PREDICTIONS, {("test", "probe_joint"): Scores(ids, scores)}
+        folder / trial.workdir / evaluation.PREDICTIONS, {("test", system): Scores(ids, scores)}
     )
 
 
@@ -76,6 +76,22 @@ def test_adapted_and_frozen_arms_are_judged_and_compared(conductor: Conductor, t
     pair = next(row for row in found["paired"] if row["metric"] == "accuracy")
     assert (pair["arm_a"], pair["arm_b"]) == ("arm-adapted", "arm-frozen")
     assert pair["low"] > 0
+
+
+def test_an_adapted_arm_is_compared_with_the_frozen_arm_of_its_own_encoder(
+    conductor: Conductor, tmp_path: Path
+):
+    small, large = ({"encoder__image_size": size} for size in (32, 64))
+    trials = [
+        trial_of("small", adapt__method="none", **small),
+        trial_of("large", adapt__method="none", **large),
+        trial_of("adapted", lora__rank=4, **large),
+    ]
+    for trial in trials:
+        predict(tmp_path, trial, accuracy=0.5, system="zero_shot_unseen")
+    open_test(conductor, [[trial] for trial in trials])
+    pairs = {(row["arm_a"], row["arm_b"]) for row in read_ledger(tmp_path).evaluated["paired"]}
+    assert pairs == {("arm-adapted", "arm-large")}
 
 
 def test_each_fold_opens_its_own_part_and_they_are_pooled(conductor: Conductor, tmp_path: Path):

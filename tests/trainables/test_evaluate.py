@@ -3,14 +3,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from plain_metrics import difference, plain_metrics, resampled
 
 from trainables import evaluate as module
+from trainables.bootstrap import Bootstrap, average
+from trainables.comparisons import System
 from trainables.config import DataConfig, PhantomConfig, TrialConfig
 from trainables.data.datasets import load_dataset
 from trainables.errors import DataError
-from trainables.evaluate import Cases, EvaluationResult, ScoredTrial, System, evaluate, evaluate_arms
-from trainables.metrics import bootstrap, interval_metrics, paired_difference, point_metrics
+from trainables.evaluate import EvaluationResult, evaluate, evaluate_arms
+from trainables.metrics import point_metrics
 from trainables.predictions import Scores, write_predictions
+from trainables.scored import Cases, ScoredTrial
 
 NUM_CASES, NUM_FOLDS = 120, 3
 IMAGE_IDS = np.array([f"image {i:03}" for i in range(NUM_CASES)])
@@ -22,6 +26,7 @@ CASES = Cases(
     dict(zip(IMAGE_IDS.tolist(), PATIENTS.tolist(), strict=True)),
 )
 QUICK = {"num_draws": 200}
+BOOTSTRAP = Bootstrap(CLASSES, PATIENTS, num_draws=200)
 
 
 def scores_of(skill: float, *, seed: int) -> np.ndarray:
@@ -32,7 +37,13 @@ def scores_of(skill: float, *, seed: int) -> np.ndarray:
 
 
 def write_trial(
-    folder: Path, arm: str, systems: dict[str, np.ndarray], *, seed: int = 0, fold: int | None = None
+    folder: Path,
+    arm: str,
+    systems: dict[str, np.ndarray],
+    *,
+    seed: int = 0,
+    fold: int | None = None,
+    encoder: str = "",
 ) -> ScoredTrial:
     """Writes one trial's test predictions, of its fold if it has one, in an order of its own."""
     key = f"{arm}-{seed}-{fold}"
@@ -41,7 +52,8 @@ def write_trial(
     predictions = {("test", name): Scores(IMAGE_IDS[rows], scores[rows]) for name, scores in systems.items()}
     predictions["val", "probe_joint"] = Scores(np.array(["a val image"]), np.array([[1.0, 0, 0]]))
     write_predictions(folder / f"{key}.parquet", predictions)
-    return ScoredTrial(key, arm, seed, fold, folder / f"{key}.parquet", is_frozen=arm == "frozen")
+    is_frozen = arm.startswith("frozen")
+    return ScoredTrial(key, arm, seed, fold, folder / f"{key}.parquet", is_frozen=is_frozen, encoder=encoder)
 
 
 def find(result: EvaluationResult, metric: str, **names: str | None) -> dict:
@@ -52,7 +64,7 @@ def find(result: EvaluationResult, metric: str, **names: str | None) -> dict:
 def test_one_trial_gets_the_metrics_of_its_test_images(tmp_path: Path) -> None:
     scores = scores_of(1.5, seed=0)
     result = evaluate_arms([write_trial(tmp_path, "lora", {"probe_joint": scores})], CASES, **QUICK)
-    expected = interval_metrics(scores, CLASSES, PATIENTS, num_draws=200)
+    expected = BOOTSTRAP.intervals(scores)
     values = result.arms["lora-0-None"]
     for name, interval in expected.items():
         keys = [f"test/probe_joint/{name}{suffix}" for suffix in ("", "_low", "_high")]
@@ -72,12 +84,45 @@ def test_folds_are_joined_and_seeds_averaged(tmp_path: Path) -> None:
     points = [point_metrics(scores, CLASSES) for scores in by_seed]
     for name in ("accuracy", "macro_auroc", "nll"):
         assert pooled[f"test/probe_joint/{name}"] == pytest.approx(np.mean([p[name] for p in points]))
-    draws = bootstrap(np.stack(by_seed), CLASSES, PATIENTS, num_draws=200)["accuracy"]
+    draws = average([BOOTSTRAP.metrics(scores) for scores in by_seed])["accuracy"]
     assert pooled["test/probe_joint/accuracy_low"] == pytest.approx(np.percentile(draws[1:], 2.5))
     assert set(result.arms) == {trial.trial_key for trial in trials}
     one_fold = FOLD_OF == 1
     expected = point_metrics(by_seed[0][one_fold], CLASSES[one_fold])["accuracy"]
     assert result.arms["lora-0-1"]["test/probe_joint/accuracy"] == pytest.approx(expected)
+
+
+def test_values_intervals_and_differences_equal_a_plain_bootstrap(tmp_path: Path) -> None:
+    def runs(skill: float, numbers: range) -> list[np.ndarray]:
+        return [scores_of(skill, seed=number) for number in numbers]
+
+    frozen, probes, shots = runs(1.0, range(1)), runs(2.0, range(1, 3)), runs(0.5, range(3, 7))
+    trials = [write_trial(tmp_path, "frozen", {"probe_joint": frozen[0]})]
+    for seed in range(2):
+        few_shot = {f"few_shot_1_joint#{draw}": shots[2 * seed + draw] for draw in range(2)}
+        trials.append(write_trial(tmp_path, "lora", {"probe_joint": probes[seed]} | few_shot, seed=seed))
+    result = evaluate_arms(trials, CASES, num_draws=40, seed=3)
+    metrics = ("accuracy", "macro_auroc", "nll")
+    drawn = list(resampled(PATIENTS, seed=3, num_draws=40))
+
+    def plain(runs: list[np.ndarray]) -> dict[str, np.ndarray]:
+        values = [[plain_metrics(one[rows], CLASSES[rows]) for rows in drawn] for one in runs]
+        return {name: np.mean([[v[name] for v in of_run] for of_run in values], axis=0) for name in metrics}
+
+    def interval(values: np.ndarray) -> list[float]:
+        return [values[0], *np.percentile(values[1:], (2.5, 97.5))]
+
+    adapted = plain(probes)
+    for name, expected in {"probe_joint": adapted, "few_shot_1_joint": plain(shots)}.items():
+        for metric in metrics:
+            keys = [f"test/{name}/{metric}{suffix}" for suffix in ("", "_low", "_high")]
+            found = [result.pooled["lora"][key] for key in keys]
+            assert found == pytest.approx(interval(expected[metric]), rel=1e-12), (name, metric)
+    before = plain(frozen)
+    for metric in metrics:
+        row = find(result, metric, arm_a="lora", arm_b="frozen")
+        expected = interval(adapted[metric] - before[metric])
+        assert [row["difference"], row["low"], row["high"]] == pytest.approx(expected, rel=1e-11, abs=1e-14)
 
 
 def test_reference_is_the_stronger_frozen_probe_and_comes_first(tmp_path: Path) -> None:
@@ -90,7 +135,7 @@ def test_reference_is_the_stronger_frozen_probe_and_comes_first(tmp_path: Path) 
     assert result.reference == {"arm": "frozen", "system": "probe_joint"}
     row = find(result, "accuracy", arm_a="lora", system_a="probe_joint")
     assert (row["arm_b"], row["system_b"]) == ("frozen", "probe_joint")
-    expected = paired_difference(adapted, strong, CLASSES, PATIENTS, num_draws=200)
+    expected = difference(adapted, strong, BOOTSTRAP)
     assert [row["difference"], row["low"], row["high"]] == pytest.approx(list(expected["accuracy"]))
     cut = find(result, "error_cut", arm_a="lora", system_b="probe_joint")["difference"]
     errors = [(scores.argmax(1) != CLASSES).mean() for scores in (adapted, strong)]
@@ -113,6 +158,23 @@ def test_zero_shot_is_compared_with_its_frozen_self_and_its_own_probe(tmp_path: 
     find(result, "accuracy", arm_a="lora", system_a="zero_shot_unseen", arm_b="lora", system_b="probe_joint")
 
 
+def test_an_adapted_encoder_is_compared_with_its_own_frozen_self(tmp_path: Path) -> None:
+    names = ("zero_shot_unseen", "probe_joint", "probe_pooled")
+    arms = [("frozen", "clip"), *((f"frozen {i}", f"other {i}") for i in range(4)), ("lora", "clip")]
+    skills = {
+        arm: (0.2 if encoder == "clip" else 1.0) for arm, encoder in arms
+    }  # 8 stronger probes of others
+    trials = [
+        write_trial(tmp_path, arm, {name: scores_of(skills[arm], seed=i) for name in names}, encoder=encoder)
+        for i, (arm, encoder) in enumerate(arms)
+    ]
+    result = evaluate_arms(trials, CASES, **QUICK)
+    for name in names:
+        find(result, "accuracy", arm_a="lora", system_a=name, arm_b="frozen", system_b=name)
+    others = {row["arm_b"] for row in result.paired if row["system_a"] == row["system_b"] == names[0]}
+    assert others == {"frozen"}, "zero-shot of other encoders is nobody's former self"
+
+
 def test_every_system_of_an_arm_is_held_against_what_stood_first_on_val(tmp_path: Path) -> None:
     best, other = scores_of(3.0, seed=0), scores_of(1.0, seed=1)
     trials = [
@@ -128,7 +190,7 @@ def test_every_system_of_an_arm_is_held_against_what_stood_first_on_val(tmp_path
         ("resnet", "baseline"),
     }
     assert all(row["arm_a"] is not None and "few_shot" not in row["system_a"] for row in against)
-    expected = paired_difference(other, best, CLASSES, PATIENTS, num_draws=200)["accuracy"]
+    expected = difference(other, best, BOOTSTRAP)["accuracy"]
     row = find(result, "accuracy", arm_a="resnet", arm_b="lora")
     assert [row["difference"], row["low"], row["high"]] == pytest.approx(list(expected))
     rows = [
@@ -159,7 +221,7 @@ def test_arms_are_compared_with_each_other(tmp_path: Path) -> None:
     ]
     result = evaluate_arms(trials, CASES, **QUICK)
     row = find(result, "macro_auroc", arm_a="clip", arm_b="multi_positive")
-    expected = paired_difference(clip, multi_positive, CLASSES, PATIENTS, num_draws=200)["macro_auroc"]
+    expected = difference(clip, multi_positive, BOOTSTRAP)["macro_auroc"]
     assert row["difference"] == pytest.approx(expected.value)
     assert result.reference is None
 

@@ -8,12 +8,13 @@ import pytest
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
+from trainables.bootstrap import over_draws
 from trainables.config import DataConfig, PhantomConfig, ProbeConfig
 from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset
 from trainables.embeddings import EmbeddingTable
 from trainables.errors import DataError
-from trainables.evaluate import ScoredTrial, evaluate_arms, open_cases
+from trainables.evaluate import evaluate_arms, open_cases
 from trainables.few_shot import (
     ONE_SHOT_L2,
     STRENGTHS,
@@ -22,8 +23,9 @@ from trainables.few_shot import (
     few_shot_predictions,
     fit_shots,
 )
-from trainables.metrics import over_draws, point_metrics
+from trainables.metrics import point_metrics
 from trainables.predictions import judge, write_predictions
+from trainables.scored import ScoredTrial
 
 WIDTH = 12
 

@@ -7,11 +7,12 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from trainables.bootstrap import Bootstrap
 from trainables.config import ProbeConfig
 from trainables.data.records import Dataset, ImageRecord
 from trainables.embeddings import EmbeddingTable
 from trainables.errors import DataError
-from trainables.metrics import interval_metrics, point_metrics
+from trainables.metrics import point_metrics
 from trainables.probe import (
     STRENGTHS,
     Examples,
@@ -173,11 +174,11 @@ def test_permuted_labels_score_at_chance() -> None:
     rng = np.random.default_rng(0)
     train, val, test = (draw(n, 40, seed=s, effect=3) for s, n in enumerate((200, 80, 300)))
     shuffled = [Examples(e, rng.permutation(c)) for e, c in (train, val)]
-    patients = np.arange(300).astype(str)
+    bootstrap = Bootstrap(test.classes, np.arange(300).astype(str))
     honest = fit_path(train, val, class_names=CLASSES).scores(test.embeddings)
-    assert interval_metrics(honest, test.classes, patients)["macro_auroc"].low > 0.9
+    assert bootstrap.intervals(honest)["macro_auroc"].low > 0.9
     chance = fit_path(*shuffled, class_names=CLASSES).scores(test.embeddings)
-    interval = interval_metrics(chance, test.classes, patients)["macro_auroc"]
+    interval = bootstrap.intervals(chance)["macro_auroc"]
     assert interval.low < 0.5 < interval.high
 
 

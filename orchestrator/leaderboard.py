@@ -22,7 +22,7 @@ from orchestrator.arms import (
 )
 from orchestrator.constraints import Breach, Limit
 from orchestrator.estimates import Estimate, estimate
-from orchestrator.ledger import SweepState
+from orchestrator.ledger import SweepState, TrialState
 from orchestrator.measured import BASELINES, own_key
 from trainables.models.medical import seen_in_training
 from trainables.systems import is_few_shot, split_few_shot
@@ -71,6 +71,7 @@ class Row:
     test_accuracy: Estimate | None
     test_auroc: Estimate | None
     over_frozen: Estimate | None  # accuracy on test minus the strongest frozen probe's, paired
+    over_self: Estimate | None  # the same minus that of the same system of its own frozen encoder, paired
     over_first: Estimate | None  # the same minus that of the row that stood first on val, paired
     error_cut: Estimate | None  # the same difference as a share of that probe's errors
     is_reference: bool  # it is that probe
@@ -131,7 +132,8 @@ def leaderboard(state: SweepState) -> Leaderboard:
     """Ranks every system by the objective's metric on val; test values stand where the labels were opened."""
     agreed, arms = terms(state), finished_arms(state)
     paired = read_paired(state)
-    found = (read_row(state, arm, system, paired) for arm in arms for system in systems_of(arm))
+    frozen = frozen_arms(arms)
+    found = (read_row(state, arm, system, paired, frozen) for arm in arms for system in systems_of(arm))
     rows = [row for row in found if row]
     standing = standings(arms, agreed)
     rows.sort(key=lambda row: (standing[row.arm_key], -row.objective.value))
@@ -205,8 +207,18 @@ def name_of(arm: Arm, agreed: Terms) -> str:
     )
 
 
-def read_row(state: SweepState, arm: Arm, system: str, paired: Paired) -> Row | None:
-    """Returns one system of an arm; None if its trials did not score it."""
+def read_row(
+    state: SweepState, arm: Arm, system: str, paired: Paired, frozen: Mapping[str, Sequence[str]]
+) -> Row | None:
+    """Returns one system of an arm; None if its trials did not score it.
+
+    Args:
+        state: of the sweep.
+        arm: its finished trials.
+        system: such as `probe_joint`.
+        paired: see `read_paired`.
+        frozen: see `frozen_arms`.
+    """
     first, agreed = arm[0], terms(state)
     score = over_trials(arm, f"val/{system}/{metric_of(state)}", agreed)
     if score is None:
@@ -215,6 +227,7 @@ def read_row(state: SweepState, arm: Arm, system: str, paired: Paired) -> Row | 
     test, method = opened_metrics(state, arm), first.config.get("adapt.method", "none")
     with_lora = "lora" in method
     num_trainable = first.metrics.get("perf/num_trainable_parameters")
+    selves = (paired.get((ours, (key, system), "accuracy")) for key in frozen.get(encoder_of(first), ()))
     return Row(
         name=name_of(arm, agreed),
         arm_key=first.arm_key,
@@ -235,6 +248,7 @@ def read_row(state: SweepState, arm: Arm, system: str, paired: Paired) -> Row | 
         test_accuracy=estimate(test, f"test/{system}/accuracy"),
         test_auroc=estimate(test, f"test/{system}/macro_auroc"),
         over_frozen=paired.get((ours, best, "accuracy")),
+        over_self=next(filter(None, selves), None),
         over_first=paired.get((ours, first_on_val(state), "accuracy")),
         error_cut=paired.get((ours, best, "error_cut")),
         is_reference=ours == best,
@@ -251,6 +265,20 @@ def opened_metrics(state: SweepState, arm: Arm) -> Mapping[str, float]:
         return evaluated["pooled"][first.arm_key]
     is_alone = len(arm) == 1 and first.config.get("data.fold") is None
     return evaluated.get("arms", {}).get(first.trial_key, {}) if is_alone else {}  # one fold is no result
+
+
+def frozen_arms(arms: Sequence[Arm]) -> dict[str, list[str]]:
+    """Returns encoder → keys of the arms that leave it frozen, several where their probes differ."""
+    found: dict[str, list[str]] = {}
+    for arm in arms:
+        if arm[0].config.get("adapt.method") == "none":
+            found.setdefault(encoder_of(arm[0]), []).append(arm[0].arm_key)
+    return found
+
+
+def encoder_of(trial: TrialState) -> str:
+    """Returns what tells a trial's encoder from others: every field of it."""
+    return json.dumps({k: v for k, v in trial.config.items() if k.startswith("encoder.")}, sort_keys=True)
 
 
 def reference(state: SweepState) -> tuple[str, str] | None:

@@ -76,15 +76,17 @@ def val_table(board: Leaderboard, width: int) -> Table:
 def opened_table(board: Leaderboard, width: int) -> Table:
     """Returns the rows whose test labels were opened, ranked as on val, and the controls beneath."""
     is_wide, is_widest = width >= WIDE, width >= WIDEST
+    has_self = is_widest and has_several_frozen(board)
     has_first = is_widest and any(row.over_first for row in board.rows)
     more = [*(["AUROC"] if is_wide else []), "over frozen", *(["error cut"] if is_widest else [])]
-    more += ["over #1"] if has_first else []
+    more += [*(["over itself"] if has_self else []), *(["over #1"] if has_first else [])]
     table = _table("test, opened once", "system", "accuracy", *more)
     for rank, row in enumerate(board.rows, start=1):
         if row.test_accuracy:
             cells = [system_name(row.system), cell(row.test_accuracy)]
             cells += [cell(row.test_auroc)] if is_wide else []
             cells += [over_frozen(row)] + ([cell(row.error_cut)] if is_widest else [])
+            cells += [cell(row.over_self, sign="+")] if has_self else []
             cells += [cell(row.over_first, sign="+")] if has_first else []
             table.add_row(str(rank), shown_name(board, row), *cells, style=_style(rank, row))
     table.add_section()
@@ -135,6 +137,8 @@ def captions(board: Leaderboard) -> Iterator[str]:
             f"(×{board.num_seeds}): mean over {board.num_seeds} training seeds; on val such brackets are "
             f"95 % t-intervals over seeds, not patients. {chosen}Arms without all seeds rank below."
         )
+    if has_several_frozen(board):
+        yield "Over itself: the same, to the same system of the row's own encoder, frozen."
     if any(row.over_first for row in board.rows):
         yield "Over #1: paired difference in accuracy on test to the row that stood first on val."
     few_shot = [row for row in board.rows if is_few_shot(row.system)]
@@ -174,6 +178,12 @@ def shown_rows(board: Leaderboard) -> Iterator[tuple[int, Row]]:
     for rank, row in enumerate(board.rows, start=1):
         if rank <= MAX_ROWS or row.is_baseline:
             yield rank, row
+
+
+def has_several_frozen(board: Leaderboard) -> bool:
+    """Says whether the strongest frozen probe may be another encoder's than a row's."""
+    frozen = {row.arm_key for row in board.rows if row.method == "none"}
+    return len(frozen) > 1 and any(row.over_self for row in board.rows)
 
 
 def metric_of(board: Leaderboard) -> str:

@@ -26,7 +26,17 @@ from orchestrator.report import (
 from trainables.artifacts import write_atomically
 
 PLOT_WIDTH = 220  # pixels
-OPENED_HEADINGS = ("#", "trial", "system", "accuracy", "AUROC", "over frozen", "error cut", "over #1")
+OPENED_HEADINGS = (
+    "#",
+    "trial",
+    "system",
+    "accuracy",
+    "AUROC",
+    "over frozen",
+    "error cut",
+    "over itself",
+    "over #1",
+)
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
 body { max-width: 78rem; margin: 2rem auto; padding: 0 1rem; }
@@ -110,12 +120,12 @@ def opened_rows(board: Leaderboard) -> Iterator[str]:
     for rank, row in enumerate(board.rows, start=1):
         if row.test_accuracy:
             scores = [cell(row.test_accuracy), cell(row.test_auroc), over_frozen(row), cell(row.error_cut)]
-            scores += [cell(row.over_first, sign="+")]
+            scores += [cell(row.over_self, sign="+"), cell(row.over_first, sign="+")]
             cells = [str(rank), shown_name(board, row), system_name(row.system), *scores]
             yield line("baseline" if row.is_baseline else "", cells)
     for control in board.controls:
         if control.test_accuracy:
-            scores = [cell(control.test_accuracy), cell(control.test_auroc), "", "", ""]
+            scores = [cell(control.test_accuracy), cell(control.test_auroc), "", "", "", ""]
             yield line("control", ["", CONTROLS[control.system], "control", *scores])
 
 

@@ -186,6 +186,20 @@ def test_rows_say_how_far_they_are_from_the_one_that_stood_first_on_val():
     assert "-.122 [-.20 .00]" in page(board)
 
 
+def test_with_several_frozen_encoders_a_row_stands_beside_its_own():
+    other = {"adapt__method": "none", "encoder__image_size": 96}
+    others = [placed("other", is_baseline=True, **other), finished("other", probe_joint=0.9)]
+    entries = opened()
+    entries[1][1]["reference"] = {"arm": "arm of other", "system": "probe_joint"}
+    board = leaderboard(sweep_of(*frozen(), *others, *adapted(), *entries))
+    rows = {(row.name, row.system): row for row in board.rows}
+    own = rows["rank=8", "probe_joint"]
+    assert (own.over_frozen, own.over_self) == (None, Estimate(0.122, 0.08, 0.16))
+    assert [key for key, row in rows.items() if row.over_self] == [("rank=8", "probe_joint")]
+    assert "over itself" in text_of(board, 160)
+    assert "Over itself:" not in text_of(leaderboard(sweep_of(*frozen(), *adapted(), *opened())), 160)
+
+
 def test_an_encoder_that_has_seen_the_data_in_training_is_noted():
     entries = placed("biomedclip")
     entries[1]["config"] |= {"encoder.name": "biomedclip", "data.dataset": "covid_qu_ex"}

@@ -11,7 +11,16 @@ from pathlib import Path
 from trainables.errors import ConfigError, DataError
 from trainables.models.weights import DEFAULT_HOME, HOME_VARIABLE
 
-__all__ = ["HOME_VARIABLE", "hmac_key", "home", "mlflow_uri", "store", "sweep_folder", "sweep_names"]
+__all__ = [
+    "HOME_VARIABLE",
+    "hmac_key",
+    "home",
+    "is_sweep_name",
+    "mlflow_uri",
+    "store",
+    "sweep_folder",
+    "sweep_names",
+]
 
 _SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
@@ -39,13 +48,18 @@ def store() -> Path:
     return home() / "store"
 
 
+def is_sweep_name(name: str) -> bool:
+    """Says whether a sweep can be called so: a plain folder name."""
+    return _SWEEP_NAME.fullmatch(name) is not None
+
+
 def sweep_folder(name: str) -> Path:
     """Returns the folder of a sweep, which need not exist.
 
     Raises:
         ConfigError: a name that is no plain folder name.
     """
-    if not _SWEEP_NAME.fullmatch(name):
+    if not is_sweep_name(name):
         raise ConfigError(
             f"sweep name '{name}': use 1 to 80 letters, digits, '.', '_' or '-', the first a letter or digit"
         )

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.attempts import CHECKPOINTS
-from orchestrator.elsewhere import copy_segments, ledger_key, no_such_sweep, read_segments
+from orchestrator.elsewhere import copy_segments, ledger_key, no_such_sweep, read_segments, segment_names
 from orchestrator.home import home, sweep_names
 from orchestrator.lease import RENEW_SECONDS, Lease
 from orchestrator.ledger import LedgerReader, SweepState, TrialState, read_ledger
@@ -72,7 +72,7 @@ class Mirror:
         """
         self.lease.acquire()
         try:
-            if read_segments(self.storage, self.folder.name) and not resumes:
+            if segment_names(self.storage, self.folder.name) and not resumes:
                 raise ClusterError(
                     f"sweep '{self.folder.name}' exists already in {self.storage.uri}; go on with it: "
                     f"--resume {self.folder.name} --storage '{self.storage.uri}', or choose another --name"
@@ -246,11 +246,11 @@ def compare(storage: Storage, folder: Path) -> str:
 
     Raises:
         DataError: two drivers went on from the same point, each for itself.
+        StorageError: the storage does not answer, or the sweep is being deleted there.
     """
     here = b"".join(path.read_bytes() for path in sorted(folder.glob("ledger/segment-*.jsonl")))
     here = here[: here.rfind(b"\n") + 1]
-    names = read_segments(storage, folder.name)
-    there = b"".join(storage.get_bytes(f"{ledger_key(folder.name)}/{name}") for name in names)
+    there = b"".join(content for _, content in read_segments(storage, folder.name))
     if here == there:
         return "equal"
     if here.startswith(there):
@@ -270,7 +270,7 @@ def bring_sweep(storage: Storage, folder: Path) -> None:
         DataError: no such sweep there or here, or a file that is missing or damaged there.
         ClusterError: the storage does not answer, or another driver runs the sweep.
     """
-    names = read_segments(storage, folder.name)
+    names = segment_names(storage, folder.name)
     if not names and not folder.joinpath("ledger").is_dir():
         raise no_such_sweep(storage, folder.name, sweep_names())
     if names and compare(storage, folder) == "behind":

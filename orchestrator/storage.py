@@ -32,6 +32,8 @@ PERMANENT = re.compile(
     "ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|HTTP status 403"
 )
 """In what the S3 client says where another attempt would change nothing."""
+_HALF_WRITTEN = re.compile(r".+\.[0-9a-f]{16}\.tmp")
+"""A file of a folder while it is written, or after its writer was killed."""
 ResultT = TypeVar("ResultT")
 
 
@@ -202,12 +204,16 @@ class Storage:
         return info.mtime_ns / 1e9
 
     def names(self, key: str) -> list[str]:
-        """Returns what lies directly below a folder, sorted; nothing if there is no such folder."""
+        """Returns what lies directly below a folder, sorted; nothing if there is no such folder.
+
+        What is being written is not there yet.
+        """
         from pyarrow import fs
 
         selector = fs.FileSelector(self._path(key), allow_not_found=True)
         found = self._patiently(f"list {key}", lambda: self._files.get_file_info(selector))
-        return sorted(info.base_name for info in found if info.base_name)
+        names = sorted(info.base_name for info in found if info.base_name)
+        return [name for name in names if not _HALF_WRITTEN.fullmatch(name)]
 
     def delete(self, key: str) -> None:
         """Deletes a file or a folder, a folder's manifest first; what is not there is no matter."""

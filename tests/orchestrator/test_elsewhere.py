@@ -1,9 +1,10 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from orchestrator.elsewhere import copied, newest_in, sweeps_in
+from orchestrator.elsewhere import copied, newest_in, segment_names, sweeps_in
 from orchestrator.ledger import Ledger, read_ledger
 from orchestrator.storage import Storage, StorageError, open_storage
 
@@ -48,3 +49,37 @@ def test_a_storage_that_is_not_there_is_no_empty_one(tmp_path: Path):
     with pytest.raises(StorageError, match=r"there is no such folder .* name another one"):
         sweeps_in(open_storage(str(tmp_path / "nowhere")))
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("left", ["segment-00000.jsonl.0123456789abcdef.tmp", "segment-00000.jsonl~"])
+def test_what_is_no_segment_is_not_read(storage: Storage, tmp_path: Path, left: str):
+    keep(storage, tmp_path / "here" / "walk")
+    (Path(storage.uri) / "sweeps" / "walk" / "ledger" / left).write_text("cut o")
+    assert segment_names(storage, "walk") == ["segment-00000.jsonl"]
+    with copied(storage, "walk", []) as folder:
+        assert [path.name for path in (folder / "ledger").iterdir()] == ["segment-00000.jsonl"]
+
+
+def test_a_name_that_leads_out_is_no_sweep(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An object store may list any name."""
+    keep(storage, tmp_path / "here" / "walk")
+    names = storage.names
+    segments = names("sweeps/walk/ledger")
+    monkeypatch.setattr(storage, "names", lambda key: [*names(key), ".."] if key == "sweeps" else segments)
+    assert sweeps_in(storage) == ["walk"]
+
+
+def test_a_sweep_that_is_deleted_while_it_is_read_is_one_message(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    keep(storage, tmp_path / "here" / "walk")
+    listed = {key: storage.names(key) for key in ("sweeps", "sweeps/walk/ledger")}
+    shutil.rmtree(Path(storage.uri) / "sweeps" / "walk")
+    monkeypatch.setattr(storage, "names", listed.__getitem__)
+    with pytest.raises(StorageError, match="ledger of 'walk' was there and is gone"):
+        newest_in(storage)
+    with (
+        pytest.raises(StorageError, match="ledger of 'walk' was there and is gone"),
+        copied(storage, "walk", []),
+    ):
+        pass

@@ -262,6 +262,18 @@ class TestTheMirror:
         with pytest.raises(DataError, match="two ledgers part"):
             bring_sweep(storage, other)
 
+    def test_a_driver_that_was_killed_while_it_wrote_there_can_be_resumed(
+        self, storage: Storage, folder: Path
+    ):
+        write(folder, "a")
+        mirror = Mirror(storage, folder, print)
+        mirror.copy_ledger()
+        left = Path(storage.uri) / f"sweeps/{NAME}/ledger/segment-00000.jsonl.{'0123abcd' * 2}.tmp"
+        left.write_bytes(b'{"v":1,"seq":0,"ti')
+        assert compare(storage, folder) == "equal"
+        mirror.start(resumes=True)
+        mirror.finish()
+
     def test_a_damaged_result_in_the_storage_is_named(self, storage: Storage, folder: Path, tmp_path: Path):
         write(folder, "a")
         mirror = Mirror(storage, folder, print)

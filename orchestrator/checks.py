@@ -19,7 +19,7 @@ from trainables.config import (
     TrialConfig,
 )
 from trainables.errors import ConfigError, WeightsUnavailable
-from trainables.models.availability import availability
+from trainables.models.availability import availability, availability_of
 from trainables.models.captioners import may_be_fetched, missing_captioner
 from trainables.models.classifiers import missing_classifier, weights_file
 from trainables.models.registry import ENCODERS, find_encoder, model_preprocessing, revision_of
@@ -78,25 +78,22 @@ def check_ready(config: TrialConfig) -> None:
 
 
 def missing_weights(configs: Iterable[TrialConfig]) -> list[str]:
-    """Returns a line for all weights that trials need and this machine lacks; some may yet be fetched.
-
-    An encoder that is not registered is not looked for.
-    """
+    """Returns a line for all weights that trials need and this machine lacks; some may yet be fetched."""
     asked = dict.fromkeys((c.model_to_load, c.captioner if c.needs_captioner else None) for c in configs)
     found: list[str | None] = []
     for model, captioner in asked:
         found.append(
-            missing_classifier(model) if isinstance(model, BaselineConfig) else _missing_encoder(model.name)
+            missing_classifier(model) if isinstance(model, BaselineConfig) else _missing_encoder(model)
         )
         found.append(missing_captioner(captioner) if captioner else None)
     return [line for line in dict.fromkeys(found) if line]
 
 
-def _missing_encoder(name: str) -> str | None:
-    if name not in ENCODERS or (here := availability(name, ENCODERS[name])).status != "unavailable":
+def _missing_encoder(config: EncoderConfig) -> str | None:
+    if (here := availability_of(config)).status != "unavailable":
         return None
-    show = f"'python -m orchestrator models show {name}' says how it is had"
-    return f"{name}: {here.reason}; {here.steps[0] if len(here.steps) == 1 else show}"
+    show = f"'python -m orchestrator models show {config.name}' says how it is had"
+    return "; ".join([f"{config.name}: {here.reason}", *(here.steps if len(here.steps) < 2 else [show])])
 
 
 def _is_offline() -> bool:

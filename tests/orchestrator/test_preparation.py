@@ -47,6 +47,7 @@ def nothing_here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_each_frozen_encoder_that_is_here_is_embedded_once_whatever_the_seed():
     arms = [{"name": "frozen", "adapt.method": "none"}, {"name": "adapted", "adapt.method": "lora"}]
     arms += [{"name": "not here", "encoder.name": "chexzero", "adapt.method": "none"}]
+    arms += [{"name": "on the Hub", "encoder.name": "own/er", "adapt.method": "none"}]
     arms += [{"name": "larger", "encoder.image_size": 160, "adapt.method": "none"}]
     asked = Asked().of(arms=arms, repeat={"seed": [0, 1, 2]}, baselines=[])
     assert [config.encoder.image_size for config in asked.embedded] == [None, 160]

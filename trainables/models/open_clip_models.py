@@ -129,7 +129,7 @@ def _build(config: EncoderConfig, spec: EncoderSpec, size: int) -> tuple[Any, An
     if name is None:
         name, source = split_open_clip(config.name)
         if source and not found(source).is_file():
-            _repository(name, source)
+            tag_repository(name, source)
     known_as = f"local-dir:{folder}" if (folder := local_folder(name)) else name
     with _quiet():
         model = open_clip.create_model(
@@ -193,7 +193,7 @@ def _weights_file(config: EncoderConfig, spec: EncoderSpec) -> Path:
         return _safetensors_in(found(architecture))
     if (file := found(source)).is_file():
         return file
-    return _safetensors_in(checkpoint_folder(_repository(architecture, source), config.revision))
+    return _safetensors_in(checkpoint_folder(tag_repository(architecture, source), config.revision))
 
 
 def _sha256(config: EncoderConfig, spec: EncoderSpec) -> str | None:
@@ -215,8 +215,14 @@ def _safetensors_in(folder: Path) -> Path:
     return files[0]
 
 
-def _repository(architecture: str, tag: str) -> str:
-    """Returns the Hub repository of a tag, after checking that it fits the architecture."""
+def tag_repository(architecture: str, tag: str) -> str:
+    """Returns the Hub repository of a tag, after checking that it fits the architecture.
+
+    Raises:
+        ConfigError: open_clip has no such tag of it, or one that takes another activation.
+        WeightsUnavailable: published as a pickle only.
+    """
+    declare_missing_operators()
     import open_clip
 
     known = open_clip.get_pretrained_cfg(architecture, tag)

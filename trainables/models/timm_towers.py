@@ -45,7 +45,7 @@ def load_timm_tower(name: str, *, size: int, weights: bool) -> ImageTower:
         near = timm.list_models(f"*{name.split('.')[0]}*")[:5]
         raise ConfigError(f"encoder.name: timm has no model '{name}' (near: {', '.join(near) or 'none'})")
     if folder is None and weights:
-        folder = checkpoint_folder(_repository(name))
+        folder = checkpoint_folder(timm_repository(name))
     model_name = f"local-dir:{folder}" if folder else name
     model: Any = timm.create_model(model_name, pretrained=False)
     if model.pretrained_cfg.get("fixed_input_size") and size != model.pretrained_cfg["input_size"][-1]:
@@ -119,7 +119,13 @@ class _VitPool(nn.Module):
         return self.fc_norm(pooled)
 
 
-def _repository(name: str) -> str:
+def timm_repository(name: str) -> str:
+    """Returns the Hub repository of a model's weights.
+
+    Raises:
+        ConfigError: timm knows none.
+    """
+    declare_missing_operators()
     import timm
 
     known = timm.get_pretrained_cfg(name)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from trainables.config import EncoderConfig
 from trainables.errors import ConfigError
+from trainables.models.availability import hub_repositories
 from trainables.models.dual_encoder import DualEncoder
 from trainables.models.load import load_dual_encoder
 
@@ -50,3 +51,8 @@ def test_pixels_are_prepared_as_timm_says(dual):
 def test_an_unknown_timm_model_offers_near_ones(bert_folder):
     with pytest.raises(ConfigError, match=r"no model 'resnet1'.*resnet18"):
         load_dual_encoder(EncoderConfig(name=f"dual:resnet1+{bert_folder}"))
+
+
+def test_a_name_of_timm_stands_for_a_repository(bert_folder):
+    name = f"dual:efficientnet_b0.ra_in1k+{bert_folder}"
+    assert hub_repositories(name) == ["timm/efficientnet_b0.ra_in1k"]

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from trainables.config import EncoderConfig, from_flat
 from trainables.errors import ConfigError, WeightsUnavailable
+from trainables.models.availability import availability_of, hub_repositories
 from trainables.models.dual_encoder import DualEncoder
 from trainables.models.load import load_dual_encoder
 from trainables.models.lora import check_targets, resolve_targets
@@ -100,3 +101,16 @@ def test_pickled_weights_are_not_read(open_clip_folder, tmp_path):
     (tmp_path / "open_clip_pytorch_model.bin").write_bytes(b"")
     with pytest.raises(WeightsUnavailable, match="found none"):
         load_dual_encoder(EncoderConfig(name=f"open_clip:{tmp_path}"))
+
+
+def test_a_tag_is_here_where_its_repository_is_cached(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    config = EncoderConfig(name="open_clip:ViT-B-32@laion2b_s34b_b79k")
+    (repository,) = hub_repositories(config.name)
+    assert availability_of(config).reason == f"{repository} not in the Hub's cache on this machine"
+    snapshot = tmp_path / f"models--{repository.replace('/', '--')}" / "snapshots" / ("1" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "open_clip_model.safetensors").touch()
+    assert availability_of(config.model_copy(update={"revision": "1" * 40})).status == "in cache"
+    nowhere = availability_of(EncoderConfig(name="open_clip:ViT-B-32@no_such_tag"))
+    assert "open_clip has no weights 'no_such_tag' of ViT-B-32" in nowhere.reason

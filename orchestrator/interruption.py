@@ -11,6 +11,10 @@ from types import FrameType
 from orchestrator.driver import STOP_SIGNAL
 
 
+class Stopped(Exception):
+    """The user wants the sweep to end: what was being made is given up, and made when it goes on."""
+
+
 class Interruption:
     """Whether the user wants the sweep to end. Inside `gently` a signal asks Tune to stop, else it raises."""
 

@@ -19,6 +19,7 @@ import numpy as np
 import ray
 from ray.util.annotations import RayDeprecationWarning
 
+from orchestrator.interruption import Stopped
 from orchestrator.placement import Need
 from trainables.config import PreprocessingSpec, TrialConfig
 from trainables.context import LocalContext, RunContext
@@ -43,7 +44,12 @@ MAX_RESTARTS = 2
 
 
 def over_nodes(
-    open_work: Callable[[], Work], num_rows: int, *, at_once: int, need: Need = ONE_CORE
+    open_work: Callable[[], Work],
+    num_rows: int,
+    *,
+    at_once: int,
+    need: Need = ONE_CORE,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[Columns]:
     """Yields what workers make of the positions 0…num_rows-1, piece by piece, in order.
 
@@ -52,6 +58,10 @@ def over_nodes(
         num_rows: how many positions.
         at_once: positions of one call.
         need: what a worker takes of its node.
+        is_stopping: asked after each piece, whether the others are still wanted.
+
+    Raises:
+        Stopped: they are not.
     """
     import ray.data
 
@@ -73,7 +83,10 @@ def over_nodes(
     made.context.execution_options.preserve_order = True
     made.context.enable_progress_bars = False
     blocks: Iterable[Any] = made.iter_batches(batch_size=None, batch_format="numpy")
-    yield from blocks
+    for block in blocks:
+        if is_stopping():
+            raise Stopped
+        yield block
 
 
 class _Worker:
@@ -95,10 +108,12 @@ class Pipelines:
         need: what a worker of a trial takes of its node. Whoever runs a model takes as much, as memory was
             planned for that, and threads as many, as sums round otherwise with others.
         say: is told what begins.
+        is_stopping: says whether the user wants the sweep to end; then all of them raise `Stopped`.
     """
 
     need: Need = ONE_CORE
     say: Callable[[str], object] = lambda _: None
+    is_stopping: Callable[[], bool] = lambda: False
 
     def decode(self, dataset: Dataset, preprocessing: PreprocessingSpec) -> Iterator[Decoded]:
         """Decodes every record of a data set, in order: give it to `open_image_cache`."""
@@ -106,7 +121,7 @@ class Pipelines:
         self.say(f"decoding {count:,} images of {dataset.name} on all nodes")
         reference = ray.put(dataset)  # once to each node, not with each piece
         work = partial(_open_decoding, reference, preprocessing)
-        for columns in over_nodes(work, count, at_once=DECODED_AT_ONCE):
+        for columns in self._over_nodes(work, count, at_once=DECODED_AT_ONCE, need=ONE_CORE):
             for pixels, problem in zip(columns["pixels"], columns["problem"], strict=True):
                 yield str(problem) or bytes(pixels)
 
@@ -119,7 +134,7 @@ class Pipelines:
         open_image_cache(dataset, captioner_preprocessing(config.captioner), context.store, self.decode)
         self.say(f"captioning {len(indices):,} images of {dataset.name} on all nodes")
         work = partial(_open_captioning, ray.put(dataset), indices, config, context.store, self.need)
-        for columns in over_nodes(work, len(indices), at_once=ROWS_AT_ONCE, need=self.need):
+        for columns in self._over_nodes(work, len(indices), at_once=ROWS_AT_ONCE, need=self.need):
             yield from map(str, columns["sentence"])
 
     def caption(self, config: TrialConfig, store: Path) -> None:
@@ -146,7 +161,7 @@ class Pipelines:
             count = len(images)
             self.say(f"embedding {count:,} images of {dataset.name} with {config.encoder.name} on all nodes")
             work = partial(_open_embedding, config, store, self.need)
-            parts = list(over_nodes(work, count, at_once=EMBEDDED_AT_ONCE, need=self.need))
+            parts = list(self._over_nodes(work, count, at_once=EMBEDDED_AT_ONCE, need=self.need))
             image_ids, pooled, joint = (
                 np.concatenate([part[name] for part in parts]) for name in ("image_id", "pooled", "joint")
             )
@@ -154,6 +169,11 @@ class Pipelines:
 
         folder = embeddings_folder(store, images.fingerprint, encoder, adapter=None)
         store_embeddings(folder, compute, about={"encoder": encoder})
+
+    def _over_nodes(
+        self, open_work: Callable[[], Work], num_rows: int, *, at_once: int, need: Need
+    ) -> Iterator[Columns]:
+        return over_nodes(open_work, num_rows, at_once=at_once, need=need, is_stopping=self.is_stopping)
 
 
 def _open_decoding(reference: Any, preprocessing: PreprocessingSpec) -> Work:

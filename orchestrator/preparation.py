@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from orchestrator.cluster import Cluster
 from orchestrator.conductor import Conductor
 from orchestrator.home import store
 from orchestrator.inputs import offer
+from orchestrator.interruption import Stopped
 from orchestrator.space import SearchSpace
 from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig
@@ -30,10 +32,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def preparation(space: SearchSpace, cluster: Cluster | None, conductor: Conductor) -> Callable[[], None]:
+def preparation(
+    space: SearchSpace, cluster: Cluster | None, conductor: Conductor, is_stopping: Callable[[], bool]
+) -> Callable[[], None]:
     """Begins `prepare`, and returns what waits for it; over several nodes it begins once Ray is joined.
 
-    With a storage, nodes need not see what this one does: each decodes for itself.
+    With a storage, nodes need not see what this one does: each decodes for itself. Over nodes, which may take
+    hours, it ends early where the sweep is to end.
     """
     if cluster is None or not cluster.is_spread or conductor.mirror is not None:
         return in_background(lambda: prepare(space, conductor)).result
@@ -41,9 +46,10 @@ def preparation(space: SearchSpace, cluster: Cluster | None, conductor: Conducto
     def over_nodes() -> None:
         from orchestrator.pipelines import Pipelines
 
-        pipelines = Pipelines(conductor.order.need, conductor.say)
-        prepare(space, conductor, pipelines.decode)
-        describe_and_embed(space, conductor, pipelines)
+        pipelines = Pipelines(conductor.order.need, conductor.say, is_stopping)
+        with suppress(Stopped):
+            prepare(space, conductor, pipelines.decode)
+            describe_and_embed(space, conductor, pipelines)
 
     return over_nodes
 
@@ -81,6 +87,9 @@ def describe_and_embed(space: SearchSpace, conductor: Conductor, pipelines: Pipe
         space: whose trials.
         conductor: tells whoever watches what was not made.
         pipelines: make it.
+
+    Raises:
+        Stopped: the sweep is to end.
     """
     kinds = distinct(
         space.trials_to_check(),
@@ -97,8 +106,12 @@ def describe_and_embed(space: SearchSpace, conductor: Conductor, pipelines: Pipe
         *(("embeddings", pipelines.embed, it) for it in distinct(frozen, lambda it: [it.data, it.encoder])),
     ]
     for what, make, config in wanted:
+        if pipelines.is_stopping():
+            raise Stopped
         try:
             make(config, store())
+        except Stopped:
+            raise
         except Exception as error:
             logger.warning("%s were not made over the nodes", what, exc_info=error)
             reason = error if isinstance(error, UserError) else f"{type(error).__name__}, see ray.log"

@@ -208,7 +208,7 @@ def run_all(
         return
     cluster = options.cluster
     open_ray = opener(conductor, concurrency, cluster)
-    after = preparation(space, cluster, conductor)
+    after = preparation(space, cluster, conductor, lambda: interrupted.is_asked_to_stop)
     run = partial(run_on_a_ray, conductor, space, cluster, interrupted)
     is_done = run(concurrency, open_ray, after=after, is_first=True)
     while not (is_done or interrupted.exit_code) and conductor.may_place():

@@ -12,6 +12,7 @@ import pytest
 from narrow_blip import save_narrow_blip
 from PIL import Image
 
+from orchestrator.interruption import Stopped
 from orchestrator.local_ray import local_ray
 from orchestrator.resources import Concurrency
 from trainables.artifacts import file_sha256
@@ -135,6 +136,16 @@ def test_any_function_of_positions_runs_over_the_workers_in_order() -> None:
     captions = np.concatenate([part["caption"] for part in parts]).tolist()
     assert captions == [f"image {2 * index}" for index in range(50)]
     assert os.getpid() not in {int(pid) for part in parts for pid in part["process"]}
+
+
+def test_stop_is_heard_after_the_running_piece(tmp_path: Path) -> None:
+    from orchestrator.pipelines import Pipelines
+
+    config = trial()
+    dataset, preprocessing = load_dataset(config.data), preprocessing_of(config.encoder)
+    with pytest.raises(Stopped):
+        open_image_cache(dataset, preprocessing, tmp_path, Pipelines(is_stopping=lambda: True).decode)
+    assert [path.name for path in (tmp_path / "images").glob("[!.]*")] == []
 
 
 @pytest.mark.faults

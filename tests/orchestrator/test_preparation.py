@@ -1,5 +1,7 @@
 """What a sweep over several nodes makes before its trials: of what, and once on a real cluster."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +10,8 @@ from narrow_blip import save_narrow_blip
 from test_storage_sweep import Nodes
 from test_sweep import run_driver
 
+from orchestrator import preparation
+from orchestrator.interruption import Stopped
 from orchestrator.preparation import describe_and_embed
 from orchestrator.search_space import read_space
 from trainables import TRAINABLES
@@ -19,8 +23,8 @@ from trainables.errors import WeightsUnavailable
 class Asked:
     """Stands in for `Pipelines`, which knows Ray."""
 
-    def __init__(self, error: Exception | None = None):
-        self.error, self.said = error, list[str]()
+    def __init__(self, error: Exception | None = None, stops_after: int | None = None):
+        self.error, self.said, self.stops_after = error, list[str](), stops_after
         self.captioned, self.embedded = list[TrialConfig](), list[TrialConfig]()
 
     def caption(self, config: TrialConfig, store: Path) -> None:
@@ -32,6 +36,9 @@ class Asked:
         self.embedded.append(config)
         if self.error:
             raise self.error
+
+    def is_stopping(self) -> bool:
+        return len(self.captioned) + len(self.embedded) == self.stops_after
 
     def of(self, **parts: object) -> "Asked":
         describe_and_embed(read_space({"name": "toy"} | parts), SimpleNamespace(say=self.said.append), self)
@@ -82,6 +89,40 @@ def test_what_fails_is_said_and_left_to_the_trials(blip: str):
     assert "embeddings of phantom are left to the trials: RuntimeError, see ray.log" in (
         Asked(RuntimeError("a page of Ray's")).of(fixed=fixed).said
     )
+
+
+@pytest.mark.parametrize("stops_after", [0, 1])
+def test_stop_is_heard_before_the_next_thing_is_made(blip: str, stops_after: int):
+    asked = Asked(stops_after=stops_after)
+    with pytest.raises(Stopped):
+        asked.of(fixed={"data.captions": "blip_label", "captioner.name": blip})
+    assert len(asked.captioned) + len(asked.embedded) == stops_after
+
+
+def test_what_stop_cut_off_is_not_left_to_trials_that_will_not_be(blip: str):
+    asked = Asked(Stopped())
+    with pytest.raises(Stopped):
+        asked.of(fixed={"data.captions": "blip_label", "captioner.name": blip})
+    assert (len(asked.captioned), asked.embedded, asked.said) == (1, [], [])
+
+
+@pytest.mark.parametrize("is_stopping", [True, False])
+def test_a_sweep_that_is_to_end_is_not_prepared_any_further(
+    is_stopping: bool, monkeypatch: pytest.MonkeyPatch
+):
+    def decode_over_nodes(_: object, __: object, is_stopping: Callable[[], bool]) -> None:
+        if is_stopping():
+            raise Stopped
+
+    said = list[str]()
+    pipelines = SimpleNamespace(Pipelines=lambda need, say, is_stopping: SimpleNamespace(decode=is_stopping))
+    monkeypatch.setitem(sys.modules, "orchestrator.pipelines", pipelines)
+    monkeypatch.setattr(preparation, "prepare", decode_over_nodes)
+    monkeypatch.setattr(preparation, "describe_and_embed", lambda *_: said.append("described"))
+    conductor = SimpleNamespace(mirror=None, order=SimpleNamespace(need=None), say=said.append)
+    nodes = SimpleNamespace(is_spread=True)
+    preparation.preparation(None, nodes, conductor, lambda: is_stopping)()
+    assert said == ([] if is_stopping else ["described"])
 
 
 @pytest.mark.ray

@@ -11,7 +11,7 @@ from trainables.models.availability import availability
 from trainables.models.encoder_spec import EncoderSpec, TowerName
 from trainables.models.guide import advise
 from trainables.models.origins import DATA_SETS, overlaps
-from trainables.models.other_systems import OTHER_SYSTEMS
+from trainables.models.other_systems import OTHER_SYSTEMS, OtherSystem
 from trainables.models.registry import ENCODERS, FAMILIES, encoder_preprocessing
 from trainables.models.weights import fetched_revision
 
@@ -31,7 +31,7 @@ class System:
     num_parameters: int | None
     pooled_dim: int | None
     joint_dim: int | None
-    has_text: bool
+    has_text: bool | None  # None where it is no dual encoder, or not known
     presets: dict[str, list[str]]
     targets: dict[str, dict[str, list[str]]]  # tower → preset → what names of modules end with
     pretrained_on: list[str]
@@ -55,14 +55,15 @@ class System:
     def summary(self) -> str:
         """Kind, size, dimensions, presets and licence in one line."""
         size = "" if self.num_parameters is None else f"{self.num_parameters / 1e6:.0f} M weights"
-        dims = "" if self.joint_dim is None else f"{self.pooled_dim} → {self.joint_dim}"
+        dims = " → ".join(str(dim) for dim in (self.pooled_dim, self.joint_dim) if dim is not None)
         presets = f"LoRA {', '.join(self.presets['image'])}" if self.presets else ""
-        text = "with text" if self.has_text else "no text tower"
+        text = {True: "with text", False: "no text tower", None: ""}[self.has_text]
         return "; ".join(part for part in (self.kind, size, dims, text, presets, self.licence) if part)
 
     def lines(self) -> list[tuple[str, str]]:
         """Returns all that is known as labelled lines."""
-        dims = "" if self.joint_dim is None else f"{self.pooled_dim} pooled, {self.joint_dim} joint"
+        dims = {"pooled": self.pooled_dim, "joint": self.joint_dim}
+        asked = {True: "yes", False: "no: it cannot be asked in words, only probed", None: ""}
         lines = [
             ("name", self.name),
             ("kind", self.kind),
@@ -70,8 +71,8 @@ class System:
             ("status", self.standing),
             ("licence", self.licence),
             ("parameters", "" if self.num_parameters is None else f"{self.num_parameters:,}"),
-            ("dimensions", dims),
-            ("text tower", "yes" if self.has_text else "no: it cannot be asked in words, only probed"),
+            ("dimensions", ", ".join(f"{dim} {name}" for name, dim in dims.items() if dim is not None)),
+            ("text tower", asked[self.has_text]),
             ("revision", self.revision or ""),
             ("trained on", ", ".join(self.pretrained_on)),
             *(("not external", f"{data}: {', '.join(seen)}") for data, seen in self.overlaps.items()),
@@ -118,7 +119,8 @@ def find(name: str) -> tuple[str, EncoderSpec]:
     if name in ENCODERS:
         return name, ENCODERS[name]
     if name in OTHER_SYSTEMS:
-        raise ConfigError(f"{name}: is no dual encoder; {OTHER_SYSTEMS[name].how}")
+        other = OTHER_SYSTEMS[name].availability()
+        raise ConfigError(f"{name}: is no dual encoder; {'; '.join(other.steps) or other.reason}")
     known = [*ENCODERS, *OTHER_SYSTEMS]
     hint = did_you_mean(name, known) or f" (known: {', '.join(known)})"
     raise ConfigError(f"models: no system '{name}'{hint}")
@@ -136,14 +138,7 @@ def describe(name: str) -> System:
         ConfigError: no such system; offers the nearest name.
     """
     if name in OTHER_SYSTEMS:
-        other = OTHER_SYSTEMS[name]
-        return System(
-            name=name, kind=other.kind, about=other.about, status=other.status, reason=other.how,
-            licence=other.licence, num_parameters=other.num_parameters, pooled_dim=None, joint_dim=None,
-            has_text=False, presets={}, targets={}, pretrained_on=list(other.pretrained_on),
-            overlaps=_overlaps(other.pretrained_on), preprocessing={}, revision=None, page=other.page,
-            note="",
-        )  # fmt: skip
+        return _describe_other(name, OTHER_SYSTEMS[name])
     _, spec = find(name)
     family, here = FAMILIES[spec.family], availability(name, spec)
     targets = {tower: {p: list(n) for p, n in family.tower(tower).presets.items()} for tower in TOWERS}
@@ -166,6 +161,31 @@ def describe(name: str) -> System:
         revision=spec.revision or (None if spec.is_pinned else _unpinned(name)),
         page=spec.page,
         note=spec.note,
+        steps=list(here.steps),
+    )
+
+
+def _describe_other(name: str, other: OtherSystem) -> System:
+    here, pixels = other.availability(), other.preprocessing
+    return System(
+        name=name,
+        kind=other.kind,
+        about=other.about,
+        status=here.status,
+        reason=here.reason,
+        licence=other.licence,
+        num_parameters=other.num_parameters,
+        pooled_dim=other.pooled_dim,
+        joint_dim=None,
+        has_text=None,
+        presets={},
+        targets={},
+        pretrained_on=list(other.pretrained_on),
+        overlaps=_overlaps(other.pretrained_on),
+        preprocessing=pixels.identity() if pixels else {},
+        revision=other.revision,
+        page=other.page,
+        note="" if here.reason == other.how else other.how,
         steps=list(here.steps),
     )
 

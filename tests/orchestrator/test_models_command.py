@@ -11,6 +11,8 @@ from test_openai_parts import reference
 
 from orchestrator.cli import execute
 from trainables.artifacts import file_sha256
+from trainables.models.captioners import REVISIONS
+from trainables.models.classifiers import ARCHITECTURES
 from trainables.models.other_systems import OTHER_SYSTEMS
 from trainables.models.registry import ENCODERS, FAMILIES
 
@@ -25,6 +27,60 @@ def test_every_system_is_listed_with_its_standing(home, capsys):
     assert all(system["reason"] for system in systems.values() if system["status"] == "unavailable")
     assert execute(["models", "list"]) == 0
     assert "chexzero: unavailable: model not on this machine" in capsys.readouterr().out
+
+
+def shown(name: str, capsys) -> dict:
+    assert execute(["models", "show", name, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "dims", "size"),
+    [
+        ("resnet18", "curl --create-dirs", (512, None), 224),
+        ("vit_b_16", "curl --create-dirs", (768, None), 224),
+        ("Salesforce/blip-image-captioning-base", "models convert", (None, None), 384),
+    ],
+)
+def test_what_trainables_run_is_here_once_its_weights_are(
+    home, capsys, tmp_path, monkeypatch, name, step, dims, size
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    absent = shown(name, capsys)
+    assert (absent["status"], absent["reason"]) == ("unavailable", "its weights are not on this machine")
+    assert step in absent["steps"][0]
+    assert ("baseline" in absent["note"]) != ("blip_label" in absent["note"])
+    assert ((absent["pooled_dim"], absent["joint_dim"]), absent["preprocessing"]["size"]) == (dims, size)
+    if name in ARCHITECTURES:
+        place = tmp_path / "hub" / "checkpoints" / ARCHITECTURES[name].file
+    else:
+        place = (
+            tmp_path
+            / "hub"
+            / f"models--{name.replace('/', '--')}"
+            / "snapshots"
+            / REVISIONS[name]
+            / "x.safetensors"
+        )
+    place.parent.mkdir(parents=True)
+    place.touch()
+    present = shown(name, capsys)
+    assert (present["status"], present["reason"], present["steps"]) == ("in cache", absent["note"], [])
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_classifier_is_as_wide_as_its_head_is_large(name):
+    system = OTHER_SYSTEMS[name]
+    assert system.num_parameters - ARCHITECTURES[name].num_parameters == 1000 * (system.pooled_dim + 1)
+
+
+def test_one_line_says_what_a_baseline_is(home, capsys):
+    assert execute(["models", "list"]) == 0
+    said = capsys.readouterr().out
+    assert "supervised baseline; 12 M weights; 512; BSD-3-Clause" in said
+    assert "captioner; 224 M weights; BSD-3-Clause" in said
+    assert "dual encoder; 151 M weights; 768 → 512; with text; LoRA" in said
 
 
 def test_one_is_shown_with_what_it_has_seen_and_how_to_get_it(home, capsys):
@@ -44,7 +100,8 @@ def test_one_is_shown_with_what_it_has_seen_and_how_to_get_it(home, capsys):
         (["fetch", "medclip-vit"], "models convert pytorch_model.bin --to medclip-vit"),
         (["fetch", "StanfordAIMI/XrayCLIP__vit-b-16__laion2b-s34b-b88k"], "pinned; add --revision"),
         (["fetch", "openai/clip-vit-base-patch32"], "not reachable"),
-        (["fetch", "resnet18"], "is no dual encoder"),
+        (["fetch", "resnet18"], "is no dual encoder; baseline.architecture=resnet18: ImageNet's weights"),
+        (["fetch", "cxr-clip"], "is no dual encoder; no adapter is written"),
         (["recommend", "--data", "chexprt"], "did you mean 'CheXpert'"),
         (["recommend", "--need", "zero shot"], "did you mean 'zero-shot'"),
         (["recommend"], "say for what"),

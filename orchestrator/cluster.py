@@ -23,6 +23,8 @@ from trainables.errors import ClusterError, ConfigError
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 """Ray sets it in the environment of a job."""
 OUR_OWN = ("", "local")
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+"""Names under which a machine reaches itself, and nobody else reaches it."""
 _HOST_AND_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 
 

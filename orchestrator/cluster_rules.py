@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster import LOOPBACK_HOSTS
 from orchestrator.cluster_commands import COMMAND_FIELDS, Command, commands_of, lines_of
 from orchestrator.cluster_file import Finding
 from orchestrator.storage_uri import STORAGE_VARIABLE
 
 TOKEN_FILE = ".ray/auth_token"
-LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 EVERYWHERE = ("0.0.0.0/0", "::/0")
 LEAST_PYTHON = (3, 11)
 MAKE_TOKEN = "(umask 077; ray get-auth-token --generate > /dev/null)"

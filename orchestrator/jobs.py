@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from orchestrator.cluster import LOOPBACK_HOSTS
 from orchestrator.gcs import ASK_SECONDS, TOKEN_HINT, check_token, check_version
 from orchestrator.home import HOME_VARIABLE
 from orchestrator.package import pack
@@ -202,7 +203,7 @@ def check_port(address: str) -> None:
 def plain_text_host(address: str) -> str | None:
     """Returns whom a token for this address would reach unencrypted; None where no network can read it."""
     place = urlsplit(address)
-    is_safe = place.scheme == "https" or place.hostname in ("127.0.0.1", "localhost", "::1")
+    is_safe = place.scheme == "https" or place.hostname in LOOPBACK_HOSTS
     return None if is_safe else place.hostname
 
 

@@ -59,6 +59,8 @@ def fetch(
     known, spec = find(name)
     folder = fetch_weights(known, spec, revision=revision)
     _print(f"{known} is in {folder}")
+    if spec.revision not in (None, folder.name):  # the Hub's cache names a folder by its commit
+        _print(f"trials use {spec.revision}; set encoder.revision={folder.name} to use this one")
 
 
 @app.command()

@@ -117,6 +117,25 @@ def test_what_cannot_be_is_one_message(home, capsys, monkeypatch, arguments, mes
     assert "Traceback" not in said.err
 
 
+@pytest.mark.parametrize("is_pinned", [True, False])
+def test_a_commit_that_trials_do_not_use_is_said_once_it_is_fetched(
+    home, capsys, tmp_path, monkeypatch, is_pinned
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    name = "openai/clip-vit-base-patch32"
+    pinned = str(ENCODERS[name].revision)
+    commit = pinned if is_pinned else "1" * 40
+    snapshot = tmp_path / f"models--{name.replace('/', '--')}" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").touch()
+    assert execute(["models", "fetch", name, "--revision", commit]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith(commit)
+    assert said[1:] == (
+        [] if is_pinned else [f"trials use {pinned}; set encoder.revision={commit} to use this one"]
+    )
+
+
 def test_advice_is_marked_where_the_data_was_trained_on(home, capsys):
     assert execute(["models", "recommend", "--data", "mimic_cxr", "--json"]) == 0
     (advice,) = json.loads(capsys.readouterr().out)

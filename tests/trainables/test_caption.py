@@ -136,7 +136,7 @@ def test_missing_weights_make_a_trial_unavailable(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "pytorch_model.bin").write_bytes(b"never read")
     (folder / "config.json").write_text("{}")
-    convert = rf"models convert {folder}/pytorch_model\.bin --to {folder}'$"
+    convert = rf"models convert {folder}/pytorch_model\.bin --to {folder}$"
     with pytest.raises(
         WeightsUnavailable, match=rf"captioner\.name={folder}: .*pickles are not read; .*{convert}"
     ):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ VOCABULARY, CONFIGURATION = "vocabulary", "configuration"
 TEXT_PARTS = {VOCABULARY: "vocab.txt", CONFIGURATION: "open_clip_config.json"}
 """Parts that are no tensors → their files."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_SHARD = re.compile(r"-\d+-of-\d+\.")
 FETCHED = "fetched"
 DESCRIPTIONS = ("config.json", "preprocessor_config.json")
 """What a checkpoint says of itself: kept beside its revision, so that a plan needs no more."""
@@ -176,13 +179,26 @@ def how_to_get(name: str, spec: EncoderSpec) -> list[str]:
 def how_to_convert(name: str, folder: Path | None, revision: str | None) -> str:
     """Returns how safetensors are had of a checkpoint in a folder, or on the Hub, that has a pickle only."""
     if folder is not None:
-        pickles = sorted(file.name for kind in PICKLES for file in folder.glob(kind)) or ["FILE"]
-        return f"convert what is there: '{COMMAND} convert {folder / pickles[0]} --to {folder}'"
+        return _how_to_convert_in(folder)
     option = f" --revision {revision}" if revision else ""
     return (
         "name a revision that has them (the Hub's conversion often lies at 'refs/pr/N'), or convert it: "
         f"where there is a network run 'hf download {name}{option} --local-dir FOLDER', then "
         f"'{COMMAND} convert FOLDER/pytorch_model.bin --to FOLDER', and name that folder instead"
+    )
+
+
+def _how_to_convert_in(folder: Path) -> str:
+    pickles = sorted(file.name for kind in PICKLES for file in folder.glob(kind))
+    whole = [name for name in pickles if not _SHARD.search(name)]
+    if pickles and not whole:
+        return (
+            f"its weights are cut into {len(pickles)} files (first: {pickles[0]}), and one is converted only "
+            "where it is whole: name a folder, or a revision on the Hub, that has *.safetensors"
+        )
+    file = folder / (whole[0] if whole else "FILE")
+    return (
+        f"convert what is there: {COMMAND} convert {shlex.quote(str(file))} --to {shlex.quote(str(folder))}"
     )
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pickle
+import shlex
 import sys
 import types
 from collections import defaultdict
@@ -21,7 +22,7 @@ from trainables.artifacts import file_sha256, verify
 from trainables.errors import ConfigError, DataError
 from trainables.models.convert import convert_file, convert_part
 from trainables.models.registry import ENCODERS
-from trainables.models.weights import encoder_folder, missing_parts, parts_identity
+from trainables.models.weights import encoder_folder, how_to_convert, missing_parts, parts_identity
 
 WEIGHTS = {"conv1.weight": torch.arange(6.0).view(2, 3), "ln.bias": torch.ones(3)}
 
@@ -139,6 +140,24 @@ def test_parts_are_told_apart_or_asked_for(home, tmp_path):
         convert_part(file, "biovil", ENCODERS["biovil"], part="txt", trusted=file_sha256(file))
     with pytest.raises(ConfigError, match="need no conversion"):
         convert_part(file, "lite0-minilm", ENCODERS["lite0-minilm"], part=None, trusted=None)
+
+
+def test_the_command_that_converts_can_be_copied_whatever_the_folder_is_called(tmp_path):
+    folder = tmp_path / "my clip; v1"
+    folder.mkdir()
+    (folder / "pytorch_model.bin").touch()
+    command = how_to_convert("own/er", folder, None).partition(": ")[2]
+    assert shlex.split(command)[4:] == ["convert", f"{folder}/pytorch_model.bin", "--to", str(folder)]
+
+
+def test_a_checkpoint_in_several_files_is_not_converted_by_its_first(tmp_path):
+    for number in (1, 2):
+        (tmp_path / f"pytorch_model-0000{number}-of-00002.bin").touch()
+    advice = how_to_convert("own/er", tmp_path, None)
+    assert "cut into 2 files (first: pytorch_model-00001-of-00002.bin)" in advice
+    assert "models convert" not in advice
+    (tmp_path / "whole.bin").touch()
+    assert f"convert {tmp_path}/whole.bin --to" in how_to_convert("own/er", tmp_path, None)
 
 
 @pytest.mark.slow

@@ -260,7 +260,9 @@ def test_a_trial_whose_output_layer_is_not_called_ends_before_it_trains(names, t
     ("architecture", "registered", "preset", "num_blocks"),
     [
         ("ViT-B-32-quickgelu", "openai/clip-vit-base-patch32", "qv_mlp", None),
-        ("ViT-L-14-336-quickgelu", "openai/clip-vit-large-patch14-336", "all", 2),
+        pytest.param(
+            "ViT-L-14-336-quickgelu", "openai/clip-vit-large-patch14-336", "all", 2, marks=pytest.mark.faults
+        ),
         ("RN101-quickgelu", "open_clip:RN101-quickgelu@openai", "conv", 4),
     ],
 )

@@ -114,7 +114,8 @@ def convert_file(file: Path, folder: Path, *, trusted: str | None) -> Converted:
     """
     if any(folder.glob("*.safetensors")):
         raise ConfigError(f"--to {folder}: holds safetensors already; name another folder")
-    aside = folder.with_name(f"{folder.name}.converted")
+    place = folder.resolve()  # "." has neither a name nor a parent
+    aside = place.parent / f"{place.name}.converted"
     num_tensors = _convert(file, aside, md5=None, trusted=trusted)
     folder.mkdir(parents=True, exist_ok=True)
     for written in sorted(aside.iterdir()):

@@ -132,6 +132,17 @@ def test_safetensors_need_no_trust(home, tmp_path):
     assert parts_identity("gloria", ENCODERS["gloria"]) == before
 
 
+@pytest.mark.parametrize("place", [".", "../there"])
+def test_a_folder_may_be_named_from_where_one_stands(tmp_path, monkeypatch, place):
+    there = tmp_path / "there"
+    there.mkdir()
+    monkeypatch.chdir(there)
+    save_file(WEIGHTS, there.parent / "weights.safetensors")
+    assert convert_file(Path("../weights.safetensors"), Path(place), trusted=None).num_tensors == 2
+    assert set(load_file(there / "model.safetensors")) == set(WEIGHTS)
+    assert not list(tmp_path.glob("*.converted"))
+
+
 def test_parts_are_told_apart_or_asked_for(home, tmp_path):
     file = checkpoint(tmp_path / "renamed.pt", WEIGHTS)
     with pytest.raises(ConfigError, match="--part image or --part text"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from contextlib import suppress
 from pathlib import Path
 
 from trainables.artifacts import fingerprint
@@ -245,12 +244,21 @@ def preprocessing_of(config: EncoderConfig) -> PreprocessingSpec:
     preprocessing = encoder_preprocessing(spec)
     if config.name not in ENCODERS and spec.family in READERS:
         preprocessing = READERS[spec.family](config, preprocessing)
-    elif spec.preprocessing is None and not spec.is_pinned and known_revision(config, spec):
-        kept = {} if config.revision else {"name": str(fetched_folder(config.name))}
-        with suppress(WeightsUnavailable):  # its row says so; until then, what its family does
-            preprocessing = READERS[spec.family](config.model_copy(update=kept), preprocessing)
+    elif spec.preprocessing is None and not spec.is_pinned:
+        preprocessing = _own_preprocessing(config, spec) or preprocessing  # till then, what its family does
     size = config.image_size or preprocessing.size
     return preprocessing.model_copy(update={"size": size})
+
+
+def _own_preprocessing(config: EncoderConfig, spec: EncoderSpec) -> PreprocessingSpec | None:
+    """Returns what the checkpoint of an unpinned encoder says of its pixels; None while that is not here."""
+    if known_revision(config, spec) is None:
+        return None
+    kept = {} if config.revision else {"name": str(fetched_folder(config.name))}
+    try:
+        return READERS[spec.family](config.model_copy(update=kept), encoder_preprocessing(spec))
+    except WeightsUnavailable:
+        return None
 
 
 def revision_of(config: EncoderConfig, spec: EncoderSpec) -> str | None:
@@ -339,13 +347,20 @@ def model_fingerprint(config: TrialConfig) -> str:
 
 
 def has_known_weights(config: TrialConfig) -> bool:
-    """Says whether `model_fingerprint` is that of weights, and not of their absence."""
+    """Says whether `model_fingerprint` is that of weights, and not of their absence.
+
+    A revision alone does not say how an unpinned encoder is fed: its checkpoint's own description does.
+    """
     if config.is_baseline:
         return True
     name, spec = config.encoder.name, find_encoder(config.encoder)
     if spec.parts:
         return not missing_parts(name, spec)
-    return spec.is_pinned or known_revision(config.encoder, spec) is not None
+    if spec.is_pinned:
+        return True
+    if spec.preprocessing is not None:
+        return known_revision(config.encoder, spec) is not None
+    return _own_preprocessing(config.encoder, spec) is not None
 
 
 def model_preprocessing(config: TrialConfig) -> PreprocessingSpec:

@@ -119,6 +119,18 @@ def test_another_fetched_revision_is_another_encoder_but_not_where_one_is_named(
     assert hub_checkpoint(trial(revision=ONE).encoder, ENCODERS[PUBMED]).name == ONE
 
 
+def test_a_named_revision_is_known_once_its_checkpoint_says_how_it_is_fed(hub: Path, home: Path) -> None:
+    named, large = trial(revision=ONE), json.dumps({"crop_size": {"height": 336, "width": 336}})
+    absent = model_fingerprint(named)
+    assert not has_known_weights(named)
+    put(hub, PUBMED, ONE, preprocessor_config=large)
+    assert has_known_weights(named)
+    assert preprocessing_of(named.encoder).size == 336
+    assert model_fingerprint(named) != absent
+    resnet = TrialConfig(encoder=EncoderConfig(name="open_clip:RN101-quickgelu@openai", revision=ONE))
+    assert has_known_weights(resnet)  # how it is fed is written here
+
+
 def test_a_fetched_revision_whose_weights_are_gone_or_others_is_said(hub: Path, home: Path) -> None:
     weights = put(hub, PUBMED, ONE)
     spec = ENCODERS[PUBMED]

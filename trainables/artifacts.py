@@ -15,7 +15,7 @@ from typing import Any
 
 from trainables.errors import DataError
 
-MANIFEST = "manifest.json"
+MANIFEST, ABOUT = "manifest.json", "about.json"
 
 
 def fingerprint(*parts: Any) -> str:
@@ -58,7 +58,7 @@ def build_once(folder: Path, build: Callable[[Path], dict[str, Any] | None]) -> 
             with atomic_directory(folder) as aside:
                 about = build(aside)
                 if about:
-                    (aside / "about.json").write_text(json.dumps(about, indent=1, sort_keys=True))
+                    (aside / ABOUT).write_text(json.dumps(about, indent=1, sort_keys=True))
     return folder
 
 
@@ -98,22 +98,30 @@ def verify(folder: Path) -> None:
     Raises:
         DataError: names the first file that is missing or has changed.
     """
-    if not is_whole(folder):
-        raise DataError(f"{folder}: no {MANIFEST}, so it was never finished; delete the folder and run again")
-    try:
-        hashes: dict[str, str] = json.loads((folder / MANIFEST).read_text())["files"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / MANIFEST}: damaged; delete the folder and run again") from error
-    for name, sha256 in hashes.items():
+    for name, sha256 in hashes(folder).items():
         if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
             raise DataError(
                 f"{folder / name}: missing or changed since it was written; delete the folder and run again"
             )
 
 
+def hashes(folder: Path) -> dict[str, str]:
+    """Returns the files of a finished folder with their SHA-256, by its manifest.
+
+    Raises:
+        DataError: there is no manifest, or it is damaged.
+    """
+    if not is_whole(folder):
+        raise DataError(f"{folder}: no {MANIFEST}, so it was never finished; delete the folder and run again")
+    try:
+        return json.loads((folder / MANIFEST).read_text())["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / MANIFEST}: damaged; delete the folder and run again") from error
+
+
 def about(folder: Path) -> dict[str, Any]:
     """Returns what the builder of a finished folder said about it."""
-    path = folder / "about.json"
+    path = folder / ABOUT
     return json.loads(path.read_text()) if path.is_file() else {}
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainables.artifacts import atomic_directory, file_sha256, is_whole, put_in_place
+from trainables.artifacts import ABOUT, atomic_directory, file_sha256, is_whole, put_in_place
 from trainables.config import EncoderConfig
 from trainables.errors import ConfigError, DataError
 from trainables.models.encoder_spec import EncoderSpec
@@ -158,7 +158,7 @@ def _convert(file: Path, folder: Path, *, md5: str | None, trusted: str | None) 
         else:
             said = _quarantined(file, target)
         about = {"converted_from": file.name, "sha256": sha256, **said}
-        (aside / "about.json").write_text(json.dumps(about, indent=1, sort_keys=True))
+        (aside / ABOUT).write_text(json.dumps(about, indent=1, sort_keys=True))
     return said["num_tensors"]
 
 

@@ -11,7 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trainables.artifacts import MANIFEST, about, atomic_directory, file_sha256, is_whole, verify
+from trainables.artifacts import (
+    ABOUT,
+    MANIFEST,
+    about,
+    atomic_directory,
+    file_sha256,
+    hashes,
+    is_whole,
+    verify,
+)
 from trainables.errors import DataError, WeightsUnavailable
 from trainables.models.encoder_spec import EncoderSpec
 
@@ -93,12 +102,20 @@ def part_file(name: str, spec: EncoderSpec, part: str) -> Path:
     return folder / TEXT_PARTS.get(part, MODEL_FILE)
 
 
-def parts_identity(name: str, spec: EncoderSpec) -> list[str]:
-    """Returns what identifies an encoder's parts; of one that is not here, that it is not."""
-    return [
-        f"{part} {(part_folder(name, part) / MANIFEST).read_text() if is_here(name, part) else 'not here'}"
+def parts_identity(name: str, spec: EncoderSpec) -> dict[str, dict[str, str] | None]:
+    """Returns what identifies an encoder's parts: the hashes of each one's files; None of one not here.
+
+    What was noted of a conversion (which file it read, and what else was in that) makes no other weights.
+
+    Raises:
+        DataError: a manifest is damaged.
+    """
+    return {
+        part: {file: sha256 for file, sha256 in hashes(part_folder(name, part)).items() if file != ABOUT}
+        if is_here(name, part)
+        else None
         for part in needed_parts(spec)
-    ]
+    }
 
 
 def remember_fetched(name: str, checkpoint: Path, commit: str) -> None:
@@ -108,7 +125,7 @@ def remember_fetched(name: str, checkpoint: Path, commit: str) -> None:
         for description in DESCRIPTIONS:
             if (checkpoint / description).is_file():
                 shutil.copyfile(checkpoint / description, aside / description)
-        (aside / "about.json").write_text(json.dumps({"revision": commit, "weights": weights}))
+        (aside / ABOUT).write_text(json.dumps({"revision": commit, "weights": weights}))
 
 
 def fetched_folder(name: str) -> Path:

@@ -143,6 +143,22 @@ def test_a_folder_may_be_named_from_where_one_stands(tmp_path, monkeypatch, plac
     assert not list(tmp_path.glob("*.converted"))
 
 
+def test_the_same_tensors_of_another_file_are_the_same_weights(home, tmp_path):
+    spec, found = ENCODERS["gloria"], []
+    for number, tensors in enumerate((WEIGHTS, WEIGHTS, WEIGHTS | {"more": torch.ones(1)})):
+        save_file(tensors, tmp_path / f"{number}.safetensors")
+        convert_part(
+            tmp_path / f"{number}.safetensors", "gloria", spec, part=None, trusted=None, replace=number > 0
+        )
+        found.append(parts_identity("gloria", spec))
+    one, same, other = found
+    assert one == same
+    assert one != other
+    (encoder_folder("gloria") / "model" / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match=r"manifest\.json: damaged"):
+        parts_identity("gloria", spec)
+
+
 def test_parts_are_told_apart_or_asked_for(home, tmp_path):
     file = checkpoint(tmp_path / "renamed.pt", WEIGHTS)
     with pytest.raises(ConfigError, match="--part image or --part text"):

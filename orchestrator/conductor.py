@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from orchestrator.brakes import Brakes
 from orchestrator.confirmation import next_to_confirm
 from orchestrator.failures import explain, forget_words, last_words, read_warnings
-from orchestrator.identity import Identity
+from orchestrator.identity import Identity, weights_of
 from orchestrator.ledger import Entry, Ledger, SweepState, TrialState
 from orchestrator.mirror import Mirror
 from orchestrator.orders import DEATHS, Cause, TrialOrder, TrialRecord
@@ -22,7 +22,6 @@ from orchestrator.retention import forget, prune
 from orchestrator.runner import hash_results
 from orchestrator.searcher import Draw, Metrics, Searcher
 from orchestrator.space import SearchSettings
-from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig, from_flat, to_flat
 from trainables.errors import UserError, WeightsUnavailable
 
@@ -55,11 +54,6 @@ class SweepObserver:
 
     def on_message(self, text: str) -> None:
         """One line for the user."""
-
-
-def weights_of(config: TrialConfig) -> str:
-    """Returns what names the weights that a trial starts from: a model's, and a captioner's if it has one."""
-    return fingerprint(config.model_to_load, config.captioner if config.needs_captioner else None)
 
 
 @dataclass
@@ -151,11 +145,10 @@ class Conductor:
     def _identify_again(self, trial: TrialState, config: TrialConfig) -> Identity:
         """Returns what another attempt of a trial stands on now, under the keys that the trial has."""
         try:
-            now = self.identify(config)
-            data, model = now.data, now.model
+            inputs = self.identify(config)[2:]
         except WeightsUnavailable:  # gone since; the attempt says so itself
-            data, model = trial.stood_on[-1]
-        return Identity(trial.trial_key, trial.arm_key, data, model)
+            inputs = trial.stood_on[-1]
+        return Identity(trial.trial_key, trial.arm_key, *inputs)
 
     def may_place(self) -> bool:
         """Says whether a trial may still be placed, as far as the machine is concerned."""
@@ -193,6 +186,7 @@ class Conductor:
             confirms=draw.confirms,
             data_fingerprint=identity.data,
             model_fingerprint=identity.model,
+            captioner_fingerprint=identity.captioner,
         )
         self._show(self.observer.on_trial_placed, self.state.trials[key])
         causes = [cause for _, cause, _ in self.state.trials[key].failures]
@@ -207,6 +201,7 @@ class Conductor:
             is_compared=not draw.confirms,
             data_fingerprint=identity.data,
             model_fingerprint=identity.model,
+            captioner_fingerprint=identity.captioner,
             times_killed_for_memory=causes.count("killed_for_memory"),
         )
 

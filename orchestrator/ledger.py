@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 from trainables.errors import ClusterError, DataError
 
@@ -181,8 +181,13 @@ Report = tuple[int, int, dict[str, float]]
 Failure = tuple[int, str, str]
 """How an attempt failed: (attempt, cause, message)."""
 
-Inputs = tuple[str, str | None]
-"""Fingerprints of the data and the model of an attempt; no model where its weights were not here."""
+
+class Inputs(NamedTuple):
+    """Fingerprints of what an attempt stood on; see `Identity`."""
+
+    data: str
+    model: str | None
+    captioner: str | None = None
 
 
 @dataclass
@@ -278,7 +283,8 @@ class SweepState:
         trial.status, trial.attempts = "placed", payload["attempt"]
         trial.cause = trial.message = None
         if "data_fingerprint" in payload:  # ledgers of earlier versions can still be read
-            trial.stood_on.append((payload["data_fingerprint"], payload["model_fingerprint"]))
+            data, model = payload["data_fingerprint"], payload["model_fingerprint"]
+            trial.stood_on.append(Inputs(data, model, payload.get("captioner_fingerprint")))
 
 
 def read_ledger(sweep_folder: Path) -> SweepState:

@@ -57,6 +57,7 @@ class TrialOrder:
     storage: str | None = None  # URI of what nodes exchange files through
     data_fingerprint: str = ""
     model_fingerprint: str | None = None
+    captioner_fingerprint: str | None = None
     inputs: dict[str, str] = field(default_factory=dict[str, str])  # place → fingerprint of what lies there
     times_killed_for_memory: int = 0  # each halves the budget, and so the micro-batch; never the global batch
     spans_nodes: bool = False  # its workers meet over the network of a cluster

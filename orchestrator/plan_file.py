@@ -17,10 +17,11 @@ from orchestrator.plan import Plan
 from orchestrator.search_space import read_space
 from orchestrator.space import SearchSpace
 from trainables.artifacts import fingerprint
-from trainables.config import Config, DataConfig, EncoderConfig
+from trainables.config import CaptionerConfig, Config, DataConfig, EncoderConfig
 from trainables.data.datasets import load_dataset, with_masks
 from trainables.errors import ConfigError, DataError, UserError
 from trainables.fields import explain
+from trainables.models.captioners import known_captioner
 from trainables.models.registry import encoder_fingerprint
 from trainables.plain_yaml import read_yaml
 
@@ -44,6 +45,13 @@ class PlannedEncoder(Config):
     fingerprint: str
 
 
+class PlannedCaptioner(Config):
+    """One captioner, and which weights it had; None where they were not here."""
+
+    config: CaptionerConfig
+    fingerprint: str | None
+
+
 class PlannedSpace(Config):
     """The file that a space was read from; no other is looked at when the plan is run."""
 
@@ -61,6 +69,7 @@ class PlanFile(Config):
     num_baselines: int
     data: tuple[PlannedData, ...]
     encoders: tuple[PlannedEncoder, ...]
+    captioners: tuple[PlannedCaptioner, ...] = ()
     code_fingerprint: str
     versions: dict[str, str]
     max_concurrent: int
@@ -69,7 +78,7 @@ class PlanFile(Config):
     @property
     def fingerprint(self) -> str:
         """Returns what identifies a plan: planned twice on the same, it is the same."""
-        return fingerprint(self.space, self.data, self.encoders, self.code_fingerprint)
+        return fingerprint(self.space, self.data, self.encoders, self.captioners, self.code_fingerprint)
 
 
 def describe_plan(plan: Plan, source: Path | None) -> PlanFile:
@@ -79,6 +88,7 @@ def describe_plan(plan: Plan, source: Path | None) -> PlanFile:
     inputs = {config.data_to_read.model_dump_json(): config.data_to_read for config in configs}
     different = {_fingerprint_of(data): data for data in reversed(inputs.values())}
     encoders = dict.fromkeys(config.encoder for config in configs)
+    captioners = dict.fromkeys(config.captioner for config in configs if config.needs_captioner)
     return PlanFile(
         space=plan.space.to_dict(),
         space_fingerprint=plan.space.fingerprint,
@@ -89,6 +99,7 @@ def describe_plan(plan: Plan, source: Path | None) -> PlanFile:
         num_baselines=plan.num_baselines,
         data=tuple(PlannedData(config=c, fingerprint=found) for found, c in reversed(different.items())),
         encoders=tuple(PlannedEncoder(config=c, fingerprint=encoder_fingerprint(c)) for c in encoders),
+        captioners=tuple(PlannedCaptioner(config=c, fingerprint=known_captioner(c)) for c in captioners),
         code_fingerprint=provenance.code_fingerprint(),
         versions=provenance.versions(),
         max_concurrent=plan.concurrency.max_concurrent,
@@ -192,6 +203,9 @@ def space_of_plan(path: Path, content: PlanFile) -> SearchSpace:
     for encoder in content.encoders:
         name = f"the weights of {encoder.config.name}"
         drifted += _input_drift(name, encoder.fingerprint, lambda c=encoder.config: encoder_fingerprint(c))
+    for captioner in content.captioners:
+        name = f"the weights of {captioner.config.name}"
+        drifted += _input_drift(name, captioner.fingerprint, lambda c=captioner.config: known_captioner(c))
     if drifted or space is None:
         listed = "".join(f"\n  - {what}" for what in drifted)
         raise DataError(
@@ -218,15 +232,15 @@ def _source_drift(source: PlannedSpace | None) -> list[str]:
     )
 
 
-def _input_drift(what: str, then: str, look: Any) -> list[str]:
+def _input_drift(what: str, then: str | None, look: Any) -> list[str]:
     try:
         return _changed(what, then, look())
     except UserError as error:
         return [f"{what} cannot be read ({error})"]
 
 
-def _changed(what: str, then: str, now: str) -> list[str]:
-    return [] if then == now else [f"{what} ({then} then, {now} now)"]
+def _changed(what: str, then: str | None, now: str | None) -> list[str]:
+    return [] if then == now else [f"{what} ({then or 'none'} then, {now or 'none'} now)"]
 
 
 def _fingerprint_of(config: DataConfig) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from orchestrator import provenance
 from orchestrator.conductor import Conductor
 from orchestrator.home import sweep_folder
-from orchestrator.identity import Identity, identify
+from orchestrator.identity import Identity, identify, weights_of
 from orchestrator.ledger import LedgerReader, SweepState, read_ledger
 from orchestrator.search_space import read_space
 from orchestrator.space import SearchSpace
@@ -88,15 +88,18 @@ def _other_inputs(state: SweepState) -> list[str]:
     found: dict[str, str] = {}
     for trial in state.trials.values():
         config = from_flat(trial.config)
-        inputs = fingerprint(config.data_to_read, config.model_to_load)
+        inputs = fingerprint(config.data_to_read, weights_of(config))
         if inputs not in here:
             here[inputs] = identify(config)
         now = here[inputs]
-        for data, model in trial.stood_on:
-            if data != now.data:
-                found.setdefault("the data", _change(data, now.data))
-            if model not in (None, now.model):
-                found.setdefault(f"the weights of {config.model_name}", _change(model, now.model))
+        for then in trial.stood_on:
+            if then.data != now.data:
+                found.setdefault("the data", _change(then.data, now.data))
+            if then.model not in (None, now.model):
+                found.setdefault(f"the weights of {config.model_name}", _change(then.model, now.model))
+            if then.captioner not in (None, now.captioner):
+                name = config.captioner.name
+                found.setdefault(f"the weights of {name}", _change(then.captioner, now.captioner))
     return [f"{what} ({change})" for what, change in found.items()]
 
 
@@ -112,14 +115,16 @@ def keep_keys(conductor: Conductor, state: SweepState) -> None:
     """Lets trials whose weights were not here keep their keys: weights that came make no other trial."""
     identify, known = conductor.identify, dict[str, str]()
     for trial in state.trials.values():
-        if trial.stood_on and trial.stood_on[0][1] is None:
-            now = identify(from_flat(trial.config))
+        config = from_flat(trial.config)
+        first = trial.stood_on[0]
+        if first.model is None or (config.needs_captioner and first.captioner is None):
+            now = identify(config)
             known |= {now.trial_key: trial.trial_key, now.arm_key: trial.arm_key}
 
     def identify_as_before(config: TrialConfig) -> Identity:
         now = identify(config)
         key, arm_key = (known.get(key, key) for key in (now.trial_key, now.arm_key))
-        return Identity(key, arm_key, now.data, now.model)
+        return now._replace(trial_key=key, arm_key=arm_key)
 
     conductor.identify = identify_as_before
 

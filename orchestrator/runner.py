@@ -104,11 +104,12 @@ def check_inputs(order: TrialOrder) -> None:
     from orchestrator.identity import identify
 
     here = identify(order.trial)
-    wanted = {
-        "data in data.root": order.data_fingerprint,
-        f"weights of {order.trial.model_name}": order.model_fingerprint,
-    }
-    for (what, then), now in zip(wanted.items(), (here.data, here.model), strict=True):
+    compared = [
+        ("data in data.root", order.data_fingerprint, here.data),
+        (f"weights of {order.trial.model_name}", order.model_fingerprint, here.model),
+        (f"weights of {order.trial.captioner.name}", order.captioner_fingerprint, here.captioner),
+    ]
+    for what, then, now in compared:
         if now != then:
             raise DataError(
                 f"{platform.node()}: the {what} are others on this node than where the sweep runs from; copy "

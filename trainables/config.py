@@ -414,17 +414,34 @@ class TrialConfig(Config):
         return self.reads_captions and self.data.captions == "blip_label"
 
 
-def trial_key(config: TrialConfig, data_fingerprint: str, encoder_fingerprint: str) -> str:
+def trial_key(
+    config: TrialConfig,
+    data_fingerprint: str,
+    encoder_fingerprint: str,
+    captioner_fingerprint: str | None = None,
+) -> str:
     """Returns what identifies a trial: its science and its inputs, not where or how it runs."""
-    return fingerprint("trial", config.science(), data_fingerprint, encoder_fingerprint)
+    inputs = data_fingerprint, encoder_fingerprint, *_captioner(config, captioner_fingerprint)
+    return fingerprint("trial", config.science(), *inputs)
 
 
-def arm_key(config: TrialConfig, dataset_fingerprint: str, encoder_fingerprint: str) -> str:
+def arm_key(
+    config: TrialConfig,
+    dataset_fingerprint: str,
+    encoder_fingerprint: str,
+    captioner_fingerprint: str | None = None,
+) -> str:
     """Returns what intervals over seeds and folds group by: `trial_key` without `seed` and `data.fold`."""
     science = config.science()
     science.pop("seed", None)
     science["data"]["fold"] = None
-    return fingerprint("arm", science, dataset_fingerprint, encoder_fingerprint)
+    inputs = dataset_fingerprint, encoder_fingerprint, *_captioner(config, captioner_fingerprint)
+    return fingerprint("arm", science, *inputs)
+
+
+def _captioner(config: TrialConfig, captioner_fingerprint: str | None) -> list[str | None]:
+    """Returns a captioner's part of a key: none where it says nothing of the captions."""
+    return [captioner_fingerprint] if config.needs_captioner else []
 
 
 def to_flat(config: TrialConfig) -> dict[str, Any]:

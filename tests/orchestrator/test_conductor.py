@@ -286,7 +286,7 @@ def test_another_attempt_takes_the_weights_that_are_here_then(conduct):
         conductor.failed(order.trial_key, "crash", "why")
     assert found == [("key-1 on None", 1, None), ("key-1 on None", 2, "one"), ("key-1 on None", 3, "one")]
     (trial,) = conductor.state.trials.values()
-    assert trial.stood_on == [("data", None), ("data", "one"), ("data", "one")]
+    assert [each.model for each in trial.stood_on] == [None, "one", "one"]
 
 
 def test_a_searcher_that_draws_otherwise_loses_no_trial_and_runs_none_twice(conduct, tmp_path: Path):

@@ -62,3 +62,39 @@ def test_a_trial_that_reads_no_masks_stands_on_its_images_alone(root: Path) -> N
     for mask in root.glob("*/COVID-19/infection masks/*"):
         mask.unlink()
     assert identity_of(root, data__captions="mask_finding").data == images
+
+
+def captioner(folder: Path, content: bytes | None) -> str:
+    """Puts a captioner there, as far as one is looked at before it is loaded; None = a pickle only."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    if content is not None:
+        (folder / "model.safetensors").write_bytes(content)
+    return str(folder)
+
+
+def test_a_captioner_is_part_of_a_trial_whose_captions_it_writes(tmp_path: Path) -> None:
+    folder = tmp_path / "blip"
+    asked = {"data.captions": "blip_label", "captioner.name": captioner(folder, None)}
+    others = [{"adapt.method": "none"}, {"loss.kind": "class_prompt"}, {"data.captions": "finding"}]
+
+    def look() -> tuple[Identity, list[Identity]]:
+        return identify(from_flat(asked)), [identify(from_flat(asked | other)) for other in others]
+
+    (absent, aside), looks = look(), []
+    assert absent.captioner is None
+    for content in (b"one", b"other", b"one"):
+        captioner(folder, content)
+        found, beside = look()
+        assert beside == aside  # which no captioner says anything to
+        looks.append(found)
+    one, other, again = looks
+    assert one == again
+    for part in ("trial_key", "arm_key", "captioner"):
+        assert len({getattr(each, part) for each in (absent, one, other)}) == 3
+
+
+def test_a_captioner_of_which_nothing_is_here_is_not_asked_for(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ({}, {"captioner.name": "own/er"}):
+        assert identify(from_flat({"data.captions": "blip_label", **name})).captioner is None

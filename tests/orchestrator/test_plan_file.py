@@ -129,6 +129,22 @@ def test_all_that_drifted_is_listed_and_nothing_starts(
     assert ran == []
 
 
+def test_a_captioner_that_was_exchanged_is_drift(
+    space: Path, tmp_path: Path, ran: list, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, path = tmp_path / "blip", tmp_path / "captions.json"
+    folder.mkdir()
+    captions = ("--set", "data.captions=blip_label", "--set", f"captioner.name={folder}")
+    for content in ("one", "another"):
+        (folder / "model.safetensors").write_text(content)
+        if content == "one":
+            assert write(space, path, *captions) == 0
+            assert execute(["sweep", "--from-plan", str(path)]) == 0
+    assert execute(["sweep", "--from-plan", str(path)]) == 2
+    assert f"- the weights of {folder} (" in capsys.readouterr().err
+    assert len(ran) == 1
+
+
 def test_comments_and_a_file_that_is_gone_are_no_drift(space: Path, written: Path, ran: list) -> None:
     space.write_text("# as before\n" + SPACE)
     assert execute(["sweep", "--from-plan", str(written)]) == 0

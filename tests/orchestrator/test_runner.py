@@ -117,6 +117,8 @@ def test_a_node_says_which_of_its_inputs_are_others_whatever_the_trial_is_called
         check_inputs(replace(same, data_fingerprint="other"))
     with pytest.raises(DataError, match="the weights of lite0-minilm are others on this node"):
         check_inputs(replace(same, model_fingerprint="other"))
+    with pytest.raises(DataError, match="the weights of Salesforce/blip.* are others on this node"):
+        check_inputs(replace(same, captioner_fingerprint="other"))
 
 
 def test_an_order_takes_the_folders_of_its_node_and_makes_none(order: TrialOrder, home: Path, tmp_path: Path):

@@ -259,6 +259,28 @@ def test_an_unchanged_sweep_has_not_drifted(cut: Path):
     check_drift(read_ledger(cut))
 
 
+def test_another_captioner_is_refused_once_a_trial_was_placed_with_one(own_home: Path, tmp_path: Path):
+    blip = tmp_path / "blip"
+    blip.mkdir()
+    asked = {"data.captions": "blip_label", "captioner.name": str(blip)}
+    space = read_space(SPACE | {"fixed": SPACE["fixed"] | asked})
+    config = space.resolve({"lora.rank": 2})
+    with Ledger(sweep_folder("said")) as ledger:
+        ledger.append("sweep_started", **describe("said", space))
+        for attempt in (1, 2):  # its weights come between the two
+            found = identify(config)
+            ledger.append(
+                "trial_placed", trial_key="key", arm_key="arm", name="a", config=to_flat(config),
+                attempt=attempt, is_baseline=False, data_fingerprint=found.data,
+                model_fingerprint=found.model, captioner_fingerprint=found.captioner,
+            )  # fmt: skip
+            (blip / "model.safetensors").write_text("one")
+            check_drift(read_ledger(sweep_folder("said")))
+    (blip / "model.safetensors").write_text("another")
+    with pytest.raises(DataError, match=rf"the weights of {blip} \(\w+ then, \w+ now\)"):
+        check_drift(read_ledger(sweep_folder("said")))
+
+
 def test_other_code_is_refused_before_anything_starts(cut: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(provenance, "code_fingerprint", lambda: "0123456789abcdef")
     before = read_ledger(cut).next_seq

@@ -56,6 +56,16 @@ def captioner_fingerprint(config: CaptionerConfig) -> str:
     return fingerprint("captioner", weights, captioner_preprocessing(config), config.max_new_tokens)
 
 
+def known_captioner(config: CaptionerConfig) -> str | None:
+    """Returns `captioner_fingerprint`; None where the weights are not here and nothing says which would come."""
+    if missing_captioner(config) and not may_be_fetched(config):
+        return None
+    try:
+        return captioner_fingerprint(config)
+    except WeightsUnavailable:
+        return None
+
+
 def captioner_preprocessing(config: CaptionerConfig) -> PreprocessingSpec:
     """Returns how a captioner wants its pixels: at the size of its `config.json`."""
     said = checkpoint_json(config.name, "config.json", revision=_revision(config)) or {}

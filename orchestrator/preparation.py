@@ -16,6 +16,7 @@ from orchestrator.checks import may_be_here, missing_weights
 from orchestrator.cluster import Cluster
 from orchestrator.conductor import Conductor
 from orchestrator.home import store
+from orchestrator.identity import weights_of
 from orchestrator.inputs import offer
 from orchestrator.interruption import Stopped
 from orchestrator.space import SearchSpace
@@ -119,8 +120,8 @@ def describe_and_embed(space: SearchSpace, conductor: Conductor, pipelines: Pipe
 
 
 def distinct_inputs(space: SearchSpace) -> list[TrialConfig]:
-    """Returns one trial for each pair of data set and model that the space is known to need."""
-    return distinct(space.trials_to_check(), lambda config: [config.data, config.model_to_load])
+    """Returns one trial for each data set, with model and captioner, that the space is known to need."""
+    return distinct(space.trials_to_check(), lambda config: [config.data, weights_of(config)])
 
 
 def distinct(configs: Iterable[TrialConfig], of: Callable[[TrialConfig], list[Any]]) -> list[TrialConfig]:

@@ -12,7 +12,7 @@ from test_sweep import run_driver
 
 from orchestrator import preparation
 from orchestrator.interruption import Stopped
-from orchestrator.preparation import describe_and_embed
+from orchestrator.preparation import describe_and_embed, distinct_inputs
 from orchestrator.search_space import read_space
 from trainables import TRAINABLES
 from trainables.artifacts import about
@@ -79,6 +79,12 @@ def test_blip_describes_once_what_several_trials_are_trained_on(blip: str):
     assert len(asked.embedded) == 1  # the baseline
     not_here = Asked().of(parameters=parameters)
     assert (not_here.captioned, len(not_here.embedded)) == ([], 1)
+
+
+def test_a_captioner_reaches_the_nodes_beside_a_frozen_trial_that_has_none(blip: str):
+    fixed = {"data.captions": "blip_label", "captioner.name": blip}
+    found = distinct_inputs(read_space({"name": "toy", "fixed": fixed}))
+    assert [config.needs_captioner for config in found] == [False, True]
 
 
 def test_what_fails_is_said_and_left_to_the_trials(blip: str):

@@ -114,41 +114,39 @@ class Conductor:
 
         None = none now, or none any more: see `may_place`.
         """
-        while self.may_place() and not self._is_waiting() and (order := self._place_next()):
-            try:
-                self.check(config := from_flat(order.config))
-                if (reason := self.absent.get(weights_of(config))) and not self._has_run(order.trial_key):
-                    raise WeightsUnavailable(reason)
-            except UserError as error:
-                self.failed(order.trial_key, *explain(error, self.folder / "trials" / order.trial_key))
-                continue
-            return order
+        while self.may_place() and not self._is_waiting() and (found := self._next_trial()):
+            draw, identity = found
+            if (refusal := self._refusal(draw, identity.trial_key)) is None:
+                return self._place(draw, identity)
+            self._place(draw, identity._replace(model=None, captioner=None))  # nothing runs on its weights
+            self.failed(identity.trial_key, *explain(refusal, self.folder / "trials" / identity.trial_key))
         return None
 
-    def _has_run(self, key: str) -> bool:
-        """Says whether an earlier attempt found its weights."""
-        return any(cause != "unavailable" for _, cause, _ in self.state.trials[key].failures)
+    def _refusal(self, draw: Draw, key: str) -> UserError | None:
+        """Returns why a trial gets no process. Weights that an earlier attempt had are looked for again."""
+        config = self._executed(draw.config)
+        try:
+            self.check(config)
+        except UserError as error:
+            return error
+        failures = self.state.trials[key].failures if key in self.state.trials else []
+        has_run = any(cause != "unavailable" for _, cause, _ in failures)
+        reason = self.absent.get(weights_of(config))
+        return WeightsUnavailable(reason) if reason and not has_run else None
 
-    def _place_next(self) -> TrialOrder | None:
-        """Places a trial that needs another attempt, else one that is new."""
+    def _next_trial(self) -> tuple[Draw, Identity] | None:
+        """Returns a trial that needs another attempt, under the keys that it has, else one that is new."""
         if self.again:
             trial = self.state.trials[self.again.pop(0)]
             draw = Draw(trial.name, from_flat(trial.config), trial.is_baseline, confirms=trial.confirms)
-            return self._place(draw, self._identify_again(trial, draw.config))
+            now = self.identify(draw.config)
+            return draw, now._replace(trial_key=trial.trial_key, arm_key=trial.arm_key)
         if (draw := self._next_draw()) is None:
             return None
         identity = self.identify(self._executed(draw.config))
         if not draw.confirms:
             self.draws[identity.trial_key] = [draw]
-        return self._place(draw, identity)
-
-    def _identify_again(self, trial: TrialState, config: TrialConfig) -> Identity:
-        """Returns what another attempt of a trial stands on now, under the keys that the trial has."""
-        try:
-            inputs = self.identify(config)[2:]
-        except WeightsUnavailable:  # gone since; the attempt says so itself
-            inputs = trial.stood_on[-1]
-        return Identity(trial.trial_key, trial.arm_key, *inputs)
+        return draw, identity
 
     def may_place(self) -> bool:
         """Says whether a trial may still be placed, as far as the machine is concerned."""

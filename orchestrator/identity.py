@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from trainables.artifacts import fingerprint
@@ -35,9 +36,19 @@ def find_weights(config: TrialConfig) -> Weights:
     Raises:
         WeightsUnavailable: see `model_fingerprint`.
     """
+    captioner = known_captioner(config.captioner) if config.needs_captioner else None
+    return Weights(*find_model(config), captioner)
+
+
+def by_name(config: TrialConfig, model: str | None, captioner: str | None) -> dict[str, str | None]:
+    """Returns fingerprints of the weights that a trial starts from, by what its configuration calls them."""
+    return {config.model_name: model} | ({config.captioner.name: captioner} if config.needs_captioner else {})
+
+
+def find_model(config: TrialConfig) -> tuple[str, str | None]:
+    """Returns of a model what `Weights` says of it."""
     named = model_fingerprint(config)
-    model = named if has_known_weights(config) else None
-    return Weights(named, model, known_captioner(config.captioner) if config.needs_captioner else None)
+    return named, named if has_known_weights(config) else None
 
 
 def weights_of(config: TrialConfig) -> str:
@@ -45,17 +56,21 @@ def weights_of(config: TrialConfig) -> str:
     return fingerprint(config.model_to_load, config.captioner if config.needs_captioner else None)
 
 
-def identify(config: TrialConfig) -> Identity:
-    """Returns what a configuration is on the data and weights that are here now.
+def identify(config: TrialConfig, find: Callable[[TrialConfig], Weights] = find_weights) -> Identity:
+    """Returns what a configuration is on the data that are here now, and on the weights that `find` tells.
 
     Raises:
         ConfigError, DataError: see `load_dataset`.
         WeightsUnavailable: see `model_fingerprint`.
     """
-    read, weights = config.data_to_read, find_weights(config)
+    read, weights = config.data_to_read, find(config)
     dataset = load_dataset(read)
     data, images = (with_masks(of, read) for of in (dataset.fingerprint, dataset.content_fingerprint))
-    keys = (
-        key(config, of, weights.named, weights.captioner) for key, of in ((trial_key, data), (arm_key, images))
+    starts_from = weights.named, weights.captioner
+    return Identity(
+        trial_key(config, data, *starts_from),
+        arm_key(config, images, *starts_from),
+        data,
+        weights.model,
+        weights.captioner,
     )
-    return Identity(*keys, data, weights.model, weights.captioner)

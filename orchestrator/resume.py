@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import provenance
 from orchestrator.conductor import Conductor
 from orchestrator.home import sweep_folder
-from orchestrator.identity import Identity, identify, weights_of
+from orchestrator.identity import Identity, by_name, weights_of
 from orchestrator.ledger import LedgerReader, SweepState, read_ledger
 from orchestrator.search_space import read_space
 from orchestrator.space import SearchSpace
@@ -62,8 +63,8 @@ def space_of(state: SweepState, *, extend: int | None = None, num_workers: int |
     return extended
 
 
-def check_drift(state: SweepState) -> None:
-    """Compares code, data and weights with those that the sweep was started with.
+def check_drift(state: SweepState, identify: Callable[[TrialConfig], Identity]) -> None:
+    """Compares code, data and weights with those that the sweep was started with; `identify` tells them.
 
     Weights that were not here may have come since. Once a trial was placed with them, they are what the sweep
     stands on, like any others.
@@ -74,7 +75,7 @@ def check_drift(state: SweepState) -> None:
     drifted: list[str] = []
     if (code := state.opened.get("code_fingerprint")) and code != (now := provenance.code_fingerprint()):
         drifted.append(f"the code in trainables/ ({_change(code, now)})")
-    drifted += _other_inputs(state)
+    drifted += _other_inputs(state, identify)
     if drifted:
         raise DataError(
             f"sweep '{state.name}' was started on something else: {' and '.join(drifted)} changed since, so "
@@ -82,7 +83,7 @@ def check_drift(state: SweepState) -> None:
         )
 
 
-def _other_inputs(state: SweepState) -> list[str]:
+def _other_inputs(state: SweepState, identify: Callable[[TrialConfig], Identity]) -> list[str]:
     """Returns what an attempt was placed with and is something else now, each once, with how it was first."""
     here: dict[str, Identity] = {}
     found: dict[str, str] = {}
@@ -95,11 +96,10 @@ def _other_inputs(state: SweepState) -> list[str]:
         for then in trial.stood_on:
             if then.data != now.data:
                 found.setdefault("the data", _change(then.data, now.data))
-            if then.model not in (None, now.model):
-                found.setdefault(f"the weights of {config.model_name}", _change(then.model, now.model))
-            if then.captioner not in (None, now.captioner):
-                name = config.captioner.name
-                found.setdefault(f"the weights of {name}", _change(then.captioner, now.captioner))
+            weights = by_name(config, now.model, now.captioner)
+            for name, was in by_name(config, then.model, then.captioner).items():
+                if was not in (None, weights[name]):
+                    found.setdefault(f"the weights of {name}", _change(was, weights[name]))
     return [f"{what} ({change})" for what, change in found.items()]
 
 
@@ -116,8 +116,7 @@ def keep_keys(conductor: Conductor, state: SweepState) -> None:
     identify, known = conductor.identify, dict[str, str]()
     for trial in state.trials.values():
         config = from_flat(trial.config)
-        first = trial.stood_on[0]
-        if first.model is None or (config.needs_captioner and first.captioner is None):
+        if None in by_name(config, *trial.stood_on[0][1:]).values():
             now = identify(config)
             known |= {now.trial_key: trial.trial_key, now.arm_key: trial.arm_key}
 

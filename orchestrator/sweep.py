@@ -18,6 +18,7 @@ from orchestrator.cluster import Cluster, fit_cluster
 from orchestrator.conductor import Conductor, SweepObserver
 from orchestrator.confirmation import confirmed_counts
 from orchestrator.evaluation import arms_to_open, is_evaluated, open_test
+from orchestrator.first_look import FirstLook
 from orchestrator.home import store
 from orchestrator.identity import identify
 from orchestrator.interruption import Interruption, interruption
@@ -32,7 +33,7 @@ from orchestrator.resume import check_drift, replay, was_complete
 from orchestrator.searcher import open_searcher
 from orchestrator.space import SearchSpace
 from trainables import TRAINABLES
-from trainables.config import from_flat
+from trainables.config import TrialConfig, from_flat
 from trainables.data.datasets import load_dataset
 from trainables.errors import ClusterError, UserError
 from trainables.models.registry import encoder_fingerprint
@@ -121,7 +122,7 @@ def bring_back(conductor: Conductor, space: SearchSpace, *, retry_failed: bool) 
         DataError: code, data or weights are not those that it was started with.
     """
     state = read_ledger(conductor.folder)
-    check_drift(state)
+    check_drift(state, conductor.identify)
     replay(conductor, conductor.folder, retry_failed=retry_failed)
     if plan := state.opened.get("plan_fingerprint"):
         conductor.stands_on = conductor.stands_on | {"plan_fingerprint": plan}
@@ -181,16 +182,22 @@ def open_conductor(
         memory_budget_gb=concurrency.memory_budget_gb,
         spans_nodes=concurrency.spans_nodes,
     )
+    first = FirstLook()
+
+    def check(config: TrialConfig) -> None:
+        check_ready(config)
+        first.check(config)
+
     return Conductor(
         ledger,
         SweepState(folder.name),
         open_searcher(space),
         observer,
-        identify,
+        first.identify,
         order,
         folder,
         settings=space.search,
-        check=check_ready,
+        check=check,
         stands_on={"plan_fingerprint": options.plan_fingerprint} if options.plan_fingerprint else {},
     )
 

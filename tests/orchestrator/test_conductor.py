@@ -246,13 +246,10 @@ def weights(which: str | None):
     return lambda config: Identity(f"key-{config.lora.rank} on {which}", f"arm on {which}", "data", which)
 
 
-def test_weights_may_come_and_are_held_fast_once_a_trial_was_placed_with_them(
-    conduct, tmp_path: Path, monkeypatch
-):
+def test_weights_may_come_and_are_held_fast_once_a_trial_was_placed_with_them(conduct, tmp_path: Path):
     def look(which: str | None, *, places: int) -> None:
         """Resumes the sweep with these weights here, and tries again what was unavailable."""
-        monkeypatch.setattr("orchestrator.resume.identify", weights(which))
-        check_drift(read_ledger(tmp_path))
+        check_drift(read_ledger(tmp_path), weights(which))
         conductor = conduct(draw_of("a", 1), draw_of("b", 2))
         conductor.identify = weights(which)
         replay(conductor, tmp_path, retry_failed=True)
@@ -272,21 +269,29 @@ def test_weights_may_come_and_are_held_fast_once_a_trial_was_placed_with_them(
     look("another", places=1)
 
 
-def test_another_attempt_takes_the_weights_that_are_here_then(conduct):
-    def gone(config: TrialConfig) -> Identity:
-        raise WeightsUnavailable("the file is gone")
-
+def test_another_attempt_stands_on_what_its_driver_finds_under_the_keys_that_it_has(conduct):
     conductor = conduct(draw_of("a", 1))
-    conductor.settings = SearchSettings(max_retries=3)
+    conductor.settings = SearchSettings(max_retries=2)
     found = []
-    for identify in (weights(None), weights("one"), gone):
-        conductor.identify = identify
+    for which in (None, "one"):
+        conductor.identify = weights(which)  # the second: as in another driver
         order = conductor.next_trial()
         found.append((order.trial_key, order.attempt, order.model_fingerprint))
         conductor.failed(order.trial_key, "crash", "why")
-    assert found == [("key-1 on None", 1, None), ("key-1 on None", 2, "one"), ("key-1 on None", 3, "one")]
+    assert found == [("key-1 on None", 1, None), ("key-1 on None", 2, "one")]
     (trial,) = conductor.state.trials.values()
-    assert [each.model for each in trial.stood_on] == [None, "one", "one"]
+    assert [each.model for each in trial.stood_on] == [None, "one"]
+
+
+def test_what_never_started_stood_on_no_weights(conduct):
+    def check(config: TrialConfig) -> None:
+        raise WeightsUnavailable("get them there")
+
+    conductor = conduct(draw_of("a", 1))
+    conductor.check = check
+    assert conductor.next_trial() is None
+    (trial,) = conductor.state.trials.values()
+    assert (trial.status, trial.stood_on) == ("unavailable", [("data", None, None)])
 
 
 def test_a_searcher_that_draws_otherwise_loses_no_trial_and_runs_none_twice(conduct, tmp_path: Path):

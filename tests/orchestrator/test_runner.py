@@ -117,7 +117,7 @@ def test_a_node_says_which_of_its_inputs_are_others_whatever_the_trial_is_called
         check_inputs(replace(same, data_fingerprint="other"))
     with pytest.raises(DataError, match="the weights of lite0-minilm are others on this node"):
         check_inputs(replace(same, model_fingerprint="other"))
-    with pytest.raises(DataError, match="the weights of Salesforce/blip.* are others on this node"):
+    with pytest.raises(DataError, match=r"the weights of Salesforce/blip.* are others on this node"):
         check_inputs(replace(same, captioner_fingerprint="other"))
 
 

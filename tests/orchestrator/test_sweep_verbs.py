@@ -256,7 +256,7 @@ def test_a_sweep_that_never_began_has_nothing_to_go_on_with(own_home: Path, caps
 
 
 def test_an_unchanged_sweep_has_not_drifted(cut: Path):
-    check_drift(read_ledger(cut))
+    check_drift(read_ledger(cut), identify)
 
 
 def test_another_captioner_is_refused_once_a_trial_was_placed_with_one(own_home: Path, tmp_path: Path):
@@ -275,10 +275,10 @@ def test_another_captioner_is_refused_once_a_trial_was_placed_with_one(own_home:
                 model_fingerprint=found.model, captioner_fingerprint=found.captioner,
             )  # fmt: skip
             (blip / "model.safetensors").write_text("one")
-            check_drift(read_ledger(sweep_folder("said")))
+            check_drift(read_ledger(sweep_folder("said")), identify)
     (blip / "model.safetensors").write_text("another")
     with pytest.raises(DataError, match=rf"the weights of {blip} \(\w+ then, \w+ now\)"):
-        check_drift(read_ledger(sweep_folder("said")))
+        check_drift(read_ledger(sweep_folder("said")), identify)
 
 
 def test_other_code_is_refused_before_anything_starts(cut: Path, monkeypatch: pytest.MonkeyPatch):
@@ -299,4 +299,4 @@ def test_other_data_or_weights_are_refused(cut: Path, monkeypatch, what: str, wo
     changed = Changed() if what == "load_dataset" else "changed"
     monkeypatch.setattr(f"orchestrator.identity.{what}", lambda config: changed)
     with pytest.raises(DataError, match=rf"{words} \(\w+ then, changed now\)"):
-        check_drift(read_ledger(cut))
+        check_drift(read_ledger(cut), identify)

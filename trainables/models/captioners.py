@@ -57,7 +57,7 @@ def captioner_fingerprint(config: CaptionerConfig) -> str:
 
 
 def known_captioner(config: CaptionerConfig) -> str | None:
-    """Returns `captioner_fingerprint`; None where the weights are not here and nothing says which would come."""
+    """Returns `captioner_fingerprint`; None where the weights are not here and any may come."""
     if missing_captioner(config) and not may_be_fetched(config):
         return None
     try:

@@ -70,8 +70,14 @@ def check_drift(state: SweepState, identify: Callable[[TrialConfig], Identity]) 
     stands on, like any others.
 
     Raises:
-        DataError: says what differs; trials on both would stand in one table as if they compared.
+        DataError: says what differs; trials on both would stand in one table as if they compared. Or it
+            cannot be told.
     """
+    if not all(trial.stood_on for trial in state.trials.values()):
+        raise DataError(
+            f"sweep '{state.name}' was started by an older version, which did not note the data and weights "
+            "that its trials stand on, so it cannot go on; start another sweep (--name)"
+        )
     drifted: list[str] = []
     if (code := state.opened.get("code_fingerprint")) and code != (now := provenance.code_fingerprint()):
         drifted.append(f"the code in trainables/ ({_change(code, now)})")

@@ -281,6 +281,18 @@ def test_another_captioner_is_refused_once_a_trial_was_placed_with_one(own_home:
         check_drift(read_ledger(sweep_folder("said")), identify)
 
 
+def test_a_sweep_of_a_version_that_noted_no_inputs_is_refused(cut: Path, capsys):
+    trial = next(iter(read_ledger(cut).trials.values()))
+    with Ledger(cut) as ledger:
+        ledger.append(
+            "trial_placed", trial_key="of before", arm_key="arm", name="old", config=trial.config,
+            attempt=1, is_baseline=False,
+        )  # fmt: skip
+    before = read_ledger(cut).next_seq
+    assert "started by an older version" in refusal(capsys, "sweep", "--resume", "cut", "--retry-failed")
+    assert read_ledger(cut).next_seq == before
+
+
 def test_other_code_is_refused_before_anything_starts(cut: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(provenance, "code_fingerprint", lambda: "0123456789abcdef")
     before = read_ledger(cut).next_seq

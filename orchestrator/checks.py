@@ -23,9 +23,13 @@ from trainables.models.availability import availability, availability_of
 from trainables.models.captioners import may_be_fetched, missing_captioner
 from trainables.models.classifiers import missing_classifier, weights_file
 from trainables.models.registry import ENCODERS, find_encoder, model_preprocessing, revision_of
+from trainables.models.weights import how_to_get
 
 if TYPE_CHECKING:
     from trainables.data.records import Dataset
+
+COPY = "copy them there, or remove the folder from this node and it is fetched"
+"""What mends data or a checkpoint in a folder, which reach nodes through the storage where they lack it."""
 
 
 def check_trial(config: TrialConfig) -> None:
@@ -87,6 +91,24 @@ def missing_weights(configs: Iterable[TrialConfig]) -> list[str]:
         )
         found.append(missing_captioner(captioner) if captioner else None)
     return [line for line in dict.fromkeys(found) if line]
+
+
+def how_to_mend(config: TrialConfig, name: str, *, is_here: bool) -> str:
+    """Returns how the weights of a trial that are called `name` get on a machine that lacks them.
+
+    Converted parts and fetched revisions do not travel with a trial; folders do.
+
+    Args:
+        config: of the trial.
+        name: of its model, or of its captioner.
+        is_here: the machine has others.
+    """
+    if config.needs_captioner and name == config.captioner.name:
+        return missing_captioner(config.captioner) or COPY
+    spec = None if config.is_baseline else find_encoder(config.encoder)
+    if spec is None or (spec.is_pinned and not spec.parts):
+        return COPY
+    return "; ".join(how_to_get(name, spec, anew=is_here))
 
 
 def _missing_encoder(config: EncoderConfig) -> str | None:

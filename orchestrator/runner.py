@@ -99,22 +99,22 @@ def check_inputs(order: TrialOrder) -> None:
     """Compares this node's data and weights with those that the sweep was started on.
 
     Raises:
-        DataError: others lie at the same place here.
+        DataError: others lie at the same place here, or none; says how the right ones get here.
     """
-    from orchestrator.identity import identify
+    from orchestrator.checks import COPY, how_to_mend
+    from orchestrator.identity import by_name, identify
 
-    here = identify(order.trial)
-    compared = [
-        ("data in data.root", order.data_fingerprint, here.data),
-        (f"weights of {order.trial.model_name}", order.model_fingerprint, here.model),
-        (f"weights of {order.trial.captioner.name}", order.captioner_fingerprint, here.captioner),
-    ]
-    for what, then, now in compared:
-        if now != then:
-            raise DataError(
-                f"{platform.node()}: the {what} are others on this node than where the sweep runs from; copy "
-                "them there, or remove the folder from this node and it is fetched"
-            )
+    config = order.trial
+    here, node = identify(config), platform.node()
+    others = "others on this node than where the sweep runs from"
+    if here.data != order.data_fingerprint:
+        raise DataError(f"{node}: the data in data.root are {others}; {COPY}")
+    wanted = by_name(config, order.model_fingerprint, order.captioner_fingerprint)
+    for name, now in by_name(config, here.model, here.captioner).items():
+        if now != wanted[name]:
+            what = others if now else "not on this node"
+            mend = how_to_mend(config, name, is_here=now is not None)
+            raise DataError(f"{node}: the weights of {name} are {what}; {mend}")
 
 
 class Done(TypedDict):

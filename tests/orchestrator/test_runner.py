@@ -12,12 +12,15 @@ from orchestrator.failures import WorkerDied, explain
 from orchestrator.identity import identify
 from orchestrator.orders import TrialOrder
 from orchestrator.runner import TuneContext, check_inputs, finite, hash_results
-from trainables.artifacts import file_sha256
-from trainables.config import TrialConfig, to_flat
+from trainables.artifacts import atomic_directory, file_sha256
+from trainables.config import TrialConfig, from_flat, to_flat
 from trainables.errors import ConfigError, DataError, WeightsUnavailable
 from trainables.losses.collectives import OutOfMemory
 from trainables.losses.global_batch import NonFiniteLoss
+from trainables.models.registry import ENCODERS
+from trainables.models.weights import needed_parts, part_folder
 
+PUBMED = "flaviagiammarino/pubmed-clip-vit-base-patch32"
 OBJECTIVE = "val/probe_joint/macro_auroc"
 
 
@@ -117,8 +120,41 @@ def test_a_node_says_which_of_its_inputs_are_others_whatever_the_trial_is_called
         check_inputs(replace(same, data_fingerprint="other"))
     with pytest.raises(DataError, match="the weights of lite0-minilm are others on this node"):
         check_inputs(replace(same, model_fingerprint="other"))
-    with pytest.raises(DataError, match=r"the weights of Salesforce/blip.* are others on this node"):
-        check_inputs(replace(same, captioner_fingerprint="other"))
+
+
+def refusal(order: TrialOrder, **fields: str) -> str:
+    """Returns what a node says of a trial that the driver ordered on weights of its own."""
+    order = replace(order, config=to_flat(from_flat(fields)))
+    here = identify(order.trial)
+    wanted = {"model_fingerprint": here.model, "captioner_fingerprint": here.captioner}
+    changed = "captioner_fingerprint" if order.trial.needs_captioner else "model_fingerprint"
+    with pytest.raises(DataError) as refused:
+        check_inputs(replace(order, data_fingerprint=here.data, **{**wanted, changed: "the driver's"}))
+    return str(refused.value)
+
+
+def test_a_node_says_what_brings_the_weights_that_it_lacks_or_has_otherwise(
+    order: TrialOrder, home: Path, tmp_path: Path
+):
+    for name, how in {
+        "chexzero": "models convert best_64_0.0001_original_35000_0.864.pt --to chexzero'",
+        PUBMED: f"models fetch {PUBMED} --revision COMMIT'",
+    }.items():
+        said = refusal(order, **{"encoder.name": name})
+        assert f"the weights of {name} are not on this node; " in said
+        assert how in said
+    for part in needed_parts(ENCODERS["chexzero"]):
+        with atomic_directory(part_folder("chexzero", part)) as aside:
+            (aside / "model.safetensors").touch()
+    said = refusal(order, **{"encoder.name": "chexzero"})
+    assert "the weights of chexzero are others on this node than where the sweep runs from; get " in said
+    assert said.endswith("--to chexzero --replace'")
+    blip = {"data.captions": "blip_label", "captioner.name": str(tmp_path)}
+    assert f"the weights of {tmp_path} are not on this node; captioner.name={tmp_path}: " in refusal(
+        order, **blip
+    )
+    (tmp_path / "model.safetensors").touch()
+    assert "others on this node than where the sweep runs from; copy them there" in refusal(order, **blip)
 
 
 def test_an_order_takes_the_folders_of_its_node_and_makes_none(order: TrialOrder, home: Path, tmp_path: Path):

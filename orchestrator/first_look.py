@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.checks import how_to_mend
 from orchestrator.identity import Identity, Weights, by_name, find_model, find_weights, identify
 from trainables.config import BaselineConfig, CaptionerConfig, EncoderConfig, TrialConfig
 from trainables.errors import DataError, WeightsUnavailable
@@ -44,9 +45,10 @@ class FirstLook:
         here = by_name(config, now.model, now.captioner)
         for name, then in by_name(config, first.model, first.captioner).items():
             if then is None:
+                steps = [how_to_mend(config, name, is_here=False)] if here[name] is None else []
                 raise WeightsUnavailable(
                     f"{name}: its weights were not here when this driver first looked for them, and those "
-                    f"that come while it runs are for the next one; {GO_ON}"
+                    f"that come while it runs are for the next one; {'; '.join([*steps, GO_ON])}"
                 )
             if here[name] not in (None, then):
                 raise DataError(

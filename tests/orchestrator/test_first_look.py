@@ -125,6 +125,14 @@ def test_a_retry_is_refused_what_its_first_attempt_did_not_have(home: Path, tmp_
         assert (trial.status, trial.cause) == ("failed", "user_error")
 
 
+def test_what_is_not_here_says_how_it_is_had(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    name = "flaviagiammarino/pubmed-clip-vit-base-patch32"
+    with pytest.raises(WeightsUnavailable, match=rf"models fetch {name} --revision COMMIT.*--retry-failed"):
+        FirstLook().check(from_flat({"encoder.name": name, "encoder.revision": "1" * 40}))
+
+
 def test_a_captioner_is_looked_at_once_too(tmp_path: Path):
     config = from_flat({"data.captions": "blip_label", "captioner.name": str(tmp_path)})
     weights, looks = tmp_path / "model.safetensors", [FirstLook(), FirstLook()]

@@ -8,6 +8,7 @@ For more than one node only. On one machine the plain loop wins: 1,000 images to
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,14 +20,16 @@ import numpy as np
 import ray
 from ray.util.annotations import RayDeprecationWarning
 
+from orchestrator.cluster_state import rooms
 from orchestrator.interruption import Stopped
 from orchestrator.placement import Need
 from trainables.config import PreprocessingSpec, TrialConfig
 from trainables.context import LocalContext, RunContext
-from trainables.data.cache import Decoded, decode_some, open_image_cache
+from trainables.data.cache import Decoded, decode_here, decode_some, open_image_cache
 from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset
 from trainables.embeddings import EmbeddingTable, embeddings_folder, store_embeddings
+from trainables.errors import ClusterError
 from trainables.models.captioners import captioner_preprocessing
 from trainables.models.registry import encoder_fingerprint, model_preprocessing
 
@@ -39,6 +42,8 @@ DECODED_AT_ONCE = 128
 EMBEDDED_AT_ONCE = 256
 """`materials.ROWS_AT_ONCE`: cut elsewhere, matrix products would round otherwise."""
 ONE_CORE = Need(1, 1, 0)
+ROOM_SECONDS = 5.0
+"""How long what has just ended may still hold its places."""
 MAX_RESTARTS = 2
 """Of a worker, whose node may be lost. Ray Data restarts for ever, also where a model fits into no memory."""
 
@@ -62,9 +67,12 @@ def over_nodes(
 
     Raises:
         Stopped: they are not.
+        ClusterError: no node has room for a worker now. Ray Data would wait for it, and not say so.
     """
     import ray.data
 
+    if not has_room(need):
+        raise ClusterError("other jobs hold what it would take of every node")
     starts = range(0, num_rows, at_once)
     num_workers = sum(need.places(node["Resources"]) for node in ray.nodes() if node["Alive"])
     pieces = ray.data.from_items([{"start": start} for start in starts], override_num_blocks=len(starts))
@@ -87,6 +95,21 @@ def over_nodes(
         if is_stopping():
             raise Stopped
         yield block
+
+
+def has_room(need: Need) -> bool:
+    """Says whether a worker would find its place on some node now."""
+    import grpc
+
+    address, until = ray.get_runtime_context().gcs_address, time.monotonic() + ROOM_SECONDS
+    try:
+        while not any(need.places(room.free) for room in rooms(address) if not room.is_leaving):
+            if time.monotonic() > until:
+                return False
+            time.sleep(ROOM_SECONDS / 10)
+    except grpc.RpcError:  # a busy head; who is placed will see
+        return True
+    return True
 
 
 class _Worker:
@@ -117,6 +140,9 @@ class Pipelines:
 
     def decode(self, dataset: Dataset, preprocessing: PreprocessingSpec) -> Iterator[Decoded]:
         """Decodes every record of a data set, in order: give it to `open_image_cache`."""
+        if not has_room(ONE_CORE):  # trials will wait, and say for what; this they must not wait for
+            yield from decode_here(dataset, preprocessing)
+            return
         count = len(dataset.records)
         self.say(f"decoding {count:,} images of {dataset.name} on all nodes")
         reference = ray.put(dataset)  # once to each node, not with each piece

@@ -71,10 +71,9 @@ def _is_self(adapted: System, frozen: System, arms: Mapping[str, ScoredTrial]) -
     return adapted.name == frozen.name and arms[adapted.arm].encoder == arms[frozen.arm].encoder
 
 
-def against(first: System | None, systems: Sequence[System]) -> Iterator[tuple[System, System]]:
+def against(first: System, systems: Sequence[System]) -> Iterator[tuple[System, System]]:
     """Yields every other system of an arm beside one of them."""
-    if first is not None and first in systems:
-        yield from ((system, first) for system in systems if system.arm is not None and system != first)
+    return ((system, first) for system in systems if system.arm is not None and system != first)
 
 
 def paired_rows(one: System, other: System, draws: Mapping[System, Draws]) -> list[dict[str, Any]]:

@@ -144,13 +144,16 @@ def evaluate_arms(
                 result.controls |= metrics
             elif len(of_arm) > 1:
                 result.pooled.setdefault(arm, {}).update(metrics)
-            if not is_few_shot(name):
+            if system == first or not is_few_shot(name):
                 draws[system] = values
     arms = {trial.arm_key: trial for trial in trials}
     probes = frozen_probes(draws, arms)
     if probes:
         result.reference = {"arm": str(probes[0].arm), "system": probes[0].name}
-    pairs = [*comparisons(list(draws), arms, probes), *against(first, list(draws))]
+    compared = [system for system in draws if not is_few_shot(system.name)]
+    pairs = list(comparisons(compared, arms, probes))
+    if first is not None and first in draws:
+        pairs += against(first, compared)
     for one, other in dict.fromkeys(pairs):
         result.paired += paired_rows(one, other, draws)
     return result

@@ -147,3 +147,22 @@ def test_a_captioner_is_looked_at_once_too(tmp_path: Path):
     with pytest.raises(DataError, match=rf"{tmp_path}: its weights were exchanged"):
         looks[1].check(config)
     looks[0].check(config.model_copy(update={"data": from_flat({}).data}))  # which reads no captions
+
+
+@pytest.mark.parametrize("name", ["not mounted", "a/b/c", "~/blip"])
+def test_a_captioners_folder_that_is_gone_is_no_mishap_of_the_whole_sweep(tmp_path: Path, name: str):
+    gone = {"data.captions": "blip_label", "captioner.name": str(tmp_path / name) if " " in name else name}
+    config, look = from_flat(gone), FirstLook()
+    assert look.identify(config).captioner is None
+    with pytest.raises(WeightsUnavailable, match="its weights were not here"):
+        look.check(config)
+
+
+def test_a_captioners_folder_that_goes_later_is_for_its_trials_to_say(tmp_path: Path):
+    folder = tmp_path / "blip"
+    folder.mkdir()
+    (folder / "model.safetensors").write_text("one")
+    config, look = from_flat({"data.captions": "blip_label", "captioner.name": str(folder)}), FirstLook()
+    look.check(config)
+    folder.rename(tmp_path / "elsewhere")
+    look.check(config)

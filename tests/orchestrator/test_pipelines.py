@@ -23,7 +23,7 @@ from trainables.data.cache import open_image_cache
 from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset
 from trainables.embed import embed
-from trainables.errors import DataError
+from trainables.errors import ClusterError, DataError
 from trainables.models.registry import preprocessing_of
 
 pytestmark = [
@@ -157,3 +157,21 @@ def test_a_worker_that_dies_whenever_it_starts_is_given_up() -> None:
 
     with pytest.raises(ActorDiedError):
         list(over_nodes(partial(os._exit, 3), 6, at_once=2))
+
+
+def test_where_others_hold_every_place_it_is_said_and_images_are_decoded_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchestrator import pipelines
+    from orchestrator.placement import Need
+
+    monkeypatch.setattr(pipelines, "ROOM_SECONDS", 0.2)
+    with pytest.raises(ClusterError, match="other jobs hold what it would take"):
+        next(pipelines.over_nodes(lambda: lambda rows: {"row": rows}, 3, at_once=1, need=Need(1, 1, 1)))
+    assert pipelines.has_room(pipelines.ONE_CORE)
+    monkeypatch.setattr(pipelines, "has_room", lambda _: False)
+    said: list[str] = []
+    config = trial()
+    dataset, preprocessing = load_dataset(config.data), preprocessing_of(config.encoder)
+    open_image_cache(dataset, preprocessing, tmp_path, pipelines.Pipelines(say=said.append).decode)
+    assert said == []

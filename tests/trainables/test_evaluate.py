@@ -198,6 +198,10 @@ def test_every_system_of_an_arm_is_held_against_what_stood_first_on_val(tmp_path
         for row in result.paired
     ]
     assert len(set(rows)) == len(rows)
+    few = System("lora", "few_shot_1_joint")
+    result = evaluate_arms(trials, CASES, first=few, **QUICK)
+    find(result, "accuracy", arm_a="resnet", arm_b="lora", system_b="few_shot_1_joint")
+    assert all(row["system_a"] != few.name for row in result.paired)
 
 
 def test_controls_stand_once_and_beside_every_system(tmp_path: Path) -> None:

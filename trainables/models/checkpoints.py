@@ -154,10 +154,12 @@ def commit_of(repository: str, revision: str | None) -> str:
         return revision
     import huggingface_hub
 
-    cached = huggingface_hub.try_to_load_from_cache(repository, "config.json", revision=revision)
-    if isinstance(cached, str):
-        return Path(cached).parent.name
-    with _or_unavailable(repository, revision):
+    with _or_unavailable(
+        repository, revision
+    ):  # also a folder that is gone, which is no name of a repository
+        cached = huggingface_hub.try_to_load_from_cache(repository, "config.json", revision=revision)
+        if isinstance(cached, str):
+            return Path(cached).parent.name
         return str(huggingface_hub.HfApi().model_info(repository, revision=revision).sha)
 
 
@@ -226,9 +228,9 @@ def _or_unavailable(repository: str, revision: str | None) -> Iterator[None]:
     except Exception as error:
         at, option = (f" at {revision}", f" --revision {revision}") if revision else ("", "")
         raise WeightsUnavailable(
-            f"{repository}{at}: not in the Hugging Face cache and not reachable ({type(error).__name__}); "
-            f"where there is a network run 'hf download {repository}{option}', then copy the folder here and "
-            "give its path as encoder.name"
+            f"{repository}{at}: no folder here, not in the Hugging Face cache and not reachable "
+            f"({type(error).__name__}); where there is a network run 'hf download {repository}{option}', "
+            "then copy the folder here and give its path as encoder.name"
         ) from error
 
 

@@ -68,7 +68,9 @@ def test_what_is_cached_is_found_and_checked(cached: Path) -> None:
 
 
 def test_another_revision_is_another_file(cached: Path) -> None:
-    with pytest.raises(WeightsUnavailable, match="not in the Hugging Face cache and not reachable"):
+    with pytest.raises(
+        WeightsUnavailable, match="no folder here, not in the Hugging Face cache and not reachable"
+    ):
         fetch(NAME, ENCODERS[NAME], revision="0" * 40)
     other = "openai/clip-vit-base-patch16"
     here = availability(other, ENCODERS[other])

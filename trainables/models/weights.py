@@ -120,7 +120,7 @@ def parts_identity(name: str, spec: EncoderSpec) -> dict[str, dict[str, str] | N
 
 def remember_fetched(name: str, checkpoint: Path, commit: str) -> None:
     """Notes which commit of an encoder was fetched, what its weights hash to, and what it says of itself."""
-    weights = {file.name: file_sha256(file) for file in sorted(checkpoint.glob("*.safetensors"))}
+    weights = _weight_hashes(checkpoint)
     with atomic_directory(fetched_folder(name)) as aside:
         for description in DESCRIPTIONS:
             if (checkpoint / description).is_file():
@@ -158,12 +158,15 @@ def check_fetched(name: str, checkpoint: Path) -> None:
         DataError: they are others.
     """
     fetched = about(fetched_folder(name))
-    now = {file.name: file_sha256(file) for file in sorted(checkpoint.glob("*.safetensors"))}
-    if now != fetched["weights"]:
+    if _weight_hashes(checkpoint) != fetched["weights"]:
         raise DataError(
             f"{name}: the weights in {checkpoint} are not those that were fetched; delete them and run "
             f"'{COMMAND} fetch {name} --revision {fetched['revision']}'"
         )
+
+
+def _weight_hashes(checkpoint: Path) -> dict[str, str]:
+    return {file.name: file_sha256(file) for file in sorted(checkpoint.glob("*.safetensors"))}
 
 
 def how_to_get(name: str, spec: EncoderSpec, *, anew: bool = False) -> list[str]:

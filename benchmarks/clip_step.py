@@ -15,31 +15,18 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from random_encoders import text_vocabulary
 from torch import Tensor, nn
 
-from trainables.config import LossConfig, TrialConfig, from_flat
+from trainables.config import LossConfig
 from trainables.losses.batch_plan import BatchPlan, tiles
 from trainables.losses.global_batch import global_batch_step
 from trainables.models.dropout import CounterDropout
-from trainables.models.dual_encoder import Tokens
-from trainables.models.hf_clip import HFClip
-from trainables.models.lora import attach, set_dropout_rows
-from trainables.models.registry import FAMILIES
+from trainables.models.dual_encoder import DualEncoder, Tokens
+from trainables.models.lora import set_dropout_rows
 from trainables.models.torchvision_import import declare_missing_operators
 
-Model = Literal["vit-b-32", "tiny"]
 Dropout = Literal["counter", "ordinary", "none"]
-
-TINY_LAYERS = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 3}
-CONFIGS: dict[str, dict[str, Any]] = {
-    "vit-b-32": {},  # the defaults of CLIPConfig are those of ViT-B/32
-    "tiny": {
-        "vision_config": {**TINY_LAYERS, "image_size": 64, "patch_size": 8, "projection_dim": 64},
-        "text_config": {**TINY_LAYERS, "vocab_size": 1000, "bos_token_id": 998, "eos_token_id": 999}
-        | {"pad_token_id": 999, "projection_dim": 64},
-        "projection_dim": 64,
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -57,13 +44,13 @@ class Batch:
     text_of_pair: Tensor
 
     @classmethod
-    def random(cls, encoder: HFClip, *, pairs: int, captions: int, tokens: int, seed: int) -> Batch:
+    def random(cls, encoder: DualEncoder, *, pairs: int, captions: int, tokens: int, seed: int) -> Batch:
         """Draws pixels and tokens; the last token of a caption is the one that CLIP reads."""
-        text = encoder.model.config.text_config
+        words, last = text_vocabulary(encoder)
         random = torch.Generator().manual_seed(seed)
         size = encoder.preprocessing.size
-        token_ids = torch.randint(0, text.vocab_size - 2, (captions, tokens), generator=random)
-        token_ids[:, -1] = text.eos_token_id
+        token_ids = torch.randint(0, words, (captions, tokens), generator=random)
+        token_ids[:, -1] = last
         images = torch.randint(0, 256, (pairs, size, size), dtype=torch.uint8, generator=random)
         return cls(images, token_ids, torch.arange(pairs) % captions)
 
@@ -89,12 +76,17 @@ class Step:
         seed: of the masks of `ours`.
     """
 
-    encoder: HFClip
+    encoder: DualEncoder
     parameters: list[nn.Parameter]
     batch: Batch
     micro_batch_size: int
     kept_graphs: int
     seed: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder computes."""
+        return self.encoder.log_logit_scale.device
 
     @property
     def logit_scale(self) -> float:
@@ -121,7 +113,7 @@ class Step:
     def loss(self, images: Tensor, texts: Tensor) -> Tensor:
         """Returns the objective from one dense matrix of logits, as Hugging Face's CLIPModel does."""
         logits = self.logit_scale * images @ texts.T
-        pair = torch.arange(len(images))
+        pair = torch.arange(len(images), device=images.device)
         return (F.cross_entropy(logits, pair) + F.cross_entropy(logits.T, pair)) / 2
 
 
@@ -134,20 +126,22 @@ def plain(step: Step) -> None:
 def gradient_caching(step: Step) -> None:
     """Gao et al. 2021 (arXiv:2101.06983, §3): gradients of embeddings are cached, forward passes replayed."""
     towers, pieces = (step.images, step.texts), step.micro_batches()
+    on_gpu = step.device.type == "cuda"
+    random: Any = torch.cuda if on_gpu else torch  # whose generator draws the masks
     states: list[Tensor] = []
     embedded: list[Any] = []
     with torch.no_grad():
         for encode in towers:
             parts: list[Tensor] = []
             for rows in pieces:
-                states.append(torch.get_rng_state())
+                states.append(random.get_rng_state())
                 parts.append(encode(rows))
             embedded.append(torch.cat(parts).requires_grad_())
     step.loss(*embedded).backward()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[step.device] if on_gpu else []):
         for tower, encode in enumerate(towers):
             for i, rows in enumerate(pieces):
-                torch.set_rng_state(states[tower * len(pieces) + i])  # the same masks once more
+                random.set_rng_state(states[tower * len(pieces) + i])  # the same masks once more
                 encode(rows).backward(embedded[tower].grad[rows])
 
 
@@ -236,7 +230,7 @@ def ours(step: Step) -> None:
 class RowsOfBatch:
     """The batch as the engine sees it; a caption's row, which its mask depends on, is its first pair's."""
 
-    encoder: HFClip
+    encoder: DualEncoder
     batch: Batch
     seed: int
     step: int = 0
@@ -246,9 +240,7 @@ class RowsOfBatch:
     def encode_images(self, rows: range) -> Tensor:
         """Returns joint embeddings [m, D] of these rows of the global batch."""
         set_dropout_rows(self.encoder, seed=self.seed, step=self.step, image_rows=rows)
-        pixels = self.encoder.pixels(self.batch.images[rows.start : rows.stop])
-        stored_in = self.encoder.model.vision_model.embeddings.patch_embedding.weight.dtype
-        return self.encoder.encode_image_suffix(pixels.to(stored_in), 0).joint
+        return self.encoder.encode_image(self.batch.images[rows.start : rows.stop]).joint
 
     def encode_texts(self, rows: range) -> Tensor:
         """Returns joint embeddings [m, D] of these distinct captions, numbered as they occur."""
@@ -291,55 +283,10 @@ CONTENDERS: dict[str, Contender] = {
 }
 
 
-def build_encoder(model: Model, *, dropout: float, seed: int) -> tuple[HFClip, list[nn.Parameter]]:
-    """Builds a CLIP with random weights, and LoRA as `lora_config` says in both towers.
-
-    Weights are wider than CLIP's own start, at which all inputs look alike, and B of the adapters is not
-    zero, at which A gets no gradient.
-    """
-    declare_missing_operators()
-    from transformers import CLIPConfig, CLIPModel
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        clip: Any = CLIPModel(CLIPConfig(**CONFIGS[model]))
-        for parameter in clip.parameters():
-            if parameter.dim() == 2:
-                parameter.data.normal_(std=parameter.shape[1] ** -0.5)
-        encoder = HFClip(clip, tokenizer=None)
-        encoder.family, encoder.name, encoder.fingerprint = "clip", model, "random"
-        size = clip.config.vision_config.image_size
-        encoder.preprocessing = FAMILIES["clip"].preprocessing.model_copy(update={"size": size})
-        adaptation = attach(encoder, lora_config(dropout=dropout, seed=seed))
-        for name, parameter in adaptation.parameters.items():
-            if "lora_B" in name:
-                parameter.data.normal_(std=0.02)
-    encoder.train()
-    return encoder, list(adaptation.parameters.values())
-
-
-def lora_config(*, dropout: float, seed: int) -> TrialConfig:
-    """Returns the adapters of the study that the project starts from, as the product's own configuration."""
-    return from_flat(
-        {
-            "adapt.method": "lora",
-            "lora.rank": 4,
-            "lora.use_rslora": True,
-            "lora.dropout": dropout,
-            "lora.target_modules": "q_proj,v_proj,fc1,fc2",
-            "lora.towers": "both",
-            "lora.num_blocks": None,
-            "loss.kind": "clip",
-            "loss.learn_logit_scale": False,
-            "seed": seed,
-        }
-    )
-
-
 class DropoutSwitch:
     """Exchanges the adapters' dropout, so that contenders share one encoder: 151 M weights once."""
 
-    def __init__(self, encoder: HFClip) -> None:
+    def __init__(self, encoder: DualEncoder) -> None:
         self.layers: list[tuple[Any, CounterDropout | None]] = [
             (module, module.lora_A["default"].dropout)
             for module in encoder.modules()
@@ -357,7 +304,7 @@ class DropoutSwitch:
 
 
 @contextmanager
-def counted_rows(encoder: HFClip) -> Iterator[dict[str, int]]:
+def counted_rows(encoder: DualEncoder) -> Iterator[dict[str, int]]:
     """Counts the rows that each tower encodes meanwhile."""
     rows = {"image": 0, "text": 0}
 
@@ -367,7 +314,8 @@ def counted_rows(encoder: HFClip) -> Iterator[dict[str, int]]:
 
         return hook
 
-    lowest = {"image": encoder.model.vision_model.embeddings, "text": encoder.model.text_model.embeddings}
+    clip: Any = encoder.get_submodule("model")
+    lowest = {"image": clip.vision_model.embeddings, "text": clip.text_model.embeddings}
     handles = [module.register_forward_hook(count(tower)) for tower, module in lowest.items()]
     try:
         yield rows

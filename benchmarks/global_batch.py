@@ -7,13 +7,14 @@ One step is forward, loss and backward; there is no optimiser. All contenders sh
 and the batch on the host: uint8 grey images and token ids, no floats (`clip_step.Batch`); each forward pass
 normalises its own pixels. `clip_step` says what each contender does.
 
-Time is processor time of all threads, the contenders taking turns within a round in one process after a
-warm-up; what counts is the ratio within a round, its median, and order statistics that enclose that median
-with at least 95 % (none for fewer than six rounds). Memory is the high-water mark of the resident set above
-what it was just before the step, in a fresh process for each figure, whose allocator returns freed blocks at
-once: weights, host inputs and libraries are left out, the adapters' gradients are in. A step that does not
-fit the machine is skipped with a note. The largest gradient difference from `plain` is taken without dropout,
-on a few pairs with an uneven tail, to show that all compute the same thing.
+Time is processor time of all threads, on a GPU wall time. The contenders take turns within a round in one
+process after a warm-up; what counts is the ratio within a round, its median, and order statistics that
+enclose that median with at least 95 % (none for fewer than six rounds). Memory is the high-water mark of the
+resident set, on a GPU of what tensors take, above what it was just before the step, in a fresh process for
+each figure, whose allocator returns freed blocks at once: weights, host inputs and libraries are left out,
+the adapters' gradients are in. A step that does not fit the machine is skipped with a note. The largest
+gradient difference from `plain` is taken without dropout, on a few pairs with an uneven tail, to show that
+all compute the same thing.
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ import gc
 import json
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from clip_step import (
-    CONFIGS,
-    CONTENDERS,
-    Batch,
-    Dropout,
-    DropoutSwitch,
-    Step,
-    build_encoder,
-    counted_rows,
+from clip_step import CONTENDERS, Batch, Dropout, DropoutSwitch, Step, counted_rows
+from measure import (
+    MIB,
+    available_mib,
+    in_fresh_process,
+    limited_memory,
+    peak_mib,
+    provenance,
+    ratio,
+    seconds_of,
+    write,
 )
-from measure import MIB, available_mib, in_fresh_process, limited_memory, peak_mib, provenance, ratio, write
+from random_encoders import CONFIGS, build_encoder
 
 from trainables.models.precision import store_frozen_in_bfloat16
 
@@ -57,7 +59,9 @@ class Bench:
     """The encoder and its contenders, ready to take a step."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        encoder, parameters = build_encoder(arguments.model, dropout=arguments.dropout, seed=arguments.seed)
+        encoder, parameters = build_encoder(
+            arguments.model, dropout=arguments.dropout, seed=arguments.seed, device=arguments.device
+        )
         self.arguments = arguments
         self.encoder, self.parameters = encoder, parameters
         self.dropouts = [DropoutSwitch(encoder)]
@@ -99,13 +103,11 @@ class Bench:
 
 
 def take(contender: str, step: Step) -> float:
-    """Takes one step from a clean slate and returns its processor seconds."""
+    """Takes one step from a clean slate and returns its seconds."""
     for parameter in step.parameters:
         parameter.grad = None
     gc.collect()
-    began = time.process_time()
-    CONTENDERS[contender].take(step)
-    return time.process_time() - began
+    return seconds_of(lambda: CONTENDERS[contender].take(step), step.device)
 
 
 def gradient_differences(bench: Bench, contenders: list[str]) -> dict[str, float]:
@@ -127,7 +129,7 @@ def gradient_differences(bench: Bench, contenders: list[str]) -> dict[str, float
 
 
 def timed_rounds(bench: Bench, contenders: list[str]) -> tuple[list[dict[str, float]], dict[str, Row]]:
-    """Returns processor seconds of every contender in every round, and the rows that its towers encoded."""
+    """Returns the seconds of every contender in every round, and the rows that its towers encoded."""
     batch = bench.batch(bench.arguments.batch)
     steps = {name: bench.step(name, batch) for name in contenders}
 
@@ -166,8 +168,9 @@ def memory(arguments: argparse.Namespace) -> Row:
     # I, T and their gradients in float32: all that must grow with B.
     row["embeddings_mib"] = round(4 * len(batch) * bench.encoder.joint_dim * 4 / MIB, 1)
     try:
-        with limited_memory(arguments.memory_limit or available_mib() - RESERVE_MIB):
-            return row | {"mib": round(peak_mib(lambda: CONTENDERS[name].take(step)), 1)}
+        limit = arguments.memory_limit or available_mib(step.device) - RESERVE_MIB
+        with limited_memory(limit, step.device):
+            return row | {"mib": round(peak_mib(lambda: CONTENDERS[name].take(step), step.device), 1)}
     except MemoryError as error:
         return row | {"skipped": str(error)}
 
@@ -268,6 +271,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", choices=list(CONFIGS), default="tiny", help="random weights")
+    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
     parser.add_argument("--batch", type=int, default=32, help="pairs")
     parser.add_argument("--micro-batch", type=int, default=8, help="pairs per forward of all but plain")
     parser.add_argument("--kept-graphs", type=int, default=1, help="of ours")
@@ -333,8 +337,9 @@ def measure_all(arguments: argparse.Namespace, argv: list[str]) -> Row:
         "threads",
         "seed",
     )
+    settings = {key: getattr(arguments, key) for key in keys}
     return provenance(__file__, argv, PACKAGES) | {
-        "settings": {key: getattr(arguments, key) for key in keys},
+        "settings": settings if arguments.device.type == "cpu" else {"device": "cuda", **settings},
         "num_trainable": num_parameters,
         "interval": "order statistics that enclose the median with at least 95 %; none below six rounds",
         "rows": summary(arguments, differences, rounds, forwards, memories),

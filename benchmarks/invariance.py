@@ -24,8 +24,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from clip_step import Batch, RowsOfBatch, build_encoder, lora_config
+from clip_step import Batch, RowsOfBatch
 from measure import provenance, write
+from random_encoders import build_encoder, lora_config
 
 from trainables.losses.batch_plan import BatchPlan
 from trainables.losses.global_batch import global_batch_step

@@ -3,7 +3,8 @@
     python benchmarks/loss.py --batch 16384 --captions 16384 64 --output loss.json
 
 Memory is the high-water mark of the resident set above what inputs and libraries hold, in a fresh process
-for each figure. Time is processor time of all threads, alternated between the contenders in one process; what
+for each figure; on a GPU it is what tensors take. Time is processor time of all threads, or wall time on a
+GPU, alternated between the contenders in one process; what
 counts is the ratio within a round.
 """
 
@@ -12,13 +13,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from measure import in_fresh_process, peak_mib, provenance, write
+from measure import in_fresh_process, peak_mib, provenance, seconds_of, write
 from torch import Tensor
 
 from trainables.losses.batch_plan import BatchPlan
@@ -35,7 +36,7 @@ def dense(images: Tensor, texts: Tensor, text_of_pair: Tensor) -> tuple[Tensor, 
     """One matmul, as in Hugging Face's CLIPModel: a row of text per pair, autograd does the rest."""
     images, texts = images.detach().requires_grad_(), texts.detach().requires_grad_()
     logits = LOGIT_SCALE * images @ texts[text_of_pair].T
-    pair = torch.arange(len(images))
+    pair = torch.arange(len(images), device=images.device)
     loss = (F.cross_entropy(logits, pair) + F.cross_entropy(logits.T, pair)) / 2
     of_images, of_texts = torch.autograd.grad(loss, (images, texts))
     return of_images, of_texts
@@ -58,39 +59,37 @@ CONTENDERS: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]]
 }
 
 
-def inputs(batch: int, captions: int, dimension: int) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(batch: int, captions: int, arguments: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(SEED)
-    images = F.normalize(torch.randn(batch, dimension), dim=1)
-    texts = F.normalize(torch.randn(captions, dimension), dim=1)
-    return images, texts, torch.arange(batch) % captions
+    images = F.normalize(torch.randn(batch, arguments.dimension), dim=1)
+    texts = F.normalize(torch.randn(captions, arguments.dimension), dim=1)
+    device = arguments.device
+    return images.to(device), texts.to(device), (torch.arange(batch) % captions).to(device)
 
 
-def memory(contender: str, batch: int, captions: int, dimension: int) -> float:
+def memory(contender: str, batch: int, captions: int, arguments: argparse.Namespace) -> float:
     """Returns the extra MiB of one step; call in a fresh process."""
-    CONTENDERS[contender](*inputs(64, 64, dimension))  # libraries take their workspace here
-    arguments = inputs(batch, captions, dimension)
-    return peak_mib(lambda: CONTENDERS[contender](*arguments))
+    CONTENDERS[contender](*inputs(64, 64, arguments))  # libraries take their workspace here
+    tensors = inputs(batch, captions, arguments)
+    return peak_mib(lambda: CONTENDERS[contender](*tensors), arguments.device)
 
 
 def fresh_memory(contender: str, batch: int, captions: int, arguments: argparse.Namespace) -> float:
     options = {"--batch": batch, "--captions": captions, "--dimension": arguments.dimension}
-    options |= {"--threads": arguments.threads, "--memory-of": contender}
+    options |= {"--threads": arguments.threads, "--device": arguments.device, "--memory-of": contender}
     return in_fresh_process(__file__, [str(part) for option in options.items() for part in option])
 
 
-def seconds(contender: str, tensors: tuple[Tensor, Tensor, Tensor]) -> float:
-    began = time.process_time()
-    CONTENDERS[contender](*tensors)
-    return time.process_time() - began
-
-
 def compare(batch: int, captions: int, arguments: argparse.Namespace) -> dict[str, object]:
-    tensors = inputs(batch, captions, arguments.dimension)
+    tensors = inputs(batch, captions, arguments)
     difference = max(
         float((ours - theirs).abs().max() / theirs.abs().max())
         for ours, theirs in zip(tiled(*tensors), dense(*tensors), strict=True)
     )
-    rounds = [{name: seconds(name, tensors) for name in CONTENDERS} for _ in range(arguments.rounds)]
+    rounds = [
+        {name: seconds_of(partial(take, *tensors), arguments.device) for name, take in CONTENDERS.items()}
+        for _ in range(arguments.rounds)
+    ]
     row: dict[str, object] = {
         "batch": batch,
         "captions": captions,
@@ -113,6 +112,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1024, 4096, 16384])
     parser.add_argument("--captions", type=int, nargs="+", help="distinct captions; default: all, and 64")
     parser.add_argument("--dimension", type=int, default=512)
+    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="JSON file")
@@ -120,7 +120,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
-        print(memory(arguments.memory_of, arguments.batch[0], arguments.captions[0], arguments.dimension))
+        print(memory(arguments.memory_of, arguments.batch[0], arguments.captions[0], arguments))
         return
     print(f"{'B':>6} {'U':>6} {'dense MiB':>10} {'tiled MiB':>10} {'dense s':>9} {'tiled s':>9} {'ratio':>6}")
     rows: list[dict[str, object]] = []

@@ -1,4 +1,4 @@
-"""What the benchmarks share: resident memory, fresh processes, intervals, and where a result comes from."""
+"""What the benchmarks share: time and memory on a CPU or a GPU, fresh processes, intervals, provenance."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -19,9 +20,12 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trainables.losses.collectives import is_out_of_memory
 
 MIB = 2**20
+CPU = torch.device("cpu")
 PLACES = ("--output", "--plot", "--plot-from")
 """Options whose value is a place on this machine, which is nobody's business."""
 
@@ -31,9 +35,24 @@ def resident_mib(field: str) -> float:
     return _kilobytes("/proc/self/status", field) * 1024 / MIB
 
 
-def available_mib() -> float:
-    """Returns what the machine could still hand out."""
+def available_mib(device: torch.device = CPU) -> float:
+    """Returns what the machine, or the GPU, could still hand out."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / MIB
     return _kilobytes("/proc/meminfo", "MemAvailable") * 1024 / MIB
+
+
+def seconds_of(step: Callable[[], object], device: torch.device = CPU) -> float:
+    """Returns processor seconds of all threads; on a GPU, wall seconds until it has nothing left to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        step()
+        torch.cuda.synchronize(device)
+        return time.perf_counter() - began
+    began = time.process_time()
+    step()
+    return time.process_time() - began
 
 
 def _kilobytes(path: str, field: str) -> int:
@@ -43,12 +62,19 @@ def _kilobytes(path: str, field: str) -> int:
     raise OSError(f"{path} has no {field}: this benchmark needs Linux")
 
 
-def peak_mib(step: Callable[[], object]) -> float:
-    """Returns how far the resident set rises above its present size during a step; call in a fresh process.
+def peak_mib(step: Callable[[], object], device: torch.device = CPU) -> float:
+    """Returns how far memory rises above its present use during a step.
 
-    Whatever lives already, inputs on the host among it, is left out.
+    On a CPU this is the resident set; call it in a fresh process. On a GPU it is what tensors take. Whatever
+    lives already, inputs on the host among it, is left out.
     """
     gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        return (torch.cuda.max_memory_allocated(device) - before) / MIB
     before = resident_mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     step()
@@ -56,23 +82,43 @@ def peak_mib(step: Callable[[], object]) -> float:
 
 
 @contextmanager
-def limited_memory(mib: float) -> Iterator[None]:
+def limited_memory(mib: float, device: torch.device = CPU) -> Iterator[None]:
     """Lets this process take so much more than it has; beyond that, an allocation fails.
 
     Raises:
         MemoryError: it did fail, whatever the library calls it.
     """
+    try:
+        with _limited_gpu(mib, device) if device.type == "cuda" else _limited_host(mib):
+            yield
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise MemoryError(f"does not fit in {mib:.0f} MiB") from None
+        raise
+
+
+@contextmanager
+def _limited_host(mib: float) -> Iterator[None]:
     taken = _kilobytes("/proc/self/status", "VmData") * 1024
     before = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (taken + int(mib * MIB), before[1]))
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or is_out_of_memory(error):
-            raise MemoryError(f"does not fit in {mib:.0f} MiB") from None
-        raise
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+@contextmanager
+def _limited_gpu(mib: float, device: torch.device) -> Iterator[None]:
+    gc.collect()
+    torch.cuda.empty_cache()
+    allowed = torch.cuda.memory_reserved(device) + mib * MIB
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(allowed / total, 1.0), device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 def in_fresh_process(script: str, arguments: Sequence[str], **environment: str) -> Any:
@@ -131,12 +177,14 @@ def commit() -> str:
 
 
 def machine() -> str:
-    """Returns processor, number of cores and memory."""
+    """Returns processor, number of cores and memory, and the GPUs."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     gib = _kilobytes("/proc/meminfo", "MemTotal") / MIB
     processor = models[0] if models else platform.machine()
-    return f"{os.cpu_count()} CPU cores ({processor}), {gib:.0f} GiB, {platform.machine()}"
+    host = f"{os.cpu_count()} CPU cores ({processor}), {gib:.0f} GiB, {platform.machine()}"
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return ", ".join([host, *gpus])
 
 
 def write(result: dict[str, Any], path: Path | None) -> None:

@@ -11,6 +11,7 @@ import global_batch
 import measure
 import memory_plot
 import pytest
+import random_encoders
 import torch
 
 SMALL = "--model tiny --batch 8 --micro-batch 3 --tokens 8 --rounds 1 --no-memory --contenders"
@@ -55,7 +56,7 @@ def test_a_peer_that_is_not_installed_is_a_row_without_figures(
 
 
 def test_one_encoder_serves_both_kinds_of_dropout() -> None:
-    encoder, _ = clip_step.build_encoder("tiny", dropout=0.1, seed=0)
+    encoder, _ = random_encoders.build_encoder("tiny", dropout=0.1, seed=0)
     switch = clip_step.DropoutSwitch(encoder)
     assert len(switch.layers) == 2 * 3 * 4  # towers, layers, targets
     batch = clip_step.Batch.random(encoder, pairs=2, captions=2, tokens=8, seed=0)

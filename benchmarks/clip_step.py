@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from trainables.config import LossConfig
 from trainables.losses.batch_plan import BatchPlan, tiles
 from trainables.losses.global_batch import global_batch_step
-from trainables.models.dropout import CounterDropout
-from trainables.models.dual_encoder import DualEncoder, Tokens
-from trainables.models.lora import set_dropout_rows
+from trainables.models.encoders.dropout import CounterDropout, set_dropout_rows
+from trainables.models.encoders.dual_encoder import DualEncoder, Tokens
 from trainables.models.torchvision_import import declare_missing_operators
 
 Dropout = Literal["counter", "ordinary", "none"]
@@ -206,7 +205,7 @@ class _SentenceEncoder(nn.Module):
 
 
 def ours(step: Step) -> None:
-    """`global_batch_step`, as `trainables.finetune` calls it.
+    """`global_batch_step`, as `trainables.trials.finetune` calls it.
 
     Raises:
         MemoryError: the step fell back to a smaller micro-batch, so it is not the one asked for.

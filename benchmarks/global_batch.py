@@ -43,7 +43,7 @@ from measure import (
 )
 from random_encoders import CONFIGS, build_encoder
 
-from trainables.models.precision import store_frozen_in_bfloat16
+from trainables.models.adapters.precision import store_frozen_in_bfloat16
 
 PACKAGES = ("torch", "transformers", "peft", "open_clip_torch", "sentence-transformers")
 MMAP_THRESHOLD = 65536

@@ -30,7 +30,7 @@ from random_encoders import build_encoder, lora_config
 
 from trainables.losses.batch_plan import BatchPlan
 from trainables.losses.global_batch import global_batch_step
-from trainables.optim import TrainState
+from trainables.training.optim import TrainState
 
 FACTORISATIONS: list[tuple[int, int | None]] = [
     (1, None), (1, 1), (1, 3), (1, 7), (2, None), (2, 3), (4, None), (4, 3),

@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 from measure import peak_mib, provenance, write
 
-from trainables.audit import CONTROLS
 from trainables.config import Split
-from trainables.evaluate import evaluate_arms
-from trainables.predictions import Scores, write_predictions
-from trainables.scored import Cases, ScoredTrial
-from trainables.systems import draw_name, few_shot_name
+from trainables.scoring.audit import CONTROLS
+from trainables.scoring.judge_arms import evaluate_arms
+from trainables.scoring.predictions import Scores, write_predictions
+from trainables.scoring.system_names import draw_name, few_shot_name
+from trainables.scoring.test_predictions import Cases, ScoredTrial
 
 CLASSES, VAL_IMAGES = 3, 5417
 SYSTEMS = (

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from trainables.config import TrialConfig, from_flat
-from trainables.models.dual import JoinedEncoder, SentenceEncoder
-from trainables.models.dual_encoder import DualEncoder
-from trainables.models.hf_clip import HFClip
-from trainables.models.lite0 import POOLED_DIM, lite0_tower, load_lite0
-from trainables.models.lora import attach
-from trainables.models.registry import FAMILIES
+from trainables.models.adapters.lora import attach
+from trainables.models.catalogue.registry import FAMILIES
+from trainables.models.encoders.dual import JoinedEncoder, SentenceEncoder
+from trainables.models.encoders.dual_encoder import DualEncoder
+from trainables.models.encoders.hf_clip import HFClip
+from trainables.models.encoders.lite0 import POOLED_DIM, lite0_tower, load_lite0
 from trainables.models.torchvision_import import declare_missing_operators
 
 Model = Literal["vit-b-32", "vit-b-32-cut", "tiny", "lite0", "lite0-small"]

@@ -222,7 +222,7 @@ def on_paper() -> list[dict[str, Any]]:
 
 def of_ledger(options: argparse.Namespace) -> dict[str, Any]:
     """Returns appends a second, each on disk when it returns, and entries read a second."""
-    from orchestrator.ledger import Ledger, LedgerReader
+    from orchestrator.storage.ledger import Ledger, LedgerReader
 
     with tempfile.TemporaryDirectory(dir=options.at) as folder:
         seconds: list[float] = []

@@ -27,11 +27,11 @@ import sweep_trainables
 import torch
 from measure import in_fresh_process, provenance, ratio, resident_mib, write
 
-from orchestrator.conductor import SweepObserver
-from orchestrator.home import HOME_VARIABLE
-from orchestrator.search_space import read_space
-from orchestrator.space import SearchSpace
-from orchestrator.sweep import SweepOptions, run_sweep
+from orchestrator.driver.controller import SweepObserver
+from orchestrator.driver.sweep import SweepOptions, run_sweep
+from orchestrator.search.space import SearchSpace
+from orchestrator.search.space_file import read_space
+from orchestrator.storage.paths import HOME_VARIABLE
 from trainables.config import from_flat
 from trainables.context import LocalContext
 
@@ -132,7 +132,7 @@ class Watch(SweepObserver):
         if len(self.ends) % 100 == 0:
             self.memory.append(resident_mib("VmRSS"))
         if len(self.ends) == self.stop_after:
-            from orchestrator.driver import STOP_SIGNAL
+            from orchestrator.storage.driver_lock import STOP_SIGNAL
 
             os.kill(os.getpid(), STOP_SIGNAL)
 
@@ -196,8 +196,8 @@ def no_op_ours(num_trials: int) -> dict[str, Any]:
 
 def no_op_tune(num_trials: int) -> dict[str, Any]:
     """Runs them through Ray Tune alone, set up as ours: same Ray, two at once, processes reused."""
-    from orchestrator.local_ray import local_ray
-    from orchestrator.resources import fit
+    from orchestrator.cluster.local_ray import local_ray
+    from orchestrator.cluster.resources import fit
 
     with tempfile.TemporaryDirectory() as folder:
         concurrency = fit(1, "cpu", max_concurrent=2)

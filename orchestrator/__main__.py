@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from orchestrator.environment import secure_environment
+from orchestrator.cluster.environment import secure_environment
 
 
 def main() -> None:
     """Runs the command line and leaves with its status."""
     secure_environment()  # before anything can import Ray or MLflow
-    from orchestrator.cli import execute
+    from orchestrator.cli.app import execute
 
     sys.exit(execute())
 

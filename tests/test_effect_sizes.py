@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.home import sweep_folder
-from orchestrator.ledger import SweepState, read_ledger
+from orchestrator.storage.ledger import SweepState, read_ledger
+from orchestrator.storage.paths import sweep_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1500)]
 SEED = int(os.environ.get("PHANTOM_SEED", date.today().toordinal()))

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 TRAINABLES: dict[str, str] = {
-    "adapt": "trainables.adapt:adapt",
-    "finetune": "trainables.finetune:finetune",
-    "embed": "trainables.embed:embed",
-    "probe": "trainables.probe:probe",
-    "zero_shot": "trainables.zero_shot:zero_shot",
-    "caption": "trainables.caption:caption",
-    "baseline": "trainables.baseline:baseline",
-    "evaluate": "trainables.evaluate:evaluate",
+    "adapt": "trainables.trials.adapt:adapt",
+    "finetune": "trainables.trials.finetune:finetune",
+    "embed": "trainables.trials.embed:embed",
+    "probe": "trainables.trials.probe:probe",
+    "zero_shot": "trainables.trials.zero_shot:zero_shot",
+    "caption": "trainables.trials.caption:caption",
+    "baseline": "trainables.trials.baseline:baseline",
+    "evaluate": "trainables.trials.evaluate:evaluate",
 }
 
 

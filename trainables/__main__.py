@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 from trainables import TRAINABLES
 from trainables.config import TrialConfig, flatten
+from trainables.config.fields import build_trial, check_value, did_you_mean, read_overrides
 from trainables.errors import ConfigError, DataError, UserError
-from trainables.fields import build_trial, check_value, did_you_mean, read_overrides
 from trainables.launch import LOOPBACK, Place, RecordingContext, process_group, run_recorded
 from trainables.plain_yaml import read_yaml
 
@@ -174,7 +174,7 @@ def find_checkpoint(wanted: str | None, workdir: Path) -> Path | None:
     """
     if wanted is None:
         return None
-    from trainables.checkpoint import latest_checkpoint, newest_first
+    from trainables.training.checkpoint import latest_checkpoint, newest_first
 
     if wanted == LATEST:
         folder = workdir / "checkpoints"

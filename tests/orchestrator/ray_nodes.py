@@ -12,9 +12,9 @@ from ray_head import Head, running_head
 
 STATE = """
 import json, sys
-from orchestrator.environment import secure_environment
+from orchestrator.cluster.environment import secure_environment
 secure_environment()
-from orchestrator.gcs import ask, messages
+from orchestrator.cluster.gcs_client import ask, messages
 address = sys.argv[1]
 question = messages().GetAllPlacementGroupRequest()
 groups = ask(address, "GetAllPlacementGroup", question, of="PlacementGroupInfo")
@@ -30,9 +30,9 @@ print(json.dumps({
 """
 LEAVING = """
 import json, sys
-from orchestrator.environment import secure_environment
+from orchestrator.cluster.environment import secure_environment
 secure_environment()
-from orchestrator.cluster_state import lost_among, rooms
+from orchestrator.cluster.cluster_state import lost_among, rooms
 address, node = sys.argv[1:]
 there = rooms(address)
 print(json.dumps({

@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from test_tracking import wait_until
-from test_tracking_faults import PARTS, tree, write
+from ledger_history import wait_until
+from mlflow_tree import PARTS, tree, write
 
-from orchestrator.home import HOME_VARIABLE
-from orchestrator.ledger import Ledger
-from orchestrator.mlflow_server import serve
-from orchestrator.tracking import LOG, Replayer, sync
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.paths import HOME_VARIABLE
+from orchestrator.tracking.mlflow_server import serve
+from orchestrator.tracking.replay import LOG, Replayer, sync
 
 
 def main(disk: Path, folder: Path) -> None:

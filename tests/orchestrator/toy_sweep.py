@@ -6,13 +6,13 @@ import signal
 import sys
 from pathlib import Path
 
-from orchestrator.commands.sweep import storage_of
-from orchestrator.conductor import SweepObserver
-from orchestrator.home import store
-from orchestrator.ledger import Ledger
-from orchestrator.resume import read_started, space_of
-from orchestrator.search_space import read_space
-from orchestrator.sweep import SweepOptions, run_sweep
+from orchestrator.cli.sweep import storage_of
+from orchestrator.driver.controller import SweepObserver
+from orchestrator.driver.resume import read_started, space_of
+from orchestrator.driver.sweep import SweepOptions, run_sweep
+from orchestrator.search.space_file import read_space
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.paths import store
 
 LISTEN = "0A"
 LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
@@ -109,7 +109,7 @@ def main() -> None:
         kill_at(*place)
     extend = options.pop("extend", None)
     if address := options.pop("address", None):
-        from orchestrator.cluster_ray import find_cluster
+        from orchestrator.cluster.cluster_ray import find_cluster
 
         options["cluster"] = find_cluster(address)
     if options.get("resumes"):

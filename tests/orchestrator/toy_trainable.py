@@ -71,7 +71,7 @@ def walk(config: TrialConfig, context: RunContext) -> dict[str, float]:
     """
     import torch
 
-    from trainables.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+    from trainables.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
     if "lora" not in config.adapt.method:
         return {OBJECTIVE: 0.5}
@@ -113,7 +113,7 @@ def mishap(rank: int, epoch: int, context: RunContext) -> None:
     105 dies, 108 and 109 after damaging the newest checkpoint or all of them, 110 while it writes one, 112
     takes its driver with it then; 111 fills the disk, 106 takes Ray's node with it.
     """
-    from trainables import checkpoint
+    from trainables.training import checkpoint
 
     places = checkpoint.newest_first(context.workdir / "checkpoints")
     if rank != 107 and (epoch != 3 or context.resume_from):
@@ -178,9 +178,9 @@ def real_finetune(config: TrialConfig, context: RunContext) -> dict[str, float]:
         return toy(config, context)
     import torch
 
-    from trainables.finetune import train_adapter
     from trainables.losses import global_batch
-    from trainables.materials import open_materials
+    from trainables.training.loop import train_adapter
+    from trainables.training.trial_setup import open_materials
 
     sum_over_ranks = global_batch.FlatGradients.sum_over_ranks
     if config.seed == 1 and context.rank == context.world_size - 1 > 0:

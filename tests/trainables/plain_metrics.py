@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 from sklearn import metrics as sk
 
-from trainables.bootstrap import Bootstrap, intervals, paired_draws
+from trainables.scoring.bootstrap import Bootstrap, intervals, paired_draws
 
 NUM_BINS = 15
 

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 
 from trainables.__main__ import main
 from trainables.artifacts import about, is_whole
-from trainables.checkpoint import newest_first
+from trainables.training.checkpoint import newest_first
 
 PROJECT = Path(__file__).parents[2]
 TRIAL = {

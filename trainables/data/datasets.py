@@ -25,8 +25,6 @@ DATASETS: dict[str, str] = {
     "manifest": "trainables.data.manifest:manifest",
 }
 """Name → "module:function" of (DataConfig) -> LabelledImages."""
-
-
 _NOT_READ = ("augmentation", "num_views", "captions")
 _OF_SPLITS = ("num_folds", "fold", "permute_labels")
 

@@ -41,7 +41,7 @@ class Dataset:
     decode: Callable[[ImageRecord], np.ndarray] = field(compare=False)  # uint8 [H, W], any size
     task: str = "multiclass"
     descriptions: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
-    """image_id → what is seen on it, said without its label: see `trainables.caption`."""
+    """image_id → what is seen on it, said without its label: see `trainables.training.descriptions`."""
 
     def indices(self, *splits: Split) -> np.ndarray:
         """Returns the positions of the records of these splits, ascending, int64 [N]."""

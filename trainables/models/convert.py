@@ -17,7 +17,7 @@ from trainables.artifacts import ABOUT, atomic_directory, file_sha256, is_whole,
 from trainables.config import EncoderConfig
 from trainables.errors import ConfigError, DataError
 from trainables.models.encoder_spec import EncoderSpec
-from trainables.models.weights import (
+from trainables.models.files.weights import (
     COMMAND,
     MODEL_FILE,
     TEXT_PARTS,
@@ -90,7 +90,7 @@ def _count_weights(name: str, spec: EncoderSpec) -> int | None:
     Raises:
         ConfigError: the parts do not fit it.
     """
-    from trainables.models.load import load_dual_encoder
+    from trainables.models.encoders.load import load_dual_encoder
 
     if missing_parts(name, spec):
         return None
@@ -196,7 +196,7 @@ def _md5(file: Path) -> str:
 def _quarantined(file: Path, target: Path) -> dict[str, Any]:
     memory = MEMORY_BYTES + MEMORY_PER_BYTE * file.stat().st_size
     command = [
-        *(sys.executable, "-I", "-X", "faulthandler", str(Path(__file__).with_name("unpickle.py"))),
+        *(sys.executable, "-I", "-X", "faulthandler", str(Path(__file__).parent / "files" / "unpickle.py")),
         *(str(file.resolve()), str(target.resolve()), str(memory)),
     ]
     environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(target.parent.resolve())}

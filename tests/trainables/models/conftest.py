@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from trainables.config import EncoderConfig
-from trainables.models.dual_encoder import DualEncoder
-from trainables.models.load import load_dual_encoder
+from trainables.models.encoders.dual_encoder import DualEncoder
+from trainables.models.encoders.load import load_dual_encoder
 from trainables.models.torchvision_import import declare_missing_operators
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789-.,'"

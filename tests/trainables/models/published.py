@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.artifacts import atomic_directory
+from trainables.models.files.weights import encoder_folder
 from trainables.models.torchvision_import import declare_missing_operators
-from trainables.models.weights import encoder_folder
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789-.,'"
 WORDS = [

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from trainables.artifacts import file_sha256, verify
 from trainables.errors import ConfigError, DataError
+from trainables.models.catalogue.registry import ENCODERS
 from trainables.models.convert import convert_file, convert_part
-from trainables.models.registry import ENCODERS
-from trainables.models.weights import encoder_folder, how_to_convert, missing_parts, parts_identity
+from trainables.models.files.weights import encoder_folder, how_to_convert, missing_parts, parts_identity
 
 WEIGHTS = {"conv1.weight": torch.arange(6.0).view(2, 3), "ln.bias": torch.ones(3)}
 

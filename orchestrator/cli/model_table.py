@@ -1,0 +1,221 @@
+"""Every system of the comparison as `models` shows it: what is known of it, and whether it is here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trainables.config.fields import did_you_mean
+from trainables.errors import ConfigError
+from trainables.models.catalogue.availability import availability
+from trainables.models.catalogue.guide import advise
+from trainables.models.catalogue.origins import DATA_SETS, overlaps
+from trainables.models.catalogue.other_systems import OTHER_SYSTEMS, OtherSystem
+from trainables.models.catalogue.registry import ENCODERS, FAMILIES, encoder_preprocessing
+from trainables.models.encoder_spec import EncoderSpec, TowerName
+from trainables.models.files.weights import fetched_revision
+
+TOWERS: tuple[TowerName, ...] = ("image", "text")
+
+
+@dataclass(frozen=True)
+class System:
+    """One system. `presets` are those of `lora.target_modules`, by tower."""
+
+    name: str
+    kind: str
+    about: str
+    status: str
+    reason: str
+    licence: str
+    num_parameters: int | None
+    pooled_dim: int | None
+    joint_dim: int | None
+    has_text: bool | None  # None where it is no dual encoder, or not known
+    presets: dict[str, list[str]]
+    targets: dict[str, dict[str, list[str]]]  # tower → preset → what names of modules end with
+    pretrained_on: list[str]
+    overlaps: dict[str, list[str]]  # data set → what of it was seen in training
+    preprocessing: dict[str, Any]
+    revision: str | None
+    page: str
+    note: str
+    steps: list[str] = field(default_factory=list[str])  # that bring its weights here
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all of it as JSON-like values."""
+        return asdict(self)
+
+    @property
+    def standing(self) -> str:
+        """Whether it can be used here now, and if not why."""
+        return f"{self.status}: {self.reason}" if self.reason else self.status
+
+    @property
+    def summary(self) -> str:
+        """Kind, size, dimensions, presets and licence in one line."""
+        size = "" if self.num_parameters is None else f"{self.num_parameters / 1e6:.0f} M weights"
+        dims = " → ".join(str(dim) for dim in (self.pooled_dim, self.joint_dim) if dim is not None)
+        presets = f"LoRA {', '.join(self.presets['image'])}" if self.presets else ""
+        text = {True: "with text", False: "no text tower", None: ""}[self.has_text]
+        return "; ".join(part for part in (self.kind, size, dims, text, presets, self.licence) if part)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Returns all that is known as labelled lines."""
+        dims = {"pooled": self.pooled_dim, "joint": self.joint_dim}
+        asked = {True: "yes", False: "no: it cannot be asked in words, only probed", None: ""}
+        lines = [
+            ("name", self.name),
+            ("kind", self.kind),
+            ("about", self.about),
+            ("status", self.standing),
+            ("licence", self.licence),
+            ("parameters", "" if self.num_parameters is None else f"{self.num_parameters:,}"),
+            ("dimensions", ", ".join(f"{dim} {name}" for name, dim in dims.items() if dim is not None)),
+            ("text tower", asked[self.has_text]),
+            ("revision", self.revision or ""),
+            ("trained on", ", ".join(self.pretrained_on)),
+            *(("not external", f"{data}: {', '.join(seen)}") for data, seen in self.overlaps.items()),
+            ("pixels", ", ".join(f"{key} {value}" for key, value in self.preprocessing.items())),
+        ]
+        lines += [
+            (f"{tower} preset", f"{preset}: {', '.join(names)}")
+            for tower, presets in self.targets.items()
+            for preset, names in presets.items()
+        ]
+        lines += [("page", self.page), ("note", self.note), *(("to get it", step) for step in self.steps)]
+        return [(label, text) for label, text in lines if text]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A recommended encoder. `overlaps` say what of the data set it has seen in training."""
+
+    name: str
+    status: str
+    licence: str
+    overlaps: list[str]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Encoders for one data set or need, the first choice first."""
+
+    purpose: str
+    reason: str
+    choices: list[Choice]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all of it as JSON-like values."""
+        return asdict(self)
+
+
+def find(name: str) -> tuple[str, EncoderSpec]:
+    """Returns a registered encoder.
+
+    Raises:
+        ConfigError: no such encoder; offers the nearest name.
+    """
+    if name in ENCODERS:
+        return name, ENCODERS[name]
+    if name in OTHER_SYSTEMS:
+        other = OTHER_SYSTEMS[name].availability()
+        raise ConfigError(f"{name}: is no dual encoder; {'; '.join(other.steps) or other.reason}")
+    known = [*ENCODERS, *OTHER_SYSTEMS]
+    hint = did_you_mean(name, known) or f" (known: {', '.join(known)})"
+    raise ConfigError(f"models: no system '{name}'{hint}")
+
+
+def describe_all() -> list[System]:
+    """Returns every system: dual encoders first."""
+    return [describe(name) for name in (*ENCODERS, *OTHER_SYSTEMS)]
+
+
+def describe(name: str) -> System:
+    """Returns what is known of one system.
+
+    Raises:
+        ConfigError: no such system; offers the nearest name.
+    """
+    if name in OTHER_SYSTEMS:
+        return _describe_other(name, OTHER_SYSTEMS[name])
+    _, spec = find(name)
+    family, here = FAMILIES[spec.family], availability(name, spec)
+    targets = {tower: {p: list(n) for p, n in family.tower(tower).presets.items()} for tower in TOWERS}
+    return System(
+        name=name,
+        kind="dual encoder",
+        about=spec.about,
+        status=here.status,
+        reason=here.reason,
+        licence=spec.licence,
+        num_parameters=spec.num_parameters,
+        pooled_dim=spec.pooled_dim,
+        joint_dim=spec.joint_dim,
+        has_text=spec.has_text,
+        presets={tower: list(presets) for tower, presets in targets.items()},
+        targets=targets,
+        pretrained_on=list(spec.pretrained_on),
+        overlaps=_overlaps(spec.pretrained_on),
+        preprocessing=encoder_preprocessing(spec).identity(),
+        revision=spec.revision or (None if spec.is_pinned else _unpinned(name)),
+        page=spec.page,
+        note=spec.note,
+        steps=list(here.steps),
+    )
+
+
+def _describe_other(name: str, other: OtherSystem) -> System:
+    here, pixels = other.availability(), other.preprocessing
+    return System(
+        name=name,
+        kind=other.kind,
+        about=other.about,
+        status=here.status,
+        reason=here.reason,
+        licence=other.licence,
+        num_parameters=other.num_parameters,
+        pooled_dim=other.pooled_dim,
+        joint_dim=None,
+        has_text=None,
+        presets={},
+        targets={},
+        pretrained_on=list(other.pretrained_on),
+        overlaps=_overlaps(other.pretrained_on),
+        preprocessing=pixels.identity() if pixels else {},
+        revision=other.revision,
+        page=other.page,
+        note="" if here.reason == other.how else other.how,
+        steps=list(here.steps),
+    )
+
+
+def _unpinned(name: str) -> str:
+    fetched = fetched_revision(name)
+    return f"{fetched}, as fetched here" if fetched else "unpinned: the one that 'models fetch' is given"
+
+
+def recommendations(data: str | None, need: str | None) -> list[Recommendation]:
+    """Returns which encoders to try first.
+
+    Raises:
+        ConfigError: a data set or need without advice; offers the nearest.
+    """
+    found: list[Recommendation] = []
+    for purpose, advice in advise(data, need):
+        choices = [
+            Choice(
+                name=name,
+                status=availability(name, ENCODERS[name]).status,
+                licence=ENCODERS[name].licence,
+                overlaps=[str(o) for o in overlaps(ENCODERS[name].pretrained_on, data)] if data else [],
+            )
+            for name in advice.encoders
+        ]
+        found.append(Recommendation(purpose, advice.reason, choices))
+    return found
+
+
+def _overlaps(pretrained_on: tuple[str, ...]) -> dict[str, list[str]]:
+    seen = {name: [str(overlap) for overlap in overlaps(pretrained_on, name)] for name in DATA_SETS}
+    return {name: marks for name, marks in seen.items() if marks}

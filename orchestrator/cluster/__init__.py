@@ -1,0 +1,1 @@
+"""Machines and Ray: what they offer, how a Ray is started or joined, jobs, cluster files."""

@@ -1,0 +1,119 @@
+"""`cluster.yaml`: what `ray up` reads. Held here against Ray's own schema, and against what Ray lets pass."""
+
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from orchestrator.cluster.finding import Finding
+from trainables.config.fields import did_you_mean
+from trainables.errors import ConfigError
+from trainables.plain_yaml import read_yaml
+
+CLUSTER_FILE = "cluster.yaml"
+
+
+@dataclass(frozen=True)
+class ClusterCheck:
+    """What was found in a file. Notes are for the user to judge; a problem means that it must not be used."""
+
+    config: Mapping[str, Any]
+    problems: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
+
+
+def check_cluster(path: Path) -> ClusterCheck:
+    """Checks a cluster file without any cloud: every problem at once, each with its field.
+
+    Raises:
+        ConfigError: it cannot be read, or is no YAML mapping.
+    """
+    from orchestrator.cluster.cluster_rules import notes, problems
+
+    config = read_cluster(path)
+    found = tuple(schema_problems(config))
+    if found:  # the rules below count on the types that the schema demands
+        return ClusterCheck(config, found, ())
+    prepared, refused = prepare(config)
+    found = refused or tuple(problems(config, prepared, folder=path.parent))
+    return ClusterCheck(prepared, found, () if found else tuple(notes(prepared)))
+
+
+def usable_cluster(path: Path) -> Mapping[str, Any]:
+    """Returns a cluster file with Ray's defaults filled in.
+
+    Raises:
+        ConfigError: it has problems; names all of them.
+    """
+    check = check_cluster(path)
+    if check.problems:
+        lines = "\n".join(f"  {problem}" for problem in check.problems)
+        raise ConfigError(f"{path}: {len(check.problems)} to mend first\n{lines}")
+    return check.config
+
+
+def read_cluster(path: Path) -> dict[str, Any]:
+    """Returns the values of a cluster file.
+
+    Raises:
+        ConfigError: it cannot be read, or is no YAML mapping.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; name one, or run it in the project's folder")
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds no fields; start from {CLUSTER_FILE} of the project")
+    return cast("dict[str, Any]", values)
+
+
+def schema_problems(config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yields what Ray's schema refuses; `ray up` itself stops at the first one."""
+    import jsonschema
+    import ray.autoscaler
+
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    errors = jsonschema.Draft7Validator(schema).iter_errors(config)
+    for error in sorted(errors, key=lambda error: [str(part) for part in error.absolute_path]):
+        where = ".".join(str(part) for part in error.absolute_path)
+        if error.validator == "additionalProperties":
+            known = list(error.schema.get("properties", {}))
+            for key in sorted(set(error.instance) - set(known)):
+                near = did_you_mean(key, known).removeprefix("; ")
+                hint = near or f"known here: {', '.join(sorted(known))}"
+                yield Finding(_join(where, key), "no such field in Ray's schema", hint)
+        elif error.validator == "required":
+            for key in error.validator_value:
+                if key not in error.instance:
+                    meaning = error.schema.get("properties", {}).get(key, {}).get("description", "")
+                    yield Finding(_join(where, key), "missing", f"set it. {meaning}".strip())
+        elif error.validator == "type":
+            yield Finding(where, f"{error.instance!r}", f"must be of type {error.validator_value}")
+        else:
+            yield Finding(where, f"{error.instance!r}", error.message)
+
+
+def prepare(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[Finding, ...]]:
+    """Returns the file as `ray up` completes it, and why Ray refuses it, if it does."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            prepared = prepare_config(dict(config))
+            validate_config(prepared)
+    except Exception as error:  # Ray raises of all kinds here: click's, NotImplementedError, KeyError, …
+        reason = str(error) or said.getvalue().strip() or type(error).__name__
+        kind = config["provider"]["type"]
+        return config, (Finding(f"provider.type={kind}", "Ray does not take this file", reason),)
+    return prepared, ()
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key

@@ -1,0 +1,32 @@
+"""Environment variables that Ray, MLflow and Hugging Face read once, at import: set before any of them is."""
+
+from __future__ import annotations
+
+import os
+
+SECURE = {
+    "RAY_AUTH_MODE": "token",  # Ray 2.60 leaves a cluster open unless a token file happens to exist
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+"""Set whatever the user's environment says."""
+LOCAL = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a local Ray binds every socket to 127.0.0.1 (`ss -ltn`)
+}
+"""Set before a Ray of our own is loaded; it would keep a driver from a cluster's addresses."""
+QUIET = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Set unless the user's environment says otherwise."""
+
+
+def secure_environment() -> None:
+    """Makes this process and its children private and quiet. Call it before anything imports Ray."""
+    os.environ.update(SECURE)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,316 @@
+"""Ray's Jobs API: submits a sweep to a cluster, follows it, lists and stops what runs there."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from orchestrator.cluster.cluster import LOOPBACK_HOSTS
+from orchestrator.cluster.gcs_client import ASK_SECONDS, TOKEN_HINT, check_token, check_version
+from orchestrator.storage.paths import HOME_VARIABLE, PROJECT
+from trainables.config.fields import did_you_mean
+from trainables.errors import ClusterError, ConfigError
+
+ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+FORWARDED = (HOME_VARIABLE, TRACKING_VARIABLE)
+SECRET = re.compile(r"RAY_AUTH|.*(PASSWORD|SECRET|TOKEN)", re.IGNORECASE)
+"""Ray logs the variables of a job on every node, and gives them to every trial."""
+POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 60.0
+STOP_SECONDS = 60
+"""Ray kills a job three seconds after it asked it to stop; a sweep ends after its running steps."""
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+FAILED, INTERRUPTED = 1, 130
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job, as the cluster tells it. `exit_code` is the driver's own; None where it has not ended."""
+
+    job_id: str
+    status: str
+    entrypoint: str
+    started: float  # seconds since 1970
+    exit_code: int | None
+    message: str
+
+    @property
+    def has_ended(self) -> bool:
+        """Says whether nothing more will come."""
+        return self.status in ENDED
+
+
+class JobServer:
+    """The Jobs API of one cluster.
+
+    Args:
+        address: see `job_address`.
+        warn: is told before the token crosses a network as it is.
+
+    Raises:
+        ConfigError: an address of another kind.
+        ClusterError: nothing answers there, a wrong token or none, another version of Ray.
+    """
+
+    def __init__(self, address: str | None, warn: Callable[[str], object] = lambda _: None) -> None:
+        self.address = job_address(address)
+        check_token(self.address)
+        for name in ADDRESS_VARIABLES:  # Ray would let them go before the address that is given
+            os.environ.pop(name, None)
+        check_port(self.address)
+        if host := plain_text_host(self.address):
+            warn(f"the token goes to {host} unencrypted; safer: ssh -L 8265:127.0.0.1:8265 {host}")
+        from ray._private.runtime_env import packaging
+        from ray.dashboard.modules.dashboard_sdk import SubmissionClient
+        from ray.job_submission import JobSubmissionClient
+
+        for module in (SubmissionClient.__module__, packaging.__name__):  # they tell each upload
+            logging.getLogger(module).setLevel(logging.ERROR)
+        self.client: Any = self._call(JobSubmissionClient, self.address)
+        check_version(self.address, self.client._server_ray_version)  # asked when it connected
+
+    def submit(
+        self,
+        arguments: Sequence[str],
+        space: Path | None,
+        variables: dict[str, str],
+        *,
+        python: str = "python",
+    ) -> str:
+        """Sends `python -m orchestrator sweep …` with this code, and returns the id of the job.
+
+        Args:
+            arguments: of `sweep`, without the space.
+            space: its file here; none where the arguments need none.
+            variables: for the job and its trials; never the token.
+            python: what the cluster calls it.
+
+        Raises:
+            ConfigError: there is too much to take along.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            packed = pack(space, Path(folder))
+            words = [python, "-m", "orchestrator", "sweep", *([packed] if packed else []), *arguments]
+            environment = {
+                "working_dir": folder,
+                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)} | variables,
+            }
+            return self._call(self.client.submit_job, entrypoint=shlex.join(words), runtime_env=environment)
+
+    def find(self, job_id: str) -> Job:
+        """Returns a job.
+
+        Raises:
+            ConfigError: no such job; offers the nearest.
+        """
+        known = {job.job_id: job for job in self.jobs()}
+        if job_id not in known:
+            hint = did_you_mean(job_id, known) or "; see python -m orchestrator jobs list"
+            raise ConfigError(f"job '{job_id}': the cluster at {self.address} has none of this id{hint}")
+        return known[job_id]
+
+    def jobs(self) -> list[Job]:
+        """Returns the jobs that were submitted to the cluster, the newest last."""
+        found = [_job(details) for details in self._call(self.client.list_jobs) if details.submission_id]
+        return sorted(found, key=lambda job: job.started)
+
+    def logs(self, job_id: str) -> str:
+        """Returns what a job has printed so far."""
+        return self._call(self.client.get_job_logs, self.find(job_id).job_id)
+
+    def stop(self, job_id: str) -> bool:
+        """Asks a job to end; says whether it was running."""
+        return self._call(self.client.stop_job, self.find(job_id).job_id)
+
+    def follow(self, job_id: str, write: Callable[[str], object]) -> int:
+        """Writes what a job prints, as it comes, until it ends; returns its own exit code.
+
+        A job that was stopped returns 130; one that never got to run, 1.
+        """
+        num_written = 0
+        while True:
+            job = _job(self._patiently(self.client.get_job_info, job_id))
+            if job.status != "PENDING":  # the log would hold what Ray says of setting it up
+                text = self._patiently(self.client.get_job_logs, job_id)
+                write(text[num_written:])
+                num_written = len(text)
+            if job.has_ended:
+                break
+            time.sleep(POLL_SECONDS)
+        if job.status == "STOPPED":
+            return INTERRUPTED
+        if job.exit_code is None:
+            write(f"{job.message}\n")
+            return FAILED
+        return job.exit_code
+
+    def _patiently(self, ask: Callable[[str], Any], job_id: str) -> Any:
+        """Asks again for a while: a tunnel that drops for a second ends no job."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return self._call(ask, job_id)
+            except ClusterError as error:
+                if time.monotonic() > deadline:
+                    raise ClusterError(
+                        f"{error}. {job_id} may go on; look again: python -m orchestrator jobs list"
+                    ) from error
+                time.sleep(POLL_SECONDS)
+
+    def _call(self, ask: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Asks, and says in one message what went wrong."""
+        from ray.exceptions import AuthenticationError
+
+        try:
+            return ask(*arguments, **options)
+        except AuthenticationError as error:
+            raise ClusterError(
+                f"the cluster at {self.address} does not take this token; {TOKEN_HINT}"
+            ) from error
+        except (OSError, RuntimeError, LookupError, ValueError) as error:  # requests' errors are OSErrors
+            raise ClusterError(f"the cluster at {self.address}: {error or type(error).__name__}") from error
+
+
+def check_port(address: str) -> None:
+    """Raises ClusterError where nothing listens: requests would wait for minutes behind a firewall."""
+    place = urlsplit(address)
+    port = place.port or (443 if place.scheme == "https" else 80)
+    try:
+        socket.create_connection((place.hostname or "", port), ASK_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no cluster answers at {address} ({error.strerror or error}): is its head running (ray start "
+            f"--head), its dashboard at port {port}? That listens on the head alone; from elsewhere: "
+            f"ssh -L 8265:127.0.0.1:8265 HEAD, then --address {DEFAULT_ADDRESS}"
+        ) from error
+
+
+def plain_text_host(address: str) -> str | None:
+    """Returns whom a token for this address would reach unencrypted; None where no network can read it."""
+    place = urlsplit(address)
+    is_safe = place.scheme == "https" or place.hostname in LOOPBACK_HOSTS
+    return None if is_safe else place.hostname
+
+
+def job_address(given: str | None) -> str:
+    """Returns the address of a cluster's Jobs API.
+
+    Args:
+        given: by `--address`; none = `RAY_API_SERVER_ADDRESS`, else `RAY_ADDRESS` where it is one, else
+            this machine.
+
+    Raises:
+        ConfigError: no http or https address; others would have Ray import a module of that name.
+    """
+    ours, rays = (os.environ.get(name, "") for name in ADDRESS_VARIABLES)
+    if not rays.startswith(("http://", "https://")):
+        rays = ""  # of the head's GCS, for `sweep`
+    address = (given if given is not None else ours or rays or DEFAULT_ADDRESS).rstrip("/")
+    try:
+        place = urlsplit(address)
+        is_usable = place.scheme in ("http", "https") and bool(place.hostname) and place.port != 0
+    except ValueError:
+        place, is_usable = None, False
+    if place is None or not is_usable or place.username or place.path or place.query:
+        raise ConfigError(f"--address {address}: use http://HOST:8265, the dashboard of the cluster's head")
+    return address
+
+
+def job_variables(names: Sequence[str]) -> dict[str, str]:
+    """Returns the environment variables that a job gets: those named, and where the home and MLflow are.
+
+    Raises:
+        ConfigError: a name that is not set here, or one that would put a secret where the cluster shows it.
+    """
+    for name in names:
+        if SECRET.match(name):
+            raise ConfigError(
+                f"--env {name}: no secret is sent along, as the cluster logs what a job is sent; its nodes "
+                "have their own token, and other secrets belong into the head's environment before ray start"
+            )
+        if name not in os.environ:
+            raise ConfigError(f"--env {name}: is not set here{did_you_mean(name, os.environ)}")
+    found = {name: os.environ[name] for name in (*FORWARDED, *names) if name in os.environ}
+    if urlsplit(found.get(TRACKING_VARIABLE, "")).password:
+        raise ConfigError(
+            f"{TRACKING_VARIABLE}: holds a password, and who sees the cluster's jobs could read it; "
+            "set it on the head before `ray start`, and unset it here"
+        )
+    return found
+
+
+def _job(details: Any) -> Job:
+    return Job(
+        details.submission_id,
+        str(getattr(details.status, "value", details.status)),
+        details.entrypoint,
+        (details.start_time or 0) / 1000,
+        details.driver_exit_code,
+        details.message or "",
+    )
+
+
+FOLDERS = ("orchestrator", "trainables", "search_spaces")
+FILES = ("pyproject.toml", "constraints.txt")
+KINDS = (".py", ".json", ".yaml", ".toml", ".txt")
+MAX_BYTES = 20 * 2**20
+"""The code takes 1 MB; Ray keeps packages in the memory of the head."""
+
+
+def pack(space: Path | None, target: Path, *, project: Path = PROJECT) -> str | None:
+    """Copies what a job needs into a folder; returns how a search space is named there.
+
+    Args:
+        space: a file, wherever it lies; none = the job takes one of `search_spaces/`, or none.
+        target: an empty folder.
+        project: where this code lies.
+
+    Raises:
+        ConfigError: it takes too much, and what is largest.
+    """
+    found = [path for name in FOLDERS for path in sorted((project / name).rglob("*")) if _is_taken(path)]
+    found += [project / name for name in FILES if (project / name).is_file()]
+    check_size(found, project)
+    for path in found:
+        _copy(path, target / path.relative_to(project))
+    if space is None:
+        return None
+    name = f"search_spaces/{space.name}"
+    _copy(space, target / name)
+    return name
+
+
+def check_size(files: list[Path], project: Path) -> None:
+    """Raises ConfigError where files are too many bytes for a head's memory."""
+    sizes = {path: path.stat().st_size for path in files}
+    if (total := sum(sizes.values())) > MAX_BYTES:
+        largest = max(files, key=lambda path: sizes[path])
+        raise ConfigError(
+            f"a job would take {total / 2**20:.0f} MB along, and at most {MAX_BYTES / 2**20:.0f} are "
+            f"allowed: the largest is {largest.relative_to(project)} ({sizes[largest] / 2**20:.0f} MB); move "
+            f"it out of {', '.join(FOLDERS)}: data belong where the cluster reads them"
+        )
+
+
+def _is_taken(path: Path) -> bool:
+    return path.suffix in KINDS and path.is_file() and not path.is_symlink()
+
+
+def _copy(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, target)

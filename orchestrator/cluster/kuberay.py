@@ -1,0 +1,142 @@
+"""A KubeRay `RayJob` from the same settings as `ray up`: worker types, limits, idle timeout, versions, token.
+
+Field names and types are those of the custom resource `rayjobs.ray.io/v1` (ray-project/kuberay,
+`ray-operator/apis/ray/v1/rayjob_types.go` and `raycluster_types.go`), `authOptions` those of KubeRay 1.5.1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from orchestrator.storage.uri import STORAGE_VARIABLE
+from trainables.errors import ConfigError
+
+LEAST_KUBERAY = "1.5.1"
+"""The first one that sets up the token for every way of submitting a job."""
+MOUNT = "/mnt/clip"
+MLFLOW_SECRET = "mlflow"
+HEAD_LIMITS = {"cpu": "2", "memory": "8Gi"}
+RAY_PORTS = {"gcs": 6379, "dashboard": 8265}
+_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?")
+_CLAIM = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True)
+class KubernetesOptions:
+    """What Kubernetes needs beside the cluster file.
+
+    Attributes:
+        command: what the job runs in the image.
+        image: holds Ray, the packages of constraints.txt and the project.
+        ray_version: of the image.
+        gpus: of one worker pod; none = as its type says.
+        memory: of one worker pod, a Kubernetes quantity.
+        claim: a volume that all pods mount, for ledger and checkpoints; none = they end with the pods.
+    """
+
+    command: str
+    image: str
+    ray_version: str
+    gpus: int | None = None
+    memory: str = "12Gi"
+    claim: str | None = None
+
+
+def ray_job(cluster: Mapping[str, Any], options: KubernetesOptions) -> dict[str, Any]:
+    """Returns the manifest.
+
+    The operator draws the token, keeps it in a Secret and hands it to every container through `secretKeyRef`;
+    no token passes through the manifest. The dashboard listens in the pod, behind that token, since the
+    operator itself asks it how the job goes; its Service is reachable inside Kubernetes alone.
+
+    Args:
+        cluster: a checked cluster file with Ray's defaults.
+        options: what it does not say.
+
+    Raises:
+        ConfigError: an option that is no quantity, or no name.
+    """
+    if not _QUANTITY.fullmatch(options.memory):
+        raise ConfigError(f"--memory {options.memory}: no Kubernetes quantity; write for example 12Gi")
+    if options.claim is not None and not _CLAIM.fullmatch(options.claim):
+        raise ConfigError(f"--claim {options.claim}: no name of a PersistentVolumeClaim; `kubectl get pvc`")
+    idle_seconds = round(60 * cluster["idle_timeout_minutes"])
+    head = cluster["head_node_type"]
+    workers = {name: kind for name, kind in cluster["available_node_types"].items() if name != head}
+    if not workers:  # `local`: one type, machines that are there
+        workers = {"worker": cluster["available_node_types"][head]}
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": {"name": cluster["cluster_name"]},
+        "spec": {
+            "entrypoint": options.command,
+            "submissionMode": "K8sJobMode",
+            "backoffLimit": 0,  # a second cluster would begin another sweep; `--resume` goes on with this one
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": idle_seconds,
+            "rayClusterSpec": {
+                "rayVersion": options.ray_version,
+                "authOptions": {"mode": "token"},
+                "enableInTreeAutoscaling": True,
+                "autoscalerOptions": {"idleTimeoutSeconds": idle_seconds, "upscalingMode": "Conservative"},
+                "headGroupSpec": {
+                    "serviceType": "ClusterIP",
+                    "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
+                    "template": pod("ray-head", HEAD_LIMITS, options, is_driver=True),
+                },
+                "workerGroupSpecs": [worker_group(name, kind, options) for name, kind in workers.items()],
+            },
+        },
+    }
+
+
+def worker_group(name: str, kind: Mapping[str, Any], options: KubernetesOptions) -> dict[str, Any]:
+    """Returns one type of worker as pods."""
+    gpus = options.gpus if options.gpus is not None else kind["resources"].get("GPU", 0)
+    limits = {"cpu": str(kind["resources"].get("CPU") or 4), "memory": options.memory}
+    if gpus:
+        limits["nvidia.com/gpu"] = str(gpus)
+    return {
+        "groupName": re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"),
+        "replicas": kind["min_workers"],
+        "minReplicas": kind["min_workers"],
+        "maxReplicas": kind["max_workers"],
+        "rayStartParams": {},
+        "template": pod("ray-worker", limits, options),
+    }
+
+
+def pod(
+    name: str, limits: Mapping[str, str], options: KubernetesOptions, *, is_driver: bool = False
+) -> dict[str, Any]:
+    """Returns a pod with one container. Only the driver's may write to MLflow, so only it learns how."""
+    container: dict[str, Any] = {
+        "name": name,
+        "image": options.image,
+        "resources": {"limits": dict(limits), "requests": dict(limits)},
+        "env": [],
+    }
+    spec: dict[str, Any] = {"containers": [container], "automountServiceAccountToken": is_driver}
+    if is_driver:  # its autoscaler asks Kubernetes for pods
+        container["ports"] = [{"name": name, "containerPort": port} for name, port in RAY_PORTS.items()]
+        container["env"] += [mlflow_variable(key) for key in ("uri", "username", "password")]
+    if options.claim is not None:
+        container["env"].append({"name": STORAGE_VARIABLE, "value": str(PurePosixPath(MOUNT) / "storage")})
+        container["volumeMounts"] = [{"name": "clip", "mountPath": MOUNT}]
+        spec["volumes"] = [{"name": "clip", "persistentVolumeClaim": {"claimName": options.claim}}]
+        if is_driver:  # the ledger must outlive the pod
+            container["env"].append(
+                {"name": "CLIP_ORCHESTRATOR_HOME", "value": str(PurePosixPath(MOUNT) / "home")}
+            )
+    return {"spec": spec}
+
+
+def mlflow_variable(key: str) -> dict[str, Any]:
+    """Returns one of MLflow's variables, out of a Secret that need not exist."""
+    reference = {"name": MLFLOW_SECRET, "key": key, "optional": True}
+    return {"name": f"MLFLOW_TRACKING_{key.upper()}", "valueFrom": {"secretKeyRef": reference}}

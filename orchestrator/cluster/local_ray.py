@@ -1,0 +1,138 @@
+"""A Ray of our own on 127.0.0.1, silent, that ends with the sweep and leaves nothing behind."""
+
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.cluster.environment import LOCAL, secure_environment
+from orchestrator.cluster.resources import Concurrency
+from orchestrator.storage.driver_lock import is_alive
+from trainables.errors import ClusterError
+from trainables.launch import LOOPBACK
+
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Orders and records travel as short texts, arrays never: the default would reserve a third of the memory."""
+
+TOO_SLOW = "timed out during startup"
+"""What Ray says after 30 seconds, which it lets nobody change; a busy machine may need a second go."""
+
+EXECUTION = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `interruption` handles it, and SIGTERM alike
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may need a while to give its process back
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a frozen encoder has no epochs, a failed trial no score
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # `max_concurrent` limits; one at a time, starts would queue up
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the next check; the default is 2 s
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # `cluster_watch` is ours, and stands on no spot node
+}
+"""How Tune and Train work for us."""
+
+
+def load_ray() -> None:
+    """Sets what Ray reads once, and imports it here, so that no other thread meets it half imported."""
+    secure_environment()
+    os.environ.update(LOCAL | EXECUTION | LOOPBACK)
+    # Ray would write one that everybody on the machine can read into ~/.ray.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    importlib.import_module("ray")
+
+
+@contextmanager
+def local_ray(concurrency: Concurrency, *, log: Path, num_workers: int = 1) -> Generator[Path]:
+    """Starts Ray on this machine alone, and yields a scratch folder for its files.
+
+    While it runs, standard output and error of this process go to `log`: what Ray prints bypasses Python.
+    Call it on the main thread: Ray's processes die with the thread that started them, which is how a killed
+    driver leaves no trial running (two idle agents linger for a minute).
+    """
+    load_ray()
+    import ray
+
+    terminate = signal.getsignal(signal.SIGTERM)
+    scratch = make_scratch()
+    with quiet(log):
+        try:
+            start_ray(concurrency, scratch, is_watched=num_workers > 1)
+            signal.signal(signal.SIGTERM, terminate)  # Ray put its own in place, which exits at once
+            yield scratch
+        finally:
+            ray.shutdown()
+            signal.signal(signal.SIGTERM, terminate)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def start_ray(concurrency: Concurrency, scratch: Path, *, is_watched: bool) -> None:
+    """Starts Ray's processes; `is_watched`: with the dashboard, which Train needs for cleaning up.
+
+    Raises:
+        ClusterError: they do not start here.
+    """
+    import ray
+
+    for is_last in (False, True):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=concurrency.num_cpus,
+                num_gpus=concurrency.num_gpus,
+                include_dashboard=is_watched,
+                dashboard_host="127.0.0.1",
+                object_store_memory=OBJECT_STORE_BYTES,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                _temp_dir=str(scratch),
+            )
+            return
+        except Exception as error:
+            if is_last or TOO_SLOW not in str(error):
+                raise ClusterError(f"Ray did not start on this machine: {error}".strip()) from error
+            ray.shutdown()
+
+
+@contextmanager
+def quiet(log: Path) -> Generator[None]:
+    """Sends standard output and error, of this process and what it starts, to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, original in enumerate(saved, start=1):
+            os.dup2(original, number)
+            os.close(original)
+        os.close(file)
+
+
+def make_scratch() -> Path:
+    """Makes a folder for Ray's files, private to this process; removes those that killed drivers left.
+
+    Not under the home: a socket's path may have 107 characters, and Ray adds 70.
+    """
+    parent = Path("/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir())
+    for left in parent.glob("co-*-*"):
+        pid = left.name.split("-")[1]
+        if pid.isdecimal() and left.stat().st_uid == os.getuid() and not is_alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"co-{os.getpid()}-", dir=parent))

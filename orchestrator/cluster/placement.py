@@ -1,0 +1,126 @@
+"""What a trial takes of the nodes of a cluster, whether they can ever hold it, and what it waits for.
+
+Knows no Ray. All trials of a sweep take the same, so they never block each other: Ray gives a trial all its
+places at once or none, and any place that is free suits any worker.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.cluster.resources import Machine, counted
+
+CPU, GPU = "CPU", "GPU"
+NOUNS = {GPU: "GPU", CPU: "CPU core"}
+PLACES = "clip_orchestrator_places"
+"""Namespace in a head's table of keys: on which nodes attempts stand."""
+TOLERANCE = 1e-6  # Ray counts in ten-thousandths
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one trial takes: each worker stands on one node, two workers may stand on two."""
+
+    num_workers: int
+    cpus: float
+    gpus: float
+
+    @property
+    def per_worker(self) -> dict[str, float]:
+        """By Ray's names, the scarcer first."""
+        return {name: amount for name, amount in ((GPU, self.gpus), (CPU, self.cpus)) if amount > 0}
+
+    def places(self, has: Mapping[str, float]) -> int:
+        """Returns how many workers a node holds that has so much."""
+        return min(
+            (
+                _gpu_places(has.get(name, 0), amount) if name == GPU else _whole(has.get(name, 0) / amount)
+                for name, amount in self.per_worker.items()
+            ),
+            default=0,
+        )
+
+    def __str__(self) -> str:
+        """Reads as `2 workers of 1 GPU and 4 CPU cores`."""
+        each = " and ".join(_amount(amount, NOUNS[name]) for name, amount in self.per_worker.items())
+        return each if self.num_workers == 1 else f"{self.num_workers} workers of {each}"
+
+
+@dataclass(frozen=True)
+class Room:
+    """One node: what it has, and what of it is free."""
+
+    node_id: str
+    total: Mapping[str, float]
+    free: Mapping[str, float]
+    is_leaving: bool = False  # it is being taken back, and takes nothing new
+
+
+def place_key(job_id: str, trial_key: str = "", attempt: int | None = None) -> str:
+    """Returns how the places of an attempt begin; without one, of a trial, or of all of a job."""
+    return "/".join([job_id, *([trial_key] if trial_key else []), *([str(attempt)] if attempt else []), ""])
+
+
+def can_ever_hold(need: Need, rooms: Iterable[Room], coming: Iterable[Machine] = ()) -> bool:
+    """Says whether a trial would find its places, were all others gone and all nodes there."""
+    here = sum(need.places(room.total) for room in rooms if not room.is_leaving)
+    later = sum(need.places({CPU: machine.num_cpus, GPU: machine.num_gpus}) for machine in coming)
+    return here + later >= need.num_workers
+
+
+def waits_for(need: Need, rooms: Sequence[Room], coming: Sequence[Machine] = ()) -> str:
+    """Reads as `waits for 2 GPUs: 1 of 4 free`; what a trial waits for that Ray has not placed yet."""
+    staying = [room for room in rooms if not room.is_leaving]
+    if not can_ever_hold(need, staying):
+        later = f", {len(coming)} may come" if coming else ""
+        has = per_node([room.total for room in staying], list(need.per_worker))
+        return f"waits for a node: it takes {need}, and there {_is(len(staying))} {has}{later}"
+    for name, amount in need.per_worker.items():
+        wanted = amount * need.num_workers
+        free, total = (sum(has.get(name, 0) for has in kind) for kind in _free_and_total(staying))
+        if free < wanted - TOLERANCE:
+            return f"waits for {_amount(wanted, NOUNS[name])}: {free:g} of {total:g} free"
+    num_free = sum(need.places(room.free) for room in staying)
+    if num_free >= need.num_workers:
+        return "waits for Ray to place it"
+    return f"waits for {need}: there is room for {num_free}, as what is free is scattered over nodes"
+
+
+def per_node(nodes: Sequence[Mapping[str, float]], names: Sequence[str]) -> str:
+    """Reads as `2 nodes with 2 + 2 GPUs and 8 + 4 CPU cores`; of more than four nodes equals are counted."""
+    if not nodes:
+        return "no node"
+    parts = [f"{_listed([has.get(name, 0) for has in nodes])} {NOUNS[name]}s" for name in names]
+    return f"{counted(len(nodes), 'node')} with {' and '.join(parts)}"
+
+
+def _listed(amounts: Sequence[float]) -> str:
+    if len(amounts) <= 4:
+        return " + ".join(f"{amount:g}" for amount in amounts)
+    return " + ".join(f"{number} × {amount:g}" for amount, number in Counter(amounts).items())
+
+
+def _free_and_total(rooms: Sequence[Room]) -> tuple[list[Mapping[str, float]], list[Mapping[str, float]]]:
+    return [room.free for room in rooms], [room.total for room in rooms]
+
+
+def _gpu_places(has: float, amount: float) -> int:
+    """A worker that takes a fraction of a GPU never stands on two of them."""
+    if amount >= 1:
+        return _whole(has / amount)
+    whole, rest = divmod(has + TOLERANCE, 1)
+    return int(whole) * _whole(1 / amount) + _whole(rest / amount)
+
+
+def _whole(number: float) -> int:
+    return int(number + TOLERANCE)
+
+
+def _amount(amount: float, noun: str) -> str:
+    return f"{amount:g} {noun}{'' if amount == 1 else 's'}"
+
+
+def _is(number: int) -> str:
+    return "is" if number <= 1 else "are"

@@ -1,0 +1,56 @@
+"""Which checkpoints of a sweep stay: what may still be gone on from, within a budget of bytes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from orchestrator.storage.attempt_lock import CHECKPOINTS
+from orchestrator.storage.ledger import SweepState, TrialState
+
+
+def forget(folder: Path, trial_key: str) -> None:
+    """Deletes the checkpoints of a finished trial, whose adapter lies in the store."""
+    shutil.rmtree(folder / "trials" / trial_key / CHECKPOINTS, ignore_errors=True)
+
+
+def prune(folder: Path, state: SweepState, *, budget_bytes: float) -> list[str]:
+    """Deletes, over the budget, the checkpoints of failed trials, and returns their keys.
+
+    Failed trials keep theirs for `--retry-failed`, the latest ones first; trials that run or wait keep theirs
+    whatever the budget says.
+
+    Args:
+        folder: of the sweep.
+        state: says how each trial stands.
+        budget_bytes: for the checkpoints of the whole sweep.
+    """
+    kept, failed = 0, list[tuple[Path, int, TrialState]]()
+    for trial in state.trials.values():
+        place = folder / "trials" / trial.trial_key / CHECKPOINTS
+        if trial.status == "finished" or not place.is_dir():
+            continue
+        if trial.status in ("failed", "unavailable"):
+            failed.append((place, size_of(place), trial))
+        else:
+            kept += size_of(place)
+    lost: list[str] = []
+    for place, size, trial in sorted(failed, key=lambda one: one[0].stat().st_mtime, reverse=True):
+        kept += size
+        if kept > budget_bytes:
+            kept -= size
+            shutil.rmtree(place, ignore_errors=True)
+            lost.append(trial.trial_key)
+    return lost
+
+
+def size_of(folder: Path) -> int:
+    """Returns the bytes of all files below a folder; one that is being replaced may be missed."""
+    size = 0
+    for place, _, names in os.walk(folder):  # passes over folders that have gone
+        for name in names:
+            with suppress(OSError):
+                size += os.stat(os.path.join(place, name)).st_size
+    return size

@@ -1,0 +1,114 @@
+"""The one place that opens test labels: at the end of a sweep, once, for the arms it chose on val."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from orchestrator.driver.controller import Conductor
+from orchestrator.results.arms import best_arm, finished_arms
+from orchestrator.results.leaderboard import leaderboard
+from orchestrator.search.space import SearchSpace
+from orchestrator.storage.ledger import SweepState, TrialState
+from trainables.artifacts import fingerprint
+from trainables.config import from_flat
+from trainables.data.datasets import load_dataset
+
+PREDICTIONS = "results/predictions.parquet"
+
+
+def open_test(conductor: Conductor, arms: list[list[TrialState]]) -> None:
+    """Opens the test labels of these arms, on record before anything is read; appends what `evaluate` finds.
+
+    An arm is one trial, or one configuration over seeds and folds; every fold's own held-out part is opened.
+    """
+    trials = _predicted(arms)
+    if is_evaluated(conductor.state, arms):  # or there is nothing to judge
+        return
+    from trainables.scoring.audit import same_source_pairs
+    from trainables.scoring.comparisons import System
+    from trainables.scoring.judge_arms import evaluate_arms, open_cases
+    from trainables.scoring.test_predictions import ScoredTrial
+
+    conductor.observer.on_message(f"opening the test labels, once, for {len(trials)} trials")
+    keys, before = [trial.trial_key for trial in trials], conductor.state.test_opened
+    if before and before[-1]["trial_keys"] != keys:
+        conductor.say(f"they were opened before, at {before[-1]['time']}; that it is done again is on record")
+    reason = "end of sweep" if not before else "the sweep went on"
+    conductor.record("test_opened", trial_keys=keys, reason=reason)
+    found: dict[str, Any] = {}
+    first = first_on_val(conductor.state, arms)
+    for group in by_data(trials):
+        configs = [from_flat(trial.config) for trial in group]
+        folds = {config.data.fold: config.data for config in configs}
+        datasets = [load_dataset(data, with_test_labels=True) for data in folds.values()]
+        scored = [
+            ScoredTrial(
+                trial.trial_key,
+                trial.arm_key,
+                seed=config.seed,
+                fold=config.data.fold,
+                predictions=conductor.folder / trial.workdir / PREDICTIONS,
+                is_frozen=config.adapt.method == "none",
+                encoder=fingerprint(config.encoder),
+            )
+            for trial, config in zip(group, configs, strict=True)
+        ]
+        result = evaluate_arms(
+            scored,
+            open_cases(*datasets),
+            class_pairs=same_source_pairs(datasets[0]),
+            first=System(*first) if first else None,
+        )
+        found = join(found, result.to_dict())
+    conductor.record("evaluated", **found, first=first and {"arm": first[0], "system": first[1]})
+
+
+def first_on_val(state: SweepState, arms: list[list[TrialState]]) -> tuple[str, str] | None:
+    """Returns arm and system of the row that stands first on val, of those whose labels are opened."""
+    opened = {arm[0].arm_key for arm in arms}
+    rows = (row for row in leaderboard(state).rows if row.arm_key in opened and not row.breaches)
+    return next(((row.arm_key, row.system) for row in rows), None)
+
+
+def is_evaluated(state: SweepState, arms: list[list[TrialState]]) -> bool:
+    """Says whether the ledger has the test values of all of these arms."""
+    known = (state.evaluated or {}).get("arms", {})
+    return all(trial.trial_key in known for trial in _predicted(arms))
+
+
+def _predicted(arms: list[list[TrialState]]) -> list[TrialState]:
+    return [trial for arm in arms for trial in arm if PREDICTIONS in trial.results]
+
+
+def arms_to_open(state: SweepState, space: SearchSpace) -> list[list[TrialState]]:
+    """Returns the arms that the test labels are opened for: named ones all, of the searched ones the best."""
+    judged = {key: trial for key, trial in state.trials.items() if PREDICTIONS in trial.results}
+    arms, best = finished_arms(state), best_arm(replace(state, trials=judged))  # not one stopped on its way
+    if space.arms or space.evaluation.open_test == "all":
+        return arms
+    return [arm for arm in arms if arm[0].is_baseline or (best and arm[0].arm_key == best[0].arm_key)]
+
+
+def by_data(trials: list[TrialState]) -> list[list[TrialState]]:
+    """Returns the trials in groups that share their test images, over folds; their labels belong together."""
+    groups: dict[str, list[TrialState]] = {}
+    for trial in trials:
+        data = {key: value for key, value in trial.config.items() if key.startswith("data.")}
+        for varied in ("data.fold", "data.augmentation", "data.num_views", "data.captions"):
+            del data[varied]
+        groups.setdefault(fingerprint(data), []).append(trial)
+    return list(groups.values())
+
+
+def join(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Returns two evaluations of different trials as one; single values of the first stand."""
+    joined = dict(one)
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(joined.get(key), dict):
+            joined[key] = value | joined[key]
+        elif isinstance(value, list) and key in joined:
+            joined[key] = joined[key] + value
+        else:
+            joined.setdefault(key, value)
+    return joined

@@ -1,0 +1,99 @@
+"""Beside the trials that run on a cluster: why some have no place, and whether any can have one."""
+
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from orchestrator.cluster.cluster_state import num_unplaced, places_of, rooms
+from orchestrator.cluster.gcs_client import still_to_come
+from orchestrator.cluster.placement import CPU, GPU, Room, can_ever_hold, waits_for
+from orchestrator.cluster.resources import Machine
+from orchestrator.driver.controller import Conductor
+from orchestrator.storage.driver_lock import WAITING
+from trainables.artifacts import write_atomically
+
+LOOK_SECONDS = 3.0
+STUCK_SECONDS = 10.0
+"""How long no node may be able to hold what waits: one that is replaced needs a moment."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ClusterWatch:
+    """Looks at the head every few seconds, on a thread of its own. Whatever fails in it, no sweep does."""
+
+    conductor: Conductor
+    open_trials: Callable[[], Sequence[str]]  # that were handed out, by key, oldest first
+    address: str
+    job_id: str
+    is_stopping: Callable[[], bool] = lambda: False
+    reasons: dict[str, str] = field(default_factory=dict[str, str])
+    looked: float = 0.0
+    fits_none_since: float | None = None
+
+    def __call__(self) -> str:
+        """Says what is missing once nothing runs and no node, there or to come, can hold what waits.
+
+        Or once nothing runs and the user wants the sweep to end: what waits would begin only to stop.
+        """
+        if time.monotonic() - self.looked < LOOK_SECONDS:
+            return ""
+        self.looked = time.monotonic()
+        try:
+            return self.look()
+        except Exception:  # a busy head, another version of its protocol: a reason less
+            logger.debug("no reason could be found", exc_info=True)
+            return ""
+
+    def look(self) -> str:
+        """Asks once, and tells; see `__call__`."""
+        keys = list(self.open_trials())
+        num_waiting = num_unplaced(self.address, self.job_id)
+        waiting = self.idle(keys)[-num_waiting:] if num_waiting else []
+        if not waiting:
+            self.fits_none_since = None
+            self.tell({})
+            return ""
+        here = rooms(self.address)
+        coming = still_to_come(self.address, [_machine(room) for room in here])
+        need = self.conductor.order.need
+        why = waits_for(need, here, coming)
+        self.tell(dict.fromkeys(waiting, why))
+        if len(waiting) == len(keys) and self.is_stopping():
+            return why  # no epoch is under way that could end
+        if len(waiting) < len(keys) or can_ever_hold(need, here, coming):
+            self.fits_none_since = None
+            return ""
+        self.fits_none_since = self.fits_none_since or time.monotonic()
+        return why if time.monotonic() - self.fits_none_since >= STUCK_SECONDS else ""
+
+    def idle(self, keys: Sequence[str]) -> list[str]:
+        """Returns the trials of which no process has run yet."""
+        trials = self.conductor.state.trials
+        return [key for key in keys if not places_of(self.address, self.job_id, key, trials[key].attempts)]
+
+    def tell(self, reasons: dict[str, str]) -> None:
+        """Tells whoever watches, and leaves it for `status`; only what has changed."""
+        if reasons != self.reasons:
+            self.reasons = reasons
+            write_atomically(self.conductor.folder / WAITING, json.dumps(reasons))
+            self.conductor.waiting(reasons)
+
+    def close(self) -> None:
+        """Nothing waits any more."""
+        with suppress(OSError):
+            (self.conductor.folder / WAITING).unlink(missing_ok=True)
+        self.conductor.waiting({})
+
+
+def _machine(room: Room) -> Machine:
+    has = room.total
+    return Machine(int(has.get(CPU, 0)), int(has.get(GPU, 0)), has.get("memory", 0) / 2**30)

@@ -1,0 +1,144 @@
+"""A sweep that goes on: its space and its past come from the ledger; what it stands on must be the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator.driver.controller import Conductor
+from orchestrator.planning import provenance
+from orchestrator.planning.identity import Identity, by_name, weights_of
+from orchestrator.search.space import SearchSpace
+from orchestrator.search.space_file import read_space
+from orchestrator.storage.ledger import LedgerReader, SweepState, read_ledger
+from orchestrator.storage.paths import sweep_folder
+from trainables.artifacts import fingerprint
+from trainables.config import TrialConfig, from_flat
+from trainables.errors import ConfigError, DataError
+
+
+def read_started(name: str) -> SweepState:
+    """Returns the state of a sweep that was started.
+
+    Raises:
+        ConfigError: a name that is no folder name.
+        DataError: no such sweep (offers the nearest name), a damaged ledger, or nothing in it yet.
+    """
+    state = read_ledger(sweep_folder(name))
+    if not state.started:
+        raise DataError(
+            f"sweep '{name}' was ended before its first trial, so there is nothing to go on with; start it: "
+            f"python -m orchestrator sweep SPACE --name {name}"
+        )
+    return state
+
+
+def space_of(state: SweepState, *, extend: int | None = None, num_workers: int | None = None) -> SearchSpace:
+    """Returns the space that a sweep searches, by its ledger, with `extend` more trials.
+
+    Args:
+        state: of the sweep.
+        extend: trials to add.
+        num_workers: of the trials from now on, which changes no result; None = as before.
+
+    Raises:
+        ConfigError: it has no more trials to give.
+    """
+    changes = {"execution.num_workers": num_workers} if num_workers else {}
+    space = read_space(state.started["space"], changes=changes)
+    if extend is None:
+        return space
+    if space.arms or not space.parameters:
+        kind = "compares its arms, all of them" if space.arms else "has no parameters to vary"
+        raise ConfigError(f"--extend {extend}: sweep '{state.name}' {kind}, so there is nothing to add")
+    search = space.search.model_copy(update={"num_trials": space.num_trials + extend})
+    extended = replace(space, search=search)
+    if extended.num_trials < space.num_trials + extend:
+        left = extended.num_trials - space.num_trials
+        raise ConfigError(
+            f"--extend {extend}: the grid of sweep '{state.name}' has {left or 'no'} more trials"
+            + (f"; use --extend {left}" if left else "; leave it out")
+        )
+    return extended
+
+
+def check_drift(state: SweepState, identify: Callable[[TrialConfig], Identity]) -> None:
+    """Compares code, data and weights with those that the sweep was started with; `identify` tells them.
+
+    Weights that were not here may have come since. Once a trial was placed with them, they are what the sweep
+    stands on, like any others.
+
+    Raises:
+        DataError: says what differs; trials on both would stand in one table as if they compared. Or it
+            cannot be told.
+    """
+    if not all(trial.stood_on for trial in state.trials.values()):
+        raise DataError(
+            f"sweep '{state.name}' was started by an older version, which did not note the data and weights "
+            "that its trials stand on, so it cannot go on; start another sweep (--name)"
+        )
+    drifted: list[str] = []
+    if (code := state.opened.get("code_fingerprint")) and code != (now := provenance.code_fingerprint()):
+        drifted.append(f"the code in trainables/ ({_change(code, now)})")
+    drifted += _other_inputs(state, identify)
+    if drifted:
+        raise DataError(
+            f"sweep '{state.name}' was started on something else: {' and '.join(drifted)} changed since, so "
+            "new trials would not compare with the ones there. Put it back, or start another sweep (--name)"
+        )
+
+
+def _other_inputs(state: SweepState, identify: Callable[[TrialConfig], Identity]) -> list[str]:
+    """Returns what an attempt was placed with and is something else now, each once, with how it was first."""
+    here: dict[str, Identity] = {}
+    found: dict[str, str] = {}
+    for trial in state.trials.values():
+        config = from_flat(trial.config)
+        inputs = fingerprint(config.data_to_read, weights_of(config))
+        if inputs not in here:
+            here[inputs] = identify(config)
+        now = here[inputs]
+        for then in trial.stood_on:
+            if then.data != now.data:
+                found.setdefault("the data", _change(then.data, now.data))
+            weights = by_name(config, now.model, now.captioner)
+            for name, was in by_name(config, then.model, then.captioner).items():
+                if was not in (None, weights[name]):
+                    found.setdefault(f"the weights of {name}", _change(was, weights[name]))
+    return [f"{what} ({change})" for what, change in found.items()]
+
+
+def replay(conductor: Conductor, folder: Path, *, retry_failed: bool) -> None:
+    """Brings a conductor to where the last driver of its sweep was."""
+    keep_keys(conductor, read_ledger(folder))
+    for entry in LedgerReader(folder).poll():
+        conductor.take_in(entry)
+    conductor.go_on(retry_failed=retry_failed)
+
+
+def keep_keys(conductor: Conductor, state: SweepState) -> None:
+    """Lets trials whose weights were not here keep their keys: weights that came make no other trial."""
+    identify, known = conductor.identify, dict[str, str]()
+    for trial in state.trials.values():
+        config = from_flat(trial.config)
+        if None in by_name(config, *trial.stood_on[0][1:]).values():
+            now = identify(config)
+            known |= {now.trial_key: trial.trial_key, now.arm_key: trial.arm_key}
+
+    def identify_as_before(config: TrialConfig) -> Identity:
+        now = identify(config)
+        key, arm_key = (known.get(key, key) for key in (now.trial_key, now.arm_key))
+        return now._replace(trial_key=key, arm_key=arm_key)
+
+    conductor.identify = identify_as_before
+
+
+def was_complete(state: SweepState, space: SearchSpace) -> bool:
+    """Says whether a driver went through all of this space to the end."""
+    is_same = read_space(state.started["space"]).num_trials == space.num_trials
+    return is_same and state.is_complete
+
+
+def _change(then: str | None, now: str | None) -> str:
+    return f"{then} then, {now or 'none'} now"

@@ -1,0 +1,336 @@
+"""One sweep: one Ray Tune run over a search space, its ledger, and at its end the test labels."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cluster.cluster import Cluster, fit_cluster
+from orchestrator.cluster.local_ray import load_ray, local_ray
+from orchestrator.cluster.resources import Concurrency, GpuShare, TrialMemory, fit, this_machine
+from orchestrator.driver.controller import Conductor, SweepObserver
+from orchestrator.driver.open_test import arms_to_open, is_evaluated, open_test
+from orchestrator.driver.prefetch import preparation
+from orchestrator.driver.rescale import ordered, what_is_left
+from orchestrator.driver.resume import check_drift, replay, was_complete
+from orchestrator.driver.signals import Interruption, interruption
+from orchestrator.driver.sweep_claim import claimed, is_taken, mirrored
+from orchestrator.planning import provenance
+from orchestrator.planning.checks import check_ready
+from orchestrator.planning.identity import identify
+from orchestrator.planning.pinned_weights import FirstLook
+from orchestrator.results.seed_repeats import confirmed_counts
+from orchestrator.search.searcher import open_searcher
+from orchestrator.search.space import SearchSpace
+from orchestrator.storage.ledger import Ledger, SweepState, read_ledger
+from orchestrator.storage.mirror import Mirror, reach
+from orchestrator.storage.paths import store
+from orchestrator.worker.trial_spec import TrialOrder
+from trainables import TRAINABLES
+from trainables.config import TrialConfig, from_flat
+from trainables.data.datasets import load_dataset
+from trainables.errors import ClusterError, UserError
+from trainables.models.catalogue.registry import encoder_fingerprint
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """How a sweep runs, beside what it tries."""
+
+    name: str | None = None  # none = the space's name and the time
+    num_workers: int | None = None  # none = `execution.num_workers` of the space
+    gpus_per_trial: GpuShare = None  # none = `search.gpus_per_trial` of the space
+    trainable: str = TRAINABLES["adapt"]
+    opens_test: bool = True
+    resumes: bool = False  # the sweep of this name, whose space is in its ledger
+    retry_failed: bool = False  # when it is resumed
+    memory: TrialMemory | None = None  # of a worker, as planned; none = that of a small encoder
+    plan_fingerprint: str | None = None  # of the plan file that it runs
+    cluster: Cluster | None = None  # to connect to; none = a Ray of our own on this machine
+    storage: str | None = None  # URI of where the sweep is kept beside this machine
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """`exit_code`: 0 all done, 3 some trials failed or none finished, 128 + n ended by signal n."""
+
+    exit_code: int
+    name: str
+
+
+def run_sweep(
+    space: SearchSpace, options: SweepOptions | None = None, observer: SweepObserver | None = None
+) -> SweepOutcome:
+    """Runs every trial of a space, here or on a cluster, then opens the test labels for the arms that count.
+
+    Call it on the main thread. What happens is in the ledger; workers and Tune never talk to MLflow.
+
+    Raises:
+        UserError: bad input, a name in use, a machine that is too small; nothing was started.
+    """
+    options, observer = options or SweepOptions(), observer or SweepObserver()
+    concurrency = share_machine(space, options)
+    load_dataset(from_flat(space.default_config()).data)  # missing data is said before anything starts
+    began = time.monotonic()
+    storage = reach(options.storage) if options.storage else None
+    with (
+        interruption() as interrupted,
+        claimed(space.name, options.name, resumes=options.resumes) as (folder, ledger),
+        mirrored(storage, folder, observer.on_message, resumes=options.resumes) as mirror,
+    ):
+        conductor = open_conductor(space, options, concurrency, ledger, folder=folder, observer=observer)
+        if mirror is not None:
+            mirror.is_shared = options.cluster is not None
+            keep_in(mirror, conductor)
+        if options.resumes:
+            bring_back(conductor, space, retry_failed=options.retry_failed)
+            if is_done(conductor, space, options):
+                conductor.say(f"'{folder.name}' is complete: nothing is left to do (--extend N adds trials)")
+                return SweepOutcome(conductor.exit_code(), folder.name)
+        is_tested = True
+        try:
+            run_all(conductor, space, concurrency, interrupted, options)
+            if options.opens_test and not interrupted.exit_code and not conductor.is_cut_short:
+                is_tested = evaluate_test(conductor, space)
+        except KeyboardInterrupt:  # outside Tune's loop, which ends by itself
+            interrupted.signal_number = interrupted.signal_number or signal.SIGINT
+        if interrupted.exit_code:
+            how = "interrupted" if interrupted.signal_number else "stopped after the running epochs"
+            then = f"; go on: python -m orchestrator sweep --resume {folder.name}" if is_taken(folder) else ""
+            conductor.say(f"{how}; what was finished is kept{then}")
+        exit_code = interrupted.exit_code or (conductor.exit_code() if is_tested else 3)
+        if conductor.state.started:
+            conductor.record(
+                "sweep_finished",
+                exit_code=exit_code,
+                seconds=time.monotonic() - began,
+                is_cut_short=conductor.is_cut_short,
+            )
+    return SweepOutcome(exit_code, folder.name)
+
+
+def bring_back(conductor: Conductor, space: SearchSpace, *, retry_failed: bool) -> None:
+    """Brings a resumed sweep to where its last driver left it.
+
+    Raises:
+        DataError: code, data or weights are not those that it was started with.
+    """
+    state = read_ledger(conductor.folder)
+    check_drift(state, conductor.identify)
+    replay(conductor, conductor.folder, retry_failed=retry_failed)
+    if plan := state.opened.get("plan_fingerprint"):
+        conductor.stands_on = conductor.stands_on | {"plan_fingerprint": plan}
+    conductor.is_exhausted = was_complete(state, space)  # a searcher that repeats itself could find more now
+
+
+def is_done(conductor: Conductor, space: SearchSpace, options: SweepOptions) -> bool:
+    """Says whether a resumed sweep has neither trials nor test values left to come."""
+    wanted = arms_to_open(conductor.state, space) if options.opens_test else []
+    has_ended = conductor.is_exhausted and not conductor.has_more()
+    return has_ended and is_evaluated(conductor.state, wanted)
+
+
+def share_machine(space: SearchSpace, options: SweepOptions, device: str | None = None) -> Concurrency:
+    """Returns how many trials run at once; a space without a choice of device takes a GPU if there is one."""
+    share = fit if options.cluster is None else partial(fit_cluster, options.cluster)
+    return share(
+        options.num_workers or space.base("execution.num_workers"),
+        device or space.base("execution.device"),
+        num_trials=space.num_trials + space.num_baselines,
+        max_concurrent=space.search.max_concurrent,
+        gpus_per_trial=options.gpus_per_trial or space.search.gpus_per_trial,
+        memory=options.memory,
+    )
+
+
+def keep_in(mirror: Mirror, conductor: Conductor) -> None:
+    """Lets nodes exchange a sweep's files through its storage, each below its own home."""
+    conductor.mirror = mirror
+    conductor.order = replace(conductor.order, storage=mirror.storage.uri, store=store().name)
+    conductor.stands_on = conductor.stands_on | {"storage": mirror.storage.uri}
+
+
+def open_conductor(
+    space: SearchSpace,
+    options: SweepOptions,
+    concurrency: Concurrency,
+    ledger: Ledger,
+    *,
+    folder: Path,
+    observer: SweepObserver,
+) -> Conductor:
+    """Returns what runs the sweep; nothing has happened yet."""
+    order = TrialOrder(
+        trial_key="",
+        attempt=0,
+        config={},
+        trainable=options.trainable,
+        objective=space.objective,
+        workdir="",
+        store=str(store()),
+        scratch="",
+        device=concurrency.device,
+        num_workers=options.num_workers or space.base("execution.num_workers"),
+        cpus_per_trial=concurrency.cpus_per_trial,
+        gpus_per_trial=concurrency.gpus_per_trial,
+        memory_budget_gb=concurrency.memory_budget_gb,
+        spans_nodes=concurrency.spans_nodes,
+    )
+    first = FirstLook()
+
+    def check(config: TrialConfig) -> None:
+        check_ready(config)
+        first.check(config)
+
+    return Conductor(
+        ledger,
+        SweepState(folder.name),
+        open_searcher(space),
+        observer,
+        first.identify,
+        order,
+        folder,
+        settings=space.search,
+        check=check,
+        stands_on={"plan_fingerprint": options.plan_fingerprint} if options.plan_fingerprint else {},
+    )
+
+
+def run_all(
+    conductor: Conductor,
+    space: SearchSpace,
+    concurrency: Concurrency,
+    interrupted: Interruption,
+    options: SweepOptions,
+) -> None:
+    """Starts or joins Ray, runs every trial and leaves it. A bad image ends it before any trial is placed."""
+    if conductor.state.started and not conductor.has_more():  # it was interrupted after its last trial
+        start(conductor, space)
+        return
+    cluster = options.cluster
+    open_ray = opener(conductor, concurrency, cluster)
+    after = preparation(space, cluster, conductor, lambda: interrupted.is_asked_to_stop)
+    run = partial(run_on_a_ray, conductor, space, cluster, interrupted)
+    is_done = run(concurrency, open_ray, after=after, is_first=True)
+    while not (is_done or interrupted.exit_code) and conductor.may_place():
+        conductor.say("the sweep connects again" if cluster else "the sweep goes on with another Ray")
+        try:
+            if cluster:
+                planned = options.num_workers or space.base("execution.num_workers")
+                if (left := what_is_left(conductor, cluster.address, planned, interrupted)) is None:
+                    return
+                concurrency = share_machine(space, replace(options, **left), conductor.order.device)
+                conductor.order = ordered(conductor.order, concurrency)
+                conductor.say(concurrency.reason)
+                open_ray = opener(conductor, concurrency, cluster)
+            is_done = run(concurrency, open_ray)
+        except ClusterError as error:
+            what = "the cluster is lost" if cluster else "no other Ray could be started"
+            conductor.brakes.give_up(f"{what} ({error})")
+
+
+def opener(
+    conductor: Conductor, concurrency: Concurrency, cluster: Cluster | None
+) -> Callable[[], AbstractContextManager[Path]]:
+    """Returns what starts a Ray of our own, or joins a cluster, each time it is called; loads Ray for it."""
+    log = conductor.folder / "ray.log"
+    if cluster is None:
+        load_ray()
+        return lambda: local_ray(concurrency, log=log, num_workers=concurrency.num_workers)
+    from orchestrator.cluster import cluster_ray
+
+    cluster_ray.load_ray()
+    scratch, spans_nodes = conductor.folder / "scratch", concurrency.spans_nodes
+    return lambda: cluster_ray.cluster_ray(cluster, log=log, scratch=scratch, spans_nodes=spans_nodes)
+
+
+def run_on_a_ray(
+    conductor: Conductor,
+    space: SearchSpace,
+    cluster: Cluster | None,
+    interrupted: Interruption,
+    concurrency: Concurrency,
+    open_ray: Callable[[], AbstractContextManager[Path]],
+    *,
+    after: Callable[[], None] = lambda: None,
+    is_first: bool = False,
+) -> bool:
+    """Opens Ray, runs trials and leaves it; says whether it was not Ray's death that ended them.
+
+    Args:
+        conductor: gives out the trials.
+        space: has their searcher and scheduler.
+        cluster: that they run on; none = a Ray of our own.
+        interrupted: whether the user wants them to end.
+        concurrency: what they share.
+        open_ray: yields a scratch folder while Ray runs.
+        after: is waited for, once Ray has started.
+        is_first: puts the start of the sweep on record.
+    """
+    with open_ray() as scratch:
+        after()
+        if interrupted.is_asked_to_stop:  # before there was anything to stop
+            return True
+        from orchestrator.driver.tune_adapter import honest_sentence, run_trials
+
+        conductor.order = replace(conductor.order, scratch=str(scratch))
+        if is_first:
+            if conductor.mirror is not None:
+                from orchestrator.driver.node_check import check_nodes
+
+                check_nodes(conductor.mirror.storage)
+            if sentence := honest_sentence(space):
+                conductor.observer.on_message(sentence)
+            start(conductor, space)
+        with interrupted.gently():
+            return run_trials(
+                conductor,
+                space,
+                max_concurrent=concurrency.max_concurrent,
+                scratch=scratch,
+                is_stopping=lambda: bool(interrupted.exit_code) or conductor.is_taken_over,
+                cluster=cluster,
+            )
+
+
+def start(conductor: Conductor, space: SearchSpace) -> None:
+    """Puts on record that a driver begins, or goes on, and on what it stands."""
+    conductor.record("sweep_started", **describe(conductor.folder.name, space), **conductor.stands_on)
+    conductor.observer.on_started(conductor.folder, conductor.state)
+
+
+def evaluate_test(conductor: Conductor, space: SearchSpace) -> bool:
+    """Opens the test labels for the arms that count; says whether that went well. Trials are safe anyway."""
+    try:
+        open_test(conductor, arms_to_open(conductor.state, space))
+    except UserError as error:
+        conductor.observer.on_message(f"not evaluated on test: {error}")
+        return False
+    return True
+
+
+def describe(name: str, space: SearchSpace) -> dict[str, Any]:
+    """Returns what a sweep stands on, for its ledger."""
+    first = from_flat(space.default_config())
+    return {
+        "name": name,
+        "experiment": space.experiment,
+        "space": space.to_dict(),
+        "space_fingerprint": space.fingerprint,
+        "objective": space.objective,
+        "num_trials": space.num_trials + space.num_baselines,
+        "num_to_confirm": sum(confirmed_counts(space)),
+        "code_fingerprint": provenance.code_fingerprint(),
+        "git": provenance.git(),
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware(this_machine()),
+        "data_fingerprint": identify(first).data,
+        "encoder_fingerprint": encoder_fingerprint(first.encoder),
+        "seed": space.search.seed,
+    }

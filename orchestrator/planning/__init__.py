@@ -1,0 +1,1 @@
+"""Checks and costs before anything starts: what a sweep needs, and what identifies its trials."""

@@ -1,0 +1,184 @@
+"""What is checked of trials before they start, as far as that takes no weights and no pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.search.space import SearchSpace
+from orchestrator.storage.paths import store
+from trainables.artifacts import fingerprint
+from trainables.config import (
+    AdaptConfig,
+    BaselineConfig,
+    EncoderConfig,
+    LoraConfig,
+    LossConfig,
+    LossKind,
+    TrialConfig,
+)
+from trainables.errors import ConfigError, WeightsUnavailable
+from trainables.models.catalogue.availability import availability, availability_of
+from trainables.models.catalogue.captioners import may_be_fetched, missing_captioner
+from trainables.models.catalogue.classifiers import missing_classifier, weights_file
+from trainables.models.catalogue.registry import ENCODERS, find_encoder, model_preprocessing, revision_of
+from trainables.models.files.weights import how_to_get
+
+if TYPE_CHECKING:
+    from trainables.data.records import Dataset
+
+COPY = "copy them there, or remove the folder from this node and it is fetched"
+"""What mends data or a checkpoint in a folder, which reach nodes through the storage where they lack it."""
+
+
+def check_trial(config: TrialConfig) -> None:
+    """Holds one trial against the structure of its encoder; quick where one like it was checked before.
+
+    Raises:
+        ConfigError: no such encoder, adapters that match nothing in it, or of a rank that cannot be.
+    """
+    if config.is_baseline:
+        return
+    parts: Any = config.encoder, config.adapt, config.lora, config.loss.kind
+    _check_adaptation(*parts)  # Any: pyright does not know that frozen models can be hashed
+
+
+@cache
+def _check_adaptation(encoder: EncoderConfig, adapt: AdaptConfig, lora: LoraConfig, loss: LossKind) -> None:
+    from trainables.models.adapters.check_targets import check_targets
+
+    spec = find_encoder(encoder)
+    if not spec.has_text:
+        raise ConfigError(
+            f"encoder.name: {encoder.name} has no text tower: it cannot be asked in words, as every "
+            "trial is; 'python -m orchestrator models list' says which encoders have one"
+        )
+    check_targets(TrialConfig(encoder=encoder, adapt=adapt, lora=lora, loss=LossConfig(kind=loss)))
+
+
+def check_ready(config: TrialConfig) -> None:
+    """Holds a trial against its encoder, and says before a process is started for it what is surely not here.
+
+    Raises:
+        ConfigError: see `check_trial`.
+        WeightsUnavailable: weights that nothing can fetch, with the way to get them.
+    """
+    check_trial(config)
+    if config.is_baseline:
+        if not config.baseline.from_scratch:
+            weights_file(config.baseline)
+        return
+    surely = config.needs_captioner and (_is_offline() or not may_be_fetched(config.captioner))
+    if surely and (missing := missing_captioner(config.captioner)):
+        raise WeightsUnavailable(missing)
+    name, spec = config.encoder.name, find_encoder(config.encoder)
+    revision_of(config.encoder, spec)
+    is_registered = name in ENCODERS and config.encoder.revision in (None, spec.revision)
+    if not is_registered or not (spec.parts or _is_offline()):
+        return
+    if (here := availability(name, spec)).status == "unavailable":
+        raise WeightsUnavailable(f"{name}: {here.reason}; {'; '.join(here.steps)}")
+
+
+def missing_weights(configs: Iterable[TrialConfig]) -> list[str]:
+    """Returns a line for all weights that trials need and this machine lacks; some may yet be fetched."""
+    asked = dict.fromkeys((c.model_to_load, c.captioner if c.needs_captioner else None) for c in configs)
+    found: list[str | None] = []
+    for model, captioner in asked:
+        found.append(
+            missing_classifier(model) if isinstance(model, BaselineConfig) else _missing_encoder(model)
+        )
+        found.append(missing_captioner(captioner) if captioner else None)
+    return [line for line in dict.fromkeys(found) if line]
+
+
+def how_to_mend(config: TrialConfig, name: str, *, is_here: bool) -> str:
+    """Returns how the weights of a trial that are called `name` get on a machine that lacks them.
+
+    Converted parts and fetched revisions do not travel with a trial; folders do.
+
+    Args:
+        config: of the trial.
+        name: of its model, or of its captioner.
+        is_here: the machine has others.
+    """
+    if config.needs_captioner and name == config.captioner.name:
+        return missing_captioner(config.captioner) or COPY
+    spec = None if config.is_baseline else find_encoder(config.encoder)
+    if spec is None or (spec.is_pinned and not spec.parts):
+        return COPY
+    return "; ".join(how_to_get(name, spec, anew=is_here))
+
+
+def _missing_encoder(config: EncoderConfig) -> str | None:
+    if (here := availability_of(config)).status != "unavailable":
+        return None
+    show = f"'python -m orchestrator models show {config.name}' says how it is had"
+    return "; ".join([f"{config.name}: {here.reason}", *(here.steps if len(here.steps) < 2 else [show])])
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
+def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
+    """Opens what trials read, as far as that takes no weights and no pixels.
+
+    Returns:
+        Each different data set once, by the JSON of its configuration.
+
+    Raises:
+        ConfigError, DataError: see `plan.make_plan`.
+    """
+    from trainables.data.datasets import load_dataset
+    from trainables.data.text import class_prompts
+    from trainables.scoring.few_shot import check_shots
+
+    for config in configs:
+        check_trial(config)
+    datasets: dict[str, Dataset] = {}
+    asked: set[str] = set()
+    for config in configs:
+        key = config.data.model_dump_json()
+        if key not in datasets:
+            datasets[key] = load_dataset(config.data)
+        dataset = datasets[key]
+        question = fingerprint(dataset.fingerprint, config.zero_shot, config.probe)
+        if config.is_baseline or question in asked:
+            continue
+        asked.add(question)
+        for family in ("training", *config.zero_shot.prompts):
+            class_prompts(dataset.classes, family)
+        if config.probe.shots:
+            check_shots(dataset, config.probe)
+    return datasets
+
+
+def may_be_here(config: TrialConfig) -> bool:
+    """Says whether a trial's weights are here or can be fetched; for others, images are decoded in vain."""
+    try:
+        check_ready(config)
+    except WeightsUnavailable:
+        return False
+    return True
+
+
+def decode_files(space: SearchSpace) -> None:
+    """Decodes the images that lie in files, once, so that a broken one is said before anything starts.
+
+    Raises:
+        DataError: lists the images that cannot be decoded, with their rows.
+    """
+    from trainables.data.cache import open_image_cache
+    from trainables.data.datasets import load_dataset
+
+    seen: set[tuple[str, str]] = set()
+    for config in filter(may_be_here, space.trials_to_check()):
+        dataset, preprocessing = load_dataset(config.data), model_preprocessing(config)
+        key = dataset.content_fingerprint, preprocessing.model_dump_json()
+        if key not in seen and dataset.records[0].path is not None:
+            seen.add(key)
+            open_image_cache(dataset, preprocessing, store())

@@ -1,0 +1,333 @@
+"""What a sweep will take, before anything starts: steps, memory, disk and time, each with its arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.cluster.resources import (
+    LEAST_FOR_GRAPHS_GB,
+    LIBRARIES_GB,
+    Concurrency,
+    Machine,
+    TrialMemory,
+    counted,
+)
+from trainables.config import TrialConfig
+from trainables.errors import UserError, WeightsUnavailable
+from trainables.models.catalogue.registry import model_preprocessing
+from trainables.training.footprint import Footprint, footprint
+
+if TYPE_CHECKING:
+    from trainables.data.records import Dataset
+    from trainables.training.step_timing import StepTime
+
+EMBEDDING_BYTES = (
+    4 * 2048
+)  # per image and adapter, pooled and joint, float32; an upper estimate over the families
+KEPT_CHECKPOINTS = 3
+"""Of a running trial at most: the newest two, and the one that is being written."""
+COPIES_OF_ADAPTER = 2
+"""In the store, and among the trial's results."""
+
+Datasets = Mapping[str, "Dataset"]
+"""By the JSON of their configuration."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How many optimiser steps a trial takes."""
+
+    num_train: int
+    global_batch_size: int
+    num_epochs: int
+    steps_per_epoch: int
+    last_batch: int
+
+    @property
+    def num_steps(self) -> int:
+        """Of the whole trial."""
+        return self.steps_per_epoch * self.num_epochs
+
+    def __str__(self) -> str:
+        """Reads as `600 images / 64 = 10 steps an epoch (the last of 24) × 4 epochs = 40 steps`."""
+        tail = f" (the last of {self.last_batch})" if self.last_batch != self.global_batch_size else ""
+        cut = f"{self.num_train:,} images / {self.global_batch_size} = {self.steps_per_epoch} steps an epoch"
+        return f"{cut}{tail} × {self.num_epochs} epochs = {self.num_steps:,} steps"
+
+
+def batches_of(config: TrialConfig, dataset: Dataset) -> Batches:
+    """Returns the steps of one trial."""
+    from trainables.data.loader import steps_per_epoch
+
+    num_train, size = len(dataset.indices("train")), config.global_batch_size
+    steps = steps_per_epoch(num_train, size)
+    return Batches(num_train, size, config.num_epochs, steps, last_batch=num_train - (steps - 1) * size)
+
+
+def all_batches(configs: Iterable[TrialConfig], datasets: Datasets) -> list[Batches]:
+    """Returns the different numbers of steps that trials take, the first trial's first; frozen ones none."""
+    num_train = {key: len(dataset.indices("train")) for key, dataset in datasets.items()}
+    found: dict[tuple[int, int, int], Batches] = {}
+    for config in configs:
+        if config.adapt.method == "none":
+            continue
+        data = config.data.model_dump_json()
+        key = num_train[data], config.global_batch_size, config.num_epochs
+        if key not in found:
+            found[key] = batches_of(config, datasets[data])
+    return list(found.values())
+
+
+def describe_batches(batches: list[Batches]) -> str:
+    """Returns the first trial's arithmetic, and how far the others' is from it."""
+    if not batches:
+        return "nothing trains"
+    if len(batches) == 1:
+        return str(batches[0])
+    parts = {
+        "images": [b.num_train for b in batches],
+        "a batch": [b.global_batch_size for b in batches],
+        "epochs": [b.num_epochs for b in batches],
+        "steps": [b.num_steps for b in batches],
+    }
+    ranges = [f"{span(values)} {name}" for name, values in parts.items() if len(set(values)) > 1]
+    return f"{batches[0]}\nothers: {', '.join(ranges)}"
+
+
+def span(values: list[int]) -> str:
+    """Reads as `40` or `40 to 120`."""
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def trial_memory(configs: Iterable[TrialConfig], *, num_workers: int) -> TrialMemory:
+    """Returns what a worker of the largest of these trials takes; what is not known counts as a small one."""
+    shares: list[TrialMemory] = []
+    for config in configs:
+        if (found := footprint(config)) is None:
+            shares.append(TrialMemory())
+            continue
+        shares.append(
+            TrialMemory(
+                resident=LIBRARIES_GB + found.resident / 2**30,
+                graphs=_graph_bytes(config, found) / num_workers / 2**30,
+                least=max(found.largest_graph / 2**30, LEAST_FOR_GRAPHS_GB),
+            )
+        )
+    return TrialMemory(
+        *(max(getattr(share, name) for share in shares) for name in ("resident", "graphs", "least"))
+    )
+
+
+def _graph_bytes(config: TrialConfig, found: Footprint) -> float:
+    execution, graphs = config.execution, found.graphs_per_pair * config.global_batch_size
+    if execution.memory_budget_gb is not None:
+        return min(graphs, execution.memory_budget_gb * 2**30)
+    if execution.micro_batch_size is not None:  # one graph at a time
+        return graphs * min(1, execution.micro_batch_size / config.global_batch_size)
+    return graphs
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Upper estimates in GiB: `trial_gb` of one trial, of which `graphs_gb` shrink with the micro-batch."""
+
+    trial_gb: float
+    graphs_gb: float
+    num_at_once: int
+    machine_gb: float
+    of: str  # what has so much memory
+
+    def __str__(self) -> str:
+        """Reads as `at most 1.4 GB a trial (…), 2 at once: 2.8 of 23 GB`."""
+        total = self.trial_gb * self.num_at_once
+        fixed = self.trial_gb - self.graphs_gb
+        parts = f"{fixed:.1f} GB libraries, weights and optimiser, the rest activations of a batch"
+        too_much = "; more than there is, so the system may end it" if total > self.machine_gb else ""
+        return (
+            f"at most {self.trial_gb:.1f} GB a trial ({parts}), {self.num_at_once} at once: {total:.1f} of "
+            f"{self.machine_gb:.0f} GB {self.of}{too_much}"
+        )
+
+
+def estimate_memory(
+    memory: TrialMemory, concurrency: Concurrency, machine: Machine, *, of: str = "of this machine"
+) -> MemoryEstimate:
+    """Returns what trials take of the host, or a GPU of it; graphs get no more than their share."""
+    num_gpus = concurrency.gpus_per_trial
+    if concurrency.device == "cuda" and (gpu := machine.gpu_memory_gb) is not None:
+        num_sharing = int(1 / num_gpus) if num_gpus < 1 else 1
+        graphs = min(memory.graphs, max(gpu / num_sharing - memory.resident, memory.least))
+        return MemoryEstimate(memory.resident + graphs, graphs, num_sharing, gpu, "of a GPU")
+    budget = concurrency.memory_budget_gb
+    graphs = memory.graphs if budget is None else min(memory.graphs, budget)
+    workers = concurrency.num_workers
+    trial = (memory.resident + graphs) * workers
+    return MemoryEstimate(trial, graphs * workers, concurrency.max_concurrent, machine.memory_gb, of)
+
+
+def disk_bytes(
+    configs: list[TrialConfig], datasets: Datasets, *, num_trials: int, max_concurrent: int
+) -> int:
+    """Returns an upper estimate: decoded images, caches of activations, and of each trial what it leaves."""
+    images: dict[tuple[str, int], int] = {}
+    activations: dict[tuple[object, ...], float] = {}
+    checkpoint = adapter = 0
+    for config in configs:
+        dataset, found = datasets[config.data.model_dump_json()], footprint(config)
+        size = model_preprocessing(config).size
+        images[dataset.content_fingerprint, size] = len(dataset.records) * size**2
+        key, num_bytes = _cache_of(config, dataset, found)
+        activations[key] = num_bytes
+        if found is not None:
+            checkpoint = max(checkpoint, found.checkpoint)
+            adapter = max(adapter, COPIES_OF_ADAPTER * found.num_trainable * 4)
+    most = max(len(dataset.records) for dataset in datasets.values())
+    each = most * EMBEDDING_BYTES + adapter
+    written = KEPT_CHECKPOINTS * checkpoint * max_concurrent
+    return int(sum(images.values()) + sum(activations.values()) + num_trials * each + written)
+
+
+def _cache_of(
+    config: TrialConfig, dataset: Dataset, found: Footprint | None
+) -> tuple[tuple[object, ...], float]:
+    """Returns which cache of activations a trial shares with others, and its bytes."""
+    budget = config.execution.cache_budget_gb * 2**30
+    if config.is_baseline:
+        return (), 0
+    if found is None:
+        return (config.encoder,), budget
+    num_views = 1 if config.data.augmentation == "none" else config.data.num_views
+    num_trained = len(dataset.records if config.data.fold is not None else dataset.indices("train"))
+    num_images = len(dataset.records) + max(num_views - 1, 0) * num_trained
+    key = (config.encoder, found.activations, dataset.content_fingerprint, num_images, config.data.seed)
+    return key, num_images * found.activations if num_images * found.activations <= budget else 0
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """`seconds` of all training and embedding, probes not counted; none = not timed, for a `reason`."""
+
+    reason: str = ""
+    seconds: float | None = None
+    step_seconds: float | None = None
+
+    def __str__(self) -> str:
+        """Reads as `about 4 min (one step takes 0.31 s, timed just now; …)`, or why there is none."""
+        if self.seconds is None:
+            return f"not timed: {self.reason}"
+        return f"about {_duration(self.seconds)} ({self.reason})"
+
+
+def estimate_time(
+    configs: list[TrialConfig],
+    datasets: Datasets,
+    *,
+    num_trials: int,
+    num_baselines: int,
+    concurrency: Concurrency,
+    stops_early: bool,
+) -> TimeEstimate:
+    """Times a step of the first LoRA trial and returns what all trials take; never fails.
+
+    Args:
+        configs: what stands for all trials, the `num_baselines` first.
+        datasets: theirs.
+        num_trials: beside the baselines.
+        num_baselines: named trials that are compared with.
+        concurrency: how many run at once, on what.
+        stops_early: a scheduler may end trials before their last epoch.
+    """
+    with_classifiers = [config for config in configs if config.adapt.method != "none"]
+    if not with_classifiers:
+        return TimeEstimate("nothing trains")
+    trained = [config for config in with_classifiers if not config.is_baseline]
+    if not trained:
+        return TimeEstimate("only steps of dual encoders are timed")
+    first = next((config for config in trained if "lora" in config.adapt.method), trained[0])
+    try:
+        step = _time_step(first, concurrency)
+    except WeightsUnavailable:
+        return TimeEstimate("weights are not here")
+    except UserError as error:
+        return TimeEstimate(str(error))
+    except Exception as error:  # an estimate is no reason to refuse a plan
+        return TimeEstimate(f"the first step failed ({type(error).__name__}: {error})")
+    searched, baselines = configs[num_baselines:] or configs, configs[:num_baselines]
+    each = [_trial_seconds(config, datasets, step, concurrency.num_workers) for config in searched]
+    ahead = [_trial_seconds(config, datasets, step, concurrency.num_workers) for config in baselines]
+    work = sum(each) / len(each) * num_trials + sum(ahead)
+    return TimeEstimate(
+        _arithmetic(
+            step,
+            all_batches(searched, datasets),
+            num_trials,
+            concurrency,
+            stops_early,
+            not_counted="probes" if trained == with_classifiers else "probes and classifiers",
+        ),
+        max(work / concurrency.max_concurrent, *each, *ahead),  # no trial is shared out
+        step.seconds,
+    )
+
+
+def _trial_seconds(config: TrialConfig, datasets: Datasets, step: StepTime, num_workers: int) -> float:
+    """Returns what a trial takes: workers share its steps; one of them embeds."""
+    training = step.seconds_per_pair * _num_pairs(config, datasets) / num_workers
+    return training + step.embed_seconds * _num_embedded(config, datasets)
+
+
+def _time_step(config: TrialConfig, concurrency: Concurrency) -> StepTime:
+    from orchestrator.storage.paths import store
+    from trainables.training.step_timing import time_step
+
+    threads = config.execution.num_threads or concurrency.cpus_per_trial // concurrency.num_workers
+    device = "cuda:0" if concurrency.device == "cuda" else "cpu"
+    return time_step(config, device=device, num_threads=max(threads, 1), store=store())
+
+
+def _num_pairs(config: TrialConfig, datasets: Datasets) -> int:
+    """Returns how many pairs a trial trains on, over all its steps."""
+    if config.adapt.method in ("none", "baseline"):  # a baseline's step is another one, and is not timed
+        return 0
+    return len(datasets[config.data.model_dump_json()].indices("train")) * config.num_epochs
+
+
+def _num_embedded(config: TrialConfig, datasets: Datasets) -> int:
+    """Returns how many images a trial embeds: train and val after an evaluated epoch, all at its end."""
+    if config.is_baseline:
+        return 0
+    dataset, every = datasets[config.data.model_dump_json()], config.execution.evaluate_every_epochs
+    trains = config.adapt.method != "none"
+    num_evaluated = (config.num_epochs - 1) // every if trains and every else 0
+    return num_evaluated * len(dataset.indices("train", "val")) + len(dataset.records)
+
+
+def _arithmetic(
+    step: StepTime,
+    batches: list[Batches],
+    num_trials: int,
+    concurrency: Concurrency,
+    stops_early: bool,
+    not_counted: str,
+) -> str:
+    timed = "" if step.num_timed == step.num_pairs else f" on {step.num_timed} of {step.num_pairs} pairs"
+    numbers = [b.num_steps for b in batches]
+    steps = counted(1, "step") if numbers == [1] else f"{span(numbers or [0])} steps"
+    words = [
+        f"one step takes {step.seconds:.2g} s, timed just now{timed}",
+        f"{steps} × {counted(num_trials, 'trial')}, {concurrency.max_concurrent} at once",
+        *(["fewer where trials are stopped early"] if stops_early else []),
+        f"embedding an image {step.embed_seconds:.2g} s; {not_counted} not counted",
+    ]
+    return "; ".join(words)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,245 @@
+"""What a sweep is going to do: every trial checked, every input opened, the arithmetic written out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.cluster.cluster import Cluster, fit_cluster
+from orchestrator.cluster.resources import Concurrency, TrialMemory, counted, fit, this_machine
+from orchestrator.planning.checks import check_trials, missing_weights
+from orchestrator.planning.costs import (
+    Batches,
+    MemoryEstimate,
+    TimeEstimate,
+    all_batches,
+    describe_batches,
+    disk_bytes,
+    estimate_memory,
+    estimate_time,
+    trial_memory,
+)
+from orchestrator.results.seed_repeats import confirmed_counts, num_confirming
+from orchestrator.search.space import SearchSpace
+from orchestrator.storage.paths import HOME_VARIABLE
+from trainables.config import EncoderConfig, TrialConfig, from_flat
+from trainables.models.catalogue.medical import seen_in_training
+from trainables.models.catalogue.registry import encoder_fingerprint, find_encoder, preprocessing_of
+
+if TYPE_CHECKING:
+    from trainables.data.records import Dataset
+
+UNLESS_THEY_COME = "unless they come, their rows are `unavailable`"
+NOT_TIMED = TimeEstimate("not asked for")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked sweep. Nothing has been started or written."""
+
+    space: SearchSpace
+    num_trials: int
+    num_baselines: int
+    data: str
+    encoder: str
+    data_fingerprint: str  # of the first trial's data; folds differ
+    encoder_fingerprint: str
+    batches: list[Batches]  # all that there are, the first trial's first; none where nothing trains
+    concurrency: Concurrency
+    trial_memory: TrialMemory
+    memory: MemoryEstimate
+    time: TimeEstimate
+    disk_bytes: int
+    free_bytes: int
+    seen_in_training: tuple[str, ...] = ()  # of these data by these encoders
+    missing_weights: tuple[str, ...] = ()  # whose trials will be `unavailable`, and what to do
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Returns the plan as labelled lines."""
+        space, search = self.space, self.space.search
+        varied = [f"{key}: {_shown(parameter.to_dict())}" for key, parameter in space.parameters.items()]
+        repeated = [f"{key}: {', '.join(map(str, values))}" for key, values in space.repeat.items()]
+        early = "" if search.scheduler == "none" else f", stopped early by {search.scheduler}"
+        gigabytes = self.disk_bytes / 2**30, self.free_bytes / 2**30
+        lines = {
+            "space": f"{space.name}: {space.about}" if space.about else space.name,
+            "data": self.data,
+            "encoder": self.encoder,
+            "not here": "\n".join([*self.missing_weights, UNLESS_THEY_COME]) if self.missing_weights else "",
+            "not external": "\n".join(self.seen_in_training),
+            "varied": "\n".join(varied),
+            "searcher": f"{search.searcher}{early}" if varied else "",
+            "compared": "\n".join(row["name"] for row in space.arms),
+            "repeated": "\n".join(repeated),
+            "baselines": ", ".join(row["name"] for row in space.baselines),
+            "trials": f"{self.num_trials} + {counted(self.num_baselines, 'baseline')}{self._confirmed()}",
+            "one trial": describe_batches(self.batches),
+            "objective": _objectives(space),
+            "constraints": "\n".join(f"{key}: {limit}" for key, limit in space.constraints.items()),
+            "at once": self.concurrency.reason,
+            "memory": str(self.memory),
+            "time": str(self.time),
+            "disk": "at most {:.2g} GB, {:.0f} GB free".format(*gigabytes),
+        }
+        return [(label, text) for label, text in lines.items() if text]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plan as JSON-like values."""
+        return {
+            "space": self.space.to_dict(),
+            "space_fingerprint": self.space.fingerprint,
+            "num_trials": self.num_trials,
+            "num_baselines": self.num_baselines,
+            "num_confirming": self.num_confirming,
+            "data": self.data,
+            "data_fingerprint": self.data_fingerprint,
+            "encoder": self.encoder,
+            "encoder_fingerprint": self.encoder_fingerprint,
+            "seen_in_training": list(self.seen_in_training),
+            "missing_weights": list(self.missing_weights),
+            "max_concurrent": self.concurrency.max_concurrent,
+            "reason": self.concurrency.reason,
+            "estimates": self.estimates(),
+        }
+
+    def estimates(self) -> dict[str, Any]:
+        """Returns what the sweep will take, as JSON-like values."""
+        return {
+            "batches": [asdict(batches) for batches in self.batches],
+            "memory": asdict(self.memory),
+            "time": asdict(self.time),
+            "disk_bytes": self.disk_bytes,
+            "free_bytes": self.free_bytes,
+        }
+
+    @property
+    def num_confirming(self) -> int:
+        """How many trials run the best arms and the baselines on more seeds, once the search has ended."""
+        return num_confirming(self.space)
+
+    def _confirmed(self) -> str:
+        """Reads as `, then 3 arms × 2 more seeds`."""
+        arms, baselines = confirmed_counts(self.space)
+        if not self.num_confirming:
+            return ""
+        who = counted(arms, "arm") + (f" and {counted(baselines, 'baseline')}" if baselines else "")
+        return f", then {who} × {counted(self.space.search.seeds - 1, 'more seed')}"
+
+
+def make_plan(space: SearchSpace, *, is_timed: bool = False, cluster: Cluster | None = None) -> Plan:
+    """Checks every trial of a space against its data, its encoder and what it is to run on.
+
+    Args:
+        space: what a sweep tries.
+        is_timed: takes a step of the first LoRA trial, which loads its weights: seconds, and more on a CPU.
+        cluster: takes the trials; none = this machine.
+
+    Raises:
+        ConfigError: unknown data set or encoder, targets that match nothing, a class without prompts.
+        DataError: data that is missing, unsafe, or would leak between splits.
+        ClusterError: more workers than this machine, or the cluster, has.
+    """
+    from trainables.data.datasets import with_masks
+
+    configs, machine = list(space.trials_to_check()), this_machine()
+    datasets = check_trials(configs)
+    first = from_flat(space.default_config())
+    dataset = datasets[first.data.model_dump_json()]
+    num_trials, num_baselines = space.num_trials, space.num_baselines
+    memory = trial_memory(configs, num_workers=first.execution.num_workers)
+    share = partial(fit, machine=machine) if cluster is None else partial(fit_cluster, cluster)
+    concurrency = share(
+        first.execution.num_workers,
+        first.execution.device,
+        num_trials=num_trials + num_baselines,
+        max_concurrent=space.search.max_concurrent,
+        gpus_per_trial=space.search.gpus_per_trial,
+        memory=memory,
+    )
+    return Plan(
+        space=space,
+        num_trials=num_trials,
+        num_baselines=num_baselines,
+        data=_describe_data(dataset),
+        encoder=_describe_encoder(first.encoder),
+        data_fingerprint=with_masks(dataset.fingerprint, first.data_to_read),
+        encoder_fingerprint=encoder_fingerprint(first.encoder),
+        batches=all_batches(configs, datasets),
+        concurrency=concurrency,
+        trial_memory=memory,
+        memory=estimate_memory(memory, concurrency, machine)
+        if cluster is None
+        else estimate_memory(memory, concurrency, cluster.total, of="of the cluster"),
+        time=estimate_time(
+            configs,
+            datasets,
+            num_trials=num_trials + num_confirming(space),
+            num_baselines=num_baselines,
+            concurrency=concurrency,
+            stops_early=space.search.scheduler != "none",
+        )
+        if is_timed
+        else NOT_TIMED,
+        disk_bytes=disk_bytes(
+            configs,
+            datasets,
+            num_trials=num_trials + num_baselines + num_confirming(space),
+            max_concurrent=concurrency.max_concurrent,
+        ),
+        free_bytes=_free_bytes(),
+        seen_in_training=_seen_in_training(configs),
+        missing_weights=tuple(missing_weights(configs)),
+    )
+
+
+def _describe_data(dataset: Dataset) -> str:
+    parts = [f"{len(dataset.indices(split)):,} {split}" for split in ("train", "val", "test")]
+    patients = len({record.patient_id for record in dataset.records})
+    counts = Counter(name for r in dataset.records for name, value in r.labels.items() if value == 1)
+    classes = ", ".join(f"{name} {counts[name]}" for name in dataset.classes)
+    return f"{dataset.name}: {' + '.join(parts)} images of {patients:,} patients (not test: {classes})"
+
+
+def _describe_encoder(config: EncoderConfig) -> str:
+    precision = "" if config.precision == "float32" else f" in {config.precision}"
+    return f"{config.name} at {preprocessing_of(config).size} px{precision}: {find_encoder(config).about}"
+
+
+def _seen_in_training(configs: list[TrialConfig]) -> tuple[str, ...]:
+    pairs = dict.fromkeys((config.encoder.name, config.data.dataset) for config in configs)
+    return tuple(line for pair in pairs for line in seen_in_training(*pair))
+
+
+def _free_bytes() -> int:
+    """Returns what is free where the home lies or would be made; nothing is made here."""
+    folder = Path(os.environ.get(HOME_VARIABLE) or Path.home()).expanduser().absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _objectives(space: SearchSpace) -> str:
+    """Returns what is maximised and minimised, and which of it a scheduler looks at."""
+    if space.also_minimise is None:
+        return space.objective
+    both, scheduler = (
+        f"{space.objective}, which ranks; minimised too: {space.also_minimise}",
+        space.search.scheduler,
+    )
+    return both if scheduler == "none" else f"{both}. {scheduler} looks at the first one only"
+
+
+def _shown(entry: dict[str, Any]) -> str:
+    kind = next(kind for kind in ("choice", "float", "int") if kind in entry)
+    values = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in entry[kind])
+    text = values if kind == "choice" else f"{entry[kind][0]:g} to {entry[kind][1]:g}"
+    text += " (log)" if entry.get("log") else ""
+    when = ", ".join(
+        f"{key} is {' or '.join(map(str, values))}" for key, values in entry.get("when", {}).items()
+    )
+    return f"{text} where {when}" if when else text

@@ -1,0 +1,1 @@
+"""What came out: arms, intervals, the board on the terminal and as a page."""

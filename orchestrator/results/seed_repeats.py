@@ -1,0 +1,81 @@
+"""After the search: its best arms, and the baselines, on more seeds (`search.seeds`).
+
+No searcher knows of it. Which trial comes next is a function of what the ledger says, so a sweep that goes
+on, with more draws or without, needs no other memory: an arm that has all its seeds is passed over, one that
+is among the best only now gets them, one that is no longer among them keeps what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.results.arms import broken_by, is_seedless, rank, terms
+from orchestrator.search.metric_keys import own_key
+from orchestrator.search.searcher import Draw
+from orchestrator.search.space import SearchSpace
+from orchestrator.storage.ledger import SweepState, TrialState
+from trainables.config import from_flat
+
+UNDONE = ("placed", "running")
+
+
+def next_to_confirm(state: SweepState) -> Draw | None:
+    """Returns the next arm to be run on another seed; None if there is none, or none yet.
+
+    Call it when the searcher has no more. While a trial that it drew still runs, the best are not known.
+    """
+    if any(trial.status in UNDONE and not trial.confirms for trial in state.trials.values()):
+        return None
+    return next(left_to_confirm(state), None)
+
+
+def left_to_confirm(state: SweepState) -> Iterator[Draw]:
+    """Yields what is not placed yet of the arms that are to be confirmed as things stand, the best first."""
+    num_seeds = terms(state).num_seeds
+    known = {(trial.arm_key, trial.config.get("seed")) for trial in state.trials.values()}
+    for trial in to_confirm(state):
+        first = trial.config["seed"]
+        for seed in range(first, first + num_seeds):
+            if (trial.arm_key, seed) not in known:
+                config = from_flat(trial.config | {"seed": seed})
+                yield Draw(f"{trial.name} seed={seed}", config, trial.is_baseline, confirms=True)
+
+
+def to_confirm(state: SweepState) -> list[TrialState]:
+    """Returns the first trials of the best arms that hold all constraints, then of the baselines.
+
+    What a scheduler stopped has no whole trial to confirm, and a frozen encoder has no seed.
+    """
+    agreed = terms(state)
+    if agreed.num_seeds == 1:
+        return []
+    whole = [
+        trial
+        for trial in state.trials.values()
+        if trial.status == "finished"
+        and not (trial.confirms or trial.stopped_early)
+        and own_key(agreed.objective, trial.config) in trial.metrics
+    ]
+    drawn = [trial for trial in whole if not trial.is_baseline and not broken_by([trial], agreed)]
+    drawn.sort(key=lambda trial: rank([trial], agreed))
+    chosen = drawn[: agreed.num_confirmed] + [trial for trial in whole if trial.is_baseline]
+    return [trial for trial in chosen if not is_seedless([trial])]
+
+
+def num_still_to_confirm(state: SweepState) -> int:
+    """Returns how many such trials are still to come, as things stand; arms that are not known yet count."""
+    num_unknown = max(0, state.started.get("num_to_confirm", 0) - len(to_confirm(state)))
+    return len(list(left_to_confirm(state))) + num_unknown * (terms(state).num_seeds - 1)
+
+
+def confirmed_counts(space: SearchSpace) -> tuple[int, int]:
+    """Returns how many arms and how many baselines a space confirms, if enough arms hold its constraints."""
+    if space.search.seeds == 1:
+        return 0, 0
+    baselines = [trial for trial in space.named_trials() if trial.config.adapt.method != "none"]
+    return min(space.search.num_confirmed, space.num_trials), len(baselines)
+
+
+def num_confirming(space: SearchSpace) -> int:
+    """Returns how many trials that takes."""
+    return sum(confirmed_counts(space)) * (space.search.seeds - 1)

@@ -1,0 +1,141 @@
+"""How far a sweep is, from its ledger alone: neither Ray nor torch is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.results.arms import objective
+from orchestrator.results.seed_repeats import num_still_to_confirm
+from orchestrator.search.metric_keys import own_key
+from orchestrator.storage.driver_lock import read_waiting, running_driver
+from orchestrator.storage.lease import Lease
+from orchestrator.storage.ledger import SweepState, TrialState, read_ledger
+from orchestrator.storage.store import Storage
+
+Progress = Literal["done", "running", "waiting", "interrupted", "failed", "unavailable"]
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """One trial: `score` is the objective, as far as it is known."""
+
+    name: str
+    trial_key: str
+    progress: Progress
+    attempts: int
+    epoch: int | None
+    num_epochs: int
+    score: float | None
+    reason: str | None  # of a failure, of the last one if another attempt follows; why it waits
+
+    def line(self) -> str:
+        """Reads as `running  rank=8  epoch 2/4  0.7312  attempt 2`."""
+        parts = [f"{self.progress:11}", self.name]
+        parts += [f"epoch {self.epoch}/{self.num_epochs}"] if self.epoch is not None else []
+        parts += [f"{self.score:.4f}"] if self.score is not None else []
+        parts += [f"attempt {self.attempts}"] if self.attempts > 1 else []
+        return "  ".join(parts) + (f": {self.reason}" if self.reason else "")
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """A sweep: `driver` is the process that runs it; None = none does. `host` is where, if not here."""
+
+    sweep: str
+    driver: int | None
+    num_planned: int | None  # beside those that confirm; None: an earlier version did not say
+    num_pending: int
+    is_complete: bool
+    trials: tuple[TrialStatus, ...]
+    host: str | None = None
+    storage: str | None = None  # URI of where this was read; None = on this machine
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all of it as JSON-like values."""
+        return asdict(self) | {"counts": self.counts()}
+
+    def counts(self) -> dict[str, int]:
+        """Returns how many trials stand where, the pending ones too; what there is none of is left out."""
+        found = [trial.progress for trial in self.trials]
+        kinds: tuple[Progress, ...] = ("done", "running", "waiting", "interrupted", "failed", "unavailable")
+        numbers = {kind: found.count(kind) for kind in kinds} | {"pending": self.num_pending}
+        return {kind: number for kind, number in numbers.items() if number}
+
+    def lines(self) -> list[str]:
+        """Returns what the command prints: where the sweep is, a line a trial, and what to type next."""
+        by = f"run by process {self.driver}" + (f" on {self.host}" if self.host else "")
+        how = "complete" if self.is_complete else "not running" if self.driver is None else by
+        counts = ", ".join(f"{number} {kind}" for kind, number in self.counts().items()) or "nothing yet"
+        place = f" in {self.storage}" if self.storage else ""
+        head = f"sweep '{self.sweep}'{place}: {how}; {counts}"
+        return [head, *(trial.line() for trial in self.trials), *self.next()]
+
+    def next(self) -> list[str]:
+        """Returns the command that makes sense now."""
+        command, there = "python -m orchestrator", f" --storage '{self.storage}'" if self.storage else ""
+        if self.driver is not None:
+            where = f" on {self.host}" if self.host else ""
+            return [f"stop it after the running epochs{where}: {command} stop {self.sweep}"]
+        if not self.is_complete:
+            return [f"go on: {command} sweep --resume {self.sweep}{there}"]
+        if any(trial.progress in ("failed", "unavailable") for trial in self.trials):
+            return [f"try what failed again: {command} sweep --resume {self.sweep}{there} --retry-failed"]
+        return []
+
+
+def read_status(sweep_folder: Path, storage: Storage | None = None) -> SweepStatus:
+    """Returns how far a sweep is.
+
+    Args:
+        sweep_folder: with its ledger.
+        storage: that this is a copy from, so that its lease says who runs it; None = it lies here.
+
+    Raises:
+        DataError: no such sweep (offers the nearest name), or a damaged ledger.
+        StorageError: the storage does not answer.
+    """
+    state, host = read_ledger(sweep_folder), None
+    if storage is None:
+        driver = running_driver(sweep_folder)
+    else:
+        holder = Lease(storage, sweep_folder.name).seen()
+        driver, host = (holder.pid, holder.host) if holder else (None, None)
+    waiting = read_waiting(sweep_folder) if driver is not None else {}
+    is_complete = driver is None and state.is_complete
+    num_planned = state.started.get("num_trials")
+    num_pending = 0
+    if not is_complete and num_planned is not None:
+        num_drawn = sum(not trial.confirms for trial in state.trials.values())
+        num_pending = max(0, num_planned - num_drawn) + num_still_to_confirm(state)
+    return SweepStatus(
+        sweep=state.name,
+        driver=driver,
+        num_planned=num_planned,
+        num_pending=num_pending,
+        is_complete=is_complete,
+        trials=tuple(
+            _status_of(trial, state, is_run=driver is not None, waits=waiting.get(key))
+            for key, trial in state.trials.items()
+        ),
+        host=host,
+        storage=storage.uri if storage else None,
+    )
+
+
+def _status_of(trial: TrialState, state: SweepState, *, is_run: bool, waits: str | None) -> TrialStatus:
+    names: dict[str, Progress] = {"finished": "done", "failed": "failed", "unavailable": "unavailable"}
+    under_way: Progress = "waiting" if waits else "running" if is_run else "interrupted"
+    progress = names.get(trial.status) or under_way
+    last_failure = trial.failures[-1][2] if trial.failures and progress != "done" else None
+    return TrialStatus(
+        name=trial.name,
+        trial_key=trial.trial_key,
+        progress=progress,
+        attempts=trial.attempts,
+        epoch=trial.history[-1][1] if trial.history else None,
+        num_epochs=trial.config["num_epochs"],
+        score=trial.metrics.get(own_key(objective(state), trial.config)),
+        reason=waits if progress == "waiting" else last_failure,
+    )

@@ -1,0 +1,1 @@
+"""What is tried: search spaces, their parameters and constraints, and which trial comes next."""

@@ -1,0 +1,172 @@
+"""Which trial comes next: named ones first, then what a searcher draws. Knows neither Ray nor torch."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from orchestrator.search.metric_keys import own_key
+from orchestrator.search.parameters import Choice
+from orchestrator.search.space import SearchSpace
+from trainables.artifacts import fingerprint
+from trainables.config import TrialConfig, to_flat
+
+MAX_REPEATS = 100
+"""So many samples in a row that were all drawn before mean that a space is exhausted."""
+
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A trial to run. `number` is the searcher's own, for `tell`."""
+
+    name: str
+    config: TrialConfig
+    is_baseline: bool = False
+    number: int | None = None
+    confirms: bool = False  # an arm on another seed: `confirmation` asks for it, no searcher
+
+
+class Searcher(Protocol):
+    """Asked for a trial whenever a place is free, told what each drawn one measured."""
+
+    def ask(self) -> Draw | None:
+        """Returns the next trial, or None at the end."""
+        ...
+
+    def tell(self, draw: Draw, metrics: Metrics | None) -> None:
+        """Takes in what a finished trial measured; None = it failed."""
+        ...
+
+
+def open_searcher(space: SearchSpace) -> Searcher:
+    """Returns what draws the trials of a space: baselines and arms in the file's order, then the search."""
+    named = [Draw(trial.name, trial.config, trial.is_baseline) for trial in space.named_trials()]
+    if space.arms:
+        return ListSearcher(iter(named))
+    if space.parameters and space.search.searcher == "tpe":
+        return TpeSearcher(named, space)
+    samples = space.grid() if space.search.searcher == "grid" else _random_samples(space)
+    drawn = (Draw(space.label(sample), space.resolve(sample)) for sample in samples)
+    return ListSearcher(itertools.chain(named, itertools.islice(drawn, space.num_trials)))
+
+
+def _random_samples(space: SearchSpace) -> Iterator[dict[str, Any]]:
+    """Yields different samples, the default first; ends where new ones no longer turn up."""
+    random_numbers = random.Random(space.search.seed)
+    sample, seen, num_repeats = space.default_sample(), set[str](), 0
+    while num_repeats < MAX_REPEATS:
+        key = fingerprint({name: value for name, value in sample.items() if space.is_active(name, sample)})
+        num_repeats = num_repeats + 1 if key in seen else 0
+        if key not in seen:
+            seen.add(key)
+            yield sample
+        sample = space.draw(random_numbers)
+
+
+@dataclass
+class ListSearcher:
+    """Draws that do not depend on scores."""
+
+    draws: Iterator[Draw]
+
+    def ask(self) -> Draw | None:
+        """Returns the next of the list."""
+        return next(self.draws, None)
+
+    def tell(self, draw: Draw, metrics: Metrics | None) -> None:
+        """Learns nothing."""
+
+
+@dataclass
+class TpeSearcher:
+    """Optuna's tree-structured Parzen estimator, after the named trials; the default sample first.
+
+    A parameter whose `when` does not hold is not suggested, so that it is learnt from only where it counts. A
+    sample that was drawn before counts as no trial: its values are told again as soon as they are known.
+    With `also_minimise` the estimator has two objectives. It is told how far a trial breaks each constraint.
+    """
+
+    named: list[Draw]
+    space: SearchSpace
+    measured: dict[str, Metrics | None] = field(default_factory=dict[str, "Metrics | None"])  # by sample
+    waiting: dict[str, list[Any]] = field(default_factory=dict[str, "list[Any]"])  # repeats of running trials
+    samples: dict[int, str] = field(default_factory=dict[int, str])
+    asked: dict[int, Any] = field(default_factory=dict[int, Any])  # Optuna's trials that still run
+
+    def __post_init__(self) -> None:
+        import optuna  # a second of imports: only where it is used
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._optuna = optuna
+        sampler = optuna.samplers.TPESampler(seed=self.space.search.seed)
+        is_double = self.space.also_minimise is not None
+        self.study = optuna.create_study(
+            directions=["maximize", "minimize"] if is_double else ["maximize"], sampler=sampler
+        )
+        self.study.enqueue_trial(self._active(self.space.default_sample()))
+
+    def ask(self) -> Draw | None:
+        """Returns a named trial, or a sample that was not drawn before."""
+        if self.named:
+            return self.named.pop(0)
+        if len(self.samples) == self.space.num_trials:
+            return None
+        for _ in range(MAX_REPEATS):
+            trial = self.study.ask()
+            sample = self._suggest(trial)
+            key = fingerprint(sample)
+            if key not in self.samples.values():
+                self.samples[trial.number], self.asked[trial.number] = key, trial
+                return Draw(self.space.label(sample), self.space.resolve(sample), number=trial.number)
+            if key in self.measured:
+                self._tell(trial, self.measured[key])
+            else:
+                self.waiting.setdefault(key, []).append(trial)
+        return None
+
+    def tell(self, draw: Draw, metrics: Metrics | None) -> None:
+        """Hands the values to the estimator, also for repeats of the same sample."""
+        if draw.number is None:
+            return
+        key, config = self.samples[draw.number], to_flat(draw.config)
+        if metrics is not None:
+            wanted = (self.space.objective, self.space.also_minimise, *self.space.constraints)
+            owned = {goal: own_key(goal, config) for goal in wanted if goal}
+            metrics = {**metrics, **{goal: metrics[own] for goal, own in owned.items() if own in metrics}}
+        self.measured[key] = metrics
+        for trial in [self.asked.pop(draw.number), *self.waiting.pop(key, [])]:
+            self._tell(trial, metrics)
+
+    def _tell(self, trial: Any, metrics: Metrics | None) -> None:
+        """Tells one of Optuna's trials; without a value for each objective and constraint it failed."""
+        state, limits = self._optuna.trial.TrialState, self.space.constraints
+        goals = [self.space.objective, *filter(None, [self.space.also_minimise])]
+        if metrics is None or not metrics.keys() >= {*goals, *limits}:
+            self.study.tell(trial, state=state.FAIL)
+            return
+        for key, limit in limits.items():
+            trial.set_constraint(key, limit.excess(metrics[key]))
+        self.study.tell(trial, [metrics[goal] for goal in goals])
+
+    def _suggest(self, trial: Any) -> dict[str, Any]:
+        sample: dict[str, Any] = {}
+        for key, parameter in self.space.parameters.items():  # a condition names what stands above it
+            if not self.space.is_active(key, sample):
+                continue
+            if isinstance(parameter, Choice):
+                sample[key] = trial.suggest_categorical(key, list(parameter.values))
+            elif parameter.is_integer:
+                sample[key] = trial.suggest_int(
+                    key, int(parameter.low), int(parameter.high), log=parameter.log
+                )
+            else:
+                sample[key] = trial.suggest_float(key, parameter.low, parameter.high, log=parameter.log)
+        return sample
+
+    def _active(self, sample: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in sample.items() if self.space.is_active(key, sample)}

@@ -1,0 +1,261 @@
+"""What a sweep tries: values that are fixed, parameters that vary, arms that are compared."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from orchestrator.search.constraints import Limit
+from orchestrator.search.parameters import Choice, Parameter, Range, encoder_families
+from trainables.artifacts import fingerprint
+from trainables.config import Config, TrialConfig, to_flat
+from trainables.config.fields import DEFAULTS, build_trial
+from trainables.errors import ConfigError
+
+DEFAULT_OBJECTIVE = "val/probe_joint/macro_auroc"
+FROZEN = {"name": "frozen encoder", "adapt.method": "none"}
+LARGEST_GRID = 4_096
+NUM_DRAWS = 64
+
+
+class SearchSettings(Config):
+    """How the parameters are searched."""
+
+    searcher: Literal["random", "grid", "tpe"] = Field(
+        default="random", description="tpe: Optuna's, informed by finished trials."
+    )
+    scheduler: Literal["none", "asha", "median"] = Field(
+        default="none", description="What stops a trial early."
+    )
+    num_trials: int | None = Field(
+        default=None, ge=1, le=100_000, description="Beside the baselines; null = 16, or the whole grid."
+    )
+    max_concurrent: int | None = Field(default=None, ge=1, le=10_000, description="null = as many as fit.")
+    gpus_per_trial: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | Literal["auto"] | None = Field(
+        default=None,
+        description="Below 1, trials of one worker share a GPU; auto: where their planned memory fits; "
+        "null = a whole one for each worker.",
+    )
+    max_retries: int = Field(
+        default=1, ge=0, le=100, description="Of a trial whose process died, from its last checkpoint."
+    )
+    max_crashes_in_a_row: int = Field(
+        default=5,
+        ge=1,
+        le=1_000,
+        description="Then the machine is at fault, and no trial is started any more.",
+    )
+    min_free_disk_gb: float = Field(
+        default=1.0, ge=0, allow_inf_nan=False, description="Below this, trials wait for space."
+    )
+    checkpoint_budget_gb: float = Field(
+        default=20.0, ge=0, allow_inf_nan=False, description="For the checkpoints of failed trials."
+    )
+    seed: int = Field(default=0, ge=0, description="Of the draws; the trials' own seed is `seed`.")
+    seeds: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="Training seeds that the best arms and the baselines end up with.",
+    )
+    num_confirmed: int = Field(
+        default=3, ge=1, le=1_000, description="How many of the best arms run on all `seeds`."
+    )
+
+
+class EvaluationSettings(Config):
+    """Which arms the test labels are opened for, once, at the end."""
+
+    open_test: Literal["best_and_baselines", "all"] = "best_and_baselines"
+
+
+@dataclass(frozen=True)
+class NamedTrial:
+    """A trial that the file names, rather than a searcher draws."""
+
+    name: str
+    config: TrialConfig
+    is_baseline: bool
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What a sweep tries. Keys are dotted field names; a *sample* is a value for each parameter that counts.
+
+    Either `parameters` are searched, or `arms` are compared, each over the cross product of `repeat`.
+    """
+
+    name: str
+    experiment: str  # in MLflow
+    about: str = ""
+    fixed: dict[str, Any] = field(default_factory=dict[str, Any])
+    parameters: dict[str, Parameter] = field(default_factory=dict[str, Parameter])
+    search: SearchSettings = field(default_factory=SearchSettings)
+    objective: str = DEFAULT_OBJECTIVE
+    also_minimise: str | None = None  # a second objective; the first one ranks
+    constraints: dict[str, Limit] = field(default_factory=dict[str, Limit])
+    baselines: list[dict[str, Any]] = field(
+        default_factory=lambda: [FROZEN]
+    )  # `name` and overrides of `fixed`
+    arms: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])  # the same
+    repeat: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+    @property
+    def num_trials(self) -> int:
+        """How many trials run beside the baselines."""
+        if self.arms:
+            return sum(not trial.is_baseline for trial in self.named_trials())
+        if self.search.searcher == "grid":
+            size = sum(1 for _ in self.grid())
+            return min(size, self.search.num_trials or size)
+        return (self.search.num_trials or 16) if self.parameters else 1
+
+    @property
+    def num_baselines(self) -> int:
+        """How many trials run beside those that are searched or compared."""
+        return sum(trial.is_baseline for trial in self.named_trials())
+
+    @property
+    def fingerprint(self) -> str:
+        """What identifies a space: of its values, not of its file."""
+        return fingerprint(self.to_dict())
+
+    def resolve(self, sample: dict[str, Any]) -> TrialConfig:
+        """Returns the trial of a sample; values of parameters that do not count are passed over."""
+        active = {key: sample[key] for key in self.parameters if self.is_active(key, sample)}
+        return build_trial(self.fixed | active, where=self.name)
+
+    def is_active(self, key: str, sample: dict[str, Any]) -> bool:
+        """Says whether a parameter counts: every field that its condition names has to count itself."""
+        for other, allowed in self.parameters[key].when.items():
+            if other in self.parameters and not self.is_active(other, sample):
+                return False
+            value = sample[other] if other in self.parameters else self.base(other)
+            if value not in allowed:
+                return False
+        return True
+
+    def base(self, key: str) -> Any:
+        """Returns the value of a field where no parameter sets it."""
+        return self.fixed.get(key, DEFAULTS[key])
+
+    def default_sample(self) -> dict[str, Any]:
+        """Returns the first trial's sample: each field's own default where the parameter contains it."""
+        return {key: self._default(key, parameter) for key, parameter in self.parameters.items()}
+
+    def default_config(self) -> dict[str, Any]:
+        """Returns the first trial (of a comparison: the first baseline) by dotted keys."""
+        if self.arms:
+            return to_flat(self.named_trials()[0].config)
+        return to_flat(self.resolve(self.default_sample()))
+
+    def draw(self, random_numbers: random.Random) -> dict[str, Any]:
+        """Returns a random sample, with a value even for parameters that do not count in it."""
+        return {key: parameter.draw(random_numbers) for key, parameter in self.parameters.items()}
+
+    def grid(self) -> Iterator[dict[str, Any]]:
+        """Yields each different sample once, the default first.
+
+        Raises:
+            ConfigError: a parameter is a range, which has no list of values, or the grid is too large.
+        """
+        for key, parameter in self.parameters.items():
+            if isinstance(parameter, Range):
+                raise ConfigError(
+                    f"parameters.{key}: a grid needs `choice: [...]`; or use searcher random or tpe"
+                )
+        if (
+            size := math.prod(len(parameter.corners()) for parameter in self.parameters.values())
+        ) > LARGEST_GRID:
+            raise ConfigError(f"search.searcher: a grid of {size:,} trials is too large; use random or tpe")
+        yield from self._different(itertools.chain([self.default_sample()], self._corners()))
+
+    def named_trials(self) -> list[NamedTrial]:
+        """Returns the baselines, then the arms, each over `repeat` and every encoder; equal trials once."""
+        encoders = {
+            key: p.values
+            for key, p in self.parameters.items()
+            if key.startswith("encoder.") and isinstance(p, Choice)
+        }
+        each = {**self.repeat, **encoders}
+        repeats = [dict(zip(each, values, strict=True)) for values in itertools.product(*each.values())]
+        trials: dict[str, NamedTrial] = {}
+        rows = [(row, True) for row in self.baselines] + [(row, False) for row in self.arms]
+        for (row, is_baseline), repeat in itertools.product(rows, repeats):
+            overrides = {key: value for key, value in row.items() if key != "name"}
+            config = build_trial(self.fixed | repeat | overrides, where=row["name"])
+            trials.setdefault(fingerprint(config.science()), NamedTrial(row["name"], config, is_baseline))
+        return list(trials.values())
+
+    def label(self, sample: dict[str, Any]) -> str:
+        """Returns a trial's name: what it varies, such as `rank=4 target_modules=all`."""
+        words = {key: value for key, value in sample.items() if self.is_active(key, sample)}
+        names = {key: key.removesuffix(".kind").rpartition(".")[2] for key in words}
+        parts = [
+            f"{names[k]}={v:.3g}" if isinstance(v, float) else f"{names[k]}={v}" for k, v in words.items()
+        ]
+        return " ".join(parts) or "default"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the space as a file writes it; `read_space` of it is an equal space."""
+        return {
+            "name": self.name,
+            "experiment": self.experiment,
+            "about": self.about,
+            "fixed": self.fixed,
+            "parameters": {key: parameter.to_dict() for key, parameter in self.parameters.items()},
+            "search": self.search.model_dump(mode="json"),
+            "objective": self.objective,
+            "also_minimise": self.also_minimise,
+            "constraints": {key: limit.to_dict() for key, limit in self.constraints.items()},
+            "baselines": self.baselines,
+            "arms": self.arms,
+            "repeat": self.repeat,
+            "evaluation": self.evaluation.model_dump(mode="json"),
+        }
+
+    def trials_to_check(self) -> Iterator[TrialConfig]:
+        """Yields what stands for all: named trials, the default, every corner, and seeded draws."""
+        yield from (trial.config for trial in self.named_trials())
+        if self.arms:
+            return
+        random_numbers = random.Random(self.search.seed)
+        draws = (self.draw(random_numbers) for _ in range(NUM_DRAWS))
+        samples = itertools.chain([self.default_sample()], self._corners(), draws)
+        yield from map(self.resolve, self._different(samples))
+
+    def _corners(self) -> Iterator[dict[str, Any]]:
+        """Yields every combination of choices and range ends; of a large space, one parameter at a time."""
+        ends = {key: parameter.corners() for key, parameter in self.parameters.items()}
+        if math.prod(map(len, ends.values())) <= LARGEST_GRID:
+            yield from (dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values()))
+        else:
+            yield from (
+                self.default_sample() | {key: value} for key, values in ends.items() for value in values
+            )
+
+    def _default(self, key: str, parameter: Parameter) -> Any:
+        value = DEFAULTS[key]
+        if (
+            key == "optim.learning_rate"
+            and len(families := encoder_families(self.fixed, self.parameters)) == 1
+        ):
+            value = families[0].learning_rate
+        if parameter.contains(value):
+            return value
+        return parameter.values[0] if isinstance(parameter, Choice) else parameter.middle()
+
+    def _different(self, samples: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        seen: set[str] = set()
+        for sample in samples:
+            active = {key: value for key, value in sample.items() if self.is_active(key, sample)}
+            if (key := fingerprint(active)) not in seen:
+                seen.add(key)
+                yield active

@@ -1,0 +1,1 @@
+"""What is kept, and where: the ledger, the home folder, the storage URI and its lease."""

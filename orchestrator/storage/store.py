@@ -1,0 +1,387 @@
+"""Where a sweep is kept beside the machines that run it. What is put there is whole, or is not there yet.
+
+A folder's files come first and its manifest, with their SHA-256, last: it is not there until the manifest is.
+Keys are laid out as below a home: `sweeps/NAME/trials/KEY/results`, `store/adapters/KEY`.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from orchestrator.storage.uri import StoragePlace, read_uri
+from trainables.artifacts import MANIFEST, atomic_directory, file_sha256
+from trainables.errors import ClusterError, DataError
+
+ATTEMPTS, PAUSE_SECONDS = 3, 0.5
+BLOCK_BYTES = 8 * 2**20
+MAX_THREADS = 16
+CHECKS = "checks"
+"""Where probes are written, and gone again."""
+PERMANENT = re.compile(
+    "ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|HTTP status 403"
+)
+"""In what the S3 client says where another attempt would change nothing."""
+_HALF_WRITTEN = re.compile(r".+\.[0-9a-f]{16}\.tmp")
+"""A file of a folder while it is written, or after its writer was killed."""
+ResultT = TypeVar("ResultT")
+
+
+class StorageError(ClusterError):
+    """The storage does not do what it is asked: it is away, full, or closed to us."""
+
+
+def open_storage(uri: str) -> Storage:
+    """Returns the storage at a URI; nothing is asked there yet.
+
+    Raises:
+        ConfigError: no URI of a storage.
+    """
+    return Storage(read_uri(uri))
+
+
+class Storage:
+    """A place for files by key. Thread-safe; each verb tries a few times, then raises `StorageError`."""
+
+    def __init__(self, place: StoragePlace) -> None:
+        self.place, self.uri = place, place.uri
+        self._files: Any = place.open()
+
+    def put_bytes(self, key: str, content: bytes) -> None:
+        """Replaces a small file in one step."""
+        self._patiently(f"write {key}", lambda: self._write(key, [content]))
+
+    def get_bytes(self, key: str) -> bytes:
+        """Returns a small file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+
+        def read() -> bytes:
+            with self._files.open_input_stream(self._path(key)) as stream:
+                return stream.read()
+
+        return self._patiently(f"read {key}", read)
+
+    def put_file(self, source: Path, key: str, *, sha256: str | None = None) -> str:
+        """Copies a file there, and returns its SHA-256.
+
+        Raises:
+            DataError: it is not the file whose hash was given.
+        """
+
+        def copy() -> str:
+            digest = hashlib.sha256()
+            with source.open("rb") as file:
+                self._write(key, _blocks(file.read, digest))
+            return digest.hexdigest()
+
+        found = self._patiently(f"write {key}", copy)
+        if sha256 is not None and found != sha256:
+            self.delete(key)
+            raise DataError(f"{source}: changed since it was written, so it is not put into {self.uri}")
+        return found
+
+    def get_file(self, key: str, target: Path, *, sha256: str) -> None:
+        """Copies a file here, in one step, once its hash is right.
+
+        Raises:
+            FileNotFoundError: there is none.
+            DataError: another hash: it was damaged or changed in the storage.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
+
+        def copy() -> str:
+            digest = hashlib.sha256()
+            with self._files.open_input_stream(self._path(key)) as stream, aside.open("wb") as file:
+                file.writelines(_blocks(stream.read, digest))
+            return digest.hexdigest()
+
+        try:
+            if (found := self._patiently(f"read {key}", copy)) != sha256:
+                raise DataError(
+                    f"{self.uri}: {key} is damaged: its SHA-256 is {found[:16]}…, and that of what was put "
+                    f"there {sha256[:16]}…"
+                )
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def put_folder(self, source: Path, key: str) -> dict[str, str]:
+        """Copies a folder there, its manifest last, and returns its files with their SHA-256.
+
+        Raises:
+            DataError: a file here is not what the folder's own manifest says.
+        """
+        paths = {p.relative_to(source).as_posix(): p for p in sorted(source.rglob("*")) if p.is_file()}
+        own = paths.pop(MANIFEST, None)
+        known: dict[str, str] = json.loads(own.read_text())["files"] if own else {}
+        hashes = at_once(
+            lambda name: self.put_file(paths[name], f"{key}/{name}", sha256=known.get(name)), paths
+        )
+        if missing := known.keys() - hashes.keys():
+            raise DataError(f"{source / min(missing)}: missing, so the folder is not put into {self.uri}")
+        self.put_bytes(f"{key}/{MANIFEST}", json.dumps({"files": hashes}, indent=1).encode())
+        return hashes
+
+    def get_folder(self, key: str, target: Path) -> None:
+        """Copies a whole folder here, in one step, every hash compared.
+
+        Raises:
+            FileNotFoundError: it is not there, or was never finished.
+            DataError: a file is missing or damaged there.
+        """
+        hashes = self.read_manifest(f"{key}/{MANIFEST}")
+        with atomic_directory(target) as aside:
+            self.get_files({name: (f"{key}/{name}", sha256) for name, sha256 in hashes.items()}, aside)
+
+    def put_files(self, sources: Mapping[str, Path]) -> None:
+        """Copies files there, several at a time, by keys that end in their SHA-256.
+
+        Raises:
+            DataError: a file changed since its hash was taken.
+        """
+        at_once(lambda key: self.put_file(sources[key], key, sha256=key.rpartition("/")[2]), sources)
+
+    def get_files(self, wanted: Mapping[str, tuple[str, str]], folder: Path) -> None:
+        """Copies files into a folder here, several at a time: name → (key, SHA-256).
+
+        Raises:
+            DataError: one is missing or damaged there.
+        """
+
+        def bring(name: str) -> None:
+            key, sha256 = wanted[name]
+            try:
+                self.get_file(key, folder / _inside(name), sha256=sha256)
+            except FileNotFoundError as error:
+                raise DataError(f"{self.uri}: {key} is missing there, and was put there once") from error
+
+        at_once(bring, wanted)
+
+    def read_manifest(self, key: str) -> dict[str, str]:
+        """Returns what a manifest lists: names with their SHA-256.
+
+        Raises:
+            FileNotFoundError: there is none, so what it would list was never finished.
+            DataError: the manifest is damaged.
+        """
+        try:
+            files = json.loads(self.get_bytes(key))["files"]
+            return {str(name): str(sha256) for name, sha256 in files.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{self.uri}: {key} is damaged") from error
+
+    def exists(self, key: str) -> bool:
+        """Says whether there is a file, or anything below a folder."""
+        return self._info(key).type.name != "NotFound"
+
+    def is_whole(self, key: str) -> bool:
+        """Says whether a folder was put there to its end."""
+        return self.exists(f"{key}/{MANIFEST}")
+
+    def modified(self, key: str) -> float:
+        """Returns when a file was written, by the clock of the storage, in seconds.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        info = self._info(key)
+        if info.mtime_ns is None:
+            raise FileNotFoundError(key)
+        return info.mtime_ns / 1e9
+
+    def names(self, key: str) -> list[str]:
+        """Returns what lies directly below a folder, sorted; nothing if there is no such folder.
+
+        What is being written is not there yet.
+        """
+        from pyarrow import fs
+
+        selector = fs.FileSelector(self._path(key), allow_not_found=True)
+        found = self._patiently(f"list {key}", lambda: self._files.get_file_info(selector))
+        names = sorted(info.base_name for info in found if info.base_name)
+        return [name for name in names if not _HALF_WRITTEN.fullmatch(name)]
+
+    def delete(self, key: str) -> None:
+        """Deletes a file or a folder, a folder's manifest first; what is not there is no matter."""
+
+        def remove() -> None:
+            kind = self._info(key).type.name
+            try:
+                if kind == "File":
+                    self._files.delete_file(self._path(key))
+                elif kind == "Directory":
+                    if self.exists(f"{key}/{MANIFEST}"):
+                        self._files.delete_file(self._path(f"{key}/{MANIFEST}"))
+                    self._files.delete_dir(self._path(key))
+            except FileNotFoundError:
+                pass
+
+        self._patiently(f"delete {key}", remove)
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Writes a file unless there is one; False = there is. Only a folder decides that in one step."""
+        if self.place.kind != "folder":  # pyarrow offers no conditional write
+            if self.exists(key):
+                return False
+            self.put_bytes(key, content)
+            return True
+        path = Path(self._path(key))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        try:
+            aside.write_bytes(content)
+            os.link(aside, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise self._explained(f"write {key}", error) from error
+        finally:
+            aside.unlink(missing_ok=True)
+        return True
+
+    def check(self) -> None:
+        """Writes a file there, lists, reads and deletes it. A folder that is missing is made.
+
+        Raises:
+            StorageError: one of these does not work; says what mends it.
+        """
+        if self.place.kind == "folder":
+            try:
+                Path(self.place.path).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise self._explained("be made", error) from error
+        key, content = f"{CHECKS}/{secrets.token_hex(8)}", secrets.token_bytes(64)
+        self.put_bytes(key, content)
+        try:
+            found = self.get_bytes(key) if self.names(CHECKS) else None
+        except FileNotFoundError:
+            found = None
+        if found != content:
+            raise StorageError(f"storage {self.uri}: what is read is not what was written; use another one")
+        self.delete(key)
+
+    def check_there(self) -> None:
+        """Looks whether there is such a place, writing nothing: a missing one reads like an empty one.
+
+        Raises:
+            StorageError: there is none; says what mends it.
+        """
+        is_folder, bucket = self.place.kind == "folder", self.place.path.partition("/")[0]
+        top = self.place.path if is_folder else bucket
+        found = self._patiently(f"look for {top}", lambda: self._files.get_file_info(top))
+        if found.type.name != "Directory":
+            what = "no such folder on this machine; mount it, or" if is_folder else f"no bucket '{bucket}';"
+            raise StorageError(f"storage {self.uri}: there is {what} name another one")
+
+    def _path(self, key: str) -> str:
+        return f"{self.place.path}/{key}"
+
+    def _info(self, key: str) -> Any:
+        return self._patiently(f"look for {key}", lambda: self._files.get_file_info(self._path(key)))
+
+    def _write(self, key: str, blocks: Iterable[bytes]) -> None:
+        """An object appears when it is closed; a file of a folder is written aside and renamed."""
+        path = self._path(key)
+        is_folder = self.place.kind == "folder"
+        aside = f"{path}.{secrets.token_hex(8)}.tmp" if is_folder else path
+        if is_folder:
+            if not os.path.isdir(self.place.path):  # a mount that has gone must not become a folder
+                raise NotADirectoryError(f"{self.place.path} is not there")
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            stream = self._files.open_output_stream(aside)
+            for block in blocks:
+                stream.write(block)
+            stream.close()
+            if is_folder:
+                os.replace(aside, path)
+        except BaseException:
+            if is_folder:
+                Path(aside).unlink(missing_ok=True)
+            raise
+
+    def _patiently(self, what: str, call: Callable[[], ResultT]) -> ResultT:
+        for attempt in range(ATTEMPTS):
+            try:
+                return call()
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                if (
+                    attempt + 1 == ATTEMPTS
+                    or isinstance(error, PermissionError)
+                    or PERMANENT.search(str(error))
+                ):
+                    raise self._explained(what, error) from error
+                time.sleep(PAUSE_SECONDS * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def _explained(self, what: str, error: OSError) -> StorageError:
+        """Says what mends it; what the store's own message quotes, such as a key id, stays out."""
+        said, bucket = str(error), self.place.path.partition("/")[0]
+        if self.place.kind == "folder":
+            reason = f"{error.strerror or said}; mount it, free space or permit writing on this machine"
+        elif re.search("NO_SUCH_BUCKET|[Bb]ucket.*(not found|does not exist)", said):
+            reason = f"there is no bucket '{bucket}'; make it, or name another one"
+        elif re.search("ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|403|[Aa]ccess [Dd]enied", said):
+            reason = (
+                "no permission; credentials come from the environment of this machine (AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, a profile or a role; gs: GOOGLE_APPLICATION_CREDENTIALS)"
+            )
+        elif re.search("301|PermanentRedirect|region", said):
+            reason = "the bucket is in another region; add ?region=REGION"
+        else:
+            name = re.search("AWS Error ([A-Z_]+)", said)
+            reason = (
+                f"it does not answer as it should ({name[1] if name else type(error).__name__}); is it up, "
+                + ("and is its address right (AWS_ENDPOINT_URL or ?endpoint_override=HOST:PORT)?")
+            )
+        return StorageError(f"storage {self.uri}: cannot {what}: {reason}")
+
+
+def _blocks(read: Callable[[int], bytes], digest: Any) -> Iterable[bytes]:
+    while block := read(BLOCK_BYTES):
+        digest.update(block)
+        yield block
+
+
+def at_once(work: Callable[[str], ResultT], names: Iterable[str]) -> dict[str, ResultT]:
+    """Does one thing for each name, several at a time; the first exception ends it."""
+    names = list(names)
+    with ThreadPoolExecutor(MAX_THREADS) as pool:
+        return dict(zip(names, pool.map(work, names), strict=True))
+
+
+def _inside(name: str) -> str:
+    """Returns a name of a manifest, which must stay below its folder.
+
+    Raises:
+        DataError: it leads out.
+    """
+    path = PurePosixPath(name)
+    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise DataError(f"a manifest in the storage names {name!r}, which leads out of its folder")
+    return name
+
+
+def differing(folder: Path, hashes: Mapping[str, str]) -> list[str]:
+    """Returns which of these files are missing in a folder here, or have another hash."""
+    return [
+        name
+        for name, sha256 in hashes.items()
+        if not (folder / name).is_file() or file_sha256(folder / name) != sha256
+    ]

@@ -1,0 +1,101 @@
+"""What a storage URI names: a folder, `s3://BUCKET/FOLDER` or `gs://BUCKET/FOLDER`. Never a credential."""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from trainables.config.fields import did_you_mean
+from trainables.errors import ConfigError
+
+STORAGE_VARIABLE = "CLIP_ORCHESTRATOR_STORAGE"
+CONNECT_SECONDS = 5.0
+SDK_ATTEMPTS = 2
+"""Within one of our own attempts: a store that is away is noticed within seconds."""
+OPTIONS = {"s3": ("endpoint_override", "region", "scheme"), "gs": ("endpoint_override", "scheme")}
+ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+FORMS = "use a folder, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"
+
+
+@dataclass(frozen=True)
+class StoragePlace:
+    """A place that files are kept at. `path` is a folder's, or `bucket/folder`."""
+
+    kind: str  # "folder", "s3" or "gs"
+    path: str
+    options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def uri(self) -> str:
+        """The place as every node reads it: a folder is absolute, an endpoint of the environment is in it."""
+        if self.kind == "folder":
+            return self.path
+        return f"{self.kind}://{self.path}" + (
+            f"?{urlencode(self.options, safe=':/')}" if self.options else ""
+        )
+
+    def open(self) -> Any:
+        """Returns the file system of pyarrow's. Credentials come from the environment of this process."""
+        from pyarrow import fs
+
+        options: dict[str, Any] = dict(self.options)
+        if self.kind == "folder":
+            return fs.LocalFileSystem()
+        if self.kind == "gs":
+            return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=15), **options)
+        patience = fs.AwsStandardS3RetryStrategy(max_attempts=SDK_ATTEMPTS)
+        # A small file is one request then, and says at its end what is wrong.
+        own = {"allow_delayed_open": True, "connect_timeout": CONNECT_SECONDS, "retry_strategy": patience}
+        return fs.S3FileSystem(**own, **options)
+
+
+def read_uri(text: str) -> StoragePlace:
+    """Returns the place that a URI names; nothing is asked there yet.
+
+    Raises:
+        ConfigError: no such kind of place, no bucket, an unknown option, or a credential in the URI.
+    """
+    scheme = text.partition("://")[0] if "://" in text else ""
+    if scheme in ("", "file"):
+        folder = text.removeprefix("file://")
+        if not folder.strip():
+            raise ConfigError(f"storage '{text}': names nothing; {FORMS}")
+        return StoragePlace("folder", os.path.abspath(Path(folder).expanduser()))
+    if scheme not in OPTIONS:
+        raise ConfigError(f"storage '{scheme}://…': no such kind of storage; {FORMS}")
+    parts = urlsplit(text)
+    if "@" in parts.netloc:
+        raise ConfigError(
+            f"storage '{scheme}://…@…': a URI is no place for credentials, it is on record; set them in the "
+            "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile or role)"
+        )
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", parts.netloc):
+        raise ConfigError(f"storage '{scheme}://{parts.netloc}…': names no bucket; {FORMS}")
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for name in given:
+        if name not in OPTIONS[scheme]:
+            hint = did_you_mean(name, OPTIONS[scheme]) or f" (known: {', '.join(OPTIONS[scheme])})"
+            raise ConfigError(f"storage '{scheme}://{parts.netloc}': no option '{name}'{hint}")
+    if scheme == "s3" and "endpoint_override" not in given:
+        found = next((os.environ[name] for name in ENDPOINT_VARIABLES if os.environ.get(name)), None)
+        given |= {"endpoint_override": found} if found else {}
+    path = f"{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
+    return StoragePlace(scheme, path, tuple(sorted(_with_bare_endpoint(given).items())))
+
+
+def _with_bare_endpoint(options: dict[str, str]) -> dict[str, str]:
+    """Takes `http://` off an endpoint, where the SDK wants it as an option of its own."""
+    scheme, found, address = options.get("endpoint_override", "").partition("://")
+    if "@" in options.get("endpoint_override", ""):
+        raise ConfigError(
+            "storage: the endpoint holds credentials, and it is on record; set them in the environment alone"
+        )
+    if not found:
+        return options
+    return {"scheme": scheme, **options, "endpoint_override": address.rstrip("/")}

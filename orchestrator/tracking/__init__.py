@@ -1,0 +1,1 @@
+"""The ledger, replayed into MLflow."""

@@ -1,0 +1,324 @@
+"""What MLflow should hold of a sweep, as a function of its ledger: sweep → trial → probe strength.
+
+Nothing here knows MLflow: `mlflow_store` writes what this module describes. The same ledger always gives the
+same runs, points and timestamps, so that a second replay has nothing to add. What must not leave the machine
+stops here: paths, image and patient ids, and the messages of failures, which quote both.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import pyarrow.parquet as parquet  # pyright: ignore[reportMissingTypeStubs]
+
+from orchestrator.results.arms import best_arm, over_trials, terms
+from orchestrator.results.leaderboard import opened_metrics
+from orchestrator.search.metric_keys import own_key
+from orchestrator.storage.ledger import Entry, SweepState, TrialState
+from trainables.artifacts import fingerprint
+from trainables.config import flatten, from_flat
+
+RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+PROBE_METRICS = ("accuracy", "macro_f1", "macro_auroc", "nll")
+_PLACES = frozenset({"root", "manifest"})  # the data fingerprint says what lies there
+_STEP_LOSS = re.compile(r"train/step_loss_(\d+)")
+
+
+class Point(NamedTuple):
+    """One value of one metric."""
+
+    key: str
+    value: float
+    step: int
+    milliseconds: int  # of the ledger entry, since the epoch
+    seq: int  # of the ledger entry
+
+
+class RunKey(NamedTuple):
+    """What a run is found by, within its sweep; both are empty for the sweep itself."""
+
+    trial_key: str = ""
+    probe: str = ""  # "joint/07": the eighth fit on joint features
+
+
+@dataclass
+class Run:
+    """One MLflow run as it should be. `points` holds what is still to be written."""
+
+    key: RunKey
+    name: str
+    parent: Run | None
+    started: int  # milliseconds since the epoch
+    params: dict[str, str] = field(default_factory=dict[str, str])
+    tags: dict[str, str] = field(default_factory=dict[str, str])
+    points: list[Point] = field(default_factory=list[Point])
+    status: RunStatus = "RUNNING"
+    ended: int | None = None
+    seq: int = -1  # of the last ledger entry that changed it
+    has_files: bool = False  # something for `run_files.stage` to log
+    last_epoch: int = 0
+
+
+class SweepRuns:
+    """The runs of one sweep: `apply` one entry after another; `changed` is what MLflow does not have yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state = SweepState(folder.name)
+        self.sweep_id = ""  # two homes, or two days, may give their sweeps one name
+        self.sweep: Run | None = None
+        self.trials: dict[str, Run] = {}
+        self.changed: dict[RunKey, Run] = {}
+        self.last = Entry(-1, "1970-01-01T00:00:00+00:00", "", {})
+
+    def apply(self, entry: Entry) -> None:
+        """Takes in one ledger entry."""
+        self.last = entry
+        self.state.apply(entry)
+        match entry.type:
+            case "sweep_started":
+                self._start(entry)
+            case "trial_placed":
+                self._place(entry)
+            case "trial_reported":
+                self._report(entry)
+            case "trial_finished":
+                self._finish(entry)
+            case "trial_failed":
+                self._fail(entry)
+            case "test_opened":
+                self._touch(self.sweep, entry).tags["orchestrator.test_opened"] = entry.time
+            case "evaluated":
+                self._evaluate(entry)
+            case "sweep_finished":
+                self._end(entry)
+            case _:
+                pass
+
+    def close(self) -> None:
+        """Ends what still runs once no driver writes: it was interrupted. A later attempt reopens it."""
+        for run in [self.sweep, *self.trials.values()]:
+            if run is not None and run.status == "RUNNING":
+                self._end_run(run, "KILLED", "interrupted", self.last)
+
+    def _touch(self, run: Run | None, entry: Entry) -> Run:
+        assert run is not None, f"ledger entry {entry.seq} ({entry.type}) before sweep_started"
+        run.seq = entry.seq
+        self.changed[run.key] = run
+        return run
+
+    def _begin_run(self, run: Run, entry: Entry) -> Run:
+        run.status, run.ended = "RUNNING", None
+        return self._touch(run, entry)
+
+    def _end_run(self, run: Run, status: RunStatus, cause: str, entry: Entry) -> Run:
+        run.status, run.ended = status, milliseconds(entry)
+        run.tags["orchestrator.cause"] = cause
+        return self._touch(run, entry)
+
+    def _start(self, entry: Entry) -> None:
+        if self.sweep is None:
+            self.sweep_id = fingerprint("sweep", self.state.name, entry.time)
+            search = private(self.state.started.get("space", {}).get("search", {}))
+            params = texts(flatten({"search": search}))
+            self.sweep = Run(RunKey(), self.state.name, None, milliseconds(entry), params, has_files=True)
+        self._begin_run(self.sweep, entry).tags |= about(self.state.started)
+
+    def _place(self, entry: Entry) -> None:
+        trial = self.state.trials[entry.payload["trial_key"]]
+        key = RunKey(trial.trial_key)
+        if trial.trial_key not in self.trials:
+            run = Run(key, trial.name, self.sweep, milliseconds(entry), science(trial.config))
+            self.trials[trial.trial_key] = run
+        run = self._begin_run(self.trials[trial.trial_key], entry)
+        run.tags |= about(self.state.started) | about_trial(trial, entry.payload["config"])
+
+    def _report(self, entry: Entry) -> None:
+        """An attempt that repeats epochs after a crash adds nothing: the first report of an epoch stands."""
+        run, epoch = self.trials[entry.payload["trial_key"]], entry.payload["epoch"]
+        if epoch > run.last_epoch:
+            run.last_epoch = epoch
+            self._touch(run, entry).points += points_of_epoch(entry.payload["metrics"], epoch, entry)
+
+    def _finish(self, entry: Entry) -> None:
+        trial = self.state.trials[entry.payload["trial_key"]]
+        run = self._end_run(self.trials[trial.trial_key], "FINISHED", "none", entry)
+        reported = trial.history[-1][2] if trial.history else {}
+        new = {key: value for key, value in trial.metrics.items() if reported.get(key) != value}
+        final = {key: value for key, value in new.items() if not _STEP_LOSS.fullmatch(key)}
+        run.points += points(final | {"perf/trial_seconds": trial.seconds}, run.last_epoch, entry)
+        run.tags["orchestrator.stopped_early"] = str(trial.stopped_early).lower()
+        run.has_files = True
+        for probe in probe_runs(trial, run, self.folder / trial.workdir, entry):
+            self._touch(probe, entry)
+        self._roll_up(entry)
+
+    def _fail(self, entry: Entry) -> None:
+        if entry.payload.get("is_retried"):  # the run goes on with the next attempt
+            run = self._touch(self.trials[entry.payload["trial_key"]], entry)
+            run.tags["orchestrator.retried_after"] = entry.payload["cause"]
+            return
+        self._end_run(self.trials[entry.payload["trial_key"]], "FAILED", entry.payload["cause"], entry)
+        self._roll_up(entry)
+
+    def _evaluate(self, entry: Entry) -> None:
+        for key, metrics in entry.payload["arms"].items():
+            run = self._touch(self.trials[key], entry)
+            run.points += points(metrics, run.last_epoch, entry)
+        run = self._touch(self.sweep, entry)
+        run.has_files = True
+        if best := best_arm(self.state):
+            run.points += points(opened_metrics(self.state, best), len(self.state.trials), entry)
+
+    def _roll_up(self, entry: Entry) -> None:
+        """Puts the best arm so far on the sweep's own row: over finished trials, the search's progress."""
+        run = self._touch(self.sweep, entry)
+        status = [trial.status for trial in self.state.trials.values()]
+        counts = {"sweep/num_finished": status.count("finished"), "sweep/num_failed": status.count("failed")}
+        step = sum(counts.values())
+        run.points += points(counts, step, entry)
+        agreed = terms(self.state)
+        if best := best_arm(self.state):
+            goal = own_key(agreed.objective, best[0].config)
+            score = over_trials(best, goal, agreed)
+            assert score is not None
+            found = {goal: score.value, f"{goal}_low": score.low, f"{goal}_high": score.high}
+            rolled = {key: value for key, value in found.items() if value is not None}
+            run.points += points(rolled, step, entry)
+            over = f" (mean of {len(best)} trials)" if len(best) > 1 else ""
+            run.tags |= {
+                "orchestrator.best_trial": best[0].trial_key,
+                "orchestrator.best_trial_name": best[0].name,
+                "mlflow.note.content": f"Best on val: **{best[0].name}**, {goal} {score.value:.4f}{over}. "
+                "Intervals, test and controls: `leaderboard.html` among the artifacts.",
+            }
+
+    def _end(self, entry: Entry) -> None:
+        statuses = {trial.status for trial in self.state.trials.values()}
+        run = self._touch(self.sweep, entry)
+        run.has_files = True
+        run.tags["orchestrator.exit_code"] = str(entry.payload["exit_code"])
+        if statuses & {"placed", "running"}:
+            self.close()
+        elif entry.payload.get("is_cut_short"):
+            self._end_run(run, "KILLED", "cut short", entry)
+        elif "finished" in statuses:
+            self._end_run(run, "FINISHED", "none", entry)
+        else:
+            self._end_run(run, "FAILED", "no trial finished", entry)
+
+
+def milliseconds(entry: Entry) -> int:
+    """Returns the time of an entry, as MLflow counts it."""
+    return round(datetime.fromisoformat(entry.time).timestamp() * 1000)
+
+
+def points(metrics: Mapping[str, float], step: int, entry: Entry) -> list[Point]:
+    """Returns one point per metric."""
+    return [Point(key, float(value), step, milliseconds(entry), entry.seq) for key, value in metrics.items()]
+
+
+def points_of_epoch(metrics: Mapping[str, float], epoch: int, entry: Entry) -> list[Point]:
+    """Returns a report's points: step = epoch; `train/step_loss_<i>` becomes a curve over optimiser steps."""
+    losses = {int(match[1]): value for key, value in metrics.items() if (match := _STEP_LOSS.fullmatch(key))}
+    rest = {
+        key: value for key, value in metrics.items() if not _STEP_LOSS.fullmatch(key) and key != "train/epoch"
+    }
+    first = (epoch - 1) * len(losses) + 1
+    curve = [
+        point for i, value in losses.items() for point in points({"train/step_loss": value}, first + i, entry)
+    ]
+    return points(rest, epoch, entry) + curve
+
+
+def probe_runs(trial: TrialState, parent: Run, workdir: Path, entry: Entry) -> list[Run]:
+    """Returns a run for each strength that the probe tried, from the trial's `probe_path.parquet`."""
+    path = workdir / "results" / "probe_path.parquet"
+    if not path.is_file():
+        return []
+    runs: list[Run] = []
+    rows = parquet.read_table(path).to_pylist()  # pyright: ignore
+    for row in cast("list[dict[str, Any]]", rows):
+        system, l2 = f"probe_{row['features']}", row["l2"]
+        metrics = {f"val/{system}/{name}": row[name] for name in PROBE_METRICS if row.get(name) is not None}
+        run = Run(
+            key=RunKey(trial.trial_key, f"{row['features']}/{row['fit_index']:02d}"),
+            name=f"{trial.name} · {row['features']} λ={l2:.2g}",
+            parent=parent,
+            started=milliseconds(entry),
+            params={"probe.features": row["features"], "probe.l2": repr(l2)},
+            tags={"orchestrator.is_chosen": str(row["is_chosen"]).lower()},
+            points=points(metrics, row["fit_index"], entry),
+            status="FINISHED",
+            ended=milliseconds(entry),
+        )
+        runs.append(run)
+    return runs
+
+
+def science(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns a trial's parameters: what can change its result, by dotted key, as text.
+
+    `execution.*` may differ between attempts, which MLflow forbids parameters: it goes into tags.
+    """
+    return texts(flatten(private(from_flat(config).science())))
+
+
+def about(started: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the tags that say on what a sweep stands: code, versions, data, encoder, machine."""
+    kept = (
+        "git",
+        "versions",
+        "hardware",
+        "data_fingerprint",
+        "encoder_fingerprint",
+        "space_fingerprint",
+        "seed",
+        "objective",
+    )
+    facts = private({key: started[key] for key in kept if key in started})
+    tags = texts(flatten({"orchestrator": facts}))
+    commit = tags.get("orchestrator.git.commit") or tags.get("orchestrator.git")
+    return (
+        tags
+        | ({"mlflow.source.git.commit": commit} if commit else {})
+        | {"mlflow.source.name": "orchestrator"}
+    )
+
+
+def about_trial(trial: TrialState, config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the tags of one trial; `config` is the one of its newest attempt."""
+    execution = {key: value for key, value in config.items() if key.startswith("execution.")}
+    tags = {
+        "method": config.get("adapt.method"),
+        "seed": config.get("seed"),
+        "arm_key": trial.arm_key,
+        "is_baseline": trial.is_baseline,
+        "attempts": trial.attempts,
+    }
+    return texts(flatten({"orchestrator": tags | execution}))
+
+
+def private(values: Any) -> Any:
+    """Returns JSON-like values without places: `root` and `manifest` go, other paths lose their folders."""
+    if isinstance(values, Mapping):
+        items = cast("Mapping[str, Any]", values).items()
+        return {key: private(value) for key, value in items if key.rpartition(".")[2] not in _PLACES}
+    if isinstance(values, list | tuple):
+        return [private(value) for value in cast("list[Any]", values)]
+    if isinstance(values, str) and re.match(r"(/|~|\.{1,2}/|file:|[A-Za-z]:\\)", values):
+        return re.split(r"[/\\]", values.rstrip("/\\"))[-1]
+    if isinstance(values, str) and re.match(r"(openai|open_clip|dual):", values):  # encoders of local files
+        return re.sub(r"(?<=[:@+])(/|~|\.{1,2}/)[^@+]*/", "", values)
+    return values
+
+
+def texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Returns values as MLflow stores them."""
+    return {k: v if isinstance(v, str) else "none" if v is None else json.dumps(v) for k, v in values.items()}

@@ -1,0 +1,197 @@
+"""The real MLflow server on the loopback interface, and links to the pages that show a sweep's trials."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from orchestrator.results.arms import objective
+from orchestrator.storage.ledger import SweepState
+from orchestrator.storage.paths import artifact_root, home
+from orchestrator.tracking.replay import POLL_SECONDS, absolute, environment, has_ended
+from trainables.errors import ClusterError
+
+LOG = "mlflow-server.log"
+START_SECONDS = 120.0
+STOP_SECONDS = 10.0
+CALL_SECONDS = 30
+API = "/api/2.0/mlflow"
+MAX_COMPARED = 50  # runs on one comparison page; MLflow slows down above 100
+
+
+@dataclass
+class Server:
+    """A running MLflow server: ends with its owner. `process` = None: the store is itself a server."""
+
+    process: subprocess.Popen[bytes] | None
+    base_url: str
+
+    def stop(self) -> None:
+        """Ends the server and everything it started. Idempotent."""
+        if self.process is None:
+            return
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(2 * STOP_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # its own session, so its own group
+        self.process.wait()
+        self.process = None
+
+
+def serve(uri: str, host: str = "127.0.0.1", port: int = 5000) -> Server:
+    """Starts MLflow's server on a store and returns it once it answers.
+
+    Args:
+        uri: of the store. Where it is a server already, nothing is started.
+        host: anything but the loopback interface shows the runs to the network: MLflow asks for no password.
+        port: if it is taken, the next free one.
+
+    Raises:
+        ClusterError: the server did not start; says why.
+    """
+    if uri.startswith(("http://", "https://")):
+        return Server(None, uri.rstrip("/"))
+    port = free_port(host, port)
+    log = home() / LOG
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.tracking.mlflow_server", host, str(port)],
+            stdin=subprocess.PIPE,  # when it ends, the owner is gone
+            stdout=output,
+            stderr=output,
+            cwd=home(),
+            env=environment(uri) | server_settings(uri, host, port),
+            start_new_session=True,
+        )
+    server = Server(process, f"http://{host}:{port}")
+    deadline = time.monotonic() + START_SECONDS
+    try:
+        while not _answers(server.base_url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no message"]
+                raise ClusterError(
+                    f"MLflow did not start on {server.base_url}: {last[0]}; the whole message is in {log}"
+                )
+            time.sleep(0.2)
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+def server_settings(uri: str, host: str, port: int) -> dict[str, str]:
+    """Returns the server's environment. The store is not on its command line: it may hold a password."""
+    names = [host] if host == "127.0.0.1" else [host, "127.0.0.1"]
+    hosts = [f"{name}:{port}" for name in [*names, "localhost"]]
+    return {
+        "MLFLOW_BACKEND_STORE_URI": absolute(uri),
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": artifact_root(),  # plain files: a sweep also writes past the server
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),  # another Host is a rebound DNS name
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven idle processes less
+    }
+
+
+def free_port(host: str, port: int) -> int:
+    """Returns the first port from `port` on that can be bound."""
+    for candidate in range(port, min(port + 100, 65536)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, candidate))
+            return candidate
+    raise ClusterError(f"no free port from {port} to {port + 99} on {host}; name another with --port")
+
+
+def links(state: SweepState, base_url: str) -> dict[str, str]:
+    """Returns name → address of the pages worth opening: MLflow's plain list folds the trials away.
+
+    Raises:
+        ClusterError: the server does not answer, or does not hold this sweep.
+    """
+    try:
+        name = quote(state.started["experiment"], safe="")
+        found = _call(f"{base_url}{API}/experiments/get-by-name?experiment_name={name}")
+        experiment = found["experiment"]["experiment_id"]
+        sweep = _search(
+            base_url,
+            experiment,
+            f"tags.`orchestrator.sweep` = '{state.name}' and tags.`orchestrator.kind` = 'sweep'",
+        )
+        children = f"tags.mlflow.parentRunId = '{sweep[0]}'"
+        key = f"metrics.`{objective(state)}`"
+        trials = _search(base_url, experiment, children, order_by=[f"{key} DESC"])
+    except (OSError, LookupError) as error:
+        raise ClusterError(
+            f"MLflow at {base_url} does not show sweep '{state.name}' ({type(error).__name__}: {error}); "
+            f"write it with `python -m orchestrator sync {state.name}`"
+        ) from error
+    page = f"{base_url}/#/experiments/{experiment}/runs"
+    table = (
+        f"{page}?searchFilter={quote(children, safe='')}&orderByKey={quote(key, safe='')}&orderByAsc=false"
+    )
+    compared = quote(json.dumps(trials), safe=""), quote(json.dumps([experiment]), safe="")
+    return {
+        "trials": table,
+        "charts": f"{table}&compareRunsMode=CHART",
+        "parallel coordinates": f"{base_url}/#/compare-runs?runs={compared[0]}&experiments={compared[1]}",
+        "sweep": f"{page}/{sweep[0]}",
+    }
+
+
+def _search(
+    base_url: str, experiment: str, condition: str, *, order_by: list[str] | None = None
+) -> list[str]:
+    """Returns run ids, the newest first unless ordered otherwise."""
+    query = {
+        "experiment_ids": [experiment],
+        "filter": condition,
+        "max_results": MAX_COMPARED,
+        "order_by": order_by or ["attributes.start_time DESC"],
+    }
+    found = _call(f"{base_url}{API}/runs/search", query)
+    return [run["info"]["run_id"] for run in found.get("runs", [])]
+
+
+def _call(url: str, query: dict[str, Any] | None = None) -> dict[str, Any]:
+    body = None if query is None else json.dumps(query).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=CALL_SECONDS) as answer:
+        return json.load(answer)
+
+
+def main() -> None:
+    """Runs MLflow's server until standard input ends. Arguments: HOST PORT.
+
+    MLflow starts processes of its own; they share this one's group, so that none outlives the owner.
+    """
+    host, port = sys.argv[1:]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port, "--workers", "1"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    while process.poll() is None and not has_ended(sys.stdin.fileno(), POLL_SECONDS):
+        pass
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # for this process; the others get it
+    os.killpg(0, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _answers(base_url: str) -> bool:
+    with suppress(OSError), urllib.request.urlopen(f"{base_url}/health", timeout=2) as answer:
+        return answer.status == 200
+    return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Writes what `runs` describes into one MLflow store or server. Only the replay process loads this module."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+
+from orchestrator.storage.paths import artifact_root
+from orchestrator.tracking.mlflow_artifacts import stage
+from orchestrator.tracking.mlflow_runs import Run, RunKey, SweepRuns
+
+METRICS_PER_BATCH = 800  # MLflow takes 1,000 entities a batch, at most 100 parameters and 100 tags among them
+RUNS_PER_PAGE = 1000
+SEQ = "orchestrator.seq"  # tag: up to which ledger entry the run is whole
+
+
+@dataclass
+class Known:
+    """What MLflow holds of a run."""
+
+    run_id: str
+    status: str = "RUNNING"
+    seq: int = -1  # it holds what the ledger says up to here
+    tags: dict[str, str] = field(default_factory=dict[str, str])
+
+
+class Store:
+    """One MLflow store or server, through a client of its own: never the fluent API's global state."""
+
+    def __init__(self, uri: str) -> None:
+        self.client: Any = MlflowClient(tracking_uri=uri)
+        self.is_server = uri.startswith(("http://", "https://", "databricks"))
+        self.experiment_id: str | None = None  # None until opened, and again when an answer was lost
+        self.known: dict[RunKey, Known] = {}
+
+    def open(self, runs: SweepRuns) -> None:
+        """Finds or makes the experiment, and finds the runs of this sweep that are there already."""
+        name = runs.state.started["experiment"]
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            place = None if self.is_server else artifact_root()
+            experiment_id = self.client.create_experiment(name, artifact_location=place)
+        else:
+            experiment_id = experiment.experiment_id
+        self.known = {}
+        for found in self._search(experiment_id, f"tags.`orchestrator.sweep_id` = '{runs.sweep_id}'"):
+            self._recognise(found)
+        self.experiment_id = experiment_id
+
+    def write(self, run: Run, runs: SweepRuns) -> None:
+        """Brings MLflow up to `run`, and takes it off the list of what has changed."""
+        if self.experiment_id is None:
+            self.open(runs)
+        known = self.known.get(run.key) or self._create(run, runs)
+        if known.seq < run.seq or known.status != run.status:
+            self._log_values(known, run)
+            self._set_status(known, run)
+            self._log_files(known, run, runs)
+            known.seq = run.seq
+        del runs.changed[run.key]
+
+    def _search(self, experiment_id: str, condition: str) -> Iterator[Any]:
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                [experiment_id], condition, max_results=RUNS_PER_PAGE, page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _recognise(self, found: Any) -> None:
+        """Takes note of a run. Where the answer to making it was lost, there is a second one, which goes."""
+        tags = found.data.tags
+        key = RunKey(tags.get("orchestrator.trial_key", ""), tags.get("orchestrator.probe", ""))
+        is_whole_probe = bool(key.probe) and found.info.status == "FINISHED"
+        seq = sys.maxsize if is_whole_probe else int(tags.get(SEQ, -1))
+        new, old = Known(found.info.run_id, found.info.status, seq, tags), self.known.get(key)
+        if old is not None:
+            old, new = sorted((old, new), key=lambda known: known.seq)
+            self.client.delete_run(old.run_id)
+        self.known[key] = new
+
+    def _create(self, run: Run, runs: SweepRuns) -> Known:
+        tags = run.tags | {
+            "orchestrator.kind": "probe" if run.key.probe else "trial" if run.key.trial_key else "sweep",
+            "orchestrator.sweep": runs.state.name,
+            "orchestrator.sweep_id": runs.sweep_id,
+        }
+        if run.key.trial_key:
+            tags["orchestrator.trial_key"] = run.key.trial_key
+        if run.key.probe:
+            tags["orchestrator.probe"] = run.key.probe
+        if run.parent is not None:
+            parent = self.known.get(run.parent.key) or self._create(run.parent, runs)
+            tags["mlflow.parentRunId"] = parent.run_id
+        created = self.client.create_run(
+            self.experiment_id, start_time=run.started, tags=tags, run_name=run.name
+        )
+        self.known[run.key] = Known(created.info.run_id, tags=tags)
+        return self.known[run.key]
+
+    def _log_values(self, known: Known, run: Run) -> None:
+        """Logs points, parameters, tags; unless files follow, also the tag that says how far it is whole.
+
+        A probe run is written once and needs no such tag: that it is finished says it, at one write less.
+        """
+        metrics = [Metric(p.key, p.value, p.milliseconds, p.step) for p in run.points if p.seq > known.seq]
+        while len(metrics) > METRICS_PER_BATCH:
+            self.client.log_batch(known.run_id, metrics=metrics[:METRICS_PER_BATCH])
+            del metrics[:METRICS_PER_BATCH]
+        tags = run.tags if run.key.probe or run.has_files else run.tags | {SEQ: str(run.seq)}
+        new_tags = {key: value for key, value in tags.items() if known.tags.get(key) != value}
+        self.client.log_batch(
+            known.run_id,
+            metrics=metrics,
+            params=[Param(key, value) for key, value in run.params.items()] if known.seq < 0 else [],
+            tags=[RunTag(key, value) for key, value in new_tags.items()],
+        )
+        known.tags = known.tags | new_tags
+        run.points.clear()
+
+    def _set_status(self, known: Known, run: Run) -> None:
+        if known.status == run.status:
+            return
+        if run.status == "RUNNING":
+            self.client.update_run(known.run_id, status="RUNNING")
+        else:
+            self.client.set_terminated(known.run_id, run.status, end_time=run.ended)
+        known.status = run.status
+
+    def _log_files(self, known: Known, run: Run, runs: SweepRuns) -> None:
+        if not run.has_files:
+            return
+        with tempfile.TemporaryDirectory() as staged:
+            stage(run.key, runs.state, runs.folder, Path(staged))
+            self.client.log_artifacts(known.run_id, staged)
+        self.client.set_tag(known.run_id, SEQ, str(run.seq))
+        run.has_files = False

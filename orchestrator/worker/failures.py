@@ -1,0 +1,95 @@
+"""Why a trial failed: a cause and a message, also from a process that had only the time to leave a file."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import traceback
+from pathlib import Path
+
+from orchestrator.storage.store import StorageError
+from orchestrator.storage.trial_files import TrialFiles
+from orchestrator.worker.trial_spec import Cause, TrialOrder
+from trainables.artifacts import write_atomically
+from trainables.errors import UserError, WeightsUnavailable
+
+WARNINGS = "warnings.json"
+OUT_OF_MEMORY = re.compile("OutOfMemory|low on memory")
+"""In what Ray says when its memory monitor ended a process."""
+
+
+class WorkerDied(Exception):
+    """Train lost a worker; if that had the time to say why, its last words count instead."""
+
+
+def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
+    """Returns why a trial failed, in one message; the traceback of what none foresaw goes to `error.txt`."""
+    if isinstance(error, WeightsUnavailable):
+        return "unavailable", str(error)
+    if isinstance(error, StorageError):
+        return "storage_failed", str(error)
+    if isinstance(error, UserError):
+        return "user_error", str(error)
+    if said := last_words(workdir):  # by a worker, before Train wrapped it
+        return said
+    from trainables.losses.collectives import is_out_of_memory
+    from trainables.losses.global_batch import NonFiniteLoss
+
+    if is_out_of_memory(error):
+        return "out_of_memory", f"{_first_line(error)}; one pair at a time did not fit"
+    if OUT_OF_MEMORY.search(str(error)):  # of a worker
+        return "killed_for_memory", "a worker was killed, as the machine ran out of memory"
+    if isinstance(error, WorkerDied):
+        return "process_died", "a worker died: killed from outside, or crashed in native code (see ray.log)"
+    if isinstance(error, NonFiniteLoss | FloatingPointError):
+        return "non_finite", str(error)
+    if os.strerror(errno.ENOSPC) in str(error):  # an OSError, or what a library made of one
+        return "disk_full", f"{workdir}: {_first_line(error)}"
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "error.txt").write_text("".join(traceback.format_exception(error)))
+    return "crash", f"{type(error).__name__}: {_first_line(error)} (traceback: {workdir / 'error.txt'})"
+
+
+def last_words(workdir: Path) -> tuple[Cause, str] | None:
+    """Returns why an attempt failed, if one of its processes had the time to say so."""
+    for path in sorted(workdir.glob(_failure_file("*"))):
+        cause, message = json.loads(path.read_text())
+        return cause, message
+    return None
+
+
+def leave_last_words(order: TrialOrder, files: TrialFiles, rank: int, cause: Cause, message: str) -> None:
+    """Leaves for the driver why this process fails."""
+    path = Path(order.workdir) / _failure_file(rank)
+    write_atomically(path, json.dumps([cause, message]))
+    files.keep_words(order.attempt, path)
+
+
+def warn(workdir: Path, warnings: list[str]) -> None:
+    """Leaves for the driver what went wrong and was mended."""
+    said = read_warnings(workdir)
+    if new := [text for text in warnings if text not in said]:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomically(workdir / WARNINGS, json.dumps(said + new))
+
+
+def read_warnings(workdir: Path) -> list[str]:
+    """Returns what `warn` left."""
+    path = workdir / WARNINGS
+    return json.loads(path.read_text()) if path.is_file() else []
+
+
+def forget_words(workdir: Path, rank: int | str) -> None:
+    """Deletes what an earlier attempt said."""
+    for path in [*workdir.glob(_failure_file(rank)), *([workdir / WARNINGS] if rank in (0, "*") else [])]:
+        path.unlink(missing_ok=True)
+
+
+def _failure_file(rank: int | str) -> str:
+    return f"failure-{rank}.json"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")

@@ -1,0 +1,133 @@
+"""What the driver tells the process of a trial, and what it hears back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from orchestrator.cluster.placement import Need
+from orchestrator.storage.paths import home
+from orchestrator.storage.store import open_storage
+from orchestrator.storage.trial_files import TrialFiles
+from trainables.config import TrialConfig, from_flat
+
+Cause = Literal[
+    "user_error",
+    "out_of_memory",
+    "non_finite",
+    "crash",
+    "process_died",
+    "killed_for_memory",
+    "disk_full",
+    "node_died",
+    "storage_failed",
+    "unavailable",
+]
+"""`out_of_memory`: one pair at a time did not fit. `killed_for_memory`: the machine ended the process.
+`crash`: an exception that none foresaw. `process_died`: killed from outside, or crashed in native code."""
+DEATHS: tuple[Cause, ...] = ("process_died", "killed_for_memory")
+HEAD, SHARE_OF_HEAD = "node:__internal_head__", 0.0001
+"""What a process reserves to stand on the head, which is never taken back as a spot node is."""
+DRIVER_MEMORY_BYTES = 200 * 2**20
+"""What the Tune process of a Train trial reserves: no core, or it would hold one that its workers need."""
+
+
+@dataclass(frozen=True)
+class TrialOrder:
+    """All that a process needs to run one trial, in plain values; travels as JSON.
+
+    With a storage, `workdir` and `store` are relative to the home of whichever node the trial runs on.
+    """
+
+    trial_key: str
+    attempt: int
+    config: dict[str, Any]  # dotted keys
+    trainable: str  # "module:function"
+    objective: str
+    workdir: str
+    store: str
+    scratch: str  # for Ray's own files
+    device: Literal["cpu", "cuda"]
+    num_workers: int
+    cpus_per_trial: int
+    gpus_per_trial: float
+    memory_budget_gb: float | None = None
+    storage: str | None = None  # URI of what nodes exchange files through
+    data_fingerprint: str = ""
+    model_fingerprint: str | None = None
+    captioner_fingerprint: str | None = None
+    inputs: dict[str, str] = field(default_factory=dict[str, str])  # place → fingerprint of what lies there
+    times_killed_for_memory: int = 0  # each halves the budget, and so the micro-batch; never the global batch
+    spans_nodes: bool = False  # its workers meet over the network of a cluster
+    is_compared: bool = True  # a scheduler may stop it; an arm that is confirmed runs to its end
+
+    def to_json(self) -> str:
+        """Returns the order as one line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what `to_json` wrote."""
+        return cls(**json.loads(text))
+
+    def at_home(self) -> Self:
+        """Returns the order with the folders of this node."""
+        if self.storage is None:
+            return self
+        base = home()
+        is_shared = Path(self.scratch).is_dir()  # else the driver's is on another machine
+        return replace(
+            self,
+            workdir=str(base / self.workdir),
+            store=str(base / self.store),
+            scratch=self.scratch if is_shared else str(base / "scratch"),
+        )
+
+    def files(self) -> TrialFiles:
+        """Returns what moves the trial's files, for an order `at_home`."""
+        if self.storage is None:
+            return TrialFiles(Path(self.workdir), Path(self.workdir))
+        return TrialFiles(home(), Path(self.workdir), open_storage(self.storage))
+
+    @property
+    def trial(self) -> TrialConfig:
+        """The configuration, with this machine's memory where it names none."""
+        own_size = self.config["execution.micro_batch_size"]  # where given, memory is the user's business
+        budget = self.config["execution.memory_budget_gb"] or (None if own_size else self.memory_budget_gb)
+        parts = 2**self.times_killed_for_memory
+        execution = {
+            "execution.micro_batch_size": own_size and max(1, own_size // parts),
+            "execution.memory_budget_gb": budget and budget / parts,
+        }
+        return from_flat(self.config | execution)
+
+    @property
+    def need(self) -> Need:
+        """What its workers take of nodes."""
+        num = self.num_workers
+        return Need(num, max(1, self.cpus_per_trial // num), self.gpus_per_trial / num)
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that one worker computes with."""
+        return self.config["execution.num_threads"] or max(1, self.cpus_per_trial // self.num_workers)
+
+    def resources(self) -> dict[str, float]:
+        """Returns what Tune reserves for the trial's own process."""
+        if self.num_workers > 1:  # it only watches, and Train's own processes stay beside it
+            return {HEAD: SHARE_OF_HEAD, "memory": DRIVER_MEMORY_BYTES}
+        return {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial}
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """How a trial ended: `metrics` and `results`, or `cause` and `message`."""
+
+    seconds: float
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    results: dict[str, str] = field(default_factory=dict[str, str])  # file relative to the workdir → SHA-256
+    cause: Cause | None = None
+    message: str | None = None
+    warnings: list[str] = field(default_factory=list[str])  # what went wrong and was mended

@@ -1,0 +1,157 @@
+"""The main trial on the real default encoder, at a size that takes seconds."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainables.artifacts import about
+from trainables.config import TrialConfig, from_flat
+from trainables.context import LocalContext, Metrics
+from trainables.scoring.predictions import read_predictions
+from trainables.training import loop
+from trainables.training.frozen_activations import Activations
+from trainables.training.loop import STEPS_FILE
+from trainables.training.trial_setup import open_materials
+from trainables.trials.adapt import adapt
+from trainables.trials.finetune import finetune
+
+SMALL = {
+    "data.dataset": "phantom",
+    "data.phantom.num_train": 46,  # batches of 8: five full ones and a tail of 6
+    "data.phantom.num_val": 24,
+    "data.phantom.num_test": 24,
+    "data.num_views": 2,
+    "encoder.image_size": 32,
+    "lora.dropout": 0.1,
+    "global_batch_size": 8,
+    "num_epochs": 2,
+    "optim.learning_rate": 2e-3,
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def untrained(store: Path) -> Path:
+    """The same store without its adapters: what is derived from weights and pixels alone stays."""
+    shutil.rmtree(store / "adapters", ignore_errors=True)
+    return store
+
+
+def small(**changes: object) -> TrialConfig:
+    return from_flat(SMALL | {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def run(config: TrialConfig, folder: Path, store: Path, **fields: object) -> tuple[Metrics, LocalContext]:
+    folder.mkdir(exist_ok=True, parents=True)
+    context = replace(LocalContext(workdir=folder, store=store), **fields)
+    return finetune(config, context), context
+
+
+def losses(folder: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (folder / STEPS_FILE).read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines}
+
+
+def test_a_trial_leaves_everything_a_reviewer_asks_for(tmp_path: Path, store: Path) -> None:
+    context = LocalContext(workdir=tmp_path, store=store)
+    metrics = adapt(small(), context)
+    results = tmp_path / "results"
+    predictions = read_predictions(results / "predictions.parquet")
+    systems = {system for _, system in predictions}
+    assert systems == {"zero_shot_training", "zero_shot_unseen", "probe_joint", "probe_pooled"}
+    assert {split for split, _ in predictions} == {"val", "test"}
+    assert metrics["val/probe_joint/accuracy_low"] <= metrics["val/probe_joint/accuracy"]
+    assert (results / "adapter" / "adapter_model.safetensors").is_file()
+    assert about(results / "adapter")["classes"] == ["COVID-19", "Non-COVID", "Normal"]
+    assert [reported["train/epoch"] for reported in context.reported] == [1, 2]
+    assert "val/probe_joint/macro_auroc" in context.reported[0]  # the objective, at every epoch alike
+
+
+def test_the_frozen_row_carries_the_controls_and_trains_nothing(tmp_path: Path, store: Path) -> None:
+    metrics = adapt(small(adapt__method="none"), LocalContext(workdir=tmp_path, store=store))
+    assert metrics["perf/num_trainable_parameters"] == 0
+    assert {
+        "val/control_prior/accuracy",
+        "val/control_thumbnail/accuracy",
+        "val/control_border/accuracy",
+    } <= set(metrics)
+    assert not (tmp_path / "results" / "adapter").exists()
+
+
+def test_losses_do_not_depend_on_the_micro_batch(tmp_path: Path, untrained: Path) -> None:
+    run(small(), tmp_path / "whole", untrained)
+    shutil.rmtree(untrained / "adapters")
+    run(small(execution__micro_batch_size=3), tmp_path / "cut", untrained)
+    of_whole, of_cut = losses(tmp_path / "whole"), losses(tmp_path / "cut")
+    assert len(of_whole) == 12
+    np.testing.assert_allclose(list(of_cut.values()), list(of_whole.values()), rtol=1e-4)
+    assert of_whole[11] < of_whole[0]
+
+
+def test_a_resumed_run_repeats_the_losses(tmp_path: Path, untrained: Path) -> None:
+    run(small(), tmp_path / "clean", untrained)
+    shutil.rmtree(untrained / "adapters")
+    interrupted = tmp_path / "interrupted"
+    interrupted.mkdir()
+
+    class Killed(Exception):
+        pass
+
+    class KilledAfterOneEpoch(LocalContext):
+        def report(self, metrics: Metrics, checkpoint: Path | None = None) -> None:
+            self.checkpoint = checkpoint
+            raise Killed
+
+    context = KilledAfterOneEpoch(workdir=interrupted, store=untrained)
+    with pytest.raises(Killed):
+        finetune(small(), context)
+    with (interrupted / STEPS_FILE).open("a") as file:
+        file.write('{"step": 6, "loss": 9.0}\n{"step"')  # a later epoch's, which the kill cut short
+    _, context = run(small(), interrupted, untrained, resume_from=context.checkpoint)
+    assert len((interrupted / STEPS_FILE).read_text().splitlines()) == 12
+    assert losses(interrupted) == pytest.approx(losses(tmp_path / "clean"), rel=1e-6)
+    assert [reported["train/epoch"] for reported in context.reported] == [1, 2]  # its curve is whole
+    (adapter,) = (untrained / "adapters").iterdir()
+    assert [epoch["train/epoch"] for epoch in about(adapter)["epochs"]] == [1, 2]
+
+
+def test_a_trained_adapter_is_not_trained_again(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = run(small(seed=5), tmp_path / "a", store)
+    monkeypatch.setattr(loop, "run_epochs", lambda *_: pytest.fail("trained again"))
+    again, context = run(small(seed=5, probe__l2=1.0), tmp_path / "b", store)
+    assert [reported["train/epoch"] for reported in context.reported] == [1, 2]  # its curve is shown again
+    assert again == {**first, "perf/adapter_reused": 1.0}
+
+
+def test_only_adapters_projection_and_scale_move(tmp_path: Path, store: Path) -> None:
+    config = small(seed=6)
+    context = LocalContext(workdir=tmp_path, store=store)
+    materials = open_materials(config, context)
+    before = {name: p.detach().clone() for name, p in materials.encoder.named_parameters()}
+    loop.train_adapter(materials, config, context)
+    moved = {name for name, p in materials.encoder.named_parameters() if not p.equal(before[name])}
+    assert moved == set(materials.adaptation.parameters)
+
+
+def test_stored_activations_equal_computed_ones(tmp_path: Path, store: Path) -> None:
+    materials = open_materials(small(), LocalContext(workdir=tmp_path, store=store))
+    stored: Activations = materials.activations
+    live = open_materials(
+        small(execution__cache_budget_gb=0), LocalContext(workdir=tmp_path, store=store)
+    ).activations
+    assert stored.is_cached
+    assert not live.is_cached
+    indices, views = materials.dataset.indices("train")[:6], np.array([0, 1, 0, 1, 1, 0])
+    # Of values around 10: convolutions round differently in batches of another size.
+    np.testing.assert_allclose(stored.batch(indices, views), live.batch(indices, views), atol=1e-4)
+    assert not np.allclose(stored.batch(indices, views), stored.clean(indices))

@@ -1,0 +1,153 @@
+"""One trial: every block of settings, and what of them identifies it. No torch."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from trainables.artifacts import fingerprint
+from trainables.config.blocks import (
+    AdaptConfig,
+    BaselineConfig,
+    CaptionerConfig,
+    Config,
+    DataConfig,
+    EncoderConfig,
+    ExecutionConfig,
+    LoraConfig,
+    LossConfig,
+    OptimConfig,
+    ProbeConfig,
+    ZeroShotConfig,
+)
+
+
+class TrialConfig(Config):
+    """One trial: everything a trainable needs to know."""
+
+    data: DataConfig = DataConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    adapt: AdaptConfig = AdaptConfig()
+    baseline: BaselineConfig = BaselineConfig()
+    lora: LoraConfig = LoraConfig()
+    optim: OptimConfig = OptimConfig()
+    loss: LossConfig = LossConfig()
+    probe: ProbeConfig = ProbeConfig()
+    zero_shot: ZeroShotConfig = ZeroShotConfig()
+    captioner: CaptionerConfig = CaptionerConfig()
+    global_batch_size: int = Field(default=80, description="Pairs per optimiser step, over all workers.")
+    num_epochs: int = Field(default=10, ge=1, le=10_000)
+    seed: int = Field(default=0, ge=0)
+    execution: ExecutionConfig = ExecutionConfig()
+
+    @field_validator("global_batch_size")
+    @classmethod
+    def _a_pair_to_contrast_with(cls, value: int) -> int:
+        if value < 2:
+            raise ValueError(
+                f"global_batch_size={value}: must be at least 2, "
+                "a contrastive loss needs a pair to contrast with"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _what_trains_is_in_float32(self) -> Self:
+        if self.adapt.method == "full" and self.encoder.precision == "bfloat16":
+            raise ValueError(
+                "encoder.precision=bfloat16 is for frozen weights, and adapt.method=full freezes none; "
+                "set it to float32"
+            )
+        return self
+
+    def science(self) -> dict[str, Any]:
+        """Returns what can change the result: not `execution`, places, or what the method does not read."""
+        values = self.model_dump(mode="json", exclude={"execution"})
+        for place in ("root", "manifest"):  # the data fingerprint says what lies there
+            del values["data"][place]
+        if "lora" not in self.adapt.method:
+            del values["lora"]
+        if self.adapt.method != "full":
+            del values["adapt"]["towers"]
+        if self.adapt.method == "none":
+            for unread in ("optim", "loss", "global_batch_size", "num_epochs", "seed"):
+                del values[unread]
+            for unread in ("augmentation", "num_views"):
+                del values["data"][unread]
+        if self.is_baseline:
+            for unread in ("encoder", "loss", "probe", "zero_shot"):
+                del values[unread]
+        else:
+            del values["baseline"]
+            if not self.probe.shots:
+                for unread in ("num_draws", "shot_seed"):
+                    del values["probe"][unread]
+        if "loss" in values:
+            values["loss"] = {name: values["loss"][name] for name in sorted(self.loss.reads)}
+        if not self.reads_captions:
+            del values["data"]["captions"]
+        if not self.needs_captioner:
+            del values["captioner"]
+        return values
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether no dual encoder takes part."""
+        return self.adapt.method == "baseline"
+
+    @property
+    def data_to_read(self) -> DataConfig:
+        """What the trial reads of its data set: `captions` is at its default where nothing reads them."""
+        if self.reads_captions:
+            return self.data
+        return self.data.model_copy(update={"captions": DataConfig.model_fields["captions"].default})
+
+    @property
+    def model_to_load(self) -> EncoderConfig | BaselineConfig:
+        """Which model the trial starts from."""
+        return self.baseline if self.is_baseline else self.encoder
+
+    @property
+    def model_name(self) -> str:
+        """What that model is called."""
+        return self.baseline.architecture if self.is_baseline else self.encoder.name
+
+    @property
+    def reads_captions(self) -> bool:
+        """Whether anything is trained on captions."""
+        return not (self.adapt.method in ("none", "baseline") or self.loss.asks_for_classes)
+
+    @property
+    def needs_captioner(self) -> bool:
+        """Whether its captions are made of a captioner's sentences."""
+        return self.reads_captions and self.data.captions == "blip_label"
+
+
+def trial_key(
+    config: TrialConfig,
+    data_fingerprint: str,
+    encoder_fingerprint: str,
+    captioner_fingerprint: str | None = None,
+) -> str:
+    """Returns what identifies a trial: its science and its inputs, not where or how it runs."""
+    inputs = data_fingerprint, encoder_fingerprint, *_captioner(config, captioner_fingerprint)
+    return fingerprint("trial", config.science(), *inputs)
+
+
+def arm_key(
+    config: TrialConfig,
+    dataset_fingerprint: str,
+    encoder_fingerprint: str,
+    captioner_fingerprint: str | None = None,
+) -> str:
+    """Returns what intervals over seeds and folds group by: `trial_key` without `seed` and `data.fold`."""
+    science = config.science()
+    science.pop("seed", None)
+    science["data"]["fold"] = None
+    inputs = dataset_fingerprint, encoder_fingerprint, *_captioner(config, captioner_fingerprint)
+    return fingerprint("arm", science, *inputs)
+
+
+def _captioner(config: TrialConfig, captioner_fingerprint: str | None) -> list[str | None]:
+    """Returns a captioner's part of a key: none where it says nothing of the captions."""
+    return [captioner_fingerprint] if config.needs_captioner else []

@@ -1,0 +1,1 @@
+"""LoRA on an encoder: targets, proof of life, files, precision."""

@@ -1,0 +1,128 @@
+"""Which encoders can be used on this machine now, without asking anyone. No network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from trainables.config import EncoderConfig
+from trainables.errors import UserError, WeightsUnavailable
+from trainables.models.catalogue.registry import ENCODERS
+from trainables.models.encoder_spec import EncoderSpec
+from trainables.models.files.checkpoints import (
+    checkpoint_folder,
+    local_folder,
+    openai_file,
+    package_file,
+    split_dual,
+    split_open_clip,
+)
+from trainables.models.files.weights import fetched_revision, how_to_get, missing_parts
+from trainables.places import found
+
+Status = Literal["ready", "in cache", "unavailable"]
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether an encoder's weights are here. `reason` says what is missing, `steps` how to get it."""
+
+    status: Status
+    reason: str = ""
+    steps: tuple[str, ...] = ()
+
+
+def availability(name: str, spec: EncoderSpec) -> Availability:
+    """Returns whether an encoder can be loaded without a network."""
+    steps = tuple(how_to_get(name, spec))
+    if spec.files:
+        try:
+            for file, md5 in spec.files.items():
+                package_file(file, md5)
+        except WeightsUnavailable as error:
+            return Availability("unavailable", str(error), steps)
+        return Availability("ready")
+    if spec.parts:
+        missing = missing_parts(name, spec)
+        if not missing:
+            return Availability("ready")
+        return Availability("unavailable", f"{' and '.join(missing)} not on this machine", steps)
+    revision = spec.revision or fetched_revision(name)
+    if revision is None and not spec.is_pinned:
+        return Availability("unavailable", "no revision of it is pinned, and none was fetched here", steps)
+    if cached_folder(spec.repository or name, revision) is not None:
+        return Availability("in cache")
+    return Availability("unavailable", "not in the Hub's cache on this machine", steps)
+
+
+def availability_of(config: EncoderConfig) -> Availability:
+    """Returns whether the encoder of a trial can be loaded without a network, registered or not."""
+    name, revision, spec = config.name, config.revision, ENCODERS.get(config.name)
+    if spec and (spec.files or spec.parts or revision in (None, spec.revision)):
+        return availability(name, spec)
+    try:
+        repositories = [spec.repository or name] if spec else hub_repositories(name)
+    except UserError as error:
+        return Availability("unavailable", str(error).removeprefix(f"{name}: "))
+    if name.startswith("dual:"):
+        revision = None  # of two repositories it can mean neither
+    missing = [repository for repository in repositories if cached_folder(repository, revision) is None]
+    if missing:
+        option = f" --revision {revision}" if revision else ""
+        commands = " and ".join(f"'hf download {repository}{option}'" for repository in missing)
+        which = "" if missing == [name] else f"{' and '.join(missing)} "
+        return Availability(
+            "unavailable",
+            f"{which}not in the Hub's cache on this machine",
+            (f"where there is a network run {commands}",),
+        )
+    return Availability("in cache" if repositories else "ready")
+
+
+def hub_repositories(name: str) -> list[str]:
+    """Returns the Hub repositories that hold an encoder that is not registered; none where it is local.
+
+    A name of timm's or a tag of open_clip's takes that library, and torch, to say which one it is.
+
+    Raises:
+        WeightsUnavailable: a file that is not there, or weights that are a pickle only.
+        ConfigError: a name or tag that its library does not know.
+    """
+    if name.startswith("openai:"):
+        openai_file(name)
+        return []
+    if name.startswith("dual:"):
+        from trainables.models.catalogue.repositories import timm_repository
+
+        image, text = split_dual(name)
+        return [*_unless_local(image, timm_repository), *_unless_local(text)]
+    if name.startswith("open_clip:"):
+        architecture, tag = split_open_clip(name)
+        if tag is None:
+            return _unless_local(architecture)
+        from trainables.models.catalogue.repositories import tag_repository
+
+        return [] if found(tag).is_file() else [tag_repository(architecture, tag)]
+    return _unless_local(name)
+
+
+def _unless_local(name: str, repository: Callable[[str], str] = str) -> list[str]:
+    """Returns the repository that a name stands for, or nothing where it is a folder with safetensors."""
+    if local_folder(name) is None:
+        return [repository(name)]
+    checkpoint_folder(name)  # of one without safetensors it says how they are had
+    return []
+
+
+def cached_folder(repository: str, revision: str | None) -> Path | None:
+    """Returns the folder of the Hub's cache that holds a repository's safetensors, or None."""
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = huggingface_hub.snapshot_download(repository, revision=revision, local_files_only=True)
+    except (LocalEntryNotFoundError, ValueError):
+        return None
+    return Path(folder) if any(Path(folder).glob("*.safetensors")) else None

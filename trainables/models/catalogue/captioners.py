@@ -1,0 +1,82 @@
+"""Which captioner describes images, where its weights lie, and how they get here. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainables.artifacts import fingerprint
+from trainables.config import CaptionerConfig, PreprocessingSpec
+from trainables.errors import WeightsUnavailable
+from trainables.models.catalogue.availability import cached_folder
+from trainables.models.files.checkpoints import (
+    checkpoint_folder,
+    checkpoint_json,
+    local_folder,
+    weights_identity,
+)
+from trainables.models.files.weights import how_to_convert
+
+REVISIONS = {"Salesforce/blip-image-captioning-base": "82a37760796d32b1411fe092ab5d4e227313294b"}
+"""The commits whose configuration was looked at; their weights are a pickle, which is not read."""
+PIXELS = PreprocessingSpec(
+    size=384, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
+)
+
+
+def captioner_folder(config: CaptionerConfig) -> Path:
+    """Returns the folder of a BLIP checkpoint with safetensors.
+
+    Raises:
+        WeightsUnavailable: it is not here; says how it is had.
+    """
+    try:
+        return checkpoint_folder(config.name, _revision(config))
+    except WeightsUnavailable as error:
+        raise WeightsUnavailable(_how_to_get(config)) from error
+
+
+def missing_captioner(config: CaptionerConfig) -> str | None:
+    """Returns what to do where a captioner's safetensors are not on this machine, without asking anyone."""
+    folder = local_folder(config.name) or cached_folder(config.name, _revision(config))
+    return None if folder and any(folder.glob("*.safetensors")) else _how_to_get(config)
+
+
+def may_be_fetched(config: CaptionerConfig) -> bool:
+    """Says whether the Hub may have safetensors of a captioner; of the commits looked at it has none."""
+    return local_folder(config.name) is None and _revision(config) not in REVISIONS.values()
+
+
+def captioner_fingerprint(config: CaptionerConfig) -> str:
+    """Returns what identifies the words of a captioner.
+
+    Raises:
+        WeightsUnavailable: a Hub repository whose commit is not known here.
+    """
+    weights = weights_identity(config.name, _revision(config))
+    return fingerprint("captioner", weights, captioner_preprocessing(config), config.max_new_tokens)
+
+
+def known_captioner(config: CaptionerConfig) -> str | None:
+    """Returns `captioner_fingerprint`; None where the weights are not here and any may come."""
+    if missing_captioner(config) and not may_be_fetched(config):
+        return None
+    try:
+        return captioner_fingerprint(config)
+    except WeightsUnavailable:
+        return None
+
+
+def captioner_preprocessing(config: CaptionerConfig) -> PreprocessingSpec:
+    """Returns how a captioner wants its pixels: at the size of its `config.json`."""
+    said = checkpoint_json(config.name, "config.json", revision=_revision(config)) or {}
+    size = said.get("vision_config", {}).get("image_size", PIXELS.size)
+    return PreprocessingSpec.model_validate({**PIXELS.model_dump(), "size": size})
+
+
+def _how_to_get(config: CaptionerConfig) -> str:
+    how = how_to_convert(config.name, local_folder(config.name), _revision(config))
+    return f"captioner.name={config.name}: no safetensors of it are here, and pickles are not read; {how}"
+
+
+def _revision(config: CaptionerConfig) -> str | None:
+    return config.revision or REVISIONS.get(config.name)

@@ -1,0 +1,91 @@
+"""Which encoder for which data: a literature study's advice, as a table. Advice is a start, not a result."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from trainables.errors import ConfigError
+from trainables.models.catalogue.origins import known_data_set
+
+Need = Literal["zero-shot", "few-shot", "general", "speed"]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Encoders for one purpose, the first choice first, and why."""
+
+    encoders: tuple[str, ...]
+    reason: str
+
+
+_TUBERCULOSIS = Advice(
+    ("medclip-vit", "chexzero"), "few labelled images: features that already separate findings"
+)
+_GENERAL = Advice(
+    ("biovil", "gloria"), "trained on whole reports, so their features are not tied to one label set"
+)
+
+BY_DATA: dict[str, Advice] = {
+    "MIMIC-CXR": Advice(("medclip-vit", "biovil", "gloria"), "trained on radiology reports of this kind"),
+    "CheXpert": Advice(
+        ("chexzero",), "near radiologists on its findings without a label, by positive and negative prompts"
+    ),
+    "NIH ChestX-ray14": Advice(("medclip-vit", "biovil"), "strong on findings of labels mined from reports"),
+    "Shenzhen": _TUBERCULOSIS,
+    "Montgomery": _TUBERCULOSIS,
+    "TBX11K": _TUBERCULOSIS,
+    "COVID-QU-Ex": Advice(
+        _GENERAL.encoders, f"the study names none for it; as for any radiographs: {_GENERAL.reason}"
+    ),
+}
+"""Data set, as `origins.DATA_SETS` calls it → advice."""
+
+BY_NEED: dict[Need, Advice] = {
+    "zero-shot": Advice(("chexzero",), "made for it: text prompts alone, no label of your data"),
+    "few-shot": Advice(
+        ("medclip-vit",), "its frozen features with a logistic regression of your own (`run probe`)"
+    ),
+    "general": _GENERAL,
+    "speed": Advice(
+        (
+            "openai/clip-vit-base-patch32",
+            "openai/clip-vit-base-patch16",
+            "openai/clip-vit-large-patch14",
+            "openai/clip-vit-large-patch14-336",
+        ),
+        "OpenAI's CLIP, from the fastest to the most accurate and slowest; its ResNets are older",
+    ),
+}
+
+
+def advise(data: str | None, need: str | None) -> list[tuple[str, Advice]]:
+    """Returns advice by data set and by need, each under its name.
+
+    Raises:
+        ConfigError: neither is asked for, or a name that is not known; offers the nearest.
+    """
+    found: list[tuple[str, Advice]] = []
+    if data is not None:
+        known = known_data_set(data)
+        if known not in BY_DATA:
+            raise ConfigError(_unknown("--data", data, list(BY_DATA)))
+        found.append((known, BY_DATA[known]))
+    if need is not None:
+        if need not in BY_NEED:
+            raise ConfigError(_unknown("--need", need, list(get_args(Need))))
+        found.append((need, BY_NEED[need]))
+    if not found:
+        raise ConfigError(
+            f"models recommend: say for what: --data with one of {', '.join(BY_DATA)}, or --need with one of "
+            f"{', '.join(BY_NEED)}"
+        )
+    return found
+
+
+def _unknown(option: str, name: str, known: list[str]) -> str:
+    by_lower = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.4)
+    hint = f"; did you mean '{by_lower[near[0]]}'?" if near else ""
+    return f"{option} {name}: no advice for it{hint} (known: {', '.join(known)})"

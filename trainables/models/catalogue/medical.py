@@ -1,0 +1,249 @@
+"""Dual encoders that have read radiologists' reports, and what has to be known before one is believed.
+
+Sizes, files and hashes are those that their authors published; whoever trained on what it is tested on says
+so in `pretrained_on`.
+"""
+
+from __future__ import annotations
+
+from trainables.config import PreprocessingSpec
+from trainables.models.catalogue.origins import overlaps
+from trainables.models.catalogue.towers import BERT, OPEN_CLIP_TEXT, RESNET, SWIN, TIMM_VIT
+from trainables.models.encoder_spec import EncoderSpec, Family, Published, Tower
+
+CLINICAL_BERT = "emilyalsentzer/Bio_ClinicalBERT"
+CXR_BERT = "microsoft/BiomedVLP-CXR-BERT-specialized"
+BIOVIL_T = "microsoft/BiomedVLP-BioViL-T"
+BIOMED_CLIP = "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
+BIOMED_BERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
+
+_STANFORD = (
+    "vit-b-16__laion2b-s34b-b88k",
+    "vit-l-14__laion2b-s32b-b82k",
+    "vit-b-16-siglip-512__webli",
+    "vit-l-16-siglip-384__webli",
+)
+
+
+def _stanford(loss: str, start: str) -> EncoderSpec:
+    return EncoderSpec(
+        "clip",
+        f"{loss}: {start.replace('__', ' from ')}, trained on radiographs",
+        "CC BY-NC 4.0",
+        is_pinned=False,
+        pretrained_on=("MIMIC-CXR",),
+        page=f"https://huggingface.co/StanfordAIMI/{loss}__{start}",
+        note="what else it was trained on stands on its page only",
+    )
+
+
+def _family(loader: str, image: Tower, text: Tower, preprocessing: PreprocessingSpec) -> Family:
+    return Family(
+        loader=f"trainables.models.encoders.{loader}",
+        image=image,
+        text=text,
+        learning_rate=2e-4,
+        learning_rate_range=(1e-5, 2e-3),
+        preprocessing=preprocessing,
+    )
+
+
+_CLIP_PIXELS = PreprocessingSpec(
+    mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
+)
+_MEDCLIP_PIXELS = PreprocessingSpec(pad="before", mean=(0.5862785803043838,), std=(0.27950088968644304,))
+_BIOVIL_PIXELS = PreprocessingSpec(
+    size=480, window="full", oversize=512 / 480, interpolation="bilinear", mean=(0.0,), std=(1.0,)
+)
+
+MEDICAL_FAMILIES: dict[str, Family] = {
+    "openai_file": _family("openai_parts:load_openai_part", OPEN_CLIP_TEXT, OPEN_CLIP_TEXT, _CLIP_PIXELS),
+    "medclip_swin": _family("medclip:load_medclip_swin", SWIN, BERT, _MEDCLIP_PIXELS),
+    "medclip_resnet": _family("medclip:load_medclip_resnet", RESNET, BERT, _MEDCLIP_PIXELS),
+    "gloria": _family(
+        "gloria:load_gloria",
+        RESNET,
+        BERT,
+        PreprocessingSpec(pad="after", oversize=256 / 224, interpolation="area"),
+    ),
+    "biovil": _family("biovil:load_biovil", RESNET, BERT, _BIOVIL_PIXELS),
+    "biovil_t": _family(
+        "biovil:load_biovil_t",
+        RESNET,
+        BERT,
+        _BIOVIL_PIXELS.model_copy(update={"size": 448, "oversize": 512 / 448}),
+    ),
+    "biomedclip": _family("biomedclip:load_biomedclip", TIMM_VIT, BERT, _CLIP_PIXELS),
+}
+
+MEDICAL: dict[str, EncoderSpec] = {
+    "chexzero": EncoderSpec(
+        "openai_file",
+        "CheXzero: OpenAI's ViT-B/32 trained on MIMIC-CXR impressions",
+        "code MIT; weights not stated, derived from credentialed data",
+        parts={
+            "model": Published(
+                "best_64_0.0001_original_35000_0.864.pt",
+                "https://github.com/rajpurkarlab/CheXzero (the Google Drive folder its README links)",
+            )
+        },
+        architecture="ViT-B-32-quickgelu",
+        preprocessing=PreprocessingSpec(
+            pad="after",
+            oversize=320 / 224,
+            crop="none",
+            interpolation="lanczos",
+            mean=(101.48761 / 255,),
+            std=(83.43944 / 255,),
+        ),
+        pretrained_on=("MIMIC-CXR",),
+        num_parameters=151_277_313,
+        pooled_dim=768,
+        joint_dim=512,
+        page="https://github.com/rajpurkarlab/CheXzero",
+        note="its authors average ten checkpoints, and ask positive against negative prompts without the "
+        "logit scale; this is one checkpoint, asked class against class",
+    ),
+    "medclip-vit": EncoderSpec(
+        "medclip_swin",
+        "MedCLIP: Swin-T + BioClinicalBERT, images and texts matched by their findings",
+        "not stated (its package says BSD)",
+        parts={
+            "model": Published(
+                "pytorch_model.bin",
+                "https://storage.googleapis.com/pytrial/medclip-vit-pretrained.zip (linked there)",
+            )
+        },
+        vocabulary=CLINICAL_BERT,
+        pretrained_on=("MIMIC-CXR", "CheXpert"),
+        num_parameters=136_025_467,
+        pooled_dim=768,
+        joint_dim=512,
+        page="https://github.com/RyanWangZf/MedCLIP",
+        note="radiographs were fed in two ways by its authors; here by its processor: padded, then resized",
+    ),
+    "medclip-resnet50": EncoderSpec(
+        "medclip_resnet",
+        "MedCLIP: ResNet-50 + BioClinicalBERT",
+        "not stated (its package says BSD)",
+        parts={
+            "model": Published(
+                "pytorch_model.bin",
+                "https://storage.googleapis.com/pytrial/medclip-pretrained.zip (linked there)",
+            )
+        },
+        vocabulary=CLINICAL_BERT,
+        pretrained_on=("MIMIC-CXR", "CheXpert"),
+        num_parameters=132_669_505,
+        pooled_dim=2048,
+        joint_dim=512,
+        page="https://github.com/RyanWangZf/MedCLIP",
+    ),
+    "gloria": EncoderSpec(
+        "gloria",
+        "GLoRIA: ResNet-50 + BioClinicalBERT; its global embeddings",
+        "Apache-2.0",
+        parts={
+            "model": Published(
+                "chexpert_resnet50.ckpt",
+                "https://stanfordmedicine.box.com/s/j5h7q99f3pfi7enc0dom73m4nsm6yzvh",
+            )
+        },
+        vocabulary=CLINICAL_BERT,
+        pretrained_on=("CheXpert",),
+        num_parameters=132_801_345,
+        pooled_dim=2048,
+        joint_dim=768,
+        page="https://github.com/marshuang80/gloria",
+        note="its authors add local scores and normalise over the test images; here each image stands alone",
+    ),
+    "biovil": EncoderSpec(
+        "biovil",
+        "BioViL: ResNet-50 + CXR-BERT",
+        "MIT code; weights for research",
+        parts={
+            "image": Published(
+                "biovil_image_resnet50_proj_size_128.pt",
+                f"{CXR_BERT}@v1.1",
+                "02ce6ee460f72efd599295f440dbb453",
+            ),
+            "text": Published("pytorch_model.bin", f"{CXR_BERT}@v1.1"),
+        },
+        vocabulary=f"{CXR_BERT}@v1.1",
+        pretrained_on=("MIMIC-CXR", "PubMed abstracts", "MIMIC-III notes"),
+        num_parameters=132_793_793,
+        pooled_dim=2048,
+        joint_dim=128,
+        page=f"https://huggingface.co/{CXR_BERT}",
+        note="its weights hold no logit scale: 1 / 0.07 is ours",
+    ),
+    "biovil-t": EncoderSpec(
+        "biovil_t",
+        "BioViL-T: ResNet-50 + CXR-BERT; without a prior image",
+        "MIT code; weights for research",
+        parts={
+            "image": Published(
+                "biovil_t_image_model_proj_size_128.pt",
+                f"{BIOVIL_T}@v1.0",
+                "a83080e2f23aa584a4f2b24c39b1bb64",
+            ),
+            "text": Published("pytorch_model.bin", f"{BIOVIL_T}@v1.0"),
+        },
+        vocabulary=f"{BIOVIL_T}@v1.0",
+        pretrained_on=("MIMIC-CXR", "PubMed abstracts", "MIMIC-III notes"),
+        num_parameters=133_121_729,
+        pooled_dim=512,
+        joint_dim=128,
+        page=f"https://huggingface.co/{BIOVIL_T}",
+        note="what it learned of changes between two images is left unused; no logit scale: 1 / 0.07 is ours",
+    ),
+    "biomedclip": EncoderSpec(
+        "biomedclip",
+        "BiomedCLIP: ViT-B/16 + PubMedBERT, on figures of publications",
+        "MIT by a listing; read its card",
+        parts={"model": Published("open_clip_pytorch_model.bin", BIOMED_CLIP)},
+        vocabulary=BIOMED_BERT,
+        pretrained_on=("PMC-15M",),
+        num_parameters=195_902_721,
+        pooled_dim=768,
+        joint_dim=512,
+        page=f"https://huggingface.co/{BIOMED_CLIP}",
+    ),
+    "imageomics/bioclip": EncoderSpec(
+        "openai_file",
+        "BioCLIP: ViT-B/16 on ten million organisms; the non-medical control",
+        "MIT by its repository; read its card",
+        parts={"model": Published("open_clip_pytorch_model.bin", "imageomics/bioclip")},
+        has_configuration=True,
+        architecture="ViT-B-16",
+        pretrained_on=("TreeOfLife-10M",),
+        num_parameters=149_620_737,
+        pooled_dim=768,
+        joint_dim=512,
+        page="https://huggingface.co/imageomics/bioclip",
+        note="a control: trained on animals, plants and fungi, not on medicine; hold BiomedCLIP beside it",
+    ),
+    "flaviagiammarino/pubmed-clip-vit-base-patch32": EncoderSpec(
+        "clip",
+        "PubMedCLIP: OpenAI's ViT-B/32 on figures of publications",
+        "read its card",
+        is_pinned=False,
+        pretrained_on=("ROCO",),
+        num_parameters=151_277_313,
+        pooled_dim=768,
+        joint_dim=512,
+        page="https://huggingface.co/flaviagiammarino/pubmed-clip-vit-base-patch32",
+    ),
+    **{
+        f"StanfordAIMI/{loss}__{start}": _stanford(loss, start)
+        for loss in ("XrayCLIP", "XraySigLIP")
+        for start in _STANFORD
+    },
+}
+
+
+def seen_in_training(encoder: str, data_set: str) -> list[str]:
+    """Returns a sentence for what an encoder has seen of a data set; none where nothing is known."""
+    spec = MEDICAL.get(encoder)
+    seen = overlaps(spec.pretrained_on, data_set) if spec else []
+    return [f"{encoder} on {data_set}: {overlap}; its scores there are no external test" for overlap in seen]

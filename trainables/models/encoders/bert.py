@@ -1,0 +1,158 @@
+"""BERT text towers of medical dual encoders: one body, and for each a pooling and a projection of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainables.config import EncoderConfig
+from trainables.errors import ConfigError, WeightsUnavailable
+from trainables.models.encoder_spec import EncoderSpec
+from trainables.models.encoders.dual_encoder import Tokens
+from trainables.models.files.state_dicts import Shapes, numbered
+from trainables.models.files.weights import VOCABULARY, how_to_get, is_here, part_file
+from trainables.models.torchvision_import import declare_missing_operators
+
+HEAD_WIDTH = 64
+UNUSED = ("position_ids", "pooler.")  # a buffer of old releases; and what our poolings do not read
+
+Pool = Callable[[tuple[Tensor, ...], Tensor], Tensor]
+"""Of the states [B, L, width] after each layer, that of the embeddings first, and the mask [B, L, 1]."""
+
+
+def class_token(states: tuple[Tensor, ...], mask: Tensor) -> Tensor:
+    """Returns the last state of the first token."""
+    del mask
+    return states[-1][:, 0]
+
+
+def mean_of_three(states: tuple[Tensor, ...], mask: Tensor) -> Tensor:
+    """Returns the mean over the first, second and last layer and over the tokens, padding left out (MedCLIP).
+
+    Its authors average over padding too, so that a prompt's embedding depends on its neighbours' lengths;
+    this is what they get for a prompt alone.
+    """
+    mean = torch.stack([states[1], states[2], states[-1]]).mean(0)
+    return (mean * mask).sum(1) / mask.sum(1)
+
+
+def sum_of_four(states: tuple[Tensor, ...], mask: Tensor) -> Tensor:
+    """Returns the sum of the last four layers over the tokens (GLoRIA, whose words are sums of word pieces).
+
+    Its authors divide by 97 positions; at unit length that is the same.
+    """
+    return (torch.stack(states[-4:]).sum(0) * mask).sum(1)
+
+
+class BertText(nn.Module):
+    """A BERT with its vocabulary. Without one it can be looked at, and cannot read."""
+
+    def __init__(
+        self,
+        model: Any,
+        pool: Pool,
+        *,
+        tokenizer: Any,
+        max_length: int,
+        clean: Callable[[str], str],
+        reason: str,
+    ) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.pool = pool
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.clean = clean
+        self.reason = reason
+
+    @property
+    def width(self) -> int:
+        """Length of a pooled state."""
+        return self.model.config.hidden_size
+
+    def tokenize(self, texts: list[str]) -> Tokens:
+        """Returns tokens padded to the longest text.
+
+        Raises:
+            WeightsUnavailable: its vocabulary is not on this machine.
+        """
+        if self.tokenizer is None:
+            raise WeightsUnavailable(self.reason)
+        cleaned = [self.clean(text) for text in texts]
+        encoded = self.tokenizer(
+            cleaned, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
+        return Tokens(encoded["input_ids"], encoded["attention_mask"])
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Returns pooled states [B, width]."""
+        states = self.model(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True
+        ).hidden_states
+        return self.pool(states, tokens.attention_mask.unsqueeze(-1).to(states[-1].dtype))
+
+
+def build_bert(
+    shapes: Shapes,
+    config: EncoderConfig,
+    spec: EncoderSpec,
+    pool: Pool,
+    *,
+    num_words: int,
+    max_length: int,
+    clean: Callable[[str], str] = str,
+) -> BertText:
+    """Builds a BERT of random weights as wide and deep as `shapes` say, BERT-base where they say nothing.
+
+    Raises:
+        ConfigError: a vocabulary of another size than its embeddings.
+    """
+    declare_missing_operators()
+    from transformers import BertConfig, BertModel
+
+    num_words, width = shapes.get("embeddings.word_embeddings.weight", (num_words, 768))
+    model = BertModel(
+        BertConfig(
+            vocab_size=num_words,
+            hidden_size=width,
+            num_hidden_layers=numbered(shapes, "encoder.layer.") or 12,
+            num_attention_heads=max(1, width // HEAD_WIDTH),
+            intermediate_size=shapes.get("encoder.layer.0.intermediate.dense.bias", (4 * width,))[0],
+            max_position_embeddings=shapes.get("embeddings.position_embeddings.weight", (512,))[0],
+        ),
+        add_pooling_layer=False,
+    )
+    return BertText(
+        model,
+        pool,
+        tokenizer=read_vocabulary(config, spec, num_words=num_words),
+        max_length=min(max_length, model.config.max_position_embeddings),
+        clean=clean,
+        reason=f"{config.name}: no vocabulary on this machine; {'; '.join(how_to_get(config.name, spec))}",
+    )
+
+
+def read_vocabulary(config: EncoderConfig, spec: EncoderSpec, *, num_words: int) -> Any:
+    """Returns the tokenizer of an encoder's `vocab.txt`, or None where it is not here.
+
+    Everything is lower-cased, ClinicalBERT's cased vocabulary too: its repository says nothing of case, and
+    those who trained with it got what transformers does then.
+
+    Raises:
+        ConfigError: its size is not that of the embeddings.
+    """
+    if not is_here(config.name, VOCABULARY):
+        return None
+    from transformers import BertTokenizer
+
+    file = part_file(config.name, spec, VOCABULARY)
+    words = file.read_text(encoding="utf-8").splitlines()
+    if len(words) != num_words:
+        raise ConfigError(
+            f"{config.name}: its vocabulary has {len(words):,} words, its weights were trained with "
+            f"{num_words:,}; get the one of {spec.vocabulary}"
+        )
+    return BertTokenizer(vocab={word: i for i, word in enumerate(words)}, do_lower_case=True)

@@ -1,0 +1,54 @@
+"""BLIP (Li et al. 2022, arXiv:2201.12086): says in a sentence what is on an image. It knows no label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainables.config import CaptionerConfig
+from trainables.models.catalogue.captioners import captioner_folder, captioner_preprocessing
+from trainables.models.files.checkpoints import from_checkpoint, quiet_transformers
+from trainables.models.torchvision_import import declare_missing_operators
+
+IMAGES_AT_ONCE = 16
+
+
+class Captioner:
+    """A BLIP checkpoint on a device: greedy, so that the same images always get the same words.
+
+    Attributes:
+        preprocessing: how it wants its pixels. It was trained on squashed images; here the middle is cut out
+            as for every model, which is the same where images are square.
+    """
+
+    def __init__(self, config: CaptionerConfig, device: str) -> None:
+        folder = captioner_folder(config)
+        declare_missing_operators()
+        from transformers import AutoTokenizer, BlipForConditionalGeneration
+
+        self.device, self.max_new_tokens = device, config.max_new_tokens
+        self.model: Any = from_checkpoint(BlipForConditionalGeneration, folder).to(device)
+        with quiet_transformers():
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        self.preprocessing = captioner_preprocessing(config)
+
+    @torch.no_grad()
+    def describe(self, images: np.ndarray) -> Iterator[str]:
+        """Yields a sentence per image, of uint8 [N, S, S]."""
+        mean, std = (
+            torch.tensor(values, device=self.device).view(-1, 1, 1)
+            for values in (self.preprocessing.mean, self.preprocessing.std)
+        )
+        for start in range(0, len(images), IMAGES_AT_ONCE):
+            grey = torch.from_numpy(images[start : start + IMAGES_AT_ONCE]).to(self.device)
+            pixels = (grey[:, None].expand(-1, 3, -1, -1).float() / 255 - mean) / std
+            tokens = self.model.generate(
+                pixel_values=pixels, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1
+            )
+            for sentence in self.tokenizer.batch_decode(tokens, skip_special_tokens=True):
+                yield " ".join(sentence.split())

@@ -1,0 +1,164 @@
+"""Dual encoders of two parts that never met: an image and a sentence encoder, joined by a projection.
+
+`lite0-minilm` is one; `dual:<image>+<text>` joins any timm image encoder and any Hugging Face text encoder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainables.config import EncoderConfig, PreprocessingSpec
+from trainables.models.catalogue.registry import encoder_fingerprint, preprocessing_of
+from trainables.models.encoder_spec import EncoderSpec
+from trainables.models.encoders.dual_encoder import (
+    Blocks,
+    DualEncoder,
+    ImageFeatures,
+    Tokens,
+    TowerName,
+    unit_length,
+)
+from trainables.models.encoders.timm_towers import ImageTower, load_timm_tower
+from trainables.models.files.checkpoints import checkpoint_folder, from_checkpoint, split_dual
+from trainables.models.torchvision_import import declare_missing_operators
+
+INITIAL_LOG_LOGIT_SCALE = 2.6593  # ln(1 / 0.07): CLIP §2.3
+
+
+class SentenceEncoder(nn.Module):
+    """A Hugging Face text model that embeds a text as the mean of its last states, padding left out."""
+
+    def __init__(self, model: Any, tokenizer: Any, max_length: int) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    @classmethod
+    def load(cls, folder: Path, *, weights: bool) -> SentenceEncoder:
+        """Loads a model and its tokenizer from a checkpoint folder, safetensors only."""
+        declare_missing_operators()
+        from transformers import AutoModel, AutoTokenizer
+
+        model = from_checkpoint(AutoModel, folder, weights=weights)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return cls(model, tokenizer, min(model.config.max_position_embeddings, tokenizer.model_max_length))
+
+    @property
+    def width(self) -> int:
+        """Length of a sentence embedding."""
+        return self.model.config.hidden_size
+
+    def tokenize(self, texts: list[str]) -> Tokens:
+        """Returns tokens padded to the longest text."""
+        encoded = self.tokenizer(
+            texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
+        return Tokens(encoded["input_ids"], encoded["attention_mask"])
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Returns sentence embeddings [B, width], unit length."""
+        states = self.model(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
+        ).last_hidden_state
+        mask = tokens.attention_mask.unsqueeze(-1).to(torch.promote_types(states.dtype, torch.float32))
+        return unit_length((states * mask).sum(1) / mask.sum(1))
+
+
+class JoinedEncoder(DualEncoder):
+    """An image tower projected into the space of a sentence encoder (LiT, Zhai et al. 2022).
+
+    The joint space is the sentence encoder's own: texts need no projection, so a frozen text tower can be
+    embedded once and for all.
+    """
+
+    def __init__(
+        self,
+        image: ImageTower,
+        text: SentenceEncoder,
+        projection: nn.Linear,
+        *,
+        family: str,
+        name: str,
+        fingerprint: str,
+        preprocessing: PreprocessingSpec,
+    ) -> None:
+        super().__init__()
+        self.image = image
+        self.text = text
+        self.image_projection = projection
+        self.log_logit_scale = nn.Parameter(torch.tensor(INITIAL_LOG_LOGIT_SCALE))
+        self.family = family
+        self.name = name
+        self.fingerprint = fingerprint
+        self.preprocessing = preprocessing
+        self.pooled_dim = image.pooled_dim
+        self.joint_dim = projection.out_features
+
+    def blocks(self, tower: TowerName) -> Blocks:
+        """Returns the image tower's blocks, or the text model's layers."""
+        if tower == "image":
+            return Blocks(tuple(f"image.blocks.{i}" for i in range(len(self.image.blocks))))
+        layers = next(
+            (name, module) for name, module in self.text.named_modules() if isinstance(module, nn.ModuleList)
+        )
+        return Blocks(tuple(f"text.{layers[0]}.{i}" for i in range(len(layers[1]))))
+
+    def projections(self) -> dict[TowerName, str]:
+        """Returns the image projection; the text side has none."""
+        return {"image": "image_projection"}
+
+    def towers(self) -> dict[TowerName, tuple[str, ...]]:
+        """Returns the image tower with the projection, and the sentence encoder."""
+        return {"image": ("image.", "image_projection."), "text": ("text.",)}
+
+    def encode_image_prefix(self, pixels: Tensor, cut: int) -> Tensor:
+        """Runs the image blocks below `cut`."""
+        return self.image.run(pixels, 0, cut)
+
+    def encode_image_suffix(self, activations: Tensor, cut: int) -> ImageFeatures:
+        """Runs the image blocks from `cut`, then the projection."""
+        pooled = self.image.run(activations, cut, len(self.image.blocks))
+        return ImageFeatures(pooled, unit_length(self.image_projection(pooled)))
+
+    def encode_text(self, tokens: Tokens) -> Tensor:
+        """Returns sentence embeddings [B, D], unit length."""
+        return self.text(Tokens(*(part.to(self.log_logit_scale.device) for part in tokens)))
+
+    def tokenize(self, texts: list[str]) -> Tokens:
+        """Returns tokens of the sentence encoder."""
+        return self.text.tokenize(texts)
+
+
+def load_joined(
+    config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
+) -> JoinedEncoder:
+    """Joins the timm image encoder and the Hugging Face text encoder that `dual:IMAGE+TEXT` names.
+
+    The projection between them is random, the same every time: zero-shot means nothing until it is trained.
+
+    Raises:
+        ConfigError: timm knows no such model, or a checkpoint does not fit its architecture.
+        WeightsUnavailable: weights that are neither here nor reachable.
+    """
+    del store  # nothing is derived from the weights
+    preprocessing = preprocessing_of(config)
+    image_name, text_name = split_dual(config.name)
+    image = load_timm_tower(image_name, size=preprocessing.size, weights=weights)
+    text = SentenceEncoder.load(checkpoint_folder(text_name, weights=weights), weights=weights)
+    projection = nn.Linear(image.pooled_dim, text.width)
+    nn.init.orthogonal_(projection.weight, generator=torch.Generator().manual_seed(0))
+    nn.init.zeros_(projection.bias)
+    return JoinedEncoder(
+        image,
+        text,
+        projection,
+        family=spec.family,
+        name=config.name,
+        fingerprint=encoder_fingerprint(config) if weights else "random",
+        preprocessing=preprocessing,
+    )

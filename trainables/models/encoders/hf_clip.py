@@ -1,0 +1,93 @@
+"""CLIP checkpoints of Hugging Face transformers: a Hub repository or a local folder (Radford et al. 2021)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from trainables.models.encoders.dual_encoder import (
+    Blocks,
+    DualEncoder,
+    ImageFeatures,
+    Tokens,
+    TowerName,
+    unit_length,
+)
+
+
+class HFClip(DualEncoder):
+    """A `CLIPModel`. Image block 0 is the patch embedding with its LayerNorm, the others are layers.
+
+    A saved adapter is relative to the `CLIPModel`, so `PeftModel.from_pretrained` loads it without this
+    project.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        # The checkpoint's `logit_scale` is already a logarithm; one parameter under two names.
+        self.log_logit_scale = model.logit_scale
+        self.pooled_dim = model.config.vision_config.hidden_size
+        self.joint_dim = model.config.projection_dim
+
+    @property
+    def adapter_root(self) -> nn.Module:
+        """The `CLIPModel`."""
+        return self.model
+
+    def blocks(self, tower: TowerName) -> Blocks:
+        """Returns the layers of a tower; the image tower's patch embedding is a block too."""
+        half = "vision_model" if tower == "image" else "text_model"
+        layers = len(self.model.get_submodule(half).encoder.layers)
+        names = [f"model.{half}.encoder.layers.{i}" for i in range(layers)]
+        return Blocks((f"model.{half}.embeddings", *names) if tower == "image" else tuple(names))
+
+    def projections(self) -> dict[TowerName, str]:
+        """Returns both projections."""
+        return {"image": "model.visual_projection", "text": "model.text_projection"}
+
+    def towers(self) -> dict[TowerName, tuple[str, ...]]:
+        """Returns both halves of the `CLIPModel`."""
+        return {
+            "image": ("model.vision_model.", "model.visual_projection."),
+            "text": ("model.text_model.", "model.text_projection."),
+        }
+
+    def encode_image_prefix(self, pixels: Tensor, cut: int) -> Tensor:
+        """Runs the embeddings and the first `cut` - 1 layers."""
+        return self._run(pixels, 0, cut)
+
+    def encode_image_suffix(self, activations: Tensor, cut: int) -> ImageFeatures:
+        """Runs the other layers; `pooled` is the normalised class token."""
+        pooled = self._run(activations, cut, self._num_blocks)
+        return ImageFeatures(pooled, unit_length(self.model.visual_projection(pooled)))
+
+    def encode_text(self, tokens: Tokens) -> Tensor:
+        """Returns the projected state at the end-of-text token [B, D], unit length."""
+        ids, mask = (part.to(self.log_logit_scale.device) for part in tokens)
+        pooled = self.model.text_model(input_ids=ids, attention_mask=mask).pooler_output
+        return unit_length(self.model.text_projection(pooled))
+
+    def tokenize(self, texts: list[str]) -> Tokens:
+        """Returns tokens of the checkpoint's own tokenizer."""
+        length = self.model.config.text_config.max_position_embeddings
+        encoded = self.tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+        return Tokens(encoded["input_ids"], encoded["attention_mask"])
+
+    @property
+    def _num_blocks(self) -> int:
+        return len(self.model.vision_model.encoder.layers) + 1
+
+    def _run(self, activations: Tensor, first: int, last: int) -> Tensor:
+        vision = self.model.vision_model
+        if first == 0 < last:
+            # A size the checkpoint was not trained at stretches its position embeddings.
+            embedded = vision.embeddings(activations, interpolate_pos_encoding=True)
+            activations = vision.pre_layrnorm(embedded)
+        for layer in vision.encoder.layers[max(first - 1, 0) : max(last - 1, 0)]:
+            activations = layer(activations, None)
+        if first < last == self._num_blocks:
+            activations = vision.post_layernorm(activations[:, 0])
+        return activations

@@ -1,0 +1,59 @@
+"""SigLIP checkpoints of Hugging Face transformers (Zhai et al. 2023): attention pooling and no projection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainables.models.encoders.dual_encoder import ImageFeatures, Tokens, TowerName, unit_length
+from trainables.models.encoders.hf_clip import HFClip
+
+
+class HFSiglip(HFClip):
+    """A `SiglipModel`. Its last image block gives patches, which a head pools into the joint space.
+
+    `pooled` is what the head gives, before it has unit length.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        model.logit_scale = nn.Parameter(model.logit_scale.detach().reshape(()))  # the checkpoint's is [1]
+        model.config.projection_dim = model.config.vision_config.hidden_size
+        super().__init__(model, tokenizer)
+
+    def projections(self) -> dict[TowerName, str]:
+        """Returns what pools: an attention of one query over the patches, a linear map of a text."""
+        return {"image": "model.vision_model.head", "text": "model.text_model.head"}
+
+    def towers(self) -> dict[TowerName, tuple[str, ...]]:
+        """Returns both halves of the `SiglipModel`."""
+        return {"image": ("model.vision_model.",), "text": ("model.text_model.",)}
+
+    def encode_image_suffix(self, activations: Tensor, cut: int) -> ImageFeatures:
+        """Runs the other layers and the pooling."""
+        pooled = self.model.vision_model.head(self._run(activations, cut, self._num_blocks))
+        return ImageFeatures(pooled, unit_length(pooled))
+
+    def encode_text(self, tokens: Tokens) -> Tensor:
+        """Returns the state of the last position [B, D], unit length; SigLIP reads padding too."""
+        ids = tokens.input_ids.to(self.log_logit_scale.device)
+        return unit_length(self.model.text_model(input_ids=ids).pooler_output)
+
+    def tokenize(self, texts: list[str]) -> Tokens:
+        """Returns tokens padded to the context length, so that no text depends on its neighbours."""
+        length = self.model.config.text_config.max_position_embeddings
+        encoded = self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        )
+        return Tokens(encoded["input_ids"], torch.ones_like(encoded["input_ids"]))
+
+    def _run(self, activations: Tensor, first: int, last: int) -> Tensor:
+        vision = self.model.vision_model
+        if first == 0 < last:
+            activations = vision.embeddings(activations, interpolate_pos_encoding=True)
+        for layer in vision.encoder.layers[max(first - 1, 0) : max(last - 1, 0)]:
+            activations = layer(activations, None)
+        if first < last == self._num_blocks:
+            activations = vision.post_layernorm(activations)
+        return activations

@@ -1,0 +1,37 @@
+"""The one way to get a dual encoder: by configuration, offline first."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import torch
+
+from trainables.config import EncoderConfig
+from trainables.models.catalogue.registry import FAMILIES, find_encoder
+from trainables.models.encoders.dual_encoder import DualEncoder
+from trainables.models.torchvision_import import declare_missing_operators
+
+
+def load_dual_encoder(
+    config: EncoderConfig, *, device: str = "cpu", weights: bool = True, store: Path | None = None
+) -> DualEncoder:
+    """Loads an encoder onto a device, in float32 and eval mode.
+
+    `weights=False` builds the structure with random weights, to check names against; never for results. Under
+    `store`, the root of what is content-addressed, a family may keep what it derives from its weights.
+
+    Raises:
+        ConfigError: no such encoder, or a checkpoint that does not fit its architecture.
+        WeightsUnavailable: the weights are not on this machine and cannot be fetched.
+    """
+    declare_missing_operators()
+    spec = find_encoder(config)
+    module, _, function = FAMILIES[spec.family].loader.partition(":")
+    load = getattr(importlib.import_module(module), function)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(
+            0
+        )  # random weights, where asked for, are the same every time; the caller's draws go on
+        encoder: DualEncoder = load(config, spec, weights=weights, store=store)
+    return encoder.to(device).eval()

@@ -1,0 +1,110 @@
+"""Dual encoders of radiographs and reports: an image tower with a head, a BERT with a projection."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from trainables.config import EncoderConfig
+from trainables.models.catalogue.registry import encoder_fingerprint, preprocessing_of
+from trainables.models.encoder_spec import EncoderSpec, TowerName
+from trainables.models.encoders.bert import BertText
+from trainables.models.encoders.dual_encoder import Blocks, DualEncoder, ImageFeatures, Tokens, unit_length
+from trainables.models.encoders.timm_towers import ImageTower
+
+CLIP_LOGIT_SCALE = 1 / 0.07
+"""CLIP §2.3, and where weights hold none."""
+
+
+class LinearHead(nn.Module):
+    """A projection of pooled features [B, P]."""
+
+    def __init__(self, projection: nn.Module) -> None:
+        super().__init__()
+        self.projection = projection
+
+    def forward(self, outputs: Tensor) -> ImageFeatures:
+        """Returns pooled features, and their projection at unit length."""
+        return ImageFeatures(outputs, unit_length(self.projection(outputs)))
+
+
+class MapHead(nn.Module):
+    """A projection of every position of a map [B, C, H, W], averaged after it (BioViL)."""
+
+    def __init__(self, projection: nn.Module) -> None:
+        super().__init__()
+        self.projection = projection
+
+    def forward(self, outputs: Tensor) -> ImageFeatures:
+        """Returns the mean of the map, and that of its projection at unit length."""
+        return ImageFeatures(outputs.mean((2, 3)), unit_length(self.projection(outputs).mean((2, 3))))
+
+
+class ReportEncoder(DualEncoder):
+    """An image tower and a BERT. Where a head reads a map, that map is what the last image block gives."""
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        spec: EncoderSpec,
+        *,
+        image: ImageTower,
+        image_head: LinearHead | MapHead,
+        text: BertText,
+        text_projection: nn.Module | None,
+        joint_dim: int,
+        logit_scale: float = CLIP_LOGIT_SCALE,
+    ) -> None:
+        super().__init__()
+        self.image = image
+        self.image_head = image_head
+        self.text = text
+        self.text_projection = text_projection if text_projection is not None else nn.Identity()
+        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
+        self.family = spec.family
+        self.name = config.name
+        self.fingerprint = "random"
+        self.preprocessing = preprocessing_of(config)
+        self.pooled_dim = image.pooled_dim
+        self.joint_dim = joint_dim
+
+    def weights_are_loaded(self, config: EncoderConfig) -> None:
+        """Takes the fingerprint of what was loaded; until then it is that of random weights."""
+        self.fingerprint = encoder_fingerprint(config)
+
+    def blocks(self, tower: TowerName) -> Blocks:
+        """Returns the image tower's blocks, or BERT's layers."""
+        if tower == "image":
+            return Blocks(tuple(f"image.blocks.{i}" for i in range(len(self.image.blocks))))
+        return Blocks(
+            tuple(f"text.model.encoder.layer.{i}" for i in range(len(self.text.model.encoder.layer)))
+        )
+
+    def projections(self) -> dict[TowerName, str]:
+        """Returns the projections; GLoRIA has none of texts."""
+        image: dict[TowerName, str] = {"image": "image_head.projection"}
+        has_text = any(True for _ in self.text_projection.parameters())
+        return {**image, "text": "text_projection"} if has_text else image
+
+    def towers(self) -> dict[TowerName, tuple[str, ...]]:
+        """Returns both halves."""
+        return {"image": ("image.", "image_head."), "text": ("text.", "text_projection.")}
+
+    def encode_image_prefix(self, pixels: Tensor, cut: int) -> Tensor:
+        """Runs the image blocks below `cut`."""
+        return self.image.run(pixels, 0, cut)
+
+    def encode_image_suffix(self, activations: Tensor, cut: int) -> ImageFeatures:
+        """Runs the image blocks from `cut`, then the head."""
+        return self.image_head(self.image.run(activations, cut, len(self.image.blocks)))
+
+    def encode_text(self, tokens: Tokens) -> Tensor:
+        """Returns joint embeddings [B, D], unit length."""
+        on_device = Tokens(*(part.to(self.log_logit_scale.device) for part in tokens))
+        return unit_length(self.text_projection(self.text(on_device)))
+
+    def tokenize(self, texts: list[str]) -> Tokens:
+        """Returns tokens of the encoder's vocabulary."""
+        return self.text.tokenize(texts)

@@ -1,0 +1,68 @@
+"""torchvision's ResNet-50 as an image tower: the body of MedCLIP, GLoRIA and BioViL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from trainables.models.encoders.timm_towers import ImageTower, NamedBlocks
+from trainables.models.files.state_dicts import Shapes, numbered
+from trainables.models.torchvision_import import declare_missing_operators
+
+DEPTHS, WIDTH, POOLED_DIM = (3, 4, 6, 3), 64, 2048
+UNUSED = ("fc.",)  # ImageNet's classifier
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+
+
+def resnet_tower(shapes: Shapes, *, first: nn.Module | None = None, last: nn.Module) -> ImageTower:
+    """Builds a ResNet-50 of random weights, cut into its stem and its four stages.
+
+    Args:
+        shapes: how deep and wide it is, by torchvision's names; nothing = as published.
+        first: what pixels go through before the stem.
+        last: what becomes of the map of the last stage, [B, 2048, H, W].
+    """
+    declare_missing_operators()
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    depths = [numbered(shapes, f"{stage}.") or depth for stage, depth in zip(STAGES, DEPTHS, strict=True)]
+    width = shapes.get("layer1.0.conv1.weight", (WIDTH,))[0]
+    net: Any = ResNet(Bottleneck, depths, width_per_group=width)
+    stem = {"conv1": net.conv1, "bn1": net.bn1, "relu": net.relu, "maxpool": net.maxpool}
+    before = {} if first is None else {"first": first}
+    return ImageTower(
+        [
+            NamedBlocks(**before, **stem),
+            *(getattr(net, stage) for stage in STAGES[:-1]),
+            _Last(net.layer4, last),
+        ],
+        POOLED_DIM,
+    )
+
+
+def resnet_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns tensors under the names of `resnet_tower`, from torchvision's."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        stage, _, rest = name.partition(".")
+        place = f"blocks.{STAGES.index(stage) + 1}.{rest}" if stage in STAGES else f"blocks.0.{name}"
+        renamed[name if name.startswith(UNUSED) else place] = tensor
+    return renamed
+
+
+class SpatialMean(nn.Module):
+    """The mean over the positions of a map: [B, C, H, W] → [B, C]."""
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """Returns the mean."""
+        return activations.mean((2, 3))
+
+
+class _Last(nn.Sequential):
+    """The last stage, whose bottlenecks keep their numbers, and what follows it."""
+
+    def __init__(self, stage: nn.Sequential, last: nn.Module) -> None:
+        super().__init__(*stage)
+        self.last = last

@@ -1,0 +1,35 @@
+"""Counts what graphs keep for their backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def saved_bytes(not_counted: Iterable[Tensor] = ()) -> Iterator[list[int]]:
+    """Counts, into the one element of the list, what graphs made meanwhile keep for their backward pass.
+
+    Each storage counts once; those of `not_counted`, the weights, are there anyway.
+    """
+    seen = {_identity(tensor) for tensor in not_counted}
+    total, alive = [0], list[Tensor]()
+
+    def pack(tensor: Tensor) -> Tensor:
+        if _identity(tensor) not in seen:
+            seen.add(_identity(tensor))
+            alive.append(tensor)  # or its address could be given out again
+            total[0] += tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield total
+
+
+def _identity(tensor: Tensor) -> int:
+    """Returns the address of what a tensor holds; on the meta device nothing is held, so of its record."""
+    storage = tensor.untyped_storage()
+    return storage.data_ptr() or storage._cdata

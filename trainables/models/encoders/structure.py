@@ -1,0 +1,244 @@
+"""What an encoder is made of, without its weights: which modules can be adapted, what they take of memory.
+
+Built once on PyTorch's meta device, where a tensor has a shape and no bytes. That takes seconds of imports,
+so the structures of registered encoders are kept beside this file; `python -m
+trainables.models.encoders.structure` writes them anew, and tests compare them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainables.config import Config, EncoderConfig
+from trainables.errors import WeightsUnavailable
+from trainables.models.catalogue.registry import ENCODERS, preprocessing_of
+from trainables.models.encoder_spec import TowerName
+from trainables.models.files.weights import is_here
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from trainables.models.encoders.dual_encoder import DualEncoder
+
+KEPT = Path(__file__).with_name("structures.json")
+ROWS = 2
+GRID = 32
+"""Pixels; convolutions halve an image five times, and pad what is left over."""
+
+
+class Adaptable(Config):
+    """A module that can carry an adapter; `matrices` are [rows, columns] of the weights it adapts."""
+
+    name: str
+    matrices: tuple[tuple[int, int], ...]
+
+    @property
+    def largest_rank(self) -> int:
+        """The rank of its smallest weight matrix: no adapter can have more."""
+        return min(min(matrix) for matrix in self.matrices)
+
+    def num_parameters(self, rank: int) -> int:
+        """Returns the scalars of an adapter of this rank."""
+        return sum(rank * (rows + columns) for rows, columns in self.matrices)
+
+
+class Structure(Config):
+    """An encoder's shapes. Bytes are those of one image in float32, by cut: image blocks below it are frozen.
+
+    `graph_bytes` is what the backward pass keeps, `activation_bytes` what enters the trainable part, and
+    `widest_bytes` the largest output of any module of a block (of the projection in the last place).
+    `num_tokens` are those of a vision transformer, the class token among them; 0 of anything else.
+    """
+
+    image_size: int
+    num_tokens: int = 0
+    num_parameters: int
+    tower_parameters: dict[TowerName, int]
+    projection_parameters: dict[TowerName, int]
+    blocks: dict[TowerName, tuple[tuple[Adaptable, ...], ...]]
+    graph_bytes: tuple[int, ...]
+    activation_bytes: tuple[int, ...]
+    widest_bytes: tuple[int, ...]
+
+    def names(self, tower: TowerName) -> list[list[str]]:
+        """Returns the modules that can be adapted, block by block, lowest first."""
+        return [[module.name for module in block] for block in self.blocks[tower]]
+
+    def find(self, name: str) -> Adaptable:
+        """Returns a module by its name in the encoder."""
+        return next(m for blocks in self.blocks.values() for block in blocks for m in block if m.name == name)
+
+    def at(self, image_size: int) -> Structure:
+        """Returns the same encoder at another size: bytes go with the pixels, or the tokens, until pooled."""
+        pixels = (math.ceil(image_size / GRID) / math.ceil(self.image_size / GRID)) ** 2
+        if self.num_tokens:
+            pixels = (1 + (self.num_tokens - 1) * pixels) / self.num_tokens
+
+        def scaled(sizes: tuple[int, ...]) -> tuple[int, ...]:
+            return (*(math.ceil(size * pixels) for size in sizes[:-1]), sizes[-1])
+
+        return self.model_copy(
+            update={
+                "image_size": image_size,
+                "num_tokens": round(self.num_tokens * pixels),
+                "graph_bytes": scaled(self.graph_bytes),
+                "activation_bytes": scaled(self.activation_bytes),
+                "widest_bytes": scaled(self.widest_bytes),
+            }
+        )
+
+
+def structure_of(config: EncoderConfig) -> Structure | None:
+    """Returns what an encoder is made of; None where not even its description is on this machine.
+
+    Raises:
+        ConfigError: no such encoder, or one that cannot be built.
+    """
+    if is_kept(config):
+        return _kept(config.name).at(preprocessing_of(config).size)
+    try:
+        unread: Any = config.model_copy(update={"precision": "float32"})  # Any: see `targets`
+        return _built(unread)
+    except WeightsUnavailable:
+        return None
+
+
+def is_kept(config: EncoderConfig) -> bool:
+    """Says whether an encoder's structure is that which is kept, whose presets tests have shown alive.
+
+    Of parts that were converted here the shapes in their files decide, and which other sizes they take.
+    """
+    if config.name not in _all_kept():
+        return False
+    parts = ENCODERS[config.name].parts
+    return not parts or (config.image_size is None and not any(is_here(config.name, part) for part in parts))
+
+
+@cache
+def _kept(name: str) -> Structure:
+    return Structure.model_validate(_all_kept()[name])
+
+
+@cache
+def _all_kept() -> dict[str, Any]:
+    return json.loads(KEPT.read_text())
+
+
+@cache
+def _built(config: EncoderConfig) -> Structure:
+    import torch
+
+    from trainables.models.encoders.load import load_dual_encoder
+
+    try:
+        with torch.device("meta"):
+            return measure(load_dual_encoder(config, weights=False, device="meta"))
+    except (NotImplementedError, RuntimeError):  # a library that looks at values while it builds
+        return measure(load_dual_encoder(config, weights=False))
+
+
+def measure(encoder: DualEncoder) -> Structure:
+    """Returns the structure of an encoder that was built, with weights or without."""
+    sizes = [_sizes(encoder, cut) for cut in range(len(encoder.blocks("image").names) + 1)]
+    parameters = dict(encoder.named_parameters())
+    return Structure(
+        image_size=encoder.preprocessing.size,
+        num_tokens=_num_tokens(encoder),
+        num_parameters=sum(p.numel() for p in parameters.values()),
+        tower_parameters={
+            tower: sum(p.numel() for name, p in parameters.items() if name.startswith(beginnings))
+            for tower, beginnings in encoder.towers().items()
+        },
+        projection_parameters={
+            tower: sum(p.numel() for p in encoder.get_submodule(name).parameters())
+            for tower, name in encoder.projections().items()
+        },
+        blocks={tower: adaptable_modules(encoder, tower) for tower in ("image", "text")},
+        graph_bytes=tuple(graph for graph, _, _ in sizes),
+        activation_bytes=tuple(activations for _, activations, _ in sizes),
+        widest_bytes=tuple(widest for _, _, widest in sizes),
+    )
+
+
+def adaptable_modules(encoder: DualEncoder, tower: TowerName) -> tuple[tuple[Adaptable, ...], ...]:
+    """Returns what LoRA can be attached to, block by block, lowest first."""
+    return tuple(
+        tuple(
+            Adaptable(name=f"{block}.{name}", matrices=matrices)
+            for name, module in encoder.get_submodule(block).named_modules()
+            if name and (matrices := _matrices(module))
+        )
+        for block in encoder.blocks(tower).names
+    )
+
+
+def _matrices(module: nn.Module) -> tuple[tuple[int, int], ...]:
+    from torch import nn
+
+    if isinstance(module, nn.Conv2d) and module.groups == 1:  # PEFT cannot merge a grouped convolution
+        return ((module.out_channels, module.weight[0].numel()),)
+    return ((module.out_features, module.in_features),) if isinstance(module, nn.Linear) else ()
+
+
+def _num_tokens(encoder: DualEncoder) -> int:
+    first_block = _prefix(encoder, 1)
+    return first_block.shape[1] if first_block.dim() == 3 else 0
+
+
+def _prefix(encoder: DualEncoder, cut: int) -> Tensor:
+    import torch
+
+    size, channels = encoder.preprocessing.size, encoder.preprocessing.channels
+    with torch.no_grad():
+        pixels = torch.zeros(ROWS, channels, size, size, device=encoder.log_logit_scale.device)
+        return encoder.encode_image_prefix(pixels, cut)
+
+
+def _sizes(encoder: DualEncoder, cut: int) -> tuple[int, int, int]:
+    """Returns graph, activation and widest bytes of one image at a cut."""
+    import torch
+
+    from trainables.models.encoders.saved_bytes import saved_bytes
+
+    weights = [*encoder.parameters(), *encoder.buffers()]
+    activations = _prefix(encoder, cut)
+    widest = [0]
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        del module, inputs
+        if isinstance(output, torch.Tensor):
+            widest[0] = max(widest[0], output.numel() * output.element_size())
+
+    hooks = [module.register_forward_hook(look) for module in encoder.modules()]
+    try:
+        with torch.enable_grad(), saved_bytes(weights) as kept:
+            encoder.encode_image_suffix(activations, cut)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    values = kept[0], activations.numel() * activations.element_size(), widest[0]
+    graph, entering, largest = (math.ceil(value / ROWS) for value in values)
+    return graph, entering, largest
+
+
+def kept_names() -> list[str]:
+    """Returns the registered encoders whose structure is kept: those that can be built without a file."""
+    return [name for name, spec in ENCODERS.items() if spec.parts or spec.files or spec.architecture]
+
+
+def main() -> None:
+    """Writes the structures that are kept."""
+    configs: list[Any] = [EncoderConfig(name=name) for name in kept_names()]
+    lines = [
+        f"{json.dumps(config.name)}: {json.dumps(_built(config).model_dump(mode='json'))}"
+        for config in configs
+    ]
+    KEPT.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Tensors of published checkpoints: read whole, renamed, and loaded strictly. Nothing is left random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from trainables.config import EncoderConfig
+from trainables.errors import ConfigError, DataError
+from trainables.models.encoder_spec import EncoderSpec
+from trainables.models.files.weights import MODEL_FILE, is_here, part_file, part_folder
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def open_parts(
+    config: EncoderConfig, spec: EncoderSpec, *, weights: bool
+) -> tuple[dict[str, Tensor], Shapes]:
+    """Returns the tensors of an encoder's parts, none without weights, and the shapes as far as known here.
+
+    Raises:
+        WeightsUnavailable: weights are asked for, and a part is not on this machine.
+        DataError: a part has changed since it was converted.
+        ConfigError: two parts name the same tensor.
+    """
+    if not weights:
+        return {}, shapes_of_parts(config, spec)
+    tensors = read_parts(config, spec)
+    return tensors, {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def read_parts(config: EncoderConfig, spec: EncoderSpec) -> dict[str, Tensor]:
+    """Returns the tensors of all of an encoder's parts, in float32.
+
+    Raises:
+        WeightsUnavailable: a part is not on this machine.
+        DataError: a part has changed since it was converted.
+        ConfigError: two parts name the same tensor.
+    """
+    from safetensors.torch import load_file
+
+    tensors: dict[str, Tensor] = {}
+    for part in spec.parts:
+        found = load_file(part_file(config.name, spec, part))
+        if twice := sorted(tensors.keys() & found.keys()):
+            raise ConfigError(f"{config.name}: '{twice[0]}' is in more than one of {', '.join(spec.parts)}")
+        tensors |= {name: t.float() if t.is_floating_point() else t for name, t in found.items()}
+    return tensors
+
+
+def shapes_of_parts(config: EncoderConfig, spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the tensors of those parts that are on this machine; reads no values.
+
+    Raises:
+        DataError: a part has changed since it was converted.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    for part in spec.parts:
+        if not is_here(config.name, part):
+            continue
+        file = part_folder(config.name, part) / MODEL_FILE
+        try:
+            with safe_open(file, framework="pt") as opened:
+                names = list(opened.keys())
+                shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in names}
+        except SafetensorError as error:
+            raise DataError(f"{file}: missing or changed since it was converted ({error})") from error
+    return shapes
+
+
+def below(named: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Returns what lies below a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
+
+
+def numbered(names: Iterable[str], prefix: str) -> int:
+    """Returns how many numbers follow a prefix: the layers of a stack."""
+    return len({name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)})
+
+
+def load_strictly(
+    module: nn.Module, tensors: Mapping[str, Tensor], *, where: str | Path, ignorable: Iterable[str] = ()
+) -> None:
+    """Fills a module; every tensor has its place, and every place its tensor.
+
+    Args:
+        module: what is filled.
+        tensors: by their names in the module.
+        where: named in the message.
+        ignorable: beginnings or ends of names that the module does not have and does not need.
+
+    Raises:
+        ConfigError: a tensor is missing, too many, or of another shape; names the first of each.
+    """
+    beginnings_or_ends = tuple(ignorable)
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name in wanted or not (name.startswith(beginnings_or_ends) or name.endswith(beginnings_or_ends))
+    }
+    missing = sorted(wanted.keys() - found.keys())
+    unexpected = sorted(found.keys() - wanted.keys())
+    others = sorted(n for n in wanted.keys() & found.keys() if wanted[n] != tuple(found[n].shape))
+    if missing or unexpected or others:
+        problems = {"missing": missing, "not expected": unexpected, "of another shape": others}
+        said = "; ".join(
+            f"{len(names)} {kind} (first: {names[0]})" for kind, names in problems.items() if names
+        )
+        raise ConfigError(f"{where}: the checkpoint does not fit {type(module).__name__}: {said}")
+    module.load_state_dict(found)

@@ -1,0 +1,1 @@
+"""From embeddings to numbers: probes, zero-shot, metrics with intervals, audits. Needs no encoder."""

@@ -1,0 +1,131 @@
+"""Draws of patients: 95 % intervals of metrics, and of the differences between systems on identical cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from trainables.scoring.metrics import ClassPairs, ratio, weighted_metrics
+
+NUM_DRAWS = 1000
+ELEMENTS_AT_ONCE = 8_000_000  # of the weights: 32 MB
+
+Draws = Mapping[str, np.ndarray]
+"""Metric → [1 + R] values: the value itself, then one per bootstrap draw; NaN where undefined."""
+
+
+class Interval(NamedTuple):
+    """A value and its 95 % percentile interval; NaN bounds where under half of the draws are defined."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Bootstrap:
+    """Draws patients with replacement, each with all of its images; every system meets the same draws.
+
+    Args:
+        classes: int64 [N].
+        patients: str [N]; images of one patient are drawn together.
+        seed: the same seed and patients give the same draws.
+        num_draws: R.
+        class_pairs: adds metrics among two classes alone.
+    """
+
+    classes: np.ndarray
+    patients: np.ndarray
+    seed: int = 0
+    num_draws: int = NUM_DRAWS
+    class_pairs: ClassPairs | None = None
+
+    def metrics(self, scores: np.ndarray, *, with_ece: bool = True) -> dict[str, np.ndarray]:
+        """Returns every metric of scores [N, K], and of each draw: [1 + R]."""
+        parts = [
+            weighted_metrics(scores, self.classes, weights, class_pairs=self.class_pairs, with_ece=with_ece)
+            for weights in self.weights
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def intervals(self, scores: np.ndarray) -> dict[str, Interval]:
+        """Returns every defined metric of scores [N, K] with its interval."""
+        return intervals(self.metrics(scores))
+
+    @cached_property
+    def weights(self) -> list[np.ndarray]:
+        """Float32 [N, r], 1 + R columns in all: ones, then how often each image's patient was drawn."""
+        return list(self._draw())
+
+    def _draw(self) -> Iterator[np.ndarray]:
+        names, patient_of = np.unique(self.patients, return_inverse=True)
+        generator = np.random.default_rng(self.seed)
+        num_parts = 1 + len(patient_of) * self.num_draws // ELEMENTS_AT_ONCE
+        at_once = -(-(1 + self.num_draws) // num_parts)
+        for start in range(0, 1 + self.num_draws, at_once):
+            num_columns = min(at_once, 1 + self.num_draws - start)
+            drawn = generator.integers(len(names), size=(num_columns - (start == 0), len(names)))
+            if start == 0:
+                drawn = np.concatenate([np.arange(len(names))[None], drawn])  # each patient once
+            cells = drawn * num_columns + np.arange(num_columns)[:, None]
+            counts = np.bincount(cells.ravel(), minlength=len(names) * num_columns)
+            yield counts.reshape(len(names), num_columns).astype(np.float32)[patient_of]
+
+
+def average(draws: Sequence[Draws]) -> dict[str, np.ndarray]:
+    """Returns the mean of every metric over several runs of a system, under the same draws of patients."""
+    return {name: np.mean([each[name] for each in draws], axis=0) for name in draws[0]}
+
+
+def paired_draws(of_a: Draws, of_b: Draws) -> dict[str, np.ndarray]:
+    """Returns draws of a − b, and of the error cut 1 − error_a / error_b.
+
+    The cut of accuracy is `error_cut`; that of an AUROC, e.g. `error_cut_macro_auroc`.
+    """
+    differences = {name: of_a[name] - of_b[name] for name in of_a if name in of_b}
+    for name in list(differences):
+        if name == "accuracy" or "auroc" in name:
+            key = "error_cut" if name == "accuracy" else f"error_cut_{name}"
+            differences[key] = 1 - ratio(1 - of_a[name], 1 - of_b[name])
+    return differences
+
+
+def intervals(draws: Draws) -> dict[str, Interval]:
+    """Returns value and 95 % percentile interval of every metric whose value is defined."""
+    return {name: _interval(values) for name, values in draws.items() if not np.isnan(values[0])}
+
+
+def _interval(values: np.ndarray) -> Interval:
+    drawn = values[1:][~np.isnan(values[1:])]
+    if 2 * drawn.size < max(values.size - 1, 1):
+        return Interval(float(values[0]), float("nan"), float("nan"))
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return Interval(float(values[0]), float(low), float(high))
+
+
+def over_draws(draws: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
+    """Returns the mean over draws of every metric that all of them have, with Student's 95 % interval."""
+    from scipy.special import stdtrit  # only where it is used
+
+    found: dict[str, Interval] = {}
+    for name in draws[0]:
+        values = np.array([draw[name] for draw in draws if name in draw])
+        if len(values) == len(draws):
+            mean, error = float(values.mean()), float(values.std(ddof=1)) / np.sqrt(len(values))
+            half = float(stdtrit(len(values) - 1, 0.975)) * error
+            found[name] = Interval(mean, mean - half, mean + half)
+    return found
+
+
+def to_metrics(prefix: str, values: Mapping[str, Interval]) -> dict[str, float]:
+    """Returns `<prefix>/<metric>` with its `_low` and `_high` twins; an undefined bound is absent."""
+    flat = {
+        f"{prefix}/{name}{suffix}": bound
+        for name, interval in values.items()
+        for suffix, bound in zip(("", "_low", "_high"), interval, strict=True)
+    }
+    return {key: value for key, value in flat.items() if not np.isnan(value)}

@@ -1,0 +1,158 @@
+"""Test metrics of every arm, with intervals by patient, paired with the frozen probe.
+
+A trial scores the test part of one fold with one seed. Per seed the folds are joined, so that every case is
+scored once; over seeds every metric is averaged; patients are drawn once for all seeds together. Differences
+are taken on identical cases and identical draws. Nothing is chosen here but the frozen probe to beat: it is
+the strongest on test, which can only shrink a gain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from trainables.data.records import Dataset
+from trainables.scoring.bootstrap import NUM_DRAWS, Bootstrap, Draws, average, intervals, to_metrics
+from trainables.scoring.comparisons import System, against, comparisons, frozen_probes, paired_rows
+from trainables.scoring.metrics import ClassPairs, explain_gaps
+from trainables.scoring.system_names import is_control, is_few_shot, split_draw
+from trainables.scoring.test_predictions import (
+    Cases,
+    Scored,
+    ScoredTrial,
+    by_arm,
+    by_seed,
+    join_folds,
+    read_scored,
+)
+
+MAX_FOLDS = 16  # whose draws are kept
+
+
+@dataclass
+class EvaluationResult:
+    """What the ledger's `evaluated` event carries; `paired` rows come reference first."""
+
+    arms: dict[str, dict[str, float]] = field(default_factory=dict)
+    """trial_key → `test/<system>/<metric>` with `_low` and `_high`, on the trial's own test images."""
+    pooled: dict[str, dict[str, float]] = field(default_factory=dict)
+    """arm_key → the same over all of its folds and seeds, for arms of several trials."""
+    paired: list[dict[str, Any]] = field(default_factory=list)
+    """arm_a, system_a minus arm_b, system_b (arm None: a control), metric, difference, low, high."""
+    controls: dict[str, float] = field(default_factory=dict)
+    reference: dict[str, str] | None = None
+    """arm and system of the frozen probe with the highest test accuracy."""
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, fit for JSON."""
+        return dict(vars(self))
+
+
+def open_cases(*datasets: Dataset) -> Cases:
+    """Returns labels and patients of the test images of data sets loaded with them; folds are joined."""
+    classes: dict[str, int] = {}
+    patients: dict[str, str] = {}
+    for dataset in datasets:
+        test = dataset.indices("test")
+        image_ids = [dataset.records[i].image_id for i in test]
+        classes |= dict(zip(image_ids, dataset.class_indices(test).tolist(), strict=True))
+        patients |= dict(zip(image_ids, dataset.patients(test).tolist(), strict=True))
+    return Cases(classes, patients, datasets[0].classes)
+
+
+def evaluate_arms(
+    trials: Sequence[ScoredTrial],
+    cases: Cases,
+    *,
+    class_pairs: ClassPairs | None = None,
+    num_draws: int = NUM_DRAWS,
+    seed: int = 0,
+    first: System | None = None,
+) -> EvaluationResult:
+    """Judges every trial, every arm, and every difference that a reader will ask for.
+
+    An arm without a prediction for every case is left out of `pooled` and `paired`, with a note.
+
+    Args:
+        trials: each `trial_key` once.
+        cases: every test image of every fold, opened.
+        class_pairs: adds metrics among two classes, see `audit.same_source_pairs`.
+        num_draws: bootstrap draws of patients.
+        seed: of the draws.
+        first: what stood first on val; every system is held against it.
+    """
+
+    @lru_cache(maxsize=MAX_FOLDS)
+    def bootstrap_of(image_ids: tuple[str, ...]) -> Bootstrap:
+        classes, patients = cases.arrays(image_ids)
+        return Bootstrap(classes, patients, seed=seed, num_draws=num_draws, class_pairs=class_pairs)
+
+    result = EvaluationResult(arms={trial.trial_key: {} for trial in trials})
+    classes, _ = cases.arrays(list(cases.classes))
+    result.notes += explain_gaps(classes, cases.class_names, split="test")
+    pooled: set[System] = set()
+    draws: dict[System, Draws] = {}  # of what is compared
+    for arm, of_arm in by_arm(trials).items():  # one by one: their scores need not fit in memory together
+        scored = {trial: read_scored(trial, cases, bootstrap_of) for trial in of_arm}
+        for trial, systems in scored.items():
+            result.arms[trial.trial_key] = trial_metrics(systems, is_alone=len(of_arm) == 1)
+        for name, seeds in by_seed(scored).items():
+            system = System(None if is_control(name) else arm, name)
+            if system in pooled:  # a control: every arm of an encoder has them, and one is enough
+                continue
+            pooled.add(system)
+            values = pool(system, seeds, len(cases.classes), result.notes)
+            if values is None:
+                continue
+            metrics = to_metrics(f"test/{name}", intervals(values))
+            if system.arm is None:
+                result.controls |= metrics
+            elif len(of_arm) > 1:
+                result.pooled.setdefault(arm, {}).update(metrics)
+            if system == first or not is_few_shot(name):
+                draws[system] = values
+    arms = {trial.arm_key: trial for trial in trials}
+    probes = frozen_probes(draws, arms)
+    if probes:
+        result.reference = {"arm": str(probes[0].arm), "system": probes[0].name}
+    compared = [system for system in draws if not is_few_shot(system.name)]
+    pairs = list(comparisons(compared, arms, probes))
+    if first is not None and first in draws:
+        pairs += against(first, compared)
+    for one, other in dict.fromkeys(pairs):
+        result.paired += paired_rows(one, other, draws)
+    return result
+
+
+def trial_metrics(systems: Mapping[str, Scored], *, is_alone: bool) -> dict[str, float]:
+    """Returns what a trial's systems score on its own test images; few-shot ones only of an arm's only trial.
+
+    Draws of a few-shot system are averaged.
+    """
+    drawn: dict[str, list[Scored]] = {}
+    for name, scored in systems.items():
+        system, _ = split_draw(name)
+        if not is_control(system) and (is_alone or not is_few_shot(system)):
+            drawn.setdefault(system, []).append(scored)
+    metrics: dict[str, float] = {}
+    for system, of_system in drawn.items():
+        metrics |= to_metrics(f"test/{system}", intervals(average([each.draws for each in of_system])))
+    return metrics
+
+
+def pool(system: System, seeds: list[list[Scored]], num_cases: int, notes: list[str]) -> Draws | None:
+    """Returns the draws of a system over its seeds, each the folds' parts; None if no seed scores every case.
+
+    A seed whose folds leave a case out does not count; `notes` says so.
+    """
+    joined = [join_folds(parts, num_cases) for parts in seeds]
+    whole = [scored for scored in joined if scored is not None]
+    if len(whole) < len(joined):
+        notes.append(
+            f"{system.arm or 'control'} {system.name}: {len(joined) - len(whole)} of {len(joined)} seeds "
+            f"do not score all {num_cases} test images: left out of pooled values and differences"
+        )
+    return average([scored.draws for scored in whole]) if whole else None

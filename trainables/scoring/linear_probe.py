@@ -1,0 +1,227 @@
+"""The linear probe: multinomial logistic regression on stored embeddings, its L2 strength chosen on val.
+
+Protocol: CLIP, appendix A.3 (Radford et al. 2021, arXiv:2103.00020). λ runs over 1e-6…1e6 in 96 logarithmic
+steps. Seven fits at every second decade, then four times the two neighbours of the best at half the distance:
+7 + 4 × 2 = 15 fits instead of 97. The chosen λ is refitted on train and val together, for test.
+
+The loss is the sum over images of −ln p plus λ/2 ‖W‖² (scikit-learn: C = 1/λ); the bias is free. Features are
+standardised with the mean and deviation of train, in the refit too, so that λ keeps its meaning. Where train
+is separable, weak λ differ by less than the solver's tolerance: there the path is flat.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainables.config import Features, ProbeConfig, Split
+from trainables.data.records import Dataset
+from trainables.errors import DataError
+from trainables.scoring.embedding_store import EmbeddingTable
+from trainables.scoring.logistic import FeatureSpace, LinearClassifier, PathSolver
+from trainables.scoring.metrics import LOWER_IS_BETTER, point_metrics
+from trainables.scoring.predictions import Scores, image_ids_of
+
+logger = logging.getLogger(__name__)
+STEPS_PER_DECADE = 8
+STRENGTHS = tuple(10.0 ** (step / STEPS_PER_DECADE - 6) for step in range(97))
+COARSE_STEP = 16
+OBJECTIVE = "macro_auroc"
+PATH_METRICS = ("accuracy", "macro_f1", "macro_auroc", "nll")
+
+
+class Examples(NamedTuple):
+    """Labelled embeddings: `embeddings` float [N, D], `classes` int64 [N]."""
+
+    embeddings: np.ndarray
+    classes: np.ndarray
+
+
+@dataclass(frozen=True)
+class ProbeFit:
+    """One strength: its metrics on val, fitted on train alone."""
+
+    l2: float
+    metrics: Mapping[str, float]
+    is_converged: bool
+
+
+@dataclass(frozen=True)
+class ProbePath:
+    """Every fit in the order it was made, and the chosen one."""
+
+    fits: tuple[ProbeFit, ...]
+    chosen: ProbeFit
+    val_scores: np.ndarray  # [N, K] of val, by the chosen fit on train alone
+    classifier: LinearClassifier = field(repr=False)  # refitted on train and val
+
+    @property
+    def l2(self) -> float:
+        """The chosen λ."""
+        return self.chosen.l2
+
+    @property
+    def num_unconverged(self) -> int:
+        """How many fits stopped before the gradient met the tolerance."""
+        return sum(not fit.is_converged for fit in self.fits)
+
+    def scores(self, embeddings: np.ndarray) -> np.ndarray:
+        """Returns probabilities [N, K] by the refit on train and val: for test, never for val."""
+        return self.classifier.scores(embeddings)
+
+    def rows(self, features: str) -> list[dict[str, Any]]:
+        """Returns the rows of `probe_path.parquet`: a metric that is undefined on val is null."""
+        return [
+            {
+                "features": features,
+                "l2": fit.l2,
+                "fit_index": index,
+                **{name: fit.metrics.get(name) for name in PATH_METRICS},
+                "is_chosen": fit is self.chosen,
+                "is_converged": fit.is_converged,
+            }
+            for index, fit in enumerate(self.fits)
+        ]
+
+
+def probe_embeddings(
+    table: EmbeddingTable, dataset: Dataset, config: ProbeConfig, objective: str = OBJECTIVE
+) -> dict[Features, ProbePath]:
+    """Fits a path on each kind of features that `config.features` names.
+
+    Args:
+        table: embeddings of at least the train and val images.
+        dataset: their splits and classes; test labels are not touched.
+        config: a fixed `l2` makes it one fit.
+        objective: the metric on val that chooses, e.g. `macro_auroc`.
+    """
+    rows = [table.rows_of(image_ids_of(dataset, split)) for split in ("train", "val")]
+    classes = [dataset.class_indices(dataset.indices(split)) for split in ("train", "val")]
+    paths: dict[Features, ProbePath] = {}
+    for name in config.features:
+        features = table.features(name)
+        examples = [Examples(features[r], c) for r, c in zip(rows, classes, strict=True)]
+        paths[name] = fit_path(*examples, class_names=dataset.classes, l2=config.l2, objective=objective)
+        if paths[name].num_unconverged:
+            counts = paths[name].num_unconverged, len(paths[name].fits)
+            logger.warning("probe on %s: %d of %d fits stopped before the tolerance", name, *counts)
+    return paths
+
+
+def fit_path(
+    train: Examples,
+    val: Examples,
+    *,
+    class_names: Sequence[str],
+    l2: float | None = None,
+    objective: str = OBJECTIVE,
+) -> ProbePath:
+    """Chooses λ on val by `objective` (ties: lower `nll`, then stronger regularisation) and refits.
+
+    Raises:
+        DataError: train lacks a class, or the objective is undefined on val.
+    """
+    _check(train, val, class_names)
+    space = FeatureSpace.spanned_by(train.embeddings, val.embeddings)
+    solver = PathSolver(space.train, train.classes)
+    fits: dict[float, ProbeFit] = {}
+    scores: dict[float, np.ndarray] = {}
+
+    def fit(strength: float) -> ProbeFit:
+        is_converged = solver.fit(strength)
+        scores[strength] = solver.scores(space.val)
+        fits[strength] = ProbeFit(strength, point_metrics(scores[strength], val.classes), is_converged)
+        return fits[strength]
+
+    chosen = fit(l2).l2 if l2 else bisect(lambda strength: _rank(fit(strength).metrics, objective))
+    refit = PathSolver(np.concatenate([space.train, space.val]), np.concatenate([train.classes, val.classes]))
+    refit.fit(chosen, start=solver.solutions[chosen])
+    return ProbePath(
+        fits=tuple(fits.values()),
+        chosen=fits[chosen],
+        val_scores=scores[chosen],
+        classifier=space.to_classifier(*refit.solutions[chosen]),
+    )
+
+
+def bisect(evaluate: Callable[[float], tuple[float, float]]) -> float:
+    """Returns the best of the strengths that CLIP's search visits, at most 15 of `STRENGTHS`.
+
+    A higher rank is better; of equal ranks the stronger regularisation wins.
+    """
+    ranks: dict[int, tuple[float, float]] = {}
+
+    def visit(step: int) -> None:
+        if 0 <= step < len(STRENGTHS):
+            ranks[step] = evaluate(STRENGTHS[step])
+
+    def best() -> int:
+        return max(ranks, key=lambda step: (ranks[step], step))
+
+    for step in range(len(STRENGTHS) - 1, -1, -COARSE_STEP):  # the strongest is the easiest
+        visit(step)
+    distance = COARSE_STEP
+    while distance > 1:
+        distance //= 2
+        peak = best()
+        visit(peak + distance)
+        visit(peak - distance)
+    return STRENGTHS[best()]
+
+
+def probe_predictions(
+    paths: Mapping[Features, ProbePath],
+    table: EmbeddingTable,
+    dataset: Dataset,
+    splits: Sequence[Split] = ("val", "test"),
+) -> dict[tuple[Split, str], Scores]:
+    """Returns what each probe says of val (fitted on train) and of test (refitted on both)."""
+    predictions: dict[tuple[Split, str], Scores] = {}
+    for features, path in paths.items():
+        for split in splits:
+            ids = image_ids_of(dataset, split)
+            of_refit = path.scores(table.features(features)[table.rows_of(ids)])
+            predictions[split, f"probe_{features}"] = Scores(
+                ids, path.val_scores if split == "val" else of_refit
+            )
+    return predictions
+
+
+def write_probe_path(path: Path, paths: Mapping[Features, ProbePath]) -> None:
+    """Writes every fit of every path: features, l2, fit_index, val metrics, is_chosen, is_converged."""
+    rows = [row for features, probe_path in paths.items() for row in probe_path.rows(features)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {name: pa.float64() for name in PATH_METRICS}
+    schema = pa.schema(
+        {"features": pa.string(), "l2": pa.float64(), "fit_index": pa.int64()}
+        | columns
+        | {"is_chosen": pa.bool_(), "is_converged": pa.bool_()}
+    )
+    pq.write_table(pa.Table.from_pylist(rows, schema), path)
+
+
+def _rank(metrics: Mapping[str, float], objective: str) -> tuple[float, float]:
+    if objective not in metrics:
+        raise DataError(
+            f"{objective} is undefined on split 'val', whose images are all of one class, so it cannot "
+            "choose a probe strength; mend the split or set probe.l2"
+        )
+    value = metrics[objective]
+    return (-value if objective in LOWER_IS_BETTER else value, -metrics["nll"])
+
+
+def _check(train: Examples, val: Examples, class_names: Sequence[str]) -> None:
+    absent = [name for k, name in enumerate(class_names) if not (train.classes == k).any()]
+    if absent:
+        raise DataError(f"split 'train' has 0 images of class '{absent[0]}', so no probe learns it")
+    if len(val.classes) == 0:
+        raise DataError(
+            "split 'val' has no images, and strengths are compared there; set some patients aside"
+        )

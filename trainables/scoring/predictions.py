@@ -1,0 +1,155 @@
+"""Class probabilities per image on disk: what every system says, no label or patient beside it. No torch."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from trainables.config import Split
+from trainables.data.records import Dataset
+from trainables.errors import DataError
+from trainables.scoring.bootstrap import Bootstrap, over_draws, to_metrics
+from trainables.scoring.metrics import confusion_matrix, explain_gaps, point_metrics
+from trainables.scoring.system_names import split_draw
+
+logger = logging.getLogger(__name__)
+
+FILE = "predictions.parquet"
+CONFUSION_FILE = "confusion.json"
+
+
+class Scores(NamedTuple):
+    """What one system says of one split: `image_ids` str [N], `scores` float64 [N, K], rows summing to 1."""
+
+    image_ids: np.ndarray
+    scores: np.ndarray
+
+
+Predictions = Mapping[tuple[Split, str], Scores]
+"""(split, system) → scores; a system is `zero_shot_unseen`, `probe_joint`, `few_shot_8_joint#3`, …"""
+
+
+def image_ids_of(dataset: Dataset, split: Split) -> np.ndarray:
+    """Returns the image ids of a split in the order of its records, str [N]."""
+    return np.array([dataset.records[i].image_id for i in dataset.indices(split)], dtype=str)
+
+
+def judge(predictions: Predictions, dataset: Dataset) -> dict[str, float]:
+    """Returns `val/<system>/<metric>` with the `_low` and `_high` of its 95 % interval by patient.
+
+    Of a system that was drawn several times: the mean over draws, with Student's interval over them.
+    """
+    val = dataset.indices("val")
+    classes = dataset.class_indices(val)
+    bootstrap = Bootstrap(classes, dataset.patients(val))
+    for sentence in explain_gaps(classes, dataset.classes, split="val"):
+        logger.warning(sentence)
+    metrics: dict[str, float] = {}
+    draws: dict[str, list[dict[str, float]]] = {}
+    for (split, name), predicted in predictions.items():
+        system, draw = split_draw(name)
+        if split == "val" and draw is None:
+            metrics |= to_metrics(f"val/{system}", bootstrap.intervals(predicted.scores))
+        elif split == "val":
+            draws.setdefault(system, []).append(point_metrics(predicted.scores, classes))
+    for system, values in draws.items():
+        metrics |= to_metrics(f"val/{system}", over_draws(values))
+    return metrics
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Writes columns image_id, split, system, scores (K probabilities), replacing the file in one step.
+
+    Raises:
+        ValueError: scores that are no probabilities, or an image that a system scores twice in one split.
+    """
+    tables = [_to_table(split, system, scores) for (split, system), scores in predictions.items()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.aside")
+    pq.write_table(pa.concat_tables(tables), aside)
+    aside.replace(path)
+
+
+def write_confusion(path: Path, predictions: Predictions, dataset: Dataset) -> None:
+    """Writes system → classes and the confusion matrix on val, as JSON; none of single draws."""
+    classes = dataset.class_indices(dataset.indices("val"))
+    confusion = {
+        system: {
+            "classes": list(dataset.classes),
+            "val": confusion_matrix(np.asarray(scores.scores), classes).tolist(),
+        }
+        for (split, system), scores in predictions.items()
+        if split == "val" and split_draw(system)[1] is None
+    }
+    path.write_text(json.dumps(confusion, indent=1))
+
+
+def read_predictions(path: Path, *, split: Split | None = None) -> dict[tuple[Split, str], Scores]:
+    """Reads what `write_predictions` wrote, of one split or of all; systems in the order they were written.
+
+    Systems that score the same images in the same order share the array of ids.
+
+    Raises:
+        DataError: no such file, or not a table of predictions.
+    """
+    try:
+        table = pq.read_table(path, filters=None if split is None else pc.field("split") == split)
+        predictions: dict[tuple[Split, str], Scores] = {}
+        known, image_ids = None, np.empty(0, str)
+        for of_split, system, part in _parts(table):
+            column = part["image_id"]
+            if known is None or not column.equals(known):
+                known, image_ids = column, np.array(column.to_pylist(), dtype=str)
+            predictions[of_split, system] = Scores(image_ids, _to_scores(part["scores"]))
+        return predictions
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise DataError(f"{path}: no readable predictions ({error}); run the trial again") from error
+
+
+def _parts(table: pa.Table) -> Iterator[tuple[Split, str, pa.Table]]:
+    """Yields the rows of each system on each split, which stand together."""
+    names = [table[column].combine_chunks().dictionary_encode() for column in ("split", "system")]
+    codes = np.stack([name.indices.to_numpy() for name in names])
+    starts = np.flatnonzero((np.diff(codes, prepend=-1) != 0).any(axis=0)).tolist()
+    for start, stop in pairwise([*starts, table.num_rows]):
+        of_split, system = (name[start].as_py() for name in names)
+        yield of_split, system, table.slice(start, stop - start)
+
+
+def _to_table(split: str, system: str, predicted: Scores) -> pa.Table:
+    _check(predicted, f"{split}/{system}")
+    num_images, num_classes = predicted.scores.shape
+    values = np.ascontiguousarray(predicted.scores, np.float64).ravel()
+    offsets = np.arange(0, values.size + 1, num_classes, dtype=np.int32)
+    columns = {
+        "image_id": pa.array(predicted.image_ids.tolist(), pa.string()),
+        "split": pa.array([split] * num_images, pa.string()),
+        "system": pa.array([system] * num_images, pa.string()),
+        "scores": pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)),
+    }
+    return pa.table(columns)
+
+
+def _to_scores(column: pa.ChunkedArray) -> np.ndarray:
+    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(column), -1)
+
+
+def _check(predicted: Scores, where: str) -> None:
+    image_ids, scores = predicted
+    if scores.ndim != 2 or len(scores) != len(image_ids):
+        raise ValueError(f"{where}: scores {scores.shape} for {len(image_ids)} images, expected [N, K]")
+    if len(set(image_ids.tolist())) != len(image_ids):
+        raise ValueError(f"{where}: an image is scored twice")
+    is_sane = np.isfinite(scores).all() and scores.min(initial=0) >= 0
+    if not is_sane or np.abs(scores.sum(axis=1) - 1).max(initial=0) > 1e-6:
+        raise ValueError(f"{where}: scores are no probabilities (finite, non-negative, rows summing to 1)")

@@ -1,0 +1,127 @@
+"""What is to be judged on test: finished trials, the opened labels, and who says what of which image."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from trainables.errors import DataError
+from trainables.scoring.bootstrap import Bootstrap, Draws
+from trainables.scoring.predictions import read_predictions
+from trainables.scoring.system_names import is_few_shot, split_draw
+
+
+@dataclass(frozen=True)
+class ScoredTrial:
+    """One trial whose test predictions are to be judged."""
+
+    trial_key: str
+    arm_key: str
+    seed: int
+    fold: int | None
+    predictions: Path
+    is_frozen: bool = False  # adapt.method is none: its probes are what adaptation has to beat
+    encoder: str = ""  # equal for trials of the same encoder, before anything adapted it
+
+
+@dataclass(frozen=True)
+class Cases:
+    """The opened labels: `classes` maps image_id → class index, `patients` maps image_id → patient."""
+
+    classes: Mapping[str, int]
+    patients: Mapping[str, str]
+    class_names: tuple[str, ...] = ()
+
+    def arrays(self, image_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns classes int64 [N] and patients str [N] of these images."""
+        classes = np.array([self.classes[image_id] for image_id in image_ids], dtype=np.int64)
+        return classes, np.array([self.patients[image_id] for image_id in image_ids], dtype=str)
+
+
+BootstrapOf = Callable[[tuple[str, ...]], Bootstrap]
+"""Sorted image ids → the draws of their patients."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What one system says of images: `image_ids`, sorted, and `scores` [N, K]."""
+
+    system: str
+    image_ids: tuple[str, ...]
+    scores: np.ndarray
+    bootstrap_of: BootstrapOf
+
+    @cached_property
+    def draws(self) -> Draws:
+        """Every metric and its draws; of few-shot systems all but `ece`: costly, and not read."""
+        bootstrap = self.bootstrap_of(self.image_ids)
+        return bootstrap.metrics(self.scores, with_ece=not is_few_shot(self.system))
+
+
+def read_scored(trial: ScoredTrial, cases: Cases, bootstrap_of: BootstrapOf) -> dict[str, Scored]:
+    """Returns what each system, and each draw of a few-shot one, says of a trial's test images.
+
+    Raises:
+        DataError: an unreadable file, or an image without an opened label.
+    """
+    found: dict[str, Scored] = {}
+    known, order, image_ids = None, np.empty(0, np.int64), ()
+    for (_, system), scored in read_predictions(trial.predictions, split="test").items():
+        if scored.image_ids is not known:  # which nearly all systems share
+            known, order = scored.image_ids, np.argsort(scored.image_ids)
+            image_ids = tuple(known[order].tolist())
+            _check_opened(image_ids, cases, f"{trial.predictions}: {system}")
+        found[system] = Scored(system, image_ids, scored.scores[order], bootstrap_of)
+    return found
+
+
+def _check_opened(image_ids: Sequence[str], cases: Cases, where: str) -> None:
+    unknown = [image_id for image_id in image_ids if image_id not in cases.classes]
+    if unknown:
+        raise DataError(
+            f"{where} scores '{unknown[0]}', whose test label was not opened "
+            f"({len(unknown)} such images); evaluate it with the data it was trained on"
+        )
+
+
+def by_seed(scored: Mapping[ScoredTrial, Mapping[str, Scored]]) -> dict[str, list[list[Scored]]]:
+    """Returns, for every system of an arm, what each seed's folds say; few-shot draws count as seeds."""
+    found: dict[str, dict[tuple[int, int | None], list[Scored]]] = defaultdict(lambda: defaultdict(list))
+    for trial, systems in scored.items():
+        seed = 0 if trial.is_frozen else trial.seed  # a frozen encoder has no seed, whatever its config says
+        for name, each in systems.items():
+            system, draw = split_draw(name)
+            found[system][seed, draw].append(each)
+    return {system: list(seeds.values()) for system, seeds in found.items()}
+
+
+def join_folds(parts: Sequence[Scored], num_cases: int) -> Scored | None:
+    """Returns what one seed's folds say of all cases together; None if a case is missing.
+
+    Raises:
+        DataError: two folds score the same image.
+    """
+    joined = parts[0]
+    if len(parts) > 1:
+        image_ids = np.array([image_id for part in parts for image_id in part.image_ids])
+        order = np.argsort(image_ids)
+        scores = np.concatenate([part.scores for part in parts])[order]
+        joined = replace(joined, image_ids=tuple(image_ids[order].tolist()), scores=scores)
+    if len(set(joined.image_ids)) < len(joined.image_ids):
+        raise DataError(
+            "two folds of one seed score the same test image: their splits do not belong together"
+        )
+    return joined if len(joined.image_ids) == num_cases else None
+
+
+def by_arm(trials: Sequence[ScoredTrial]) -> dict[str, list[ScoredTrial]]:
+    """Returns the trials of every arm, frozen arms first."""
+    arms: dict[str, list[ScoredTrial]] = defaultdict(list)
+    for trial in sorted(trials, key=lambda trial: not trial.is_frozen):
+        arms[trial.arm_key].append(trial)
+    return arms

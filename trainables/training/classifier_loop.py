@@ -1,0 +1,241 @@
+"""Image classifiers fine-tuned end to end: what every way of adapting a dual encoder is compared with.
+
+ResNet-18 or ViT-B/16, cross-entropy, every weight trains. The epoch that is best on val is kept, and training
+stops once val no longer gains. A classifier trains in one process: batch norm looks at a whole batch, so a
+batch cut over workers would train another model. Further workers of the trial wait.
+
+The same data, order, views and splits as in `finetune`; ended and judged as in `adapt`. The label prior, the
+baseline without a model, is among the controls (`audit`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainables.artifacts import about, build_once, fingerprint, is_whole
+from trainables.config import TrialConfig
+from trainables.context import RunContext
+from trainables.data.cache import open_image_cache
+from trainables.data.datasets import load_dataset
+from trainables.data.loader import GlobalBatch, global_batches, steps_per_epoch
+from trainables.data.records import Dataset
+from trainables.data.transforms import augment
+from trainables.losses.global_batch import NonFiniteLoss
+from trainables.models.catalogue.classifiers import (
+    ARCHITECTURES,
+    classifier_fingerprint,
+    classifier_learning_rate,
+    classifier_preprocessing,
+    graph_bytes,
+    load_classifier,
+)
+from trainables.scoring.metrics import point_metrics
+from trainables.training.frozen_activations import CLEAN_VIEW
+from trainables.training.loop import STEPS_FILE, record_steps
+from trainables.training.micro_batch import memory_budget
+from trainables.training.optim import TrainState
+
+logger = logging.getLogger(__name__)
+ROWS_AT_ONCE = 64
+"""Images of a forward pass without a graph."""
+VERSION = 1
+"""Raise it when the same configuration would train other weights."""
+
+
+class Fitting:
+    """A classifier in training, on rank 0: what it was before an interruption, or from the beginning.
+
+    Attributes:
+        state: parameters and optimiser; beside them go the statistics of batch norm, and the best weights.
+        folder: of the trained weights, in the store.
+    """
+
+    def __init__(self, config: TrialConfig, context: RunContext) -> None:
+        if config.execution.num_threads:
+            torch.set_num_threads(config.execution.num_threads)
+        self.config, self.context = config, context
+        self.device = torch.device(context.device)
+        self.dataset = load_dataset(config.data)
+        self.preprocessing = classifier_preprocessing(config.baseline)
+        num_classes = len(self.dataset.classes)
+        model = load_classifier(config.baseline, num_classes=num_classes, seed=config.seed)
+        self.model = model.to(self.device)
+        self.images = open_image_cache(self.dataset, self.preprocessing, context.store)
+        self.best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self.class_weights = torch.from_numpy(class_weights(config, self.dataset)).to(self.device)
+        key = baseline_key(config, self.dataset)
+        self.folder = context.store / "baselines" / key
+        num_train = len(self.dataset.indices("train"))
+        self.steps_per_epoch = steps_per_epoch(num_train, config.global_batch_size)
+        self.state = TrainState.create(
+            dict(model.named_parameters()),
+            config,
+            total_steps=config.num_epochs * self.steps_per_epoch,
+            trains=key,
+            buffers={f"buffers/{name}": buffer for name, buffer in model.named_buffers()}
+            | {f"best/{name}": tensor for name, tensor in self.best.items()},
+        )
+        self.num_trainable = sum(parameter.numel() for parameter in model.parameters())
+        self.rows_at_once = rows_at_once(config, self.device)
+
+    def epochs(self) -> Iterator[tuple[dict[str, float], Path | None]]:
+        """Yields each epoch's metrics and its checkpoint; at the end the best weights are in the model.
+
+        Weights that were trained before are not trained again: their epochs are shown again, marked.
+        """
+        self.context.fetch(self.folder)
+        if is_whole(self.folder):
+            epochs: list[dict[str, float]] = about(self.folder)["epochs"]
+            self.state.epochs = [epoch | {"perf/weights_reused": 1.0} for epoch in epochs]
+            self.best = load_file(self.folder / "model.safetensors", device=str(self.device))
+            yield from ((epoch, None) for epoch in self.state.epochs)
+        else:
+            if self.context.resume_from:
+                self.state.restore(self.context.resume_from)
+                yield from ((epoch, None) for epoch in self.state.epochs)
+            yield from self._train()
+            self._keep()
+        self.model.load_state_dict(self.best)
+
+    def scores(self, indices: np.ndarray) -> np.ndarray:
+        """Returns class probabilities float64 [N, K] of these unaugmented images."""
+        self.model.eval()
+        with torch.no_grad():
+            parts = [
+                self.model(self._pixels(rows, np.full(len(rows), CLEAN_VIEW))).double().softmax(1).cpu()
+                for rows in np.split(indices, range(ROWS_AT_ONCE, len(indices), ROWS_AT_ONCE))
+            ]
+        return torch.cat(parts).numpy()
+
+    def step(self, batch: GlobalBatch) -> float:
+        """Takes one optimiser step and returns the loss: the mean over images, weighed by class.
+
+        Raises:
+            NonFiniteLoss: nothing was changed.
+        """
+        self.model.train()
+        classes = torch.from_numpy(batch.classes).to(self.device)
+        weights = self.class_weights[classes]
+        weights = weights / weights.sum()
+        loss = 0.0
+        for rows in torch.arange(len(batch)).split(self.rows_at_once or len(batch)):
+            logits = self.model(self._pixels(batch.indices[rows.numpy()], batch.views[rows.numpy()]))
+            rows = rows.to(self.device)
+            part = weights[rows] @ F.cross_entropy(logits, classes[rows], reduction="none")
+            part.backward()
+            loss += float(part.detach())
+        if not np.isfinite(loss):
+            raise NonFiniteLoss(
+                f"step {batch.step}: the loss of {self.config.baseline.architecture} is {loss}; lower "
+                "optim.learning_rate"
+            )
+        self.state.apply_gradients()
+        return loss
+
+    def _train(self) -> Iterator[tuple[dict[str, float], Path | None]]:
+        state, system, patience = self.state, self.config.baseline.system, self.config.baseline.patience
+        if is_over(state.epochs, system, patience):  # it was interrupted after its last epoch
+            return
+        val = self.dataset.indices("val")
+        classes = self.dataset.class_indices(val)
+        seconds, num_images = 0.0, 0
+        for batch in global_batches(self.dataset, self.config, start_step=state.step):
+            began = time.perf_counter()
+            state.losses.append(self.step(batch))
+            num_images += len(batch)
+            seconds += time.perf_counter() - began
+            if state.step % self.steps_per_epoch:
+                continue
+            on_val = point_metrics(self.scores(val), classes)
+            metrics = {
+                "train/epoch": float(batch.epoch + 1),
+                "train/loss": float(np.mean(state.losses[-self.steps_per_epoch :])),
+                "train/learning_rate": state.learning_rate,
+                "perf/images_per_second": num_images / seconds,
+                "perf/num_trainable_parameters": float(self.num_trainable),
+                **{f"val/{system}/{name}": value for name, value in on_val.items()},
+            }
+            state.epochs.append(metrics)
+            if best_epoch(state.epochs, system) == len(state.epochs) - 1:
+                for name, tensor in self.model.state_dict().items():
+                    self.best[name].copy_(tensor)
+            record_steps(self.context.workdir / STEPS_FILE, state.losses)
+            yield metrics, state.save(self.context.workdir / "checkpoints")
+            if is_over(state.epochs, system, patience):
+                logger.info("stopped after epoch %d: val no longer gains", batch.epoch + 1)
+                return
+
+    def _keep(self) -> None:
+        """Leaves the best weights in the store, with what a later predict or export needs to know."""
+
+        def build(aside: Path) -> dict[str, Any]:
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in self.best.items()}
+            save_file(tensors, aside / "model.safetensors")
+            return {
+                "classes": list(self.dataset.classes),
+                "architecture": self.config.baseline.architecture,
+                "preprocessing": self.preprocessing.model_dump(mode="json"),
+                "epochs": self.state.epochs,
+            }
+
+        build_once(self.folder, build)
+        self.context.keep(self.folder)
+
+    def _pixels(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
+        """Returns normalised pixels float32 [B, 3, S, S] of images in these views."""
+        data, images = self.config.data, self.images.images(indices)
+        seed = data.seed if data.num_views else self.config.seed  # as cached activations do it
+        for row, (index, view) in enumerate(zip(indices, views, strict=True)):
+            images[row] = augment(images[row], seed=seed, view=int(view), image_index=int(index))
+        pixels = torch.from_numpy(images).to(self.device)[:, None].float() / 255
+        mean, std = (
+            torch.tensor(values, device=self.device).view(-1, 1, 1)
+            for values in (self.preprocessing.mean, self.preprocessing.std)
+        )
+        return (pixels - mean) / std
+
+
+def rows_at_once(config: TrialConfig, device: torch.device) -> int | None:
+    """Returns how many images a forward pass takes: what fits where a batch may be cut; None: all of it."""
+    if not ARCHITECTURES[config.baseline.architecture].is_cut:
+        return None
+    budget = memory_budget(device, budget_gb=config.execution.memory_budget_gb, num_sharing=1)
+    return config.execution.micro_batch_size or max(int(budget // graph_bytes(config.baseline)), 1)
+
+
+def class_weights(config: TrialConfig, dataset: Dataset) -> np.ndarray:
+    """Returns a weight per class, float32 [K]: N / (K n_k), so that every class has the same sum; or ones."""
+    counts = np.bincount(dataset.class_indices(dataset.indices("train")), minlength=len(dataset.classes))
+    if not config.baseline.class_weights:
+        return np.ones(len(counts), np.float32)
+    return (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
+
+
+def best_epoch(epochs: list[dict[str, float]], system: str) -> int:
+    """Returns the number (from 0) of the epoch with the highest val macro_auroc; ties by a low nll."""
+
+    def rank(epoch: dict[str, float]) -> tuple[float, float]:
+        return epoch.get(f"val/{system}/macro_auroc", 0.0), -epoch[f"val/{system}/nll"]
+
+    return max(range(len(epochs)), key=lambda i: rank(epochs[i]))
+
+
+def is_over(epochs: list[dict[str, float]], system: str, patience: int | None) -> bool:
+    """Says whether the last `patience` epochs brought nothing better."""
+    return bool(epochs) and patience is not None and len(epochs) - 1 - best_epoch(epochs, system) >= patience
+
+
+def baseline_key(config: TrialConfig, dataset: Dataset) -> str:
+    """Returns what names trained weights: all that training reads."""
+    default, weights = classifier_learning_rate(config.baseline), classifier_fingerprint(config.baseline)
+    return fingerprint("baseline", VERSION, config.science(), default, dataset.fingerprint, weights)

@@ -1,0 +1,107 @@
+"""Descriptions of images, from pixels (BLIP) or from masks, for train and val alike. They know no label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainables.artifacts import build_once, fingerprint
+from trainables.config import TrialConfig
+from trainables.context import RunContext
+from trainables.data.cache import open_image_cache
+from trainables.data.decode import bombs_are_errors
+from trainables.data.masks import describe_record
+from trainables.data.records import Dataset
+from trainables.models.catalogue.captioners import captioner_fingerprint, captioner_folder
+
+FILE = "captions.parquet"
+VERSION = 1
+"""Raise it when the same image or mask would be described otherwise."""
+DESCRIBED = ("blip_label", "mask_finding")
+ROWS_AT_ONCE = 64
+Describe = Callable[[np.ndarray], list[str]]
+"""Says what is on the images at positions of a data set, int64 [N]; N sentences."""
+DescribeAll = Callable[[Dataset, np.ndarray, TrialConfig, RunContext], Iterator[str]]
+"""Says what is on the images at these positions, in order, with the captioner of a configuration."""
+
+
+def open_captioner(dataset: Dataset, config: TrialConfig, context: RunContext) -> Describe:
+    """Loads BLIP and the images at the size that it wants."""
+    from trainables.models.encoders.blip import Captioner  # here and not above: it loads torch
+
+    captioner = Captioner(config.captioner, context.device)
+    images = open_image_cache(dataset, captioner.preprocessing, context.store)
+    return lambda indices: list(captioner.describe(images.images(indices)))
+
+
+def describe_here(
+    dataset: Dataset, indices: np.ndarray, config: TrialConfig, context: RunContext
+) -> Iterator[str]:
+    """Describes images in this process."""
+    describe = open_captioner(dataset, config, context)
+    for rows in np.split(indices, range(ROWS_AT_ONCE, len(indices), ROWS_AT_ONCE)):
+        yield from describe(rows)
+
+
+def with_descriptions(
+    dataset: Dataset, config: TrialConfig, context: RunContext, describe_all: DescribeAll = describe_here
+) -> Dataset:
+    """Returns the data set with what its captions are made of: made now, unless it was before.
+
+    Args:
+        dataset: whose images.
+        config: names the kind of captions, and the captioner.
+        context: has the store.
+        describe_all: who runs BLIP; its words are the same.
+
+    Raises:
+        WeightsUnavailable: BLIP's weights are not here.
+        DataError: a mask that cannot be decoded.
+    """
+    if config.data.captions == "blip_label":
+        return replace(dataset, descriptions=describe_by_model(dataset, config, context, describe_all))
+    if config.data.captions == "mask_finding":
+        return replace(dataset, descriptions=describe_by_masks(dataset))
+    return dataset
+
+
+def describe_by_masks(dataset: Dataset) -> dict[str, str]:
+    """Returns image_id → what its infection mask shows, of those in train and val that have one."""
+    with bombs_are_errors():
+        said = {
+            record.image_id: describe_record(record) for record in dataset.records if record.split != "test"
+        }
+    return {image_id: sentence for image_id, sentence in said.items() if sentence is not None}
+
+
+def describe_by_model(
+    dataset: Dataset, config: TrialConfig, context: RunContext, describe_all: DescribeAll = describe_here
+) -> dict[str, str]:
+    """Returns image_id → BLIP's sentence, of all in train and val; from the store if they are there."""
+    captioner_folder(config.captioner)  # said before a fingerprint is asked of the Hub
+    indices = dataset.indices("train", "val")
+    image_ids = [dataset.records[i].image_id for i in indices]
+    key = fingerprint(
+        "descriptions",
+        VERSION,
+        dataset.content_fingerprint,
+        image_ids,
+        captioner_fingerprint(config.captioner),
+    )
+
+    def build(aside: Path) -> dict[str, Any]:
+        sentences = list(describe_all(dataset, indices, config, context))
+        pq.write_table(pa.table({"image_id": image_ids, "description": sentences}), aside / FILE)
+        return {"captioner": config.captioner.model_dump(mode="json")}
+
+    folder = context.store / "descriptions" / key
+    context.fetch(folder)
+    table = pq.read_table(build_once(folder, build) / FILE)
+    context.keep(folder)
+    return dict(zip(table["image_id"].to_pylist(), table["description"].to_pylist(), strict=True))

@@ -1,0 +1,151 @@
+"""What a trial takes of memory and disk, by arithmetic on its encoder's shapes. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from trainables.config import AdaptConfig, EncoderConfig, LoraConfig, TrialConfig
+from trainables.models.adapters.targets import planned_targets
+from trainables.models.catalogue.classifiers import ARCHITECTURES, graph_bytes
+from trainables.models.encoder_spec import TowerName
+from trainables.models.encoders.structure import Structure, structure_of
+
+FLOAT = 4
+STATES = 3
+"""Of each trained weight there are a gradient and two moments beside it."""
+LONGEST_CAPTION = 77
+"""Tokens: what CLIP reads at most; our captions are shorter."""
+TEXT_GRAPH_FACTOR = 2
+"""Of the inputs and outputs of all linear layers: what norms and activation functions keep comes on top."""
+EMBEDDED_AT_ONCE, PREPARED_AT_ONCE, CLASSIFIED_AT_ONCE = 256, 64, 64
+"""Images in a forward pass without a graph: above the cut, below it, and of a baseline."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Upper estimates, in bytes.
+
+    Attributes:
+        num_trainable: scalars that train.
+        weights: of the encoder with its adapters.
+        optimizer: gradients and moments.
+        forward: what a forward pass without a graph holds, when every image is embedded.
+        graphs_per_pair: what the backward pass keeps of an image and its caption.
+        largest_graph: of one row: less than this no micro-batch takes.
+        activations: of one image in one view, as the cache keeps them; 0 where all of the tower trains.
+        num_kept: tensors that a checkpoint holds of each trained weight.
+    """
+
+    num_trainable: int
+    weights: int
+    optimizer: int
+    forward: int
+    graphs_per_pair: int
+    largest_graph: int
+    activations: int
+    num_kept: int = STATES
+
+    @property
+    def resident(self) -> int:
+        """What a trial holds whatever the batch."""
+        return self.weights + self.optimizer + self.forward
+
+    @property
+    def checkpoint(self) -> int:
+        """Bytes on disk: trained weights and both moments."""
+        return self.num_trainable * self.num_kept * FLOAT
+
+
+def footprint(config: TrialConfig) -> Footprint | None:
+    """Returns what a trial takes; None where the encoder is not on this machine.
+
+    Raises:
+        ConfigError: targets that match nothing.
+    """
+    if config.is_baseline:
+        return _of_classifier(config)
+    lora = config.lora.model_copy(update={"scaling": 1.0, "dropout": 0.0})  # they take nothing
+    # Any: pyright does not know that frozen models can be hashed.
+    parts: Any = config.encoder, config.adapt, lora, config.loss.kind != "cross_entropy"
+    return _footprint(*parts)
+
+
+def _of_classifier(config: TrialConfig) -> Footprint:
+    """A checkpoint holds the best weights beside the newest; batch norm does not let its batch be cut."""
+    architecture, graph = ARCHITECTURES[config.baseline.architecture], graph_bytes(config.baseline)
+    num_trainable = architecture.num_parameters
+    return Footprint(
+        num_trainable=num_trainable,
+        weights=2 * num_trainable * FLOAT,
+        optimizer=num_trainable * STATES * FLOAT,
+        forward=CLASSIFIED_AT_ONCE * graph // 4,
+        graphs_per_pair=graph,
+        largest_graph=graph * (1 if architecture.is_cut else config.global_batch_size),
+        activations=0,
+        num_kept=STATES + 1,
+    )
+
+
+@cache
+def _footprint(
+    encoder: EncoderConfig, adapt: AdaptConfig, lora: LoraConfig, reads_text: bool
+) -> Footprint | None:
+    structure = structure_of(encoder)
+    if structure is None:
+        return None
+    trial = TrialConfig(encoder=encoder, adapt=adapt, lora=lora)
+    adapted = planned_targets(trial, structure) if "lora" in adapt.method else {}
+    num_trainable = _num_trainable(trial, structure, adapted)
+    cut = _cut(trial, structure, adapted.get("image", []))
+    trains_images = cut < len(structure.blocks["image"]) or "image" in _projected(trial, structure)
+    trains_text = reads_text and ("text" in adapted or "text" in _full_towers(trial))
+    image = structure.graph_bytes[cut] * trains_images
+    text = _text_graph(structure) * trains_text  # a projection alone keeps next to nothing
+    frozen = 2 if encoder.precision == "bfloat16" else FLOAT
+    widest = EMBEDDED_AT_ONCE * structure.widest_bytes[cut], PREPARED_AT_ONCE * structure.widest_bytes[0]
+    return Footprint(
+        num_trainable=num_trainable,
+        weights=structure.num_parameters * frozen + num_trainable * FLOAT,
+        optimizer=num_trainable * STATES * FLOAT,
+        forward=2 * max(widest),  # what enters a layer, and what leaves it
+        graphs_per_pair=image + text,
+        largest_graph=max(image, text),
+        activations=structure.activation_bytes[cut] * frozen // FLOAT if cut else 0,
+    )
+
+
+def _num_trainable(config: TrialConfig, structure: Structure, adapted: dict[TowerName, list[str]]) -> int:
+    """Returns the scalars that train: adapters, projections, whole towers, and the logit scale."""
+    adapters = (structure.find(name) for names in adapted.values() for name in names)
+    return (
+        sum(module.num_parameters(config.lora.rank) for module in adapters)
+        + sum(_projected(config, structure).values())
+        + sum(structure.tower_parameters[tower] for tower in _full_towers(config))
+        + int(config.adapt.method != "none")
+    )
+
+
+def _projected(config: TrialConfig, structure: Structure) -> dict[TowerName, int]:
+    return structure.projection_parameters if "projection" in config.adapt.method else {}
+
+
+def _full_towers(config: TrialConfig) -> set[TowerName]:
+    if config.adapt.method != "full":
+        return set()
+    return {"image", "text"} if config.adapt.towers == "both" else {config.adapt.towers}
+
+
+def _cut(config: TrialConfig, structure: Structure, adapted: list[str]) -> int:
+    """Returns the lowest image block that trains, as `attach` does."""
+    if "image" in _full_towers(config):
+        return 0
+    blocks = structure.names("image")
+    return next((i for i, names in enumerate(blocks) if set(names) & set(adapted)), len(blocks))
+
+
+def _text_graph(structure: Structure) -> int:
+    modules = [module for block in structure.blocks["text"] for module in block]
+    values = sum(rows + columns for module in modules for rows, columns in module.matrices)
+    return values * FLOAT * LONGEST_CAPTION * TEXT_GRAPH_FACTOR

@@ -1,0 +1,138 @@
+"""What enters the trainable part of the image tower: activations of the frozen blocks below it.
+
+Adapters in upper blocks leave the lower activations constant. They are computed once per image and view,
+stored content-addressed within a byte budget, memory-mapped, and shared by every epoch, trial, fold and seed.
+Above the budget (or with a new view every epoch) the same numbers are computed on the way; only time changes.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.artifacts import build_once, fingerprint
+from trainables.config import TrialConfig
+from trainables.data.cache import ImageCache
+from trainables.data.transforms import augment
+from trainables.models.encoders.dual_encoder import DualEncoder
+
+logger = logging.getLogger(__name__)
+
+ROWS_AT_ONCE = 64
+VERSION = 1
+"""Raise it when the same image and view would give other activations."""
+CLEAN_VIEW = 0
+"""`augment` leaves this view as it is."""
+
+
+class Activations:
+    """Gives the activations below `cut` of any image in any view, from disk where they fit."""
+
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        cut: int,
+        images: ImageCache,
+        config: TrialConfig,
+        *,
+        train: np.ndarray,
+        store: Path,
+    ) -> None:
+        """Plans the cache; each view is computed when it is first asked for.
+
+        Args:
+            encoder: its blocks below `cut` are frozen and unadapted, in eval mode.
+            cut: number of frozen image blocks.
+            images: decoded images; positions are those of `dataset.records`.
+            config: augmentation, seed and budget are read.
+            train: int64, the images that are ever trained on; only they have augmented views.
+            store: root of the content-addressed folders.
+        """
+        self.encoder, self.cut, self.images, self.store = encoder, cut, images, store
+        self.num_views = (
+            config.data.num_views if config.data.augmentation != "none" else 1
+        )  # 0: always a new one
+        self.live_seed, self.view_seed = config.seed, config.data.seed
+        self.everything = np.arange(len(images))
+        self.train = train
+        self._views: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # row of each image or -1, values
+        self.is_cached = cut > 0 and self._bytes() <= config.execution.cache_budget_gb * 2**30
+
+    def batch(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
+        """Returns activations [B, …] on the encoder's device, image i in view `views[i]`."""
+        if not self.is_cached or not all(self._is_kept(int(view)) for view in np.unique(views)):
+            return self._compute(indices, views)
+        rows: list[np.ndarray] = [np.empty(0)] * len(indices)
+        for view in np.unique(views):
+            row_of, stored = self._view(int(view))
+            for place in np.flatnonzero(views == view):
+                rows[place] = stored[row_of[indices[place]]]
+        values = torch.from_numpy(np.stack(rows))
+        if values.dtype == torch.int16:
+            values = values.view(torch.bfloat16)
+        return values.to(self.encoder.log_logit_scale.device)
+
+    def clean(self, indices: np.ndarray) -> Tensor:
+        """Returns the activations of unaugmented images."""
+        return self.batch(indices, np.full(len(indices), CLEAN_VIEW))
+
+    def _is_kept(self, view: int) -> bool:
+        return view == CLEAN_VIEW or view < self.num_views
+
+    def _view(self, view: int) -> tuple[np.ndarray, np.ndarray]:
+        if view not in self._views:
+            indices = self.everything if view == CLEAN_VIEW else self.train
+            row_of = np.full(len(self.everything), -1)
+            row_of[indices] = np.arange(len(indices))
+            key = fingerprint(
+                "activations", VERSION, self.encoder.fingerprint, self.cut, self.images.fingerprint, view,
+                None if view == CLEAN_VIEW else [self.view_seed, fingerprint(indices.tolist())],
+            )  # fmt: skip
+            folder = build_once(
+                self.store / "activations" / key, lambda aside: self._write(aside, indices, view)
+            )
+            self._views[view] = row_of, np.load(folder / "activations.npy", mmap_mode="r")
+        return self._views[view]
+
+    def _write(self, folder: Path, indices: np.ndarray, view: int) -> dict[str, Any]:
+        stored: np.memmap | None = None
+        for start in range(0, len(indices), ROWS_AT_ONCE):
+            rows = indices[start : start + ROWS_AT_ONCE]
+            computed = self._compute(rows, np.full(len(rows), view)).cpu()
+            # NumPy has no bfloat16: the same bits under another name.
+            values = (computed.view(torch.int16) if computed.dtype == torch.bfloat16 else computed).numpy()
+            if stored is None:
+                shape = (len(indices), *values.shape[1:])
+                stored = np.lib.format.open_memmap(folder / "activations.npy", "w+", values.dtype, shape)
+            stored[start : start + len(rows)] = values
+        if stored is not None:
+            stored.flush()
+        logger.info("computed %d activations of view %d below block %d", len(indices), view, self.cut)
+        return {"num_images": len(indices), "view": view, "cut": self.cut}
+
+    def _compute(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
+        cuts = range(ROWS_AT_ONCE, len(indices), ROWS_AT_ONCE)
+        pieces = zip(np.split(indices, cuts), np.split(views, cuts), strict=True)
+        return torch.cat([self._piece(*piece) for piece in pieces])
+
+    @torch.no_grad()
+    def _piece(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
+        images = self.images.images(indices)
+        for row, (index, view) in enumerate(zip(indices, views, strict=True)):
+            seed = self.view_seed if self._is_kept(int(view)) else self.live_seed
+            images[row] = augment(images[row], seed=seed, view=int(view), image_index=int(index))
+        pixels = self.encoder.pixels(torch.from_numpy(images))
+        return self.encoder.encode_image_prefix(pixels, self.cut)
+
+    def _bytes(self) -> int:
+        one = self._compute(self.everything[:1], np.array([CLEAN_VIEW]))
+        return (
+            one[0].numel()
+            * one.element_size()
+            * (len(self.everything) + max(self.num_views - 1, 0) * len(self.train))
+        )

@@ -1,0 +1,174 @@
+"""The training loop of an adapter: exact global batches, a checkpoint per epoch, one adapter in the store."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trainables.artifacts import about, is_whole, write_atomically
+from trainables.config import TrialConfig
+from trainables.context import Metrics, RunContext
+from trainables.data.loader import global_batches, steps_per_epoch
+from trainables.data.text import class_prompts
+from trainables.errors import DataError
+from trainables.losses.collectives import Group
+from trainables.losses.global_batch import StepResult
+from trainables.models.adapters.adapter_files import load_adapter, save_adapter
+from trainables.models.adapters.liveness import prove_alive
+from trainables.training.micro_batch import Cut
+from trainables.training.objective import Objective
+from trainables.training.optim import TrainState
+from trainables.training.trial_setup import Materials
+from trainables.training.validate import validation_metrics
+
+logger = logging.getLogger(__name__)
+STEPS_FILE = "steps.jsonl"
+
+
+def train_adapter(materials: Materials, config: TrialConfig, context: RunContext) -> Metrics:
+    """Leaves `materials.encoder` adapted, and the adapter in the store. Collective."""
+    folder = materials.adapter_folder
+    if folder is None:
+        return {}
+    context.fetch(folder)
+    if is_there(folder, context):
+        return reuse_adapter(materials, folder, context)
+    prove_adapters(materials)
+    num_train = len(materials.dataset.indices("train"))
+    objective = Objective(materials, config, context)
+    state = TrainState.create(
+        objective.parameters,
+        config,
+        total_steps=config.num_epochs * steps_per_epoch(num_train, config.global_batch_size),
+        log_logit_scale=materials.encoder.log_logit_scale,
+        trains=folder.name,
+    )
+    resume(state, context)
+    run_epochs(materials, objective, state, config, context)
+    if context.rank == 0:
+        card = adapter_card(materials, state.epochs)
+        save_adapter(materials.encoder, materials.adaptation, folder, about=card)
+        context.keep(folder)
+    return training_metrics(state.epochs)
+
+
+def is_there(folder: Path, context: RunContext) -> bool:
+    """Says whether every rank finds the adapter: one decision, or some would wait for ever. Collective."""
+    missing = Group.current(torch.device(context.device)).maximum(int(not is_whole(folder)))
+    return missing == [0]
+
+
+def reuse_adapter(materials: Materials, folder: Path, context: RunContext) -> Metrics:
+    """Loads an adapter that was trained before, and reports its epochs again, marked."""
+    load_adapter(materials.encoder, folder)
+    context.keep(folder)
+    epochs = [epoch | {"perf/adapter_reused": 1.0} for epoch in about(folder)["epochs"]]
+    for epoch in epochs:
+        context.report(epoch)
+    return training_metrics(epochs)
+
+
+def resume(state: TrainState, context: RunContext) -> None:
+    """Goes back to the checkpoint, if there is one, and says again what was said until then. Collective.
+
+    Raises:
+        DataError: a checkpoint that does not fit, or that only some ranks have.
+    """
+    place, group = context.resume_from, Group.current(torch.device(context.device))
+    group.together(lambda: state.restore(place) if place else None)
+    last, first = group.maximum(state.step, -state.step)
+    if last != -first:
+        raise DataError(
+            f"the ranks would go on from different steps, {-first} to {last}: every machine needs the same "
+            "checkpoint, in a folder that they share"
+        )
+    if context.rank == 0:
+        record_steps(context.workdir / STEPS_FILE, state.losses)
+    for epoch in state.epochs:
+        context.report(epoch)
+
+
+def run_epochs(
+    materials: Materials, objective: Objective, state: TrainState, config: TrialConfig, context: RunContext
+) -> None:
+    """Takes every optimiser step from `state.step` to the end; reports each epoch's metrics."""
+    num_train = len(materials.dataset.indices("train"))
+    per_epoch = steps_per_epoch(num_train, config.global_batch_size)
+    cut: Cut | None = None
+    largest_share = -(-min(config.global_batch_size, num_train) // context.world_size)
+    floors, recalls = list[float](), list[float]()
+    seconds, num_images = 0.0, 0
+    for batch in global_batches(materials.dataset, config, start_step=state.step):
+        began = time.perf_counter()
+        materials.encoder.train()
+        cut = cut or objective.choose_cut(batch)
+        result = objective.step(batch, micro_batch_size=cut.micro_batch_size, kept_graphs=cut.kept_graphs)
+        cut = after(result, cut)
+        state.apply_gradients()
+        state.losses.append(result.loss)
+        floors.append(result.floor)
+        recalls.append(result.recall)
+        num_images += len(batch)
+        seconds += time.perf_counter() - began
+        if state.step % per_epoch == 0:
+            metrics: dict[str, float] = {
+                "train/epoch": batch.epoch + 1,
+                "train/loss": float(np.mean(state.losses[-per_epoch:])),
+                "train/loss_floor": float(np.mean(floors[-per_epoch:])),
+                "train/class_recall": float(np.mean(recalls[-per_epoch:])),
+                "train/logit_scale": result.logit_scale,
+                "train/learning_rate": state.learning_rate,
+                "perf/images_per_second": num_images / seconds,
+                "perf/micro_batch_size": cut.micro_batch_size or largest_share,
+                "perf/kept_graphs": cut.kept_graphs,
+                "perf/num_trainable_parameters": float(materials.adaptation.num_trainable),
+            }
+            if context.rank == 0:
+                record_steps(context.workdir / STEPS_FILE, state.losses)
+                if is_due(batch.epoch + 1, config):
+                    metrics |= validation_metrics(materials, config)
+            state.epochs.append(metrics)
+            context.report(metrics, checkpoint=state.save(context.workdir / "checkpoints", rank=context.rank))
+
+
+def after(result: StepResult, cut: Cut) -> Cut:
+    """Returns how to go on: as before, or with what fitted once memory had run out."""
+    fitted = Cut(result.micro_batch_size, result.kept_graphs)
+    if fitted != cut:
+        logger.warning("out of memory: went on from %s with %s; the result is the same", cut, fitted)
+    return fitted
+
+
+def training_metrics(epochs: list[dict[str, float]]) -> Metrics:
+    """Returns what the last epoch says of training; val is judged anew, with intervals."""
+    return {key: value for key, value in epochs[-1].items() if not key.startswith("val/")} if epochs else {}
+
+
+def record_steps(path: Path, losses: list[float]) -> None:
+    """Writes the loss of every step, as JSON lines; whole, so that no kill leaves a step out or twice."""
+    lines = (json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in enumerate(losses))
+    write_atomically(path, "".join(lines))
+
+
+def is_due(epoch: int, config: TrialConfig) -> bool:
+    """Says whether this epoch (from 1) is evaluated on val; the last is evaluated by `adapt` anyway."""
+    every = config.execution.evaluate_every_epochs
+    return every > 0 and epoch % every == 0 and epoch < config.num_epochs
+
+
+def prove_adapters(materials: Materials) -> None:
+    """Proves that every targeted module changes the output and receives a gradient, else fails."""
+    pixels = materials.images.images(materials.dataset.indices("train")[:2])
+    tokens = materials.encoder.tokenize(["clear lungs", "patchy opacity in both lower zones"])
+    prove_alive(materials.encoder, materials.adaptation, torch.from_numpy(np.array(pixels)), tokens)
+
+
+def adapter_card(materials: Materials, epochs: list[dict[str, float]]) -> dict[str, object]:
+    """Returns what a later predict or export needs to know of an adapter beside its encoder."""
+    classes = materials.dataset.classes
+    return {"classes": list(classes), "prompts": class_prompts(classes, "training"), "epochs": epochs}

@@ -1,0 +1,250 @@
+"""What images are contrasted with, by `loss.kind`: captions, the classes' prompts, or learned vectors.
+
+Here a batch of images, captions and classes becomes rows for the engine, which knows nothing of any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainables.config import TrialConfig
+from trainables.context import RunContext
+from trainables.data.loader import GlobalBatch
+from trainables.data.text import class_prompts, every_caption
+from trainables.losses.batch_plan import BatchPlan
+from trainables.losses.collectives import Group, OutOfMemory
+from trainables.losses.global_batch import StepResult, global_batch_step
+from trainables.models.encoders.dropout import set_dropout_rows
+from trainables.training.micro_batch import Cut, choose_cut, cost_of, memory_budget
+from trainables.training.trial_setup import Materials
+
+
+class Texts(Protocol):
+    """The rows that stand on the text side of one batch."""
+
+    is_trained: bool
+
+    def rows_of(self, batch: GlobalBatch) -> tuple[Tensor, int]:
+        """Returns the row of each pair, int64 [B], and how many rows there are."""
+        ...
+
+    def encode(self, batch: GlobalBatch, rows: range) -> Tensor:
+        """Returns unit-length embeddings [len(rows), D], the same on every call."""
+        ...
+
+
+class Objective:
+    """Takes the steps of one trial. Make it before a checkpoint is restored, while adapters change nothing.
+
+    Attributes:
+        parameters: everything that trains, the encoder's part and the loss's own, by name.
+    """
+
+    def __init__(self, materials: Materials, config: TrialConfig, context: RunContext) -> None:
+        self.materials, self.config, self.context = materials, config, context
+        device = materials.encoder.log_logit_scale.device
+        self.texts: Texts = Captions(materials, config)
+        self.parameters = dict(materials.adaptation.parameters)
+        self.logit_bias: nn.Parameter | None = None
+        if config.loss.kind == "siglip":
+            start = torch.tensor(config.loss.logit_bias, device=device)
+            self.logit_bias = self.parameters["loss.logit_bias"] = nn.Parameter(start)
+        elif config.loss.kind == "class_prompt":
+            self.texts = ClassPrompts(materials, config)
+        elif config.loss.kind == "cross_entropy":
+            self.texts = ClassVectors(materials, config)
+            # No text is read: weight decay would still move the text tower.
+            text = materials.encoder.towers()["text"]
+            self.parameters = {n: p for n, p in self.parameters.items() if not n.startswith(text)}
+            self.parameters["loss.class_vectors"] = self.texts.vectors
+        self.compared: CaptionEmbeddings | None = None
+        if config.loss.kind == "soft_target" and config.loss.positives == "caption":
+            # Similarity is that of the texts themselves, so it must not move with a text tower that trains.
+            self.compared = CaptionEmbeddings(materials)
+            self.compared.of(every_caption(materials.dataset, kind=config.data.captions))
+
+    def choose_cut(self, batch: GlobalBatch) -> Cut:
+        """Measures a few rows and returns how every rank takes its share of such a batch. Collective."""
+        execution, encoder = self.config.execution, self.materials.encoder
+        device = encoder.log_logit_scale.device
+        if execution.micro_batch_size is not None and execution.memory_budget_gb is None:
+            return Cut(execution.micro_batch_size, 1)
+        group = Group.current(device)
+        pairs, plan = self._as_rows(batch)
+        weights = [*encoder.parameters(), *encoder.buffers()]
+        try:
+            towers = group.together(
+                lambda: (
+                    cost_of(pairs.encode_images, plan.image_share, pairs.trains_images, weights),
+                    cost_of(pairs.encode_texts, plan.text_share, pairs.trains_texts, weights),
+                )
+            )
+        except OutOfMemory:  # of a few rows: there is nothing to choose
+            return Cut(1, 1)
+        budget = memory_budget(
+            device, budget_gb=execution.memory_budget_gb, num_sharing=self.context.world_size
+        )
+        cut = choose_cut(budget, *towers, micro_batch_size=execution.micro_batch_size)
+        # The smallest of any rank; -B stands for the whole share.
+        size, kept = group.maximum(-(cut.micro_batch_size or len(batch)), -cut.kept_graphs)
+        return Cut(None if -size == len(batch) else -size, -kept)
+
+    def step(self, batch: GlobalBatch, *, micro_batch_size: int | None, kept_graphs: int = 1) -> StepResult:
+        """Adds the gradient of one global batch to the parameters. Collective; see `global_batch_step`."""
+        pairs, plan = self._as_rows(batch)
+        return global_batch_step(
+            pairs,
+            plan,
+            self.config.loss,
+            log_logit_scale=self.materials.encoder.log_logit_scale,
+            logit_bias=self.logit_bias,
+            group_vectors=self.compared.of(list(batch.distinct_captions)) if self.compared else None,
+            parameters=list(self.parameters.values()),
+            micro_batch_size=micro_batch_size,
+            kept_graphs=kept_graphs,
+            encoder_dtype=self.materials.encoder.dtype,
+        )
+
+    def _as_rows(self, batch: GlobalBatch) -> tuple[BatchEncoder, BatchPlan]:
+        text_of_pair, num_texts = self.texts.rows_of(batch)
+        classes = torch.from_numpy(batch.classes)
+        plan = BatchPlan(
+            text_of_pair,
+            groups=classes if self.config.loss.positives == "class" else text_of_pair,
+            rank=self.context.rank,
+            world_size=self.context.world_size,
+            classes=classes,
+            num_texts=num_texts,
+        )
+        return BatchEncoder(self.materials, batch, self.texts, self.config.seed), plan
+
+
+@dataclass
+class BatchEncoder:
+    """One global batch as the engine sees it: rows in, embeddings out, the same on every call."""
+
+    materials: Materials
+    batch: GlobalBatch
+    texts: Texts
+    seed: int
+
+    @property
+    def trains_images(self) -> bool:
+        """False where adapters or full fine-tuning are in the text tower alone."""
+        return self.materials.adaptation.adapts_image
+
+    @property
+    def trains_texts(self) -> bool:
+        """False where the text tower and its projection are frozen."""
+        return self.texts.is_trained
+
+    def encode_images(self, rows: range) -> Tensor:
+        """Returns joint embeddings [m, D] of these rows of the global batch."""
+        set_dropout_rows(self.materials.encoder, seed=self.seed, step=self.batch.step, image_rows=rows)
+        places = np.arange(rows.start, rows.stop)
+        activations = self.materials.activations.batch(self.batch.indices[places], self.batch.views[places])
+        return self.materials.encoder.encode_image_suffix(
+            activations, self.materials.adaptation.image_cut
+        ).joint
+
+    def encode_texts(self, rows: range) -> Tensor:
+        """Returns joint embeddings [m, D] of these rows of the text side."""
+        return self.texts.encode(self.batch, rows)
+
+
+class CaptionEmbeddings:
+    """Embeddings of captions under the text tower as it is when each is first asked for."""
+
+    def __init__(self, materials: Materials) -> None:
+        self.materials = materials
+        self.known: dict[str, Tensor] = {}
+
+    def of(self, captions: Sequence[str]) -> Tensor:
+        """Returns [B, D], unit length."""
+        new = [caption for caption in dict.fromkeys(captions) if caption not in self.known]
+        if new:
+            self.known |= dict(zip(new, self.materials.embed_texts(new), strict=True))
+        return torch.stack([self.known[caption] for caption in captions])
+
+
+class Captions:
+    """The batch's distinct captions, each once. A caption's row for dropout is its first pair's."""
+
+    def __init__(self, materials: Materials, config: TrialConfig) -> None:
+        self.encoder, self.seed = materials.encoder, config.seed
+        self.is_trained = materials.adaptation.adapts_text
+        self.frozen = CaptionEmbeddings(materials)
+
+    def rows_of(self, batch: GlobalBatch) -> tuple[Tensor, int]:
+        """Returns each pair's place among the distinct captions."""
+        return torch.from_numpy(batch.text_of_pair), len(batch.distinct_captions)
+
+    def encode(self, batch: GlobalBatch, rows: range) -> Tensor:
+        """Encodes these distinct captions."""
+        captions = list(batch.distinct_captions)[rows.start : rows.stop]
+        if not self.is_trained:
+            return self.frozen.of(captions)
+        first_pair = [batch.distinct_captions[caption] for caption in captions]
+        set_dropout_rows(self.encoder, seed=self.seed, step=batch.step, text_rows=first_pair)
+        return self.encoder.encode_text(self.encoder.tokenize(captions))
+
+
+class ClassPrompts:
+    """The classes, each the mean of its training prompts on the sphere, as in zero-shot classification."""
+
+    def __init__(self, materials: Materials, config: TrialConfig) -> None:
+        self.encoder, self.seed = materials.encoder, config.seed
+        self.is_trained = materials.adaptation.adapts_text
+        self.frozen = CaptionEmbeddings(materials)
+        self.prompts = list(class_prompts(materials.dataset.classes, "training").values())
+
+    @cached_property
+    def first_rows(self) -> list[int]:
+        """Number of each class's first prompt among all prompts."""
+        return [sum(len(prompts) for prompts in self.prompts[:k]) for k in range(len(self.prompts))]
+
+    def rows_of(self, batch: GlobalBatch) -> tuple[Tensor, int]:
+        """Returns each pair's class."""
+        return torch.from_numpy(batch.classes), len(self.prompts)
+
+    def encode(self, batch: GlobalBatch, rows: range) -> Tensor:
+        """Encodes these classes."""
+        return torch.stack([self._class(batch, k) for k in rows])
+
+    def _class(self, batch: GlobalBatch, k: int) -> Tensor:
+        if not self.is_trained:
+            embeddings = self.frozen.of(self.prompts[k])
+        else:
+            numbers = range(self.first_rows[k], self.first_rows[k] + len(self.prompts[k]))
+            set_dropout_rows(self.encoder, seed=self.seed, step=batch.step, text_rows=numbers)
+            embeddings = self.encoder.encode_text(self.encoder.tokenize(self.prompts[k]))
+        return F.normalize(embeddings.mean(0), dim=0)
+
+
+class ClassVectors:
+    """A learned vector per class, from random directions: an ordinary classification head, without text."""
+
+    is_trained = True
+
+    def __init__(self, materials: Materials, config: TrialConfig) -> None:
+        encoder, self.num_classes = materials.encoder, len(materials.dataset.classes)
+        generator = torch.Generator().manual_seed(config.seed)
+        start = torch.randn(self.num_classes, encoder.joint_dim, generator=generator)
+        self.vectors = nn.Parameter(F.normalize(start, dim=1).to(encoder.log_logit_scale.device))
+
+    def rows_of(self, batch: GlobalBatch) -> tuple[Tensor, int]:
+        """Returns each pair's class."""
+        return torch.from_numpy(batch.classes), self.num_classes
+
+    def encode(self, batch: GlobalBatch, rows: range) -> Tensor:
+        """Returns the vectors of these classes."""
+        del batch
+        return F.normalize(self.vectors[rows.start : rows.stop], dim=1)

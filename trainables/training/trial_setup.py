@@ -1,0 +1,125 @@
+"""What every trainable stands on: the data set, its pixels, the encoder with adapters, frozen activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.artifacts import fingerprint
+from trainables.config import TrialConfig
+from trainables.context import RunContext
+from trainables.data.cache import ImageCache, open_image_cache
+from trainables.data.datasets import load_dataset
+from trainables.data.records import Dataset
+from trainables.data.text import class_prompts, every_caption
+from trainables.errors import ConfigError
+from trainables.models.adapters.adaptation import Adaptation
+from trainables.models.adapters.lora import attach
+from trainables.models.catalogue.registry import default_learning_rate
+from trainables.models.encoders.dual_encoder import DualEncoder, ImageFeatures, in_evaluation_mode
+from trainables.models.encoders.load import load_dual_encoder
+from trainables.scoring.embedding_store import EmbeddingTable, embeddings_folder
+from trainables.training.descriptions import with_descriptions
+from trainables.training.frozen_activations import Activations
+
+ROWS_AT_ONCE = 256
+TRAINING_VERSION = 3
+"""Raise it when the same configuration would train another adapter."""
+
+
+@dataclass
+class Materials:
+    """One trial's data and model, opened once and handed from step to step."""
+
+    dataset: Dataset
+    images: ImageCache
+    encoder: DualEncoder
+    adaptation: Adaptation
+    activations: Activations
+    adapter_folder: Path | None  # where the trained adapter is, or will be; None when nothing trains
+    embeddings_folder: Path
+
+    @torch.no_grad()
+    def embed_images(self, indices: np.ndarray) -> ImageFeatures:
+        """Returns pooled [N, P] and joint [N, D] of unaugmented images, float32 on the CPU."""
+        with in_evaluation_mode(self.encoder):
+            parts = [
+                self.encoder.encode_image_suffix(self.activations.clean(rows), self.adaptation.image_cut)
+                for rows in np.split(indices, range(ROWS_AT_ONCE, len(indices), ROWS_AT_ONCE))
+            ]
+        pooled, joint = (torch.cat(values).float().cpu() for values in zip(*parts, strict=True))
+        return ImageFeatures(pooled, joint)
+
+    def embedding_table(self, indices: np.ndarray) -> EmbeddingTable:
+        """Returns the embeddings of these records, computed now, under their image ids."""
+        pooled, joint = self.embed_images(indices)
+        image_ids = np.array([self.dataset.records[i].image_id for i in indices])
+        return EmbeddingTable(image_ids, pooled.numpy(), joint.numpy())
+
+    @torch.no_grad()
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        """Returns joint embeddings [N, D] of texts, unit length, on the encoder's device."""
+        with in_evaluation_mode(self.encoder):
+            parts = [
+                self.encoder.encode_text(self.encoder.tokenize(texts[start : start + ROWS_AT_ONCE]))
+                for start in range(0, len(texts), ROWS_AT_ONCE)
+            ]
+        return torch.cat(parts).float()
+
+
+def open_materials(config: TrialConfig, context: RunContext) -> Materials:
+    """Loads data and encoder, and attaches untrained adapters: the same weights on every rank.
+
+    Raises:
+        ConfigError: a baseline, which has no encoder.
+    """
+    if config.is_baseline:
+        raise ConfigError(
+            "adapt.method=baseline: there is no dual encoder to open; run `adapt` or `baseline` with it"
+        )
+    if config.execution.num_threads:
+        torch.set_num_threads(config.execution.num_threads)
+    dataset = load_dataset(config.data)
+    if config.reads_captions:
+        dataset = with_descriptions(dataset, config, context)
+    torch.manual_seed(config.seed)  # LoRA's A matrices are drawn here
+    encoder = load_dual_encoder(config.encoder, device=context.device, store=context.store)
+    adaptation = attach(encoder, config)
+    images = open_image_cache(dataset, encoder.preprocessing, context.store)
+    ever_trained = dataset.indices("train") if config.data.fold is None else np.arange(len(dataset.records))
+    activations = Activations(
+        encoder, adaptation.image_cut, images, config, train=ever_trained, store=context.store
+    )
+    adapter = adapter_key(config, dataset, encoder)
+    return Materials(
+        dataset=dataset,
+        images=images,
+        encoder=encoder,
+        adaptation=adaptation,
+        activations=activations,
+        adapter_folder=context.store / "adapters" / adapter if adapter else None,
+        embeddings_folder=embeddings_folder(context.store, images.fingerprint, encoder.fingerprint, adapter),
+    )
+
+
+def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> str | None:
+    """Returns what names a trained adapter: all that training reads, not the probe. None: nothing trains."""
+    if config.adapt.method == "none":
+        return None
+    science = config.science()
+    del science["probe"], science["zero_shot"]
+    defaults = (
+        default_learning_rate(config),
+        class_prompts(dataset.classes, "training"),
+    )
+    words: list[str] = []
+    if config.reads_captions and config.data.captions not in ("class_template", "finding"):
+        whose = sorted(dataset.descriptions.items())  # the same words on other images train another adapter
+        words.append(fingerprint(every_caption(dataset, kind=config.data.captions), whose))
+    return fingerprint(
+        "adapter", TRAINING_VERSION, science, defaults, dataset.fingerprint, encoder.fingerprint, *words
+    )

@@ -1,0 +1,74 @@
+"""What an encoder says of every image by prompts and by probes; the same at every epoch and at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainables.config import Features, PromptFamily, Split, TrialConfig
+from trainables.context import Metrics
+from trainables.data.text import class_prompts, contrary_prompts
+from trainables.scoring.embedding_store import EmbeddingTable
+from trainables.scoring.linear_probe import ProbePath, probe_embeddings, probe_predictions
+from trainables.scoring.metrics import point_metrics
+from trainables.scoring.predictions import Scores, image_ids_of
+from trainables.scoring.zero_shot import pair_scores, zero_shot_scores
+from trainables.training.trial_setup import Materials
+
+
+@dataclass
+class Verdicts:
+    """Class probabilities per (split, system), and the probes behind some of them."""
+
+    predictions: dict[tuple[Split, str], Scores]
+    probes: dict[Features, ProbePath]
+
+
+def score_everything(
+    materials: Materials, table: EmbeddingTable, config: TrialConfig, splits: tuple[Split, ...]
+) -> Verdicts:
+    """Scores the images of these splits by zero-shot prompts and by linear probes, chosen on val."""
+    probes = probe_embeddings(table, materials.dataset, config.probe)
+    by_prompts = zero_shot_predictions(materials, table, splits, config.zero_shot.prompts)
+    return Verdicts(by_prompts | probe_predictions(probes, table, materials.dataset, splits), probes)
+
+
+def zero_shot_predictions(
+    materials: Materials,
+    table: EmbeddingTable,
+    splits: tuple[Split, ...],
+    families: tuple[PromptFamily, ...],
+) -> dict[tuple[Split, str], Scores]:
+    """Returns what each family of prompts says of these splits."""
+    dataset, scale = materials.dataset, float(materials.encoder.log_logit_scale.detach().exp())
+    predictions: dict[tuple[Split, str], Scores] = {}
+
+    def embed(prompts: dict[str, list[str]]) -> list[np.ndarray]:
+        return [materials.embed_texts(of_class).cpu().numpy() for of_class in prompts.values()]
+
+    for family in families:
+        prompts = embed(class_prompts(dataset.classes, family))
+        contrary = embed(contrary_prompts(dataset.classes)) if family == "pair" else None
+        for split in splits:
+            ids = image_ids_of(dataset, split)
+            joint = table.joint[table.rows_of(ids)]
+            if contrary is None:
+                scores = zero_shot_scores(joint, prompts, logit_scale=scale)
+            else:
+                scores = pair_scores(joint, prompts, contrary, logit_scale=scale)
+            predictions[split, f"zero_shot_{family}"] = Scores(ids, scores)
+    return predictions
+
+
+def validation_metrics(materials: Materials, config: TrialConfig) -> Metrics:
+    """Returns point metrics on val of every system, from embeddings computed now."""
+    dataset = materials.dataset
+    table = materials.embedding_table(dataset.indices("train", "val"))
+    verdicts = score_everything(materials, table, config, ("val",))
+    classes = dataset.class_indices(dataset.indices("val"))
+    return {
+        f"val/{system}/{metric}": value
+        for (_, system), scores in verdicts.predictions.items()
+        for metric, value in point_metrics(scores.scores, classes).items()
+    }

@@ -1,0 +1,58 @@
+"""The main trial: fine-tune an adapter, embed every image, ask by prompts and by probes, judge on val."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from trainables.config import TrialConfig
+from trainables.context import Metrics, RunContext
+from trainables.scoring.audit import control_scores
+from trainables.scoring.few_shot import few_shot_predictions
+from trainables.scoring.linear_probe import write_probe_path
+from trainables.scoring.predictions import CONFUSION_FILE, FILE, judge, write_confusion, write_predictions
+from trainables.training.embed_images import embed_all
+from trainables.training.loop import train_adapter
+from trainables.training.trial_setup import Materials, open_materials
+from trainables.training.validate import Verdicts, score_everything
+from trainables.trials.baseline import baseline
+
+
+def adapt(config: TrialConfig, context: RunContext) -> Metrics:
+    """Runs one configuration from pixels to val metrics with intervals. Collective; rank 0 judges.
+
+    Writes into `workdir/results`: predictions of val and test (no labels), probe path, confusion matrices,
+    adapter.
+    """
+    if config.is_baseline:
+        return baseline(config, context)
+    began = time.perf_counter()
+    materials = open_materials(config, context)
+    training = train_adapter(materials, config, context)
+    if context.rank > 0:
+        return training
+    table = embed_all(materials, context)
+    verdicts = score_everything(materials, table, config, ("val", "test"))
+    verdicts.predictions |= few_shot_predictions(table, materials.dataset, config.probe)
+    if config.adapt.method == "none":  # the controls need no encoder: they stand beside the frozen one
+        verdicts.predictions |= control_scores(materials.dataset, materials.images)
+    write_results(materials, verdicts, context.workdir / "results")
+    return {
+        **training,
+        **judge(verdicts.predictions, materials.dataset),
+        **{f"val/probe_{name}/l2": path.l2 for name, path in verdicts.probes.items()},
+        "perf/num_trainable_parameters": float(materials.adaptation.num_trainable),
+        "perf/seconds": time.perf_counter() - began,
+    }
+
+
+def write_results(materials: Materials, verdicts: Verdicts, folder: Path) -> None:
+    """Leaves all that is not a scalar in the trial's results folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_predictions(folder / FILE, verdicts.predictions)
+    write_probe_path(folder / "probe_path.parquet", verdicts.probes)
+    write_confusion(folder / CONFUSION_FILE, verdicts.predictions, materials.dataset)
+    if materials.adapter_folder is not None:
+        shutil.copytree(materials.adapter_folder, folder / "adapter")

@@ -1,0 +1,60 @@
+"""The trainable `baseline`: an image classifier fine-tuned end to end, judged as `adapt` is."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+import torch
+
+from trainables.config import Split, TrialConfig
+from trainables.context import Metrics, RunContext
+from trainables.losses.collectives import Group
+from trainables.scoring.audit import control_scores
+from trainables.scoring.predictions import (
+    CONFUSION_FILE,
+    FILE,
+    Scores,
+    image_ids_of,
+    judge,
+    write_confusion,
+    write_predictions,
+)
+from trainables.training.classifier_loop import Fitting, best_epoch
+from trainables.training.loop import training_metrics
+
+
+def baseline(config: TrialConfig, context: RunContext) -> Metrics:
+    """Trains the classifier of `config.baseline` and judges it on val, with intervals. Collective.
+
+    Writes into `workdir/results`: predictions of val and test (no labels), those of the controls, confusion.
+    """
+    began = time.perf_counter()
+    config = config.model_copy(update={"adapt": config.adapt.model_copy(update={"method": "baseline"})})
+    group = Group.current(torch.device(context.device))
+    fitting = group.together(lambda: Fitting(config, context) if context.rank == 0 else None)
+    epochs = fitting.epochs() if fitting else iter(())
+    while True:
+        epoch = group.together(lambda: next(epochs, None))
+        if not group.maximum(int(epoch is not None))[0]:
+            break
+        context.report(*epoch or ({}, None))
+    if fitting is None:
+        return {}
+    dataset, system = fitting.dataset, config.baseline.system
+    predictions: dict[tuple[Split, str], Scores] = {
+        (split, system): Scores(image_ids_of(dataset, split), fitting.scores(dataset.indices(split)))
+        for split in ("val", "test")
+    }
+    predictions |= control_scores(dataset, fitting.images)
+    folder = context.workdir / "results"
+    shutil.rmtree(folder, ignore_errors=True)
+    write_predictions(folder / FILE, predictions)
+    write_confusion(folder / CONFUSION_FILE, predictions, dataset)
+    return {
+        **training_metrics(fitting.state.epochs),
+        **judge(predictions, dataset),
+        "train/best_epoch": fitting.state.epochs[best_epoch(fitting.state.epochs, system)]["train/epoch"],
+        "perf/num_trainable_parameters": float(fitting.num_trainable),
+        "perf/seconds": time.perf_counter() - began,
+    }

@@ -1,0 +1,126 @@
+"""Captions of train images: what is seen on them, said without their label, and the caption made of it.
+
+A description comes from pixels (BLIP) or from masks, for train and val alike. A caption holds the label, so
+there is none but for train: `data.text.captions_of` refuses other splits. `caption` leaves both as a table,
+and says what they are worth: how many captions differ, how often a batch repeats one, and how well the
+descriptions alone tell the classes apart, which is what a model can learn without looking.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainables.artifacts import build_once, fingerprint
+from trainables.config import TrialConfig
+from trainables.context import Metrics, RunContext
+from trainables.data.datasets import load_dataset
+from trainables.data.loader import global_batches
+from trainables.data.records import Dataset
+from trainables.data.text import CLASS_TEXTS, captions_for
+from trainables.scoring.bootstrap import Bootstrap, to_metrics
+from trainables.scoring.linear_probe import Examples, fit_path
+from trainables.training.descriptions import with_descriptions
+
+FILE = "captions.parquet"
+
+
+def caption(config: TrialConfig, context: RunContext) -> Metrics:
+    """Writes the captions that `data.captions` names into the store, and says what they are worth.
+
+    `<store>/captions/<key>/captions.parquet` has the columns image_id, split, description (null where the
+    kind has none) and caption (of the first epoch; null for val). Collective; rank 0 works.
+    """
+    if context.rank > 0:
+        return {}
+    dataset = with_descriptions(load_dataset(config.data), config, context)
+    train = dataset.indices("train")
+    captions = captions_for(dataset, train, kind=config.data.captions, seed=config.seed, epoch=0)
+    whose = sorted(dataset.descriptions.items())
+    key = fingerprint("captions", dataset.fingerprint, config.data.captions, config.seed, captions, whose)
+    folder = build_once(
+        context.store / "captions" / key, lambda aside: write_captions(aside, dataset, captions)
+    )
+    (context.workdir / "captions.json").write_text(json.dumps({"folder": str(folder)}))
+    return {
+        **usefulness(dataset, captions),
+        "train/captions/duplicate_fraction": duplicate_fraction(dataset, config),
+        **shortcut(dataset),
+    }
+
+
+def write_captions(folder: Path, dataset: Dataset, captions: list[str]) -> None:
+    """Writes the table into a folder that is being built; `captions` are those of the train records."""
+    indices = dataset.indices("train", "val")
+    records = [dataset.records[i] for i in indices]
+    of_train = dict(zip(dataset.indices("train").tolist(), captions, strict=True))
+    schema = pa.schema([(name, pa.string()) for name in ("image_id", "split", "description", "caption")])
+    columns = {
+        "image_id": [record.image_id for record in records],
+        "split": [record.split for record in records],
+        "description": [dataset.descriptions.get(record.image_id) for record in records],
+        "caption": [of_train.get(i) for i in indices.tolist()],
+    }
+    pq.write_table(pa.table(columns, schema), folder / FILE)
+
+
+def usefulness(dataset: Dataset, captions: list[str]) -> dict[str, float]:
+    """Returns shares of train captions: distinct ones, ones that name their class, described images."""
+    train = dataset.indices("train")
+    patterns = [CLASS_TEXTS[dataset.classes[k]].pattern.lower() for k in dataset.class_indices(train)]
+    names_class = [pattern in text.lower() for pattern, text in zip(patterns, captions, strict=True)]
+    described = [dataset.records[i].image_id in dataset.descriptions for i in train]
+    return {
+        "train/captions/distinct_fraction": len(set(captions)) / len(captions),
+        "train/captions/names_class_fraction": float(np.mean(names_class)),
+        "train/captions/described_fraction": float(np.mean(described)),
+    }
+
+
+def duplicate_fraction(dataset: Dataset, config: TrialConfig) -> float:
+    """Returns the share of pairs whose caption another pair of the batch carries too, over one epoch."""
+    lora = config.adapt.model_copy(update={"method": "lora"})  # whatever trains, captions are read here
+    contrastive = config.loss.model_copy(update={"kind": "clip"})
+    one_epoch = config.model_copy(update={"num_epochs": 1, "adapt": lora, "loss": contrastive})
+    repeated = total = 0
+    for batch in global_batches(dataset, one_epoch):
+        counts = Counter(batch.captions)
+        repeated += sum(count for count in counts.values() if count > 1)
+        total += len(batch)
+    return repeated / total
+
+
+def shortcut(dataset: Dataset) -> dict[str, float]:
+    """Returns how well descriptions alone tell the classes of val, with intervals by patient.
+
+    Logistic regression on which words occur, strength as in the probe. An image without a description, as
+    where only one class has masks, has no words; that too can give its class away.
+    """
+    if not dataset.descriptions:
+        return {}
+    indices = {split: dataset.indices(split) for split in ("train", "val")}
+    texts = {split: _descriptions(dataset, rows) for split, rows in indices.items()}
+    vocabulary = sorted({word for text in texts["train"] for word in text})
+    train, val = (
+        Examples(_occurrences(texts[split], vocabulary), dataset.class_indices(rows))
+        for split, rows in indices.items()
+    )
+    path = fit_path(train, val, class_names=dataset.classes)
+    found = Bootstrap(val.classes, dataset.patients(indices["val"])).intervals(path.val_scores)
+    return to_metrics("val/caption_words", found)
+
+
+def _descriptions(dataset: Dataset, rows: np.ndarray) -> list[set[str]]:
+    said: Mapping[str, str] = dataset.descriptions
+    return [set(said.get(dataset.records[i].image_id, "").lower().split()) for i in rows]
+
+
+def _occurrences(texts: list[set[str]], vocabulary: list[str]) -> np.ndarray:
+    """Whether each word occurs, float32 [N, V + 1]; the last column: whether there is any text."""
+    return np.array([[word in text for word in vocabulary] + [bool(text)] for text in texts], np.float32)

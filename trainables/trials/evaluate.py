@@ -1,0 +1,50 @@
+"""The trainable `evaluate`: opens the test labels of one run, once, and judges its predictions."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from trainables.artifacts import file_sha256, write_atomically
+from trainables.config import TrialConfig
+from trainables.context import Metrics, RunContext
+from trainables.data.datasets import load_dataset
+from trainables.scoring.audit import same_source_pairs
+from trainables.scoring.judge_arms import evaluate_arms, open_cases
+from trainables.scoring.predictions import FILE, read_predictions
+from trainables.scoring.test_predictions import (
+    ScoredTrial,
+)
+
+RECORD = "evaluation.json"
+
+
+def evaluate(config: TrialConfig, context: RunContext) -> Metrics:
+    """Judges the predictions of one finished run on test, and records when the labels were opened.
+
+    The same predictions are judged once: later calls read the record, `workdir/results/evaluation.json`.
+
+    Raises:
+        DataError: no predictions in `workdir/results`.
+    """
+    predictions = context.workdir / "results" / FILE
+    read_predictions(predictions)  # without them the labels stay closed
+    path = predictions.with_name(RECORD)
+    record = json.loads(path.read_text()) if path.is_file() else {"opened": [], "predictions": None}
+    if record["predictions"] != file_sha256(predictions):
+        record = {
+            "opened": [*record["opened"], datetime.now(UTC).isoformat()],
+            "predictions": file_sha256(predictions),
+            "metrics": judge_run(config, predictions),
+        }
+        write_atomically(path, json.dumps(record, indent=1))
+    return record["metrics"]
+
+
+def judge_run(config: TrialConfig, predictions: Path) -> dict[str, float]:
+    """Opens the test labels and returns the metrics of one run's systems and controls."""
+    dataset = load_dataset(config.data, with_test_labels=True)
+    trial = ScoredTrial("run", "run", config.seed, config.data.fold, predictions)
+    result = evaluate_arms([trial], open_cases(dataset), class_pairs=same_source_pairs(dataset))
+    return result.arms["run"] | result.controls

@@ -1,0 +1,29 @@
+"""The trainable `zero_shot`: classifies images by prompts of every class, judged on val."""
+
+from __future__ import annotations
+
+from trainables.config import TrialConfig
+from trainables.context import Metrics, RunContext
+from trainables.scoring.predictions import FILE, judge, write_predictions
+from trainables.training.embed_images import embed_all
+from trainables.training.loop import train_adapter
+from trainables.training.trial_setup import open_materials
+from trainables.training.validate import score_everything
+
+
+def zero_shot(config: TrialConfig, context: RunContext) -> Metrics:
+    """Asks the config's encoder by every family of prompts; adapts it first if its adapter is not there.
+
+    Returns metrics on val with intervals; writes `results/predictions.parquet` of val and test. Collective;
+    rank 0 judges.
+    """
+    materials = open_materials(config, context)
+    train_adapter(materials, config, context)
+    if context.rank > 0:
+        return {}
+    without_probe = config.model_copy(update={"probe": config.probe.model_copy(update={"features": ()})})
+    predictions = score_everything(
+        materials, embed_all(materials, context), without_probe, ("val", "test")
+    ).predictions
+    write_predictions(context.workdir / "results" / FILE, predictions)
+    return judge(predictions, materials.dataset)

@@ -37,12 +37,17 @@ WORDS = [
 
 @dataclass
 class Reference:
-    """A checkpoint by part, and what its authors' code makes of pixels and of one text's token ids."""
+    """A checkpoint by part in float32; its authors' forward passes of pixels and of one text in float64."""
 
     parts: dict[str, dict[str, Tensor]]
     image: Callable[[Tensor], tuple[Tensor, Tensor]]  # → pooled, joint (not normalised)
     text: Callable[[Tensor], Tensor]  # [1, L] → joint (not normalised)
+    modules: list[nn.Module]  # that `image` and `text` call
     size: int = 64
+
+    def __post_init__(self) -> None:
+        for module in self.modules:
+            module.double()
 
 
 def write_parts(name: str, parts: dict[str, dict[str, Tensor]], *, words: list[str] = WORDS) -> Path:
@@ -101,7 +106,10 @@ def named(**modules: nn.Module) -> dict[str, Tensor]:
 
 
 def medclip(
-    vision: dict[str, Tensor], image: Callable[[Tensor], tuple[Tensor, Tensor]], size: int
+    vision: dict[str, Tensor],
+    image: Callable[[Tensor], tuple[Tensor, Tensor]],
+    modules: list[nn.Module],
+    size: int,
 ) -> Reference:
     bert, head = narrow_bert(pooler=True), nn.Linear(64, 16, bias=False)
 
@@ -115,7 +123,7 @@ def medclip(
         "text_model.model.embeddings.position_ids": torch.arange(512)[None],
         "logit_scale": torch.tensor(3.0),
     }
-    return Reference({"model": tensors}, image, text, size)
+    return Reference({"model": tensors}, image, text, [*modules, bert, head], size)
 
 
 def medclip_vit() -> Reference:
@@ -135,7 +143,7 @@ def medclip_vit() -> Reference:
         pooled = swin(pixels).pooler_output
         return pooled, head(pooled)
 
-    return medclip(vision, image, size=56)
+    return medclip(vision, image, [swin, head], size=56)
 
 
 def medclip_resnet50() -> Reference:
@@ -144,7 +152,7 @@ def medclip_resnet50() -> Reference:
     def image(pixels: Tensor) -> tuple[Tensor, Tensor]:
         return feature_map(net, pixels).mean((2, 3)), net(pixels)
 
-    return medclip(named(vision_model__model=net), image, size=64)
+    return medclip(named(vision_model__model=net), image, [net], size=64)
 
 
 def gloria() -> Reference:
@@ -163,7 +171,7 @@ def gloria() -> Reference:
         gloria__img_encoder__model=net, gloria__img_encoder__global_embedder=embed,
         gloria__img_encoder__local_embedder=local, gloria__text_encoder__model=bert,
     )  # fmt: skip
-    return Reference({"model": tensors}, image, text)
+    return Reference({"model": tensors}, image, text, [net, bert, embed])
 
 
 def biovil(*, with_prior: bool = False) -> Reference:
@@ -197,7 +205,8 @@ def biovil(*, with_prior: bool = False) -> Reference:
         cls_projection_head__dense_to_output=out,
     )  # fmt: skip
     texts["cls.predictions.bias"] = torch.zeros(len(WORDS))
-    return Reference({"image": images, "text": texts}, image, text)
+    modules = [net, bert, narrow, model, hidden, norm, out]
+    return Reference({"image": images, "text": texts}, image, text, modules)
 
 
 def biomedclip() -> Reference:
@@ -224,7 +233,8 @@ def biomedclip() -> Reference:
         return project(bert(input_ids=ids).last_hidden_state[:, 0])
 
     tensors = named(visual__trunk=vit, visual__head__proj=head, text__transformer=bert, text__proj=project)
-    return Reference({"model": {**tensors, "logit_scale": torch.tensor(4.0)}}, image, text)
+    parts = {"model": {**tensors, "logit_scale": torch.tensor(4.0)}}
+    return Reference(parts, image, text, [vit, head, bert, project])
 
 
 PUBLISHED: dict[str, Callable[[], Reference]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from comparisons import EXACT
 from torch import nn
 
 from trainables.models.encoders.attention import AttentionPool, SplitAttention, split_attention
@@ -16,7 +17,7 @@ WIDTH, LENGTH = 32, 7
 def fused() -> nn.MultiheadAttention:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        attention = nn.MultiheadAttention(WIDTH, 4, batch_first=True).eval()
+        attention = nn.MultiheadAttention(WIDTH, 4, batch_first=True, dtype=torch.float64).eval()
         for parameter in attention.parameters():
             nn.init.normal_(parameter, std=0.3)
     return attention
@@ -24,7 +25,7 @@ def fused() -> nn.MultiheadAttention:
 
 def states(count: int = 1) -> list[torch.Tensor]:
     random = torch.Generator().manual_seed(1)
-    return [torch.randn(3, LENGTH, WIDTH, generator=random) for _ in range(count)]
+    return [torch.randn(3, LENGTH, WIDTH, generator=random, dtype=torch.float64) for _ in range(count)]
 
 
 def causal(kind: str) -> torch.Tensor | None:
@@ -32,7 +33,7 @@ def causal(kind: str) -> torch.Tensor | None:
     return {
         "none": None,
         "bool": ahead,
-        "additive": torch.zeros(LENGTH, LENGTH).masked_fill(ahead, -torch.inf),
+        "additive": torch.zeros(LENGTH, LENGTH, dtype=torch.float64).masked_fill(ahead, -torch.inf),
     }[kind]
 
 
@@ -43,15 +44,15 @@ def test_outputs_and_gradients_are_those_of_the_fused_module(fused, mask):
     expected, _ = fused(*inputs, need_weights=False, attn_mask=causal(mask))
     found, weights = split(*inputs, need_weights=False, attn_mask=causal(mask))
     assert weights is None
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(found, expected, **EXACT)
+    direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     gradients = [
         torch.autograd.grad((out * direction).sum(), inputs, retain_graph=True) for out in (found, expected)
     ]
-    torch.testing.assert_close(*gradients, rtol=0, atol=1e-5)
+    torch.testing.assert_close(*gradients, **EXACT)
     ours = torch.autograd.grad((found * direction).sum(), split.k_proj.weight)[0]
     theirs = torch.autograd.grad((expected * direction).sum(), fused.in_proj_weight)[0]
-    torch.testing.assert_close(ours, theirs[WIDTH : 2 * WIDTH], rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, theirs[WIDTH : 2 * WIDTH], **EXACT)
 
 
 def test_splitting_keeps_every_parameter_and_shares_none(fused):
@@ -84,7 +85,7 @@ def test_pooling_and_projection_are_open_clips_attention_pooling():
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        pool = AttentionPool2d(3, WIDTH, 4, 16).eval()
-        features = torch.randn(2, WIDTH, 3, 3)
+        pool = AttentionPool2d(3, WIDTH, 4, 16).eval().double()
+        features = torch.randn(2, WIDTH, 3, 3, dtype=torch.float64)
     split = AttentionPool(pool)
-    torch.testing.assert_close(pool.c_proj(split(features)), pool(features), rtol=0, atol=1e-5)
+    torch.testing.assert_close(pool.c_proj(split(features)), pool(features), **EXACT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from clip_checkpoints import openai_tensors, random_clip
+from comparisons import EXACT, ROUNDED, in_float64
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import normalize
@@ -32,11 +33,11 @@ def resnet(name: str):
 
 @torch.no_grad()
 def test_every_cut_gives_the_embeddings_of_open_clip(resnet, images_for):
-    pixels = resnet.pixels(images_for(resnet))
-    expected = normalize(random_clip("resnet").encode_image(pixels), dim=-1)
+    pixels = in_float64(resnet).pixels(images_for(resnet))
+    expected = normalize(random_clip("resnet").double().encode_image(pixels), dim=-1)
     for cut in range(len(resnet.blocks("image").names) + 1):
         features = resnet.encode_image_suffix(resnet.encode_image_prefix(pixels, cut), cut)
-        torch.testing.assert_close(features.joint, expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(features.joint, expected, **EXACT)
     assert resnet.encode_image_prefix(pixels, cut).shape == (2, resnet.pooled_dim) == (2, 256)
 
 
@@ -59,7 +60,7 @@ def test_an_image_in_training_does_not_see_its_neighbours(resnet, images_for):
     images = images_for(resnet, 4)
     images[1:] = 255 - images[1:] // 9  # a batch of nearly white neighbours would move batch statistics
     alone = resnet.encode_image(images[:1]).joint
-    torch.testing.assert_close(resnet.encode_image(images).joint[:1], alone, rtol=0, atol=1e-6)
+    torch.testing.assert_close(resnet.encode_image(images).joint[:1], alone, **ROUNDED)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from comparisons import EXACT, in_float64
 from safetensors.torch import load_file
 
 from trainables.config import EncoderConfig
@@ -26,12 +27,13 @@ def test_pooled_features_equal_those_of_timm_at_every_cut(dual, timm_folder, ima
 
     model = timm.create_model(f"local-dir:{timm_folder}", pretrained=False).eval()
     model.load_state_dict(load_file(timm_folder / "model.safetensors"))
-    pixels = dual.pixels(images_for(dual))
+    model.double()
+    pixels = in_float64(dual).pixels(images_for(dual))
     theirs = model.forward_head(model.forward_features(pixels), pre_logits=True)
     for cut in range(len(dual.blocks("image").names) + 1):
         activations = dual.encode_image_prefix(pixels, cut)
         pooled, joint = dual.encode_image_suffix(activations, cut)
-        torch.testing.assert_close(pooled, theirs, rtol=0, atol=1e-5)
+        torch.testing.assert_close(pooled, theirs, **EXACT)
         assert joint.shape == (2, 24)
 
 

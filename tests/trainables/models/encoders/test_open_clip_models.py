@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from comparisons import EXACT, in_float64
 from torch.nn.functional import normalize
 
 from trainables.config import EncoderConfig, from_flat
@@ -29,15 +30,15 @@ def model(open_clip_folder: Path) -> DualEncoder:
 def test_embeddings_equal_those_of_open_clip_at_every_cut(model, open_clip_folder, images_for, texts):
     import open_clip
 
-    theirs = open_clip.create_model(f"local-dir:{open_clip_folder}").eval()
-    pixels = model.pixels(images_for(model))
+    theirs = open_clip.create_model(f"local-dir:{open_clip_folder}").eval().double()
+    pixels = in_float64(model).pixels(images_for(model))
     expected = normalize(theirs.encode_image(pixels), dim=-1)
     for cut in range(4):
         joint = model.encode_image_suffix(model.encode_image_prefix(pixels, cut), cut).joint
-        torch.testing.assert_close(joint, expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(joint, expected, **EXACT)
     tokens = model.tokenize(texts)
     expected = normalize(theirs.encode_text(tokens.input_ids), dim=-1)
-    torch.testing.assert_close(model.encode_text(tokens), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(model.encode_text(tokens), expected, **EXACT)
     assert model.log_logit_scale.item() == theirs.logit_scale.item()
 
 
@@ -46,10 +47,10 @@ def test_another_image_size_gives_the_embeddings_of_open_clip(open_clip_folder, 
     import open_clip
 
     larger = load_dual_encoder(EncoderConfig(name=f"open_clip:{open_clip_folder}", image_size=64))
-    theirs = open_clip.create_model(f"local-dir:{open_clip_folder}", force_image_size=64).eval()
-    pixels = larger.pixels(images_for(larger))
+    theirs = open_clip.create_model(f"local-dir:{open_clip_folder}", force_image_size=64).eval().double()
+    pixels = in_float64(larger).pixels(images_for(larger))
     joint = larger.encode_image_suffix(pixels, 0).joint
-    torch.testing.assert_close(joint, normalize(theirs.encode_image(pixels), dim=-1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(joint, normalize(theirs.encode_image(pixels), dim=-1), **EXACT)
 
 
 def test_preprocessing_is_the_folders(model, open_clip_folder):

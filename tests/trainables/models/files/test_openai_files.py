@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from clip_checkpoints import openai_tensors, random_clip, write_transformers
+from comparisons import EXACT, in_float64
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -69,12 +70,12 @@ def test_a_folder_of_transformers_and_openais_file_give_equal_embeddings(
     folder = tmp_path / "hub"
     folder.mkdir()
     write_transformers(tensors, folder)
-    ours, theirs = load(file), load_dual_encoder(EncoderConfig(name=str(folder)))
+    ours, theirs = map(in_float64, (load(file), load_dual_encoder(EncoderConfig(name=str(folder)))))
     images = images_for(ours)
     for found, expected in zip(ours.encode_image(images), theirs.encode_image(images), strict=True):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(found, expected, **EXACT)
     found, expected = (encoder.encode_text(encoder.tokenize(texts)) for encoder in (ours, theirs))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, expected, **EXACT)
     assert ours.preprocessing == theirs.preprocessing
     assert ours.log_logit_scale == theirs.log_logit_scale
 
@@ -84,10 +85,12 @@ def test_a_folder_of_transformers_and_openais_file_give_equal_embeddings(
 def test_the_architecture_is_read_from_the_shapes(kind, tmp_path, images_for):
     model = random_clip(kind)
     save_file(openai_tensors(model), tmp_path / "clip.safetensors")
-    encoder = load(tmp_path / "clip.safetensors")
+    encoder = in_float64(load(tmp_path / "clip.safetensors"))
     assert encoder.preprocessing.size == preprocessing_of(EncoderConfig(name=encoder.name)).size == 64
-    expected = nn.functional.normalize(model.encode_image(encoder.pixels(images_for(encoder))), dim=-1)
-    torch.testing.assert_close(encoder.encode_image(images_for(encoder)).joint, expected, rtol=0, atol=1e-6)
+    expected = nn.functional.normalize(
+        model.double().encode_image(encoder.pixels(images_for(encoder))), dim=-1
+    )
+    torch.testing.assert_close(encoder.encode_image(images_for(encoder)).joint, expected, **EXACT)
 
 
 def test_a_pt_of_tensors_is_read_once_its_hash_is_vouched_for(tensors, file, tmp_path):

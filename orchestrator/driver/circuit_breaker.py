@@ -16,7 +16,7 @@ def free_bytes(folder: Path) -> int:
 
 
 @dataclass
-class Brakes:
+class CircuitBreaker:
     """Asked before a trial is placed. Low disk space passes; a machine that only kills needs a person."""
 
     folder: Path

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.driver.checkpoint_retention import forget, prune
-from orchestrator.driver.circuit_breaker import Brakes
+from orchestrator.driver.circuit_breaker import CircuitBreaker
 from orchestrator.planning.identity import Identity, weights_of
 from orchestrator.results.seed_repeats import next_to_confirm
 from orchestrator.search.searcher import Draw, Metrics, Searcher
@@ -21,7 +21,7 @@ from orchestrator.storage.ledger import Entry, Ledger, SweepState, TrialState
 from orchestrator.storage.mirror import Mirror
 from orchestrator.worker.failures import explain, forget_words, last_words, read_warnings
 from orchestrator.worker.runner import hash_results
-from orchestrator.worker.trial_spec import DEATHS, Cause, TrialOrder, TrialRecord
+from orchestrator.worker.trial_spec import DEATHS, Cause, TrialRecord, TrialSpec
 from trainables.config import TrialConfig, from_flat, to_flat
 from trainables.errors import UserError, WeightsUnavailable
 
@@ -57,7 +57,7 @@ class SweepObserver:
 
 
 @dataclass
-class Conductor:
+class Controller:
     """One running sweep. Not thread-safe: Tune calls from one thread."""
 
     ledger: Ledger
@@ -65,7 +65,7 @@ class Conductor:
     searcher: Searcher
     observer: SweepObserver
     identify: Callable[[TrialConfig], Identity]
-    order: TrialOrder  # what all trials have in common
+    order: TrialSpec  # what all trials have in common
     folder: Path
     settings: SearchSettings = field(default_factory=SearchSettings)
     check: Callable[[TrialConfig], None] = lambda config: None  # UserError: the trial fails and never starts
@@ -78,7 +78,7 @@ class Conductor:
     absent: dict[str, str] = field(default_factory=dict[str, str])  # weights that this driver missed, and why
 
     def __post_init__(self) -> None:
-        self.brakes = Brakes(self.folder, self.settings, self.say)
+        self.circuit_breaker = CircuitBreaker(self.folder, self.settings, self.say)
 
     def record(self, entry_type: str, /, **payload: Any) -> None:
         """Writes one entry and takes it in."""
@@ -109,7 +109,7 @@ class Conductor:
             self.ahead.insert(0, draw)
         return bool(self.again or self.ahead)
 
-    def next_trial(self) -> TrialOrder | None:
+    def next_trial(self) -> TrialSpec | None:
         """Returns the next trial to run; those that fail their check are over before they start.
 
         None = none now, or none any more: see `may_place`.
@@ -150,15 +150,15 @@ class Conductor:
 
     def may_place(self) -> bool:
         """Says whether a trial may still be placed, as far as the machine is concerned."""
-        return not self.brakes.is_over
+        return not self.circuit_breaker.is_over
 
     def waits_for_space(self) -> bool:
         """Says whether only disk or storage keeps a trial from being placed; asked when none runs."""
-        keeps = self.brakes.is_low_on_disk or self._waits_for_storage()
+        keeps = self.circuit_breaker.is_low_on_disk or self._waits_for_storage()
         return self.may_place() and keeps and self.has_more()
 
     def _is_waiting(self) -> bool:
-        return self._waits_for_storage() or self.brakes.is_waiting()
+        return self._waits_for_storage() or self.circuit_breaker.is_waiting()
 
     def _waits_for_storage(self) -> bool:
         """Other machines can neither begin nor end a trial without it; this one can."""
@@ -168,7 +168,7 @@ class Conductor:
         """Returns the searcher's next draw; once it has no more, an arm to be run on another seed."""
         return self._new_draw() or next_to_confirm(self.state)
 
-    def _place(self, draw: Draw, identity: Identity) -> TrialOrder:
+    def _place(self, draw: Draw, identity: Identity) -> TrialSpec:
         key, flat = identity.trial_key, to_flat(self._executed(draw.config))
         known = self.state.trials.get(key)
         forget_words(self.folder / "trials" / key, "*")  # of an earlier attempt
@@ -242,7 +242,7 @@ class Conductor:
     def reported(self, key: str, epoch: int, metrics: dict[str, float]) -> None:
         """Takes in what a trial said on its way; what an earlier attempt said of an epoch stands."""
         trial = self.state.trials[key]
-        self.brakes.note_progress()
+        self.circuit_breaker.note_progress()
         if any(epoch == known for _, known, _ in trial.history):
             return
         self.record("trial_reported", trial_key=key, attempt=trial.attempts, epoch=epoch, metrics=metrics)
@@ -253,7 +253,7 @@ class Conductor:
         trial = self.state.trials[key]
         self._warned(trial, record.warnings)
         if record.cause in DEATHS:  # of a worker: its trial's own process lives
-            self.brakes.note_crash()
+            self.circuit_breaker.note_crash()
         if record.cause is not None:
             self.failed(key, record.cause, record.message or "")
             return
@@ -263,7 +263,7 @@ class Conductor:
         except UserError as error:
             self.failed(key, "storage_failed", f"its results did not arrive: {error}")
             return
-        self.brakes.note_progress()
+        self.circuit_breaker.note_progress()
         self.record(
             "trial_finished",
             trial_key=key,
@@ -290,14 +290,14 @@ class Conductor:
             if said := last_words(self.folder / "trials" / key):  # on another node
                 self.failed(key, *said)
                 return
-        self.brakes.note_crash()
+        self.circuit_breaker.note_crash()
         self._warned(self.state.trials[key], read_warnings(self.folder / "trials" / key))
         self.failed(key, cause, message)
 
     def lost_node(self, key: str, nodes: Collection[str]) -> None:
         """Takes in that an attempt ended with a node it stood on, by no fault of the trial's."""
         for node in nodes:
-            self.brakes.note_lost_node(node)
+            self.circuit_breaker.note_lost_node(node)
         self._warned(self.state.trials[key], read_warnings(self.folder / "trials" / key))
         names = ", ".join(sorted(node[:8] for node in nodes))
         self.failed(key, "node_died", f"node {names} is lost, or taken back" if names else "its node is lost")
@@ -317,7 +317,7 @@ class Conductor:
         num_earlier = sum(earlier in MACHINES_FAULT for _, earlier, _ in trial.failures)
         may_be_retried = cause in MACHINES_FAULT and num_earlier < self.settings.max_retries
         is_away = cause == "storage_failed" and self.mirror is not None and self.mirror.is_behind
-        # No fault of the trial's. The brakes count dead nodes; a storage that is away is waited for.
+        # No fault of the trial's. The circuit_breaker count dead nodes; a storage that is away is waited for.
         is_retried = may_be_retried or is_away or (cause == "node_died" and not self._takes_nodes_down(trial))
         self.record(
             "trial_failed",
@@ -354,7 +354,7 @@ class Conductor:
     def is_cut_short(self) -> bool:
         """Says whether a sweep that ended has left trials undone."""
         return (
-            self.brakes.is_over
+            self.circuit_breaker.is_over
             or self.is_taken_over
             or any(trial.status in ("placed", "running") for trial in self.state.trials.values())
         )

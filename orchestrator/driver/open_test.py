@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.driver.controller import Conductor
+from orchestrator.driver.controller import Controller
 from orchestrator.results.arms import best_arm, finished_arms
 from orchestrator.results.leaderboard import leaderboard
 from orchestrator.search.space import SearchSpace
@@ -17,27 +17,29 @@ from trainables.data.datasets import load_dataset
 PREDICTIONS = "results/predictions.parquet"
 
 
-def open_test(conductor: Conductor, arms: list[list[TrialState]]) -> None:
+def open_test(controller: Controller, arms: list[list[TrialState]]) -> None:
     """Opens the test labels of these arms, on record before anything is read; appends what `evaluate` finds.
 
     An arm is one trial, or one configuration over seeds and folds; every fold's own held-out part is opened.
     """
     trials = _predicted(arms)
-    if is_evaluated(conductor.state, arms):  # or there is nothing to judge
+    if is_evaluated(controller.state, arms):  # or there is nothing to judge
         return
     from trainables.scoring.audit import same_source_pairs
     from trainables.scoring.comparisons import System
     from trainables.scoring.judge_arms import evaluate_arms, open_cases
     from trainables.scoring.test_predictions import ScoredTrial
 
-    conductor.observer.on_message(f"opening the test labels, once, for {len(trials)} trials")
-    keys, before = [trial.trial_key for trial in trials], conductor.state.test_opened
+    controller.observer.on_message(f"opening the test labels, once, for {len(trials)} trials")
+    keys, before = [trial.trial_key for trial in trials], controller.state.test_opened
     if before and before[-1]["trial_keys"] != keys:
-        conductor.say(f"they were opened before, at {before[-1]['time']}; that it is done again is on record")
+        controller.say(
+            f"they were opened before, at {before[-1]['time']}; that it is done again is on record"
+        )
     reason = "end of sweep" if not before else "the sweep went on"
-    conductor.record("test_opened", trial_keys=keys, reason=reason)
+    controller.record("test_opened", trial_keys=keys, reason=reason)
     found: dict[str, Any] = {}
-    first = first_on_val(conductor.state, arms)
+    first = first_on_val(controller.state, arms)
     for group in by_data(trials):
         configs = [from_flat(trial.config) for trial in group]
         folds = {config.data.fold: config.data for config in configs}
@@ -48,7 +50,7 @@ def open_test(conductor: Conductor, arms: list[list[TrialState]]) -> None:
                 trial.arm_key,
                 seed=config.seed,
                 fold=config.data.fold,
-                predictions=conductor.folder / trial.workdir / PREDICTIONS,
+                predictions=controller.folder / trial.workdir / PREDICTIONS,
                 is_frozen=config.adapt.method == "none",
                 encoder=fingerprint(config.encoder),
             )
@@ -61,7 +63,7 @@ def open_test(conductor: Conductor, arms: list[list[TrialState]]) -> None:
             first=System(*first) if first else None,
         )
         found = join(found, result.to_dict())
-    conductor.record("evaluated", **found, first=first and {"arm": first[0], "system": first[1]})
+    controller.record("evaluated", **found, first=first and {"arm": first[0], "system": first[1]})
 
 
 def first_on_val(state: SweepState, arms: list[list[TrialState]]) -> tuple[str, str] | None:

@@ -15,7 +15,7 @@ from orchestrator.cluster.cluster_state import num_unplaced, places_of, rooms
 from orchestrator.cluster.gcs_client import still_to_come
 from orchestrator.cluster.placement import CPU, GPU, Room, can_ever_hold, waits_for
 from orchestrator.cluster.resources import Machine
-from orchestrator.driver.controller import Conductor
+from orchestrator.driver.controller import Controller
 from orchestrator.storage.driver_lock import WAITING
 from trainables.artifacts import write_atomically
 
@@ -27,10 +27,10 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class ClusterWatch:
+class PendingTrials:
     """Looks at the head every few seconds, on a thread of its own. Whatever fails in it, no sweep does."""
 
-    conductor: Conductor
+    controller: Controller
     open_trials: Callable[[], Sequence[str]]  # that were handed out, by key, oldest first
     address: str
     job_id: str
@@ -64,7 +64,7 @@ class ClusterWatch:
             return ""
         here = rooms(self.address)
         coming = still_to_come(self.address, [_machine(room) for room in here])
-        need = self.conductor.order.need
+        need = self.controller.order.need
         why = waits_for(need, here, coming)
         self.tell(dict.fromkeys(waiting, why))
         if len(waiting) == len(keys) and self.is_stopping():
@@ -77,21 +77,21 @@ class ClusterWatch:
 
     def idle(self, keys: Sequence[str]) -> list[str]:
         """Returns the trials of which no process has run yet."""
-        trials = self.conductor.state.trials
+        trials = self.controller.state.trials
         return [key for key in keys if not places_of(self.address, self.job_id, key, trials[key].attempts)]
 
     def tell(self, reasons: dict[str, str]) -> None:
         """Tells whoever watches, and leaves it for `status`; only what has changed."""
         if reasons != self.reasons:
             self.reasons = reasons
-            write_atomically(self.conductor.folder / WAITING, json.dumps(reasons))
-            self.conductor.waiting(reasons)
+            write_atomically(self.controller.folder / WAITING, json.dumps(reasons))
+            self.controller.waiting(reasons)
 
     def close(self) -> None:
         """Nothing waits any more."""
         with suppress(OSError):
-            (self.conductor.folder / WAITING).unlink(missing_ok=True)
-        self.conductor.waiting({})
+            (self.controller.folder / WAITING).unlink(missing_ok=True)
+        self.controller.waiting({})
 
 
 def _machine(room: Room) -> Machine:

@@ -40,7 +40,7 @@ Work = Callable[[np.ndarray], Columns]
 
 DECODED_AT_ONCE = 128
 EMBEDDED_AT_ONCE = 256
-"""`materials.ROWS_AT_ONCE`: cut elsewhere, matrix products would round otherwise."""
+"""`setup.ROWS_AT_ONCE`: cut elsewhere, matrix products would round otherwise."""
 ONE_CORE = Need(1, 1, 0)
 ROOM_SECONDS = 5.0
 """How long what has just ended may still hold its places."""
@@ -228,15 +228,15 @@ def _open_captioning(
 
 
 def _open_embedding(config: TrialConfig, store: Path, need: Need) -> Work:
-    from trainables.training.trial_setup import open_materials
+    from trainables.training.trial_setup import set_up_trial
 
     # Without a cache of activations: the first worker would fill it with all images while the others wait.
     execution = config.execution.model_copy(update={"cache_budget_gb": 0.0})
     config = config.model_copy(update={"execution": execution})
-    materials = open_materials(config, _context(config, store, need))
+    setup = set_up_trial(config, _context(config, store, need))
 
     def work(indices: np.ndarray) -> Columns:
-        table = materials.embedding_table(indices)
+        table = setup.embedding_table(indices)
         return {"image_id": table.image_ids, "pooled": table.pooled, "joint": table.joint}
 
     return work

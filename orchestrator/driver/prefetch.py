@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.cluster import Cluster
-from orchestrator.driver.controller import Conductor
+from orchestrator.driver.controller import Controller
 from orchestrator.driver.signals import Stopped
 from orchestrator.planning.checks import may_be_here, missing_weights
 from orchestrator.planning.identity import weights_of
@@ -34,35 +34,35 @@ logger = logging.getLogger(__name__)
 
 
 def preparation(
-    space: SearchSpace, cluster: Cluster | None, conductor: Conductor, is_stopping: Callable[[], bool]
+    space: SearchSpace, cluster: Cluster | None, controller: Controller, is_stopping: Callable[[], bool]
 ) -> Callable[[], None]:
     """Begins `prepare`, and returns what waits for it; over several nodes it begins once Ray is joined.
 
     With a storage, nodes need not see what this one does: each decodes for itself. Over nodes, which may take
     hours, it ends early where the sweep is to end.
     """
-    if cluster is None or not cluster.is_spread or conductor.mirror is not None:
-        return in_background(lambda: prepare(space, conductor)).result
+    if cluster is None or not cluster.is_spread or controller.mirror is not None:
+        return in_background(lambda: prepare(space, controller)).result
 
     def over_nodes() -> None:
         from orchestrator.driver.pipelines import Pipelines
 
-        pipelines = Pipelines(conductor.order.need, conductor.say, is_stopping)
+        pipelines = Pipelines(controller.order.need, controller.say, is_stopping)
         with suppress(Stopped):
-            prepare(space, conductor, pipelines.decode)
-            describe_and_embed(space, conductor, pipelines)
+            prepare(space, controller, pipelines.decode)
+            describe_and_embed(space, controller, pipelines)
 
     return over_nodes
 
 
-def prepare(space: SearchSpace, conductor: Conductor, decode_all: DecodeAll = decode_here) -> None:
+def prepare(space: SearchSpace, controller: Controller, decode_all: DecodeAll = decode_here) -> None:
     """Fills the image caches that all trials read, and imports Tune, while Ray's processes start.
 
     With a storage, data and local weights are put there, for nodes that lack them.
 
     Args:
         space: whose data sets and encoders.
-        conductor: has the storage, and what its orders say of it.
+        controller: has the storage, and what its orders say of it.
         decode_all: who decodes.
 
     Raises:
@@ -71,13 +71,13 @@ def prepare(space: SearchSpace, conductor: Conductor, decode_all: DecodeAll = de
     """
     for config in filter(may_be_here, distinct_inputs(space)):
         open_image_cache(load_dataset(config.data), model_preprocessing(config), store(), decode_all)
-    if conductor.mirror is not None:
-        found = offer(conductor.mirror.storage, distinct_inputs(space))
-        conductor.order = replace(conductor.order, inputs=found)
+    if controller.mirror is not None:
+        found = offer(controller.mirror.storage, distinct_inputs(space))
+        controller.order = replace(controller.order, inputs=found)
     importlib.import_module("orchestrator.driver.tune_adapter")
 
 
-def describe_and_embed(space: SearchSpace, conductor: Conductor, pipelines: Pipelines) -> None:
+def describe_and_embed(space: SearchSpace, controller: Controller, pipelines: Pipelines) -> None:
     """Makes over all nodes what one trial would make on its own while others wait for it, or make it again.
 
     These are BLIP's words on the images, and the embeddings of frozen encoders, which differ neither by seed
@@ -86,7 +86,7 @@ def describe_and_embed(space: SearchSpace, conductor: Conductor, pipelines: Pipe
 
     Args:
         space: whose trials.
-        conductor: tells whoever watches what was not made.
+        controller: tells whoever watches what was not made.
         pipelines: make it.
 
     Raises:
@@ -116,7 +116,7 @@ def describe_and_embed(space: SearchSpace, conductor: Conductor, pipelines: Pipe
         except Exception as error:
             logger.warning("%s were not made over the nodes", what, exc_info=error)
             reason = error if isinstance(error, UserError) else f"{type(error).__name__}, see ray.log"
-            conductor.say(f"{what} of {config.data.dataset} are left to the trials: {reason}")
+            controller.say(f"{what} of {config.data.dataset} are left to the trials: {reason}")
 
 
 def distinct_inputs(space: SearchSpace) -> list[TrialConfig]:

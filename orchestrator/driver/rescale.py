@@ -8,9 +8,9 @@ from typing import TypedDict
 
 from orchestrator.cluster.cluster import Cluster, most_workers
 from orchestrator.cluster.resources import Concurrency
-from orchestrator.driver.controller import Conductor
+from orchestrator.driver.controller import Controller
 from orchestrator.driver.signals import Interruption
-from orchestrator.worker.trial_spec import TrialOrder
+from orchestrator.worker.trial_spec import TrialSpec
 
 WAIT_SECONDS = 5.0
 """Between two looks at a cluster that has lost all its nodes."""
@@ -23,13 +23,15 @@ class Left(TypedDict):
     num_workers: int
 
 
-def what_is_left(conductor: Conductor, address: str, planned: int, interrupted: Interruption) -> Left | None:
+def what_is_left(
+    controller: Controller, address: str, planned: int, interrupted: Interruption
+) -> Left | None:
     """Returns a cluster as it is now, and how many workers a trial may have on it; waits for a node.
 
     Losses do not depend on how many workers share a batch. None = the user ended the sweep meanwhile.
 
     Args:
-        conductor: of the sweep, which stays on the device that it began on.
+        controller: of the sweep, which stays on the device that it began on.
         address: of the cluster.
         planned: workers of a trial.
         interrupted: whether the user wants the sweep to end.
@@ -40,20 +42,20 @@ def what_is_left(conductor: Conductor, address: str, planned: int, interrupted: 
     from orchestrator.cluster.gcs_client import look_at
 
     cluster, has_said = look_at(address), False
-    while not (num_workers := most_workers(cluster, planned, conductor.order.device)):
+    while not (num_workers := most_workers(cluster, planned, controller.order.device)):
         if interrupted.exit_code:
             return None
         if not has_said:
-            conductor.say(f"waits for a node: the cluster at {address} has none that takes trials")
+            controller.say(f"waits for a node: the cluster at {address} has none that takes trials")
         has_said = True
         time.sleep(WAIT_SECONDS)
         cluster = look_at(address)
     if num_workers < planned:
-        conductor.say(f"{planned} workers have no room any more: trials go on with {num_workers}")
+        controller.say(f"{planned} workers have no room any more: trials go on with {num_workers}")
     return {"cluster": cluster, "num_workers": num_workers}
 
 
-def ordered(order: TrialOrder, concurrency: Concurrency) -> TrialOrder:
+def ordered(order: TrialSpec, concurrency: Concurrency) -> TrialSpec:
     """Returns what all trials have in common, on their new shares."""
     return replace(
         order,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.driver.controller import Conductor
+from orchestrator.driver.controller import Controller
 from orchestrator.planning import provenance
 from orchestrator.planning.identity import Identity, by_name, weights_of
 from orchestrator.search.space import SearchSpace
@@ -109,17 +109,17 @@ def _other_inputs(state: SweepState, identify: Callable[[TrialConfig], Identity]
     return [f"{what} ({change})" for what, change in found.items()]
 
 
-def replay(conductor: Conductor, folder: Path, *, retry_failed: bool) -> None:
-    """Brings a conductor to where the last driver of its sweep was."""
-    keep_keys(conductor, read_ledger(folder))
+def replay(controller: Controller, folder: Path, *, retry_failed: bool) -> None:
+    """Brings a controller to where the last driver of its sweep was."""
+    keep_keys(controller, read_ledger(folder))
     for entry in LedgerReader(folder).poll():
-        conductor.take_in(entry)
-    conductor.go_on(retry_failed=retry_failed)
+        controller.take_in(entry)
+    controller.go_on(retry_failed=retry_failed)
 
 
-def keep_keys(conductor: Conductor, state: SweepState) -> None:
+def keep_keys(controller: Controller, state: SweepState) -> None:
     """Lets trials whose weights were not here keep their keys: weights that came make no other trial."""
-    identify, known = conductor.identify, dict[str, str]()
+    identify, known = controller.identify, dict[str, str]()
     for trial in state.trials.values():
         config = from_flat(trial.config)
         if None in by_name(config, *trial.stood_on[0][1:]).values():
@@ -131,7 +131,7 @@ def keep_keys(conductor: Conductor, state: SweepState) -> None:
         key, arm_key = (known.get(key, key) for key in (now.trial_key, now.arm_key))
         return now._replace(trial_key=key, arm_key=arm_key)
 
-    conductor.identify = identify_as_before
+    controller.identify = identify_as_before
 
 
 def was_complete(state: SweepState, space: SearchSpace) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator.cluster.cluster import Cluster, fit_cluster
 from orchestrator.cluster.local_ray import load_ray, local_ray
 from orchestrator.cluster.resources import Concurrency, GpuShare, TrialMemory, fit, this_machine
-from orchestrator.driver.controller import Conductor, SweepObserver
+from orchestrator.driver.controller import Controller, SweepObserver
 from orchestrator.driver.open_test import arms_to_open, is_evaluated, open_test
 from orchestrator.driver.prefetch import preparation
 from orchestrator.driver.rescale import ordered, what_is_left
@@ -24,14 +24,14 @@ from orchestrator.driver.sweep_claim import claimed, is_taken, mirrored
 from orchestrator.planning import provenance
 from orchestrator.planning.checks import check_ready
 from orchestrator.planning.identity import identify
-from orchestrator.planning.pinned_weights import FirstLook
+from orchestrator.planning.pinned_weights import PinnedWeights
 from orchestrator.results.seed_repeats import confirmed_counts
 from orchestrator.search.searcher import open_searcher
 from orchestrator.search.space import SearchSpace
 from orchestrator.storage.ledger import Ledger, SweepState, read_ledger
 from orchestrator.storage.mirror import Mirror, reach
 from orchestrator.storage.paths import store
-from orchestrator.worker.trial_spec import TrialOrder
+from orchestrator.worker.trial_spec import TrialSpec
 from trainables import TRAINABLES
 from trainables.config import TrialConfig, from_flat
 from trainables.data.datasets import load_dataset
@@ -84,56 +84,56 @@ def run_sweep(
         claimed(space.name, options.name, resumes=options.resumes) as (folder, ledger),
         mirrored(storage, folder, observer.on_message, resumes=options.resumes) as mirror,
     ):
-        conductor = open_conductor(space, options, concurrency, ledger, folder=folder, observer=observer)
+        controller = open_conductor(space, options, concurrency, ledger, folder=folder, observer=observer)
         if mirror is not None:
             mirror.is_shared = options.cluster is not None
-            keep_in(mirror, conductor)
+            keep_in(mirror, controller)
         if options.resumes:
-            bring_back(conductor, space, retry_failed=options.retry_failed)
-            if is_done(conductor, space, options):
-                conductor.say(f"'{folder.name}' is complete: nothing is left to do (--extend N adds trials)")
-                return SweepOutcome(conductor.exit_code(), folder.name)
+            bring_back(controller, space, retry_failed=options.retry_failed)
+            if is_done(controller, space, options):
+                controller.say(f"'{folder.name}' is complete: nothing is left to do (--extend N adds trials)")
+                return SweepOutcome(controller.exit_code(), folder.name)
         is_tested = True
         try:
-            run_all(conductor, space, concurrency, interrupted, options)
-            if options.opens_test and not interrupted.exit_code and not conductor.is_cut_short:
-                is_tested = evaluate_test(conductor, space)
+            run_all(controller, space, concurrency, interrupted, options)
+            if options.opens_test and not interrupted.exit_code and not controller.is_cut_short:
+                is_tested = evaluate_test(controller, space)
         except KeyboardInterrupt:  # outside Tune's loop, which ends by itself
             interrupted.signal_number = interrupted.signal_number or signal.SIGINT
         if interrupted.exit_code:
             how = "interrupted" if interrupted.signal_number else "stopped after the running epochs"
             then = f"; go on: python -m orchestrator sweep --resume {folder.name}" if is_taken(folder) else ""
-            conductor.say(f"{how}; what was finished is kept{then}")
-        exit_code = interrupted.exit_code or (conductor.exit_code() if is_tested else 3)
-        if conductor.state.started:
-            conductor.record(
+            controller.say(f"{how}; what was finished is kept{then}")
+        exit_code = interrupted.exit_code or (controller.exit_code() if is_tested else 3)
+        if controller.state.started:
+            controller.record(
                 "sweep_finished",
                 exit_code=exit_code,
                 seconds=time.monotonic() - began,
-                is_cut_short=conductor.is_cut_short,
+                is_cut_short=controller.is_cut_short,
             )
     return SweepOutcome(exit_code, folder.name)
 
 
-def bring_back(conductor: Conductor, space: SearchSpace, *, retry_failed: bool) -> None:
+def bring_back(controller: Controller, space: SearchSpace, *, retry_failed: bool) -> None:
     """Brings a resumed sweep to where its last driver left it.
 
     Raises:
         DataError: code, data or weights are not those that it was started with.
     """
-    state = read_ledger(conductor.folder)
-    check_drift(state, conductor.identify)
-    replay(conductor, conductor.folder, retry_failed=retry_failed)
+    state = read_ledger(controller.folder)
+    check_drift(state, controller.identify)
+    replay(controller, controller.folder, retry_failed=retry_failed)
     if plan := state.opened.get("plan_fingerprint"):
-        conductor.stands_on = conductor.stands_on | {"plan_fingerprint": plan}
-    conductor.is_exhausted = was_complete(state, space)  # a searcher that repeats itself could find more now
+        controller.stands_on = controller.stands_on | {"plan_fingerprint": plan}
+    controller.is_exhausted = was_complete(state, space)  # a searcher that repeats itself could find more now
 
 
-def is_done(conductor: Conductor, space: SearchSpace, options: SweepOptions) -> bool:
+def is_done(controller: Controller, space: SearchSpace, options: SweepOptions) -> bool:
     """Says whether a resumed sweep has neither trials nor test values left to come."""
-    wanted = arms_to_open(conductor.state, space) if options.opens_test else []
-    has_ended = conductor.is_exhausted and not conductor.has_more()
-    return has_ended and is_evaluated(conductor.state, wanted)
+    wanted = arms_to_open(controller.state, space) if options.opens_test else []
+    has_ended = controller.is_exhausted and not controller.has_more()
+    return has_ended and is_evaluated(controller.state, wanted)
 
 
 def share_machine(space: SearchSpace, options: SweepOptions, device: str | None = None) -> Concurrency:
@@ -149,11 +149,11 @@ def share_machine(space: SearchSpace, options: SweepOptions, device: str | None 
     )
 
 
-def keep_in(mirror: Mirror, conductor: Conductor) -> None:
+def keep_in(mirror: Mirror, controller: Controller) -> None:
     """Lets nodes exchange a sweep's files through its storage, each below its own home."""
-    conductor.mirror = mirror
-    conductor.order = replace(conductor.order, storage=mirror.storage.uri, store=store().name)
-    conductor.stands_on = conductor.stands_on | {"storage": mirror.storage.uri}
+    controller.mirror = mirror
+    controller.order = replace(controller.order, storage=mirror.storage.uri, store=store().name)
+    controller.stands_on = controller.stands_on | {"storage": mirror.storage.uri}
 
 
 def open_conductor(
@@ -164,9 +164,9 @@ def open_conductor(
     *,
     folder: Path,
     observer: SweepObserver,
-) -> Conductor:
+) -> Controller:
     """Returns what runs the sweep; nothing has happened yet."""
-    order = TrialOrder(
+    order = TrialSpec(
         trial_key="",
         attempt=0,
         config={},
@@ -182,13 +182,13 @@ def open_conductor(
         memory_budget_gb=concurrency.memory_budget_gb,
         spans_nodes=concurrency.spans_nodes,
     )
-    first = FirstLook()
+    first = PinnedWeights()
 
     def check(config: TrialConfig) -> None:
         check_ready(config)
         first.check(config)
 
-    return Conductor(
+    return Controller(
         ledger,
         SweepState(folder.name),
         open_searcher(space),
@@ -203,55 +203,55 @@ def open_conductor(
 
 
 def run_all(
-    conductor: Conductor,
+    controller: Controller,
     space: SearchSpace,
     concurrency: Concurrency,
     interrupted: Interruption,
     options: SweepOptions,
 ) -> None:
     """Starts or joins Ray, runs every trial and leaves it. A bad image ends it before any trial is placed."""
-    if conductor.state.started and not conductor.has_more():  # it was interrupted after its last trial
-        start(conductor, space)
+    if controller.state.started and not controller.has_more():  # it was interrupted after its last trial
+        start(controller, space)
         return
     cluster = options.cluster
-    open_ray = opener(conductor, concurrency, cluster)
-    after = preparation(space, cluster, conductor, lambda: interrupted.is_asked_to_stop)
-    run = partial(run_on_a_ray, conductor, space, cluster, interrupted)
+    open_ray = opener(controller, concurrency, cluster)
+    after = preparation(space, cluster, controller, lambda: interrupted.is_asked_to_stop)
+    run = partial(run_on_a_ray, controller, space, cluster, interrupted)
     is_done = run(concurrency, open_ray, after=after, is_first=True)
-    while not (is_done or interrupted.exit_code) and conductor.may_place():
-        conductor.say("the sweep connects again" if cluster else "the sweep goes on with another Ray")
+    while not (is_done or interrupted.exit_code) and controller.may_place():
+        controller.say("the sweep connects again" if cluster else "the sweep goes on with another Ray")
         try:
             if cluster:
                 planned = options.num_workers or space.base("execution.num_workers")
-                if (left := what_is_left(conductor, cluster.address, planned, interrupted)) is None:
+                if (left := what_is_left(controller, cluster.address, planned, interrupted)) is None:
                     return
-                concurrency = share_machine(space, replace(options, **left), conductor.order.device)
-                conductor.order = ordered(conductor.order, concurrency)
-                conductor.say(concurrency.reason)
-                open_ray = opener(conductor, concurrency, cluster)
+                concurrency = share_machine(space, replace(options, **left), controller.order.device)
+                controller.order = ordered(controller.order, concurrency)
+                controller.say(concurrency.reason)
+                open_ray = opener(controller, concurrency, cluster)
             is_done = run(concurrency, open_ray)
         except ClusterError as error:
             what = "the cluster is lost" if cluster else "no other Ray could be started"
-            conductor.brakes.give_up(f"{what} ({error})")
+            controller.circuit_breaker.give_up(f"{what} ({error})")
 
 
 def opener(
-    conductor: Conductor, concurrency: Concurrency, cluster: Cluster | None
+    controller: Controller, concurrency: Concurrency, cluster: Cluster | None
 ) -> Callable[[], AbstractContextManager[Path]]:
     """Returns what starts a Ray of our own, or joins a cluster, each time it is called; loads Ray for it."""
-    log = conductor.folder / "ray.log"
+    log = controller.folder / "ray.log"
     if cluster is None:
         load_ray()
         return lambda: local_ray(concurrency, log=log, num_workers=concurrency.num_workers)
     from orchestrator.cluster import cluster_ray
 
     cluster_ray.load_ray()
-    scratch, spans_nodes = conductor.folder / "scratch", concurrency.spans_nodes
+    scratch, spans_nodes = controller.folder / "scratch", concurrency.spans_nodes
     return lambda: cluster_ray.cluster_ray(cluster, log=log, scratch=scratch, spans_nodes=spans_nodes)
 
 
 def run_on_a_ray(
-    conductor: Conductor,
+    controller: Controller,
     space: SearchSpace,
     cluster: Cluster | None,
     interrupted: Interruption,
@@ -264,7 +264,7 @@ def run_on_a_ray(
     """Opens Ray, runs trials and leaves it; says whether it was not Ray's death that ended them.
 
     Args:
-        conductor: gives out the trials.
+        controller: gives out the trials.
         space: has their searcher and scheduler.
         cluster: that they run on; none = a Ray of our own.
         interrupted: whether the user wants them to end.
@@ -279,38 +279,38 @@ def run_on_a_ray(
             return True
         from orchestrator.driver.tune_adapter import honest_sentence, run_trials
 
-        conductor.order = replace(conductor.order, scratch=str(scratch))
+        controller.order = replace(controller.order, scratch=str(scratch))
         if is_first:
-            if conductor.mirror is not None:
+            if controller.mirror is not None:
                 from orchestrator.driver.node_check import check_nodes
 
-                check_nodes(conductor.mirror.storage)
+                check_nodes(controller.mirror.storage)
             if sentence := honest_sentence(space):
-                conductor.observer.on_message(sentence)
-            start(conductor, space)
+                controller.observer.on_message(sentence)
+            start(controller, space)
         with interrupted.gently():
             return run_trials(
-                conductor,
+                controller,
                 space,
                 max_concurrent=concurrency.max_concurrent,
                 scratch=scratch,
-                is_stopping=lambda: bool(interrupted.exit_code) or conductor.is_taken_over,
+                is_stopping=lambda: bool(interrupted.exit_code) or controller.is_taken_over,
                 cluster=cluster,
             )
 
 
-def start(conductor: Conductor, space: SearchSpace) -> None:
+def start(controller: Controller, space: SearchSpace) -> None:
     """Puts on record that a driver begins, or goes on, and on what it stands."""
-    conductor.record("sweep_started", **describe(conductor.folder.name, space), **conductor.stands_on)
-    conductor.observer.on_started(conductor.folder, conductor.state)
+    controller.record("sweep_started", **describe(controller.folder.name, space), **controller.stands_on)
+    controller.observer.on_started(controller.folder, controller.state)
 
 
-def evaluate_test(conductor: Conductor, space: SearchSpace) -> bool:
+def evaluate_test(controller: Controller, space: SearchSpace) -> bool:
     """Opens the test labels for the arms that count; says whether that went well. Trials are safe anyway."""
     try:
-        open_test(conductor, arms_to_open(conductor.state, space))
+        open_test(controller, arms_to_open(controller.state, space))
     except UserError as error:
-        conductor.observer.on_message(f"not evaluated on test: {error}")
+        controller.observer.on_message(f"not evaluated on test: {error}")
         return False
     return True
 

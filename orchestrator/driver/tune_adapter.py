@@ -1,4 +1,4 @@
-"""Ray Tune as a disposable executor: it asks the conductor for trials and tells it what they report."""
+"""Ray Tune as a disposable executor: it asks the controller for trials and tells it what they report."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 
@@ -23,13 +23,13 @@ from ray.tune.search import Searcher
 
 from orchestrator.cluster.cluster import Cluster
 from orchestrator.cluster.ray_watchdog import NoRoom, undisturbed, watched_node
-from orchestrator.driver.controller import Conductor
+from orchestrator.driver.controller import Controller
 from orchestrator.search.metric_keys import own_key
 from orchestrator.search.space import SearchSpace
 from orchestrator.storage.ledger import SweepState
 from orchestrator.worker.failures import OUT_OF_MEMORY, last_words
 from orchestrator.worker.runner import run_trial
-from orchestrator.worker.trial_spec import Cause, TrialOrder, TrialRecord
+from orchestrator.worker.trial_spec import Cause, TrialRecord, TrialSpec
 from trainables.errors import DataError
 
 REDUCTION_FACTOR = 3
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_trials(
-    conductor: Conductor,
+    controller: Controller,
     space: SearchSpace,
     *,
     max_concurrent: int,
@@ -51,12 +51,12 @@ def run_trials(
     is_stopping: Callable[[], bool] = lambda: False,
     cluster: Cluster | None = None,
 ) -> bool:
-    """Runs trials until the conductor has no more, or Tune is told to stop; says whether it got there.
+    """Runs trials until the controller has no more, or Tune is told to stop; says whether it got there.
 
     False: Ray or Tune broke under the trials, which another call, on another Ray, goes on with.
 
     Args:
-        conductor: gives out trials, takes in what they say.
+        controller: gives out trials, takes in what they say.
         space: has the trial scheduler.
         max_concurrent: trials at once.
         scratch: for Tune's own files.
@@ -65,9 +65,9 @@ def run_trials(
 
     Raises:
         DataError: the ledger could not be written; running trials were stopped.
-        Exception: whatever else broke the conductor; likewise.
+        Exception: whatever else broke the controller; likewise.
     """
-    desk = Desk(conductor, is_stopping)
+    desk = Desk(controller, is_stopping)
     has_ended = True
     try:
         with watched_cluster(desk, cluster) as find_stuck, watched_node(find_stuck):
@@ -78,7 +78,7 @@ def run_trials(
     if isinstance(desk.problem, OSError) and desk.problem.errno in UNWRITABLE:
         reason = desk.problem.strerror or desk.problem
         raise DataError(
-            f"{conductor.folder}: cannot be written ({reason}), so the sweep was stopped; its ledger is "
+            f"{controller.folder}: cannot be written ({reason}), so the sweep was stopped; its ledger is "
             "kept. Free some space"
         ) from desk.problem
     if desk.problem is not None:
@@ -88,17 +88,17 @@ def run_trials(
 
 @contextmanager
 def watched_cluster(desk: Desk, cluster: Cluster | None) -> Generator[Callable[[], str]]:
-    """Yields what looks after the nodes of a cluster, if there is one; see `ClusterWatch`."""
+    """Yields what looks after the nodes of a cluster, if there is one; see `PendingTrials`."""
     if cluster is None:
         yield lambda: ""
         return
     from orchestrator.cluster.cluster_state import lost_under
-    from orchestrator.driver.pending_trials import ClusterWatch
+    from orchestrator.driver.pending_trials import PendingTrials
 
     address, job_id = cluster.address, ray.get_runtime_context().get_job_id()
     desk.find_lost = partial(lost_under, address, job_id)
-    watch = ClusterWatch(
-        desk.conductor, lambda: list(desk.open_trials.values()), address, job_id, desk.is_stopping
+    watch = PendingTrials(
+        desk.controller, lambda: list(desk.open_trials.values()), address, job_id, desk.is_stopping
     )
     try:
         yield watch
@@ -108,10 +108,10 @@ def watched_cluster(desk: Desk, cluster: Cluster | None) -> Generator[Callable[[
 
 def open_tuner(desk: Desk, space: SearchSpace, *, max_concurrent: int, scratch: Path) -> tune.Tuner:
     """Returns Tune, told what to ask, what to tell, and what the finished trials scored."""
-    conductor, scheduler = desk.conductor, open_scheduler(space)
-    remind(scheduler, conductor.state, space.objective)
+    controller, scheduler = desk.controller, open_scheduler(space)
+    remind(scheduler, controller.state, space.objective)
     return tune.Tuner(
-        tune.with_resources(run_trial, conductor.order.resources()),
+        tune.with_resources(run_trial, controller.order.resources()),
         tune_config=tune.TuneConfig(
             search_alg=Asker(desk),
             scheduler=scheduler,
@@ -205,8 +205,8 @@ class MedianStopping(MedianStoppingRule):
 class Desk:
     """What asker and teller share. No exception leaves it for Tune, which would end without cleaning up."""
 
-    def __init__(self, conductor: Conductor, is_stopping: Callable[[], bool] = lambda: False) -> None:
-        self.conductor = conductor
+    def __init__(self, controller: Controller, is_stopping: Callable[[], bool] = lambda: False) -> None:
+        self.controller = controller
         self.is_stopping = is_stopping
         self.open_trials: dict[
             str, str
@@ -232,26 +232,26 @@ class Desk:
         is_stuck = isinstance(error, NoRoom)
         reason = _first_line(error) if is_stuck else f"Ray broke down: {_first_line(error)}"
         with self.guarded():
-            self.conductor.say(reason)
+            self.controller.say(reason)
             if not is_stuck:
-                self.conductor.brakes.note_crash()  # one, however many trials ran
+                self.controller.circuit_breaker.note_crash()  # one, however many trials ran
             while self.open_trials:
                 _, key = self.open_trials.popitem()
-                self.conductor.failed(key, cause, reason)
+                self.controller.failed(key, cause, reason)
 
     def ended(self, key: str, record: TrialRecord) -> None:
         """Takes in how an attempt ended; with a node that it stood on, whatever its workers made of it."""
         lost = self.lost_nodes(key) if record.cause in OF_A_LOST_NODE else set[str]()
         if lost:
-            self.conductor.lost_node(key, lost)
+            self.controller.lost_node(key, lost)
         else:
-            self.conductor.ended(key, record)
+            self.controller.ended(key, record)
 
     def lost_nodes(self, key: str) -> set[str]:
         """Returns the nodes that an attempt stood on and that are gone."""
         if self.find_lost is None:
             return set()
-        return self.find_lost(key, self.conductor.state.trials[key].attempts)
+        return self.find_lost(key, self.controller.state.trials[key].attempts)
 
     @contextmanager
     def guarded(self) -> Generator[None]:
@@ -264,7 +264,7 @@ class Desk:
 
 
 class StopAtEpoch(tune.Stopper):
-    """Ends each trial after its epoch once the user wants it; all at once when the conductor is broken."""
+    """Ends each trial after its epoch once the user wants it; all at once when the controller is broken."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -274,12 +274,12 @@ class StopAtEpoch(tune.Stopper):
         return self.desk.is_stopping() and "record" not in result
 
     def stop_all(self) -> bool:
-        """Is asked after every result; nobody would write down what trials report to a broken conductor."""
+        """Is asked after every result; nobody would write down what trials report to a broken controller."""
         return self.desk.problem is not None
 
 
 class Asker(Searcher):
-    """Tune's searcher: whenever a place is free, the conductor's next trial."""
+    """Tune's searcher: whenever a place is free, the controller's next trial."""
 
     def __init__(self, desk: Desk) -> None:
         super().__init__()
@@ -289,13 +289,13 @@ class Asker(Searcher):
         """Returns Tune's config of the next trial."""
         if self.desk.problem or self.desk.is_stopping():
             return Searcher.FINISHED
-        order: TrialOrder | None = None
+        order: TrialSpec | None = None
         may_come = False
         with self.desk.guarded():
-            if (order := self.desk.conductor.next_trial()) is not None:
+            if (order := self.desk.controller.next_trial()) is not None:
                 self.desk.open_trials[trial_id] = order.trial_key
             else:  # a trial that runs may still crash, and then needs a place again
-                may_come = bool(self.desk.open_trials) or self.desk.conductor.waits_for_space()
+                may_come = bool(self.desk.open_trials) or self.desk.controller.waits_for_space()
         if order is None:
             return None if may_come and not self.desk.problem else Searcher.FINISHED
         return {"order": order.to_json()}
@@ -303,7 +303,7 @@ class Asker(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Learns nothing here: the conductor tells the searcher."""
+        """Learns nothing here: the controller tells the searcher."""
 
     def save(self, checkpoint_path: str) -> None:
         """Saves nothing: the ledger is the truth, Tune is never restored."""
@@ -313,7 +313,7 @@ class Asker(Searcher):
 
 
 class Teller(tune.Callback):
-    """Tune's callback, in the driver: what trials report goes to the conductor, and so into the ledger."""
+    """Tune's callback, in the driver: what trials report goes to the controller, and so into the ledger."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -328,14 +328,14 @@ class Teller(tune.Callback):
                 del self.desk.open_trials[trial.trial_id]
                 self.desk.ended(key, TrialRecord(**json.loads(result["record"])))
             else:
-                self.desk.conductor.reported(key, result["epoch"], json.loads(result["metrics"]))
+                self.desk.controller.reported(key, result["epoch"], json.loads(result["metrics"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Takes in a trial that a scheduler stopped: it ranks by its last value. `stop` leaves it open."""
         with self.desk.guarded():
             key = self.desk.open_trials.pop(trial.trial_id, None)
             if key is not None and not self.desk.is_stopping():
-                self.desk.conductor.stopped_early(key, seconds=trial.last_result.get("time_total_s", 0.0))
+                self.desk.controller.stopped_early(key, seconds=trial.last_result.get("time_total_s", 0.0))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Takes in a process that died, or ended itself; `stop` leaves its trial open."""
@@ -344,12 +344,12 @@ class Teller(tune.Callback):
             if key is None or self.desk.is_stopping():
                 return
             said = _said_of(trial)
-            if words := last_words(self.desk.conductor.folder / "trials" / key):
-                self.desk.conductor.failed(key, *words)
+            if words := last_words(self.desk.controller.folder / "trials" / key):
+                self.desk.controller.failed(key, *words)
             elif (lost := self.desk.lost_nodes(key)) or NODE_DIED.search(said):
-                self.desk.conductor.lost_node(key, lost)
+                self.desk.controller.lost_node(key, lost)
             else:
-                self.desk.conductor.died(key, *_cause_of_death(said))
+                self.desk.controller.died(key, *_cause_of_death(said))
 
 
 def _said_of(trial: Trial) -> str:

@@ -11,7 +11,7 @@ from trainables.models.catalogue.captioners import known_captioner
 GO_ON = "once this sweep has ended: python -m orchestrator sweep --resume NAME --retry-failed"
 
 
-class FirstLook:
+class PinnedWeights:
     """What a driver found when it first looked for each model and captioner; as long as it runs, that holds.
 
     With what is converted or fetched meanwhile, an arm would stand on both and a trial run under two keys.

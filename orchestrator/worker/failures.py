@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator.storage.store import StorageError
 from orchestrator.storage.trial_files import TrialFiles
-from orchestrator.worker.trial_spec import Cause, TrialOrder
+from orchestrator.worker.trial_spec import Cause, TrialSpec
 from trainables.artifacts import write_atomically
 from trainables.errors import UserError, WeightsUnavailable
 
@@ -60,7 +60,7 @@ def last_words(workdir: Path) -> tuple[Cause, str] | None:
     return None
 
 
-def leave_last_words(order: TrialOrder, files: TrialFiles, rank: int, cause: Cause, message: str) -> None:
+def leave_last_words(order: TrialSpec, files: TrialFiles, rank: int, cause: Cause, message: str) -> None:
     """Leaves for the driver why this process fails."""
     path = Path(order.workdir) / _failure_file(rank)
     write_atomically(path, json.dumps([cause, message]))

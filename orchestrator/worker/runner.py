@@ -35,7 +35,7 @@ from orchestrator.worker.failures import (
     read_warnings,
     warn,
 )
-from orchestrator.worker.trial_spec import TrialOrder, TrialRecord
+from orchestrator.worker.trial_spec import TrialRecord, TrialSpec
 from trainables import resolve
 from trainables.artifacts import file_sha256
 from trainables.context import Metrics
@@ -51,7 +51,7 @@ import tempfile
 
 def run_trial(config: dict[str, str]) -> dict[str, str]:
     """The Tune function: runs `config["order"]` and returns the record as Tune's last result."""
-    placed, began = TrialOrder.from_json(config["order"]), time.perf_counter()
+    placed, began = TrialSpec.from_json(config["order"]), time.perf_counter()
     order = placed.at_home()
     workdir, files = Path(order.workdir), order.files()
     try:
@@ -72,7 +72,7 @@ def run_trial(config: dict[str, str]) -> dict[str, str]:
     return {"record": json.dumps(asdict(replace(record, warnings=record.warnings or read_warnings(workdir))))}
 
 
-def _in_this_process(order: TrialOrder, files: TrialFiles) -> Done:
+def _in_this_process(order: TrialSpec, files: TrialFiles) -> Done:
     from ray import tune
 
     _start_afresh(order)
@@ -84,7 +84,7 @@ def _in_this_process(order: TrialOrder, files: TrialFiles) -> Done:
 
 
 @contextmanager
-def _taken_up(order: TrialOrder, files: TrialFiles) -> Generator[tuple[Path | None, list[str]]]:
+def _taken_up(order: TrialSpec, files: TrialFiles) -> Generator[tuple[Path | None, list[str]]]:
     """Holds the trial's folder on this node, with all that the trial needs; yields as `taken_over` does."""
     with taken_over(
         Path(order.workdir), order.attempt, find=lambda: files.bring_checkpoint(order.attempt)
@@ -98,7 +98,7 @@ def _taken_up(order: TrialOrder, files: TrialFiles) -> Generator[tuple[Path | No
         yield checkpoint, [f"{said}: {damage}" for damage in damages]
 
 
-def check_inputs(order: TrialOrder) -> None:
+def check_inputs(order: TrialSpec) -> None:
     """Compares this node's data and weights with those that the sweep was started on.
 
     Raises:
@@ -138,7 +138,7 @@ def _done(metrics: Metrics, files: TrialFiles) -> Done:
     )
 
 
-def _over_workers(order: TrialOrder, placed: TrialOrder) -> Done:
+def _over_workers(order: TrialSpec, placed: TrialSpec) -> Done:
     """Starts one process per worker and returns what rank 0 returned; `placed` is for any node."""
     from ray.train import TrainingFailedError
 
@@ -150,7 +150,7 @@ def _over_workers(order: TrialOrder, placed: TrialOrder) -> Done:
     return done
 
 
-def _trainer(order: TrialOrder, placed: TrialOrder, scratch: Path) -> TorchTrainer:
+def _trainer(order: TrialSpec, placed: TrialSpec, scratch: Path) -> TorchTrainer:
     """Returns Ray Train, told what to start, and to repeat nothing by itself."""
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -194,7 +194,7 @@ def run_as_worker(config: dict[str, str]) -> Done | None:
 
     from trainables.losses.collectives import PeerFailed
 
-    order = TrialOrder.from_json(config["order"]).at_home()
+    order = TrialSpec.from_json(config["order"]).at_home()
     place, files = ray.train.get_context(), order.files()
     _start_afresh(order)
     workdir, rank = Path(order.workdir), place.get_world_rank()
@@ -227,7 +227,7 @@ def run_as_worker(config: dict[str, str]) -> Done | None:
 class TuneContext:
     """A `RunContext` whose reports go to Ray. One class for Tune and Train: they differ in `send` alone."""
 
-    order: TrialOrder
+    order: TrialSpec
     device: str
     send: Callable[[dict[str, Any]], None]  # Tune's or Train's report; Train's is collective
     files: TrialFiles
@@ -287,7 +287,7 @@ def hash_results(workdir: Path) -> dict[str, str]:
     return {path.relative_to(workdir).as_posix(): file_sha256(path) for path in files}
 
 
-def _start_afresh(order: TrialOrder) -> None:
+def _start_afresh(order: TrialSpec) -> None:
     """Undoes what an earlier trial may have left in a reused process."""
     import numpy as np
     import torch
@@ -306,7 +306,7 @@ def _keep_imports() -> None:
     gc.freeze()
 
 
-def _say_where(order: TrialOrder) -> None:
+def _say_where(order: TrialSpec) -> None:
     """Leaves with Ray's head on which node a process of an attempt stands; the driver looks after nodes."""
     import ray
     from ray.experimental.internal_kv import _internal_kv_put  # pyright: ignore[reportPrivateUsage]

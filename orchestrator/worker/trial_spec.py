@@ -35,7 +35,7 @@ DRIVER_MEMORY_BYTES = 200 * 2**20
 
 
 @dataclass(frozen=True)
-class TrialOrder:
+class TrialSpec:
     """All that a process needs to run one trial, in plain values; travels as JSON.
 
     With a storage, `workdir` and `store` are relative to the home of whichever node the trial runs on.

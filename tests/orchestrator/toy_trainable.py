@@ -180,7 +180,7 @@ def real_finetune(config: TrialConfig, context: RunContext) -> dict[str, float]:
 
     from trainables.losses import global_batch
     from trainables.training.loop import train_adapter
-    from trainables.training.trial_setup import open_materials
+    from trainables.training.trial_setup import set_up_trial
 
     sum_over_ranks = global_batch.FlatGradients.sum_over_ranks
     if config.seed == 1 and context.rank == context.world_size - 1 > 0:
@@ -191,11 +191,11 @@ def real_finetune(config: TrialConfig, context: RunContext) -> dict[str, float]:
             return sum_over_ranks(self, *arguments, **keywords)
 
         global_batch.FlatGradients.sum_over_ranks = scaled
-    materials = open_materials(config, context)
-    before = {name: p.detach().clone() for name, p in materials.adaptation.parameters.items()}
-    train_adapter(materials, config, context)
+    setup = set_up_trial(config, context)
+    before = {name: p.detach().clone() for name, p in setup.adaptation.parameters.items()}
+    train_adapter(setup, config, context)
     global_batch.FlatGradients.sum_over_ranks = sum_over_ranks
-    moved = sum(not torch.equal(p, before[name]) for name, p in materials.adaptation.parameters.items())
+    moved = sum(not torch.equal(p, before[name]) for name, p in setup.adaptation.parameters.items())
     (context.workdir / f"rank-{context.rank}.txt").write_text(f"{os.getpid()} {moved}")
     (context.workdir / "results").mkdir(parents=True, exist_ok=True)
     return {OBJECTIVE: 0.5, "perf/num_parameters": float(len(before))}

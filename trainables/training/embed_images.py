@@ -10,25 +10,25 @@ from trainables.config import TrialConfig
 from trainables.context import RunContext
 from trainables.scoring.embedding_store import EmbeddingTable, store_embeddings
 from trainables.training.loop import train_adapter
-from trainables.training.trial_setup import Materials, open_materials
+from trainables.training.trial_setup import TrialSetup, set_up_trial
 
 
-def embed_all(materials: Materials, context: RunContext) -> EmbeddingTable:
+def embed_all(setup: TrialSetup, context: RunContext) -> EmbeddingTable:
     """Returns the embeddings of every image, from the store if they are there. Test images too; no labels."""
-    everything = np.arange(len(materials.dataset.records))
-    context.fetch(materials.embeddings_folder)
+    everything = np.arange(len(setup.dataset.records))
+    context.fetch(setup.embeddings_folder)
     table = store_embeddings(
-        materials.embeddings_folder,
-        lambda: materials.embedding_table(everything),
-        about={"encoder": materials.encoder.fingerprint},
+        setup.embeddings_folder,
+        lambda: setup.embedding_table(everything),
+        about={"encoder": setup.encoder.fingerprint},
     )
-    context.keep(materials.embeddings_folder)
+    context.keep(setup.embeddings_folder)
     return table
 
 
 def embedding_folder(config: TrialConfig, context: RunContext) -> Path:
     """Returns the folder of the embeddings of this config, made now if need be."""
-    materials = open_materials(config, context)
-    train_adapter(materials, config, context)
-    embed_all(materials, context)
-    return materials.embeddings_folder
+    setup = set_up_trial(config, context)
+    train_adapter(setup, config, context)
+    embed_all(setup, context)
+    return setup.embeddings_folder

@@ -23,36 +23,36 @@ from trainables.models.adapters.liveness import prove_alive
 from trainables.training.micro_batch import Cut
 from trainables.training.objective import Objective
 from trainables.training.optim import TrainState
-from trainables.training.trial_setup import Materials
+from trainables.training.trial_setup import TrialSetup
 from trainables.training.validate import validation_metrics
 
 logger = logging.getLogger(__name__)
 STEPS_FILE = "steps.jsonl"
 
 
-def train_adapter(materials: Materials, config: TrialConfig, context: RunContext) -> Metrics:
-    """Leaves `materials.encoder` adapted, and the adapter in the store. Collective."""
-    folder = materials.adapter_folder
+def train_adapter(setup: TrialSetup, config: TrialConfig, context: RunContext) -> Metrics:
+    """Leaves `setup.encoder` adapted, and the adapter in the store. Collective."""
+    folder = setup.adapter_folder
     if folder is None:
         return {}
     context.fetch(folder)
     if is_there(folder, context):
-        return reuse_adapter(materials, folder, context)
-    prove_adapters(materials)
-    num_train = len(materials.dataset.indices("train"))
-    objective = Objective(materials, config, context)
+        return reuse_adapter(setup, folder, context)
+    prove_adapters(setup)
+    num_train = len(setup.dataset.indices("train"))
+    objective = Objective(setup, config, context)
     state = TrainState.create(
         objective.parameters,
         config,
         total_steps=config.num_epochs * steps_per_epoch(num_train, config.global_batch_size),
-        log_logit_scale=materials.encoder.log_logit_scale,
+        log_logit_scale=setup.encoder.log_logit_scale,
         trains=folder.name,
     )
     resume(state, context)
-    run_epochs(materials, objective, state, config, context)
+    run_epochs(setup, objective, state, config, context)
     if context.rank == 0:
-        card = adapter_card(materials, state.epochs)
-        save_adapter(materials.encoder, materials.adaptation, folder, about=card)
+        card = adapter_card(setup, state.epochs)
+        save_adapter(setup.encoder, setup.adaptation, folder, about=card)
         context.keep(folder)
     return training_metrics(state.epochs)
 
@@ -63,9 +63,9 @@ def is_there(folder: Path, context: RunContext) -> bool:
     return missing == [0]
 
 
-def reuse_adapter(materials: Materials, folder: Path, context: RunContext) -> Metrics:
+def reuse_adapter(setup: TrialSetup, folder: Path, context: RunContext) -> Metrics:
     """Loads an adapter that was trained before, and reports its epochs again, marked."""
-    load_adapter(materials.encoder, folder)
+    load_adapter(setup.encoder, folder)
     context.keep(folder)
     epochs = [epoch | {"perf/adapter_reused": 1.0} for epoch in about(folder)["epochs"]]
     for epoch in epochs:
@@ -94,18 +94,18 @@ def resume(state: TrainState, context: RunContext) -> None:
 
 
 def run_epochs(
-    materials: Materials, objective: Objective, state: TrainState, config: TrialConfig, context: RunContext
+    setup: TrialSetup, objective: Objective, state: TrainState, config: TrialConfig, context: RunContext
 ) -> None:
     """Takes every optimiser step from `state.step` to the end; reports each epoch's metrics."""
-    num_train = len(materials.dataset.indices("train"))
+    num_train = len(setup.dataset.indices("train"))
     per_epoch = steps_per_epoch(num_train, config.global_batch_size)
     cut: Cut | None = None
     largest_share = -(-min(config.global_batch_size, num_train) // context.world_size)
     floors, recalls = list[float](), list[float]()
     seconds, num_images = 0.0, 0
-    for batch in global_batches(materials.dataset, config, start_step=state.step):
+    for batch in global_batches(setup.dataset, config, start_step=state.step):
         began = time.perf_counter()
-        materials.encoder.train()
+        setup.encoder.train()
         cut = cut or objective.choose_cut(batch)
         result = objective.step(batch, micro_batch_size=cut.micro_batch_size, kept_graphs=cut.kept_graphs)
         cut = after(result, cut)
@@ -126,12 +126,12 @@ def run_epochs(
                 "perf/images_per_second": num_images / seconds,
                 "perf/micro_batch_size": cut.micro_batch_size or largest_share,
                 "perf/kept_graphs": cut.kept_graphs,
-                "perf/num_trainable_parameters": float(materials.adaptation.num_trainable),
+                "perf/num_trainable_parameters": float(setup.adaptation.num_trainable),
             }
             if context.rank == 0:
                 record_steps(context.workdir / STEPS_FILE, state.losses)
                 if is_due(batch.epoch + 1, config):
-                    metrics |= validation_metrics(materials, config)
+                    metrics |= validation_metrics(setup, config)
             state.epochs.append(metrics)
             context.report(metrics, checkpoint=state.save(context.workdir / "checkpoints", rank=context.rank))
 
@@ -161,14 +161,14 @@ def is_due(epoch: int, config: TrialConfig) -> bool:
     return every > 0 and epoch % every == 0 and epoch < config.num_epochs
 
 
-def prove_adapters(materials: Materials) -> None:
+def prove_adapters(setup: TrialSetup) -> None:
     """Proves that every targeted module changes the output and receives a gradient, else fails."""
-    pixels = materials.images.images(materials.dataset.indices("train")[:2])
-    tokens = materials.encoder.tokenize(["clear lungs", "patchy opacity in both lower zones"])
-    prove_alive(materials.encoder, materials.adaptation, torch.from_numpy(np.array(pixels)), tokens)
+    pixels = setup.images.images(setup.dataset.indices("train")[:2])
+    tokens = setup.encoder.tokenize(["clear lungs", "patchy opacity in both lower zones"])
+    prove_alive(setup.encoder, setup.adaptation, torch.from_numpy(np.array(pixels)), tokens)
 
 
-def adapter_card(materials: Materials, epochs: list[dict[str, float]]) -> dict[str, object]:
+def adapter_card(setup: TrialSetup, epochs: list[dict[str, float]]) -> dict[str, object]:
     """Returns what a later predict or export needs to know of an adapter beside its encoder."""
-    classes = materials.dataset.classes
+    classes = setup.dataset.classes
     return {"classes": list(classes), "prompts": class_prompts(classes, "training"), "epochs": epochs}

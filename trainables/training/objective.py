@@ -24,7 +24,7 @@ from trainables.losses.collectives import Group, OutOfMemory
 from trainables.losses.global_batch import StepResult, global_batch_step
 from trainables.models.encoders.dropout import set_dropout_rows
 from trainables.training.micro_batch import Cut, choose_cut, cost_of, memory_budget
-from trainables.training.trial_setup import Materials
+from trainables.training.trial_setup import TrialSetup
 
 
 class Texts(Protocol):
@@ -48,32 +48,32 @@ class Objective:
         parameters: everything that trains, the encoder's part and the loss's own, by name.
     """
 
-    def __init__(self, materials: Materials, config: TrialConfig, context: RunContext) -> None:
-        self.materials, self.config, self.context = materials, config, context
-        device = materials.encoder.log_logit_scale.device
-        self.texts: Texts = Captions(materials, config)
-        self.parameters = dict(materials.adaptation.parameters)
+    def __init__(self, setup: TrialSetup, config: TrialConfig, context: RunContext) -> None:
+        self.setup, self.config, self.context = setup, config, context
+        device = setup.encoder.log_logit_scale.device
+        self.texts: Texts = Captions(setup, config)
+        self.parameters = dict(setup.adaptation.parameters)
         self.logit_bias: nn.Parameter | None = None
         if config.loss.kind == "siglip":
             start = torch.tensor(config.loss.logit_bias, device=device)
             self.logit_bias = self.parameters["loss.logit_bias"] = nn.Parameter(start)
         elif config.loss.kind == "class_prompt":
-            self.texts = ClassPrompts(materials, config)
+            self.texts = ClassPrompts(setup, config)
         elif config.loss.kind == "cross_entropy":
-            self.texts = ClassVectors(materials, config)
+            self.texts = ClassVectors(setup, config)
             # No text is read: weight decay would still move the text tower.
-            text = materials.encoder.towers()["text"]
+            text = setup.encoder.towers()["text"]
             self.parameters = {n: p for n, p in self.parameters.items() if not n.startswith(text)}
             self.parameters["loss.class_vectors"] = self.texts.vectors
         self.compared: CaptionEmbeddings | None = None
         if config.loss.kind == "soft_target" and config.loss.positives == "caption":
             # Similarity is that of the texts themselves, so it must not move with a text tower that trains.
-            self.compared = CaptionEmbeddings(materials)
-            self.compared.of(every_caption(materials.dataset, kind=config.data.captions))
+            self.compared = CaptionEmbeddings(setup)
+            self.compared.of(every_caption(setup.dataset, kind=config.data.captions))
 
     def choose_cut(self, batch: GlobalBatch) -> Cut:
         """Measures a few rows and returns how every rank takes its share of such a batch. Collective."""
-        execution, encoder = self.config.execution, self.materials.encoder
+        execution, encoder = self.config.execution, self.setup.encoder
         device = encoder.log_logit_scale.device
         if execution.micro_batch_size is not None and execution.memory_budget_gb is None:
             return Cut(execution.micro_batch_size, 1)
@@ -104,13 +104,13 @@ class Objective:
             pairs,
             plan,
             self.config.loss,
-            log_logit_scale=self.materials.encoder.log_logit_scale,
+            log_logit_scale=self.setup.encoder.log_logit_scale,
             logit_bias=self.logit_bias,
             group_vectors=self.compared.of(list(batch.distinct_captions)) if self.compared else None,
             parameters=list(self.parameters.values()),
             micro_batch_size=micro_batch_size,
             kept_graphs=kept_graphs,
-            encoder_dtype=self.materials.encoder.dtype,
+            encoder_dtype=self.setup.encoder.dtype,
         )
 
     def _as_rows(self, batch: GlobalBatch) -> tuple[BatchEncoder, BatchPlan]:
@@ -124,14 +124,14 @@ class Objective:
             classes=classes,
             num_texts=num_texts,
         )
-        return BatchEncoder(self.materials, batch, self.texts, self.config.seed), plan
+        return BatchEncoder(self.setup, batch, self.texts, self.config.seed), plan
 
 
 @dataclass
 class BatchEncoder:
     """One global batch as the engine sees it: rows in, embeddings out, the same on every call."""
 
-    materials: Materials
+    setup: TrialSetup
     batch: GlobalBatch
     texts: Texts
     seed: int
@@ -139,7 +139,7 @@ class BatchEncoder:
     @property
     def trains_images(self) -> bool:
         """False where adapters or full fine-tuning are in the text tower alone."""
-        return self.materials.adaptation.adapts_image
+        return self.setup.adaptation.adapts_image
 
     @property
     def trains_texts(self) -> bool:
@@ -148,12 +148,10 @@ class BatchEncoder:
 
     def encode_images(self, rows: range) -> Tensor:
         """Returns joint embeddings [m, D] of these rows of the global batch."""
-        set_dropout_rows(self.materials.encoder, seed=self.seed, step=self.batch.step, image_rows=rows)
+        set_dropout_rows(self.setup.encoder, seed=self.seed, step=self.batch.step, image_rows=rows)
         places = np.arange(rows.start, rows.stop)
-        activations = self.materials.activations.batch(self.batch.indices[places], self.batch.views[places])
-        return self.materials.encoder.encode_image_suffix(
-            activations, self.materials.adaptation.image_cut
-        ).joint
+        activations = self.setup.activations.batch(self.batch.indices[places], self.batch.views[places])
+        return self.setup.encoder.encode_image_suffix(activations, self.setup.adaptation.image_cut).joint
 
     def encode_texts(self, rows: range) -> Tensor:
         """Returns joint embeddings [m, D] of these rows of the text side."""
@@ -163,25 +161,25 @@ class BatchEncoder:
 class CaptionEmbeddings:
     """Embeddings of captions under the text tower as it is when each is first asked for."""
 
-    def __init__(self, materials: Materials) -> None:
-        self.materials = materials
+    def __init__(self, setup: TrialSetup) -> None:
+        self.setup = setup
         self.known: dict[str, Tensor] = {}
 
     def of(self, captions: Sequence[str]) -> Tensor:
         """Returns [B, D], unit length."""
         new = [caption for caption in dict.fromkeys(captions) if caption not in self.known]
         if new:
-            self.known |= dict(zip(new, self.materials.embed_texts(new), strict=True))
+            self.known |= dict(zip(new, self.setup.embed_texts(new), strict=True))
         return torch.stack([self.known[caption] for caption in captions])
 
 
 class Captions:
     """The batch's distinct captions, each once. A caption's row for dropout is its first pair's."""
 
-    def __init__(self, materials: Materials, config: TrialConfig) -> None:
-        self.encoder, self.seed = materials.encoder, config.seed
-        self.is_trained = materials.adaptation.adapts_text
-        self.frozen = CaptionEmbeddings(materials)
+    def __init__(self, setup: TrialSetup, config: TrialConfig) -> None:
+        self.encoder, self.seed = setup.encoder, config.seed
+        self.is_trained = setup.adaptation.adapts_text
+        self.frozen = CaptionEmbeddings(setup)
 
     def rows_of(self, batch: GlobalBatch) -> tuple[Tensor, int]:
         """Returns each pair's place among the distinct captions."""
@@ -200,11 +198,11 @@ class Captions:
 class ClassPrompts:
     """The classes, each the mean of its training prompts on the sphere, as in zero-shot classification."""
 
-    def __init__(self, materials: Materials, config: TrialConfig) -> None:
-        self.encoder, self.seed = materials.encoder, config.seed
-        self.is_trained = materials.adaptation.adapts_text
-        self.frozen = CaptionEmbeddings(materials)
-        self.prompts = list(class_prompts(materials.dataset.classes, "training").values())
+    def __init__(self, setup: TrialSetup, config: TrialConfig) -> None:
+        self.encoder, self.seed = setup.encoder, config.seed
+        self.is_trained = setup.adaptation.adapts_text
+        self.frozen = CaptionEmbeddings(setup)
+        self.prompts = list(class_prompts(setup.dataset.classes, "training").values())
 
     @cached_property
     def first_rows(self) -> list[int]:
@@ -234,8 +232,8 @@ class ClassVectors:
 
     is_trained = True
 
-    def __init__(self, materials: Materials, config: TrialConfig) -> None:
-        encoder, self.num_classes = materials.encoder, len(materials.dataset.classes)
+    def __init__(self, setup: TrialSetup, config: TrialConfig) -> None:
+        encoder, self.num_classes = setup.encoder, len(setup.dataset.classes)
         generator = torch.Generator().manual_seed(config.seed)
         start = torch.randn(self.num_classes, encoder.joint_dim, generator=generator)
         self.vectors = nn.Parameter(F.normalize(start, dim=1).to(encoder.log_logit_scale.device))

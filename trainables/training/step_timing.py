@@ -23,7 +23,7 @@ from trainables.training.descriptions import DESCRIBED
 from trainables.training.frozen_activations import Activations
 from trainables.training.objective import Objective
 from trainables.training.optim import TrainState
-from trainables.training.trial_setup import Materials
+from trainables.training.trial_setup import TrialSetup
 
 FEW_PAIRS = 8
 LONGEST_SECONDS = 30.0
@@ -63,16 +63,16 @@ def time_step(config: TrialConfig, *, device: str, num_threads: int, store: Path
     threads = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
-        materials = _open(config, device, store)
+        setup = _open(config, device, store)
         context = LocalContext(workdir=store, store=store, device=device)
-        objective = Objective(materials, config, context)
+        objective = Objective(setup, config, context)
         state = TrainState.create(
             objective.parameters,
             config,
             total_steps=config.num_epochs,
-            log_logit_scale=materials.encoder.log_logit_scale,
+            log_logit_scale=setup.encoder.log_logit_scale,
         )
-        batch = next(global_batches(materials.dataset, config))
+        batch = next(global_batches(setup.dataset, config))
         return _time(batch, objective, state)
     finally:
         torch.set_num_threads(threads)
@@ -87,16 +87,16 @@ def _time(batch: GlobalBatch, objective: Objective, state: TrainState) -> StepTi
         seconds * len(batch) / len(timed),
         num_pairs=len(batch),
         num_timed=len(timed),
-        embed_seconds=_second_embedding(timed.indices, objective.materials) / len(timed),
+        embed_seconds=_second_embedding(timed.indices, objective.setup) / len(timed),
     )
 
 
-def _second_embedding(indices: np.ndarray, materials: Materials) -> float:
+def _second_embedding(indices: np.ndarray, setup: TrialSetup) -> float:
     """Embeds images twice and returns the seconds of the second time."""
     seconds = 0.0
     for _ in range(2):
         began = time.perf_counter()
-        materials.embed_images(indices)  # ends on the CPU, so a GPU has been waited for
+        setup.embed_images(indices)  # ends on the CPU, so a GPU has been waited for
         seconds = time.perf_counter() - began
     return seconds
 
@@ -106,10 +106,10 @@ def _second_step(batch: GlobalBatch, objective: Objective, state: TrainState) ->
     seconds, cut = 0.0, objective.choose_cut(batch)
     for _ in range(2):
         began = time.perf_counter()
-        objective.materials.encoder.train()
+        objective.setup.encoder.train()
         objective.step(batch, micro_batch_size=cut.micro_batch_size, kept_graphs=cut.kept_graphs)
         state.apply_gradients()
-        if objective.materials.encoder.log_logit_scale.is_cuda:
+        if objective.setup.encoder.log_logit_scale.is_cuda:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
     return seconds
@@ -125,14 +125,14 @@ def _first(batch: GlobalBatch, num_pairs: int) -> GlobalBatch:
     )
 
 
-def _open(config: TrialConfig, device: str, store: Path) -> Materials:
+def _open(config: TrialConfig, device: str, store: Path) -> TrialSetup:
     dataset = load_dataset(config.data)
     encoder = load_dual_encoder(config.encoder, device=device, store=store)
     adaptation = attach(encoder, config)
     images = DecodedImages(dataset, encoder.preprocessing)
     cut, train = adaptation.image_cut, dataset.indices("train")
     activations = RememberedActivations(encoder, cut, images, config, train=train, store=store)
-    return Materials(dataset, images, encoder, adaptation, activations, None, embeddings_folder=store)
+    return TrialSetup(dataset, images, encoder, adaptation, activations, None, embeddings_folder=store)
 
 
 class DecodedImages(ImageCache):

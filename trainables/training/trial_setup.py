@@ -32,7 +32,7 @@ TRAINING_VERSION = 3
 
 
 @dataclass
-class Materials:
+class TrialSetup:
     """One trial's data and model, opened once and handed from step to step."""
 
     dataset: Dataset
@@ -71,7 +71,7 @@ class Materials:
         return torch.cat(parts).float()
 
 
-def open_materials(config: TrialConfig, context: RunContext) -> Materials:
+def set_up_trial(config: TrialConfig, context: RunContext) -> TrialSetup:
     """Loads data and encoder, and attaches untrained adapters: the same weights on every rank.
 
     Raises:
@@ -95,7 +95,7 @@ def open_materials(config: TrialConfig, context: RunContext) -> Materials:
         encoder, adaptation.image_cut, images, config, train=ever_trained, store=context.store
     )
     adapter = adapter_key(config, dataset, encoder)
-    return Materials(
+    return TrialSetup(
         dataset=dataset,
         images=images,
         encoder=encoder,

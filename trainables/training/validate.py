@@ -14,7 +14,7 @@ from trainables.scoring.linear_probe import ProbePath, probe_embeddings, probe_p
 from trainables.scoring.metrics import point_metrics
 from trainables.scoring.predictions import Scores, image_ids_of
 from trainables.scoring.zero_shot import pair_scores, zero_shot_scores
-from trainables.training.trial_setup import Materials
+from trainables.training.trial_setup import TrialSetup
 
 
 @dataclass
@@ -26,26 +26,26 @@ class Verdicts:
 
 
 def score_everything(
-    materials: Materials, table: EmbeddingTable, config: TrialConfig, splits: tuple[Split, ...]
+    setup: TrialSetup, table: EmbeddingTable, config: TrialConfig, splits: tuple[Split, ...]
 ) -> Verdicts:
     """Scores the images of these splits by zero-shot prompts and by linear probes, chosen on val."""
-    probes = probe_embeddings(table, materials.dataset, config.probe)
-    by_prompts = zero_shot_predictions(materials, table, splits, config.zero_shot.prompts)
-    return Verdicts(by_prompts | probe_predictions(probes, table, materials.dataset, splits), probes)
+    probes = probe_embeddings(table, setup.dataset, config.probe)
+    by_prompts = zero_shot_predictions(setup, table, splits, config.zero_shot.prompts)
+    return Verdicts(by_prompts | probe_predictions(probes, table, setup.dataset, splits), probes)
 
 
 def zero_shot_predictions(
-    materials: Materials,
+    setup: TrialSetup,
     table: EmbeddingTable,
     splits: tuple[Split, ...],
     families: tuple[PromptFamily, ...],
 ) -> dict[tuple[Split, str], Scores]:
     """Returns what each family of prompts says of these splits."""
-    dataset, scale = materials.dataset, float(materials.encoder.log_logit_scale.detach().exp())
+    dataset, scale = setup.dataset, float(setup.encoder.log_logit_scale.detach().exp())
     predictions: dict[tuple[Split, str], Scores] = {}
 
     def embed(prompts: dict[str, list[str]]) -> list[np.ndarray]:
-        return [materials.embed_texts(of_class).cpu().numpy() for of_class in prompts.values()]
+        return [setup.embed_texts(of_class).cpu().numpy() for of_class in prompts.values()]
 
     for family in families:
         prompts = embed(class_prompts(dataset.classes, family))
@@ -61,11 +61,11 @@ def zero_shot_predictions(
     return predictions
 
 
-def validation_metrics(materials: Materials, config: TrialConfig) -> Metrics:
+def validation_metrics(setup: TrialSetup, config: TrialConfig) -> Metrics:
     """Returns point metrics on val of every system, from embeddings computed now."""
-    dataset = materials.dataset
-    table = materials.embedding_table(dataset.indices("train", "val"))
-    verdicts = score_everything(materials, table, config, ("val",))
+    dataset = setup.dataset
+    table = setup.embedding_table(dataset.indices("train", "val"))
+    verdicts = score_everything(setup, table, config, ("val",))
     classes = dataset.class_indices(dataset.indices("val"))
     return {
         f"val/{system}/{metric}": value

@@ -14,7 +14,7 @@ from trainables.scoring.linear_probe import write_probe_path
 from trainables.scoring.predictions import CONFUSION_FILE, FILE, judge, write_confusion, write_predictions
 from trainables.training.embed_images import embed_all
 from trainables.training.loop import train_adapter
-from trainables.training.trial_setup import Materials, open_materials
+from trainables.training.trial_setup import TrialSetup, set_up_trial
 from trainables.training.validate import Verdicts, score_everything
 from trainables.trials.baseline import baseline
 
@@ -28,31 +28,31 @@ def adapt(config: TrialConfig, context: RunContext) -> Metrics:
     if config.is_baseline:
         return baseline(config, context)
     began = time.perf_counter()
-    materials = open_materials(config, context)
-    training = train_adapter(materials, config, context)
+    setup = set_up_trial(config, context)
+    training = train_adapter(setup, config, context)
     if context.rank > 0:
         return training
-    table = embed_all(materials, context)
-    verdicts = score_everything(materials, table, config, ("val", "test"))
-    verdicts.predictions |= few_shot_predictions(table, materials.dataset, config.probe)
+    table = embed_all(setup, context)
+    verdicts = score_everything(setup, table, config, ("val", "test"))
+    verdicts.predictions |= few_shot_predictions(table, setup.dataset, config.probe)
     if config.adapt.method == "none":  # the controls need no encoder: they stand beside the frozen one
-        verdicts.predictions |= control_scores(materials.dataset, materials.images)
-    write_results(materials, verdicts, context.workdir / "results")
+        verdicts.predictions |= control_scores(setup.dataset, setup.images)
+    write_results(setup, verdicts, context.workdir / "results")
     return {
         **training,
-        **judge(verdicts.predictions, materials.dataset),
+        **judge(verdicts.predictions, setup.dataset),
         **{f"val/probe_{name}/l2": path.l2 for name, path in verdicts.probes.items()},
-        "perf/num_trainable_parameters": float(materials.adaptation.num_trainable),
+        "perf/num_trainable_parameters": float(setup.adaptation.num_trainable),
         "perf/seconds": time.perf_counter() - began,
     }
 
 
-def write_results(materials: Materials, verdicts: Verdicts, folder: Path) -> None:
+def write_results(setup: TrialSetup, verdicts: Verdicts, folder: Path) -> None:
     """Leaves all that is not a scalar in the trial's results folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_predictions(folder / FILE, verdicts.predictions)
     write_probe_path(folder / "probe_path.parquet", verdicts.probes)
-    write_confusion(folder / CONFUSION_FILE, verdicts.predictions, materials.dataset)
-    if materials.adapter_folder is not None:
-        shutil.copytree(materials.adapter_folder, folder / "adapter")
+    write_confusion(folder / CONFUSION_FILE, verdicts.predictions, setup.dataset)
+    if setup.adapter_folder is not None:
+        shutil.copytree(setup.adapter_folder, folder / "adapter")

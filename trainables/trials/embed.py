@@ -8,15 +8,15 @@ from trainables.config import TrialConfig
 from trainables.context import Metrics, RunContext
 from trainables.training.embed_images import embed_all
 from trainables.training.loop import train_adapter
-from trainables.training.trial_setup import open_materials
+from trainables.training.trial_setup import set_up_trial
 
 
 def embed(config: TrialConfig, context: RunContext) -> Metrics:
     """Embeds all splits with the config's encoder, adapted first where its adapter is not there yet."""
-    materials = open_materials(config, context)
-    train_adapter(materials, config, context)
+    setup = set_up_trial(config, context)
+    train_adapter(setup, config, context)
     began = time.perf_counter()
-    table = embed_all(materials, context)
+    table = embed_all(setup, context)
     return {
         "perf/embed_seconds": time.perf_counter() - began,
         "perf/embedded_images": float(len(table.image_ids)),

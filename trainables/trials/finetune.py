@@ -5,7 +5,7 @@ from __future__ import annotations
 from trainables.config import TrialConfig
 from trainables.context import Metrics, RunContext
 from trainables.training.loop import train_adapter
-from trainables.training.trial_setup import open_materials
+from trainables.training.trial_setup import set_up_trial
 
 
 def finetune(config: TrialConfig, context: RunContext) -> Metrics:
@@ -13,4 +13,4 @@ def finetune(config: TrialConfig, context: RunContext) -> Metrics:
 
     Collective: every rank calls it, with the same config.
     """
-    return train_adapter(open_materials(config, context), config, context)
+    return train_adapter(set_up_trial(config, context), config, context)

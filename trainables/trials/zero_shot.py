@@ -7,7 +7,7 @@ from trainables.context import Metrics, RunContext
 from trainables.scoring.predictions import FILE, judge, write_predictions
 from trainables.training.embed_images import embed_all
 from trainables.training.loop import train_adapter
-from trainables.training.trial_setup import open_materials
+from trainables.training.trial_setup import set_up_trial
 from trainables.training.validate import score_everything
 
 
@@ -17,13 +17,13 @@ def zero_shot(config: TrialConfig, context: RunContext) -> Metrics:
     Returns metrics on val with intervals; writes `results/predictions.parquet` of val and test. Collective;
     rank 0 judges.
     """
-    materials = open_materials(config, context)
-    train_adapter(materials, config, context)
+    setup = set_up_trial(config, context)
+    train_adapter(setup, config, context)
     if context.rank > 0:
         return {}
     without_probe = config.model_copy(update={"probe": config.probe.model_copy(update={"features": ()})})
     predictions = score_everything(
-        materials, embed_all(materials, context), without_probe, ("val", "test")
+        setup, embed_all(setup, context), without_probe, ("val", "test")
     ).predictions
     write_predictions(context.workdir / "results" / FILE, predictions)
-    return judge(predictions, materials.dataset)
+    return judge(predictions, setup.dataset)

@@ -3,18 +3,18 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.driver.controller import Conductor, SweepObserver
+from orchestrator.driver.controller import Controller, SweepObserver
 from orchestrator.driver.resume import check_drift, replay
 from orchestrator.planning.identity import Identity
 from orchestrator.search.searcher import Draw
 from orchestrator.search.space import SearchSettings
 from orchestrator.storage.ledger import Ledger, LedgerReader, SweepState, TrialState, read_ledger
-from orchestrator.worker.trial_spec import TrialOrder, TrialRecord
+from orchestrator.worker.trial_spec import TrialRecord, TrialSpec
 from trainables.config import EncoderConfig, LoraConfig, TrialConfig
 from trainables.errors import ConfigError, DataError, WeightsUnavailable
 
 OBJECTIVE = "val/probe_joint/macro_auroc"
-ORDER = TrialOrder(
+ORDER = TrialSpec(
     trial_key="",
     attempt=0,
     config={},
@@ -68,9 +68,9 @@ def draw_of(name: str, rank: int) -> Draw:
 def conduct(tmp_path: Path):
     ledgers = []
 
-    def open_conductor(*draws: Draw) -> Conductor:
+    def open_conductor(*draws: Draw) -> Controller:
         ledgers.append(Ledger(tmp_path))
-        return Conductor(
+        return Controller(
             ledgers[-1],
             SweepState("s"),
             Listed(list(draws)),
@@ -92,41 +92,41 @@ def test_an_order_says_how_to_run_the_trial(conduct, tmp_path: Path):
     assert order.config["lora.rank"] == 3
     assert (order.config["execution.num_workers"], order.config["execution.device"]) == (2, "cpu")
     assert Path(order.workdir) == tmp_path / "trials" / "key-3"
-    assert TrialOrder.from_json(order.to_json()) == order
+    assert TrialSpec.from_json(order.to_json()) == order
 
 
 def test_events_are_on_disk_before_they_are_shown_and_scores_are_told(conduct):
-    conductor = conduct(draw_of("a", 1), draw_of("b", 2))
-    conductor.next_trial(), conductor.next_trial()
-    conductor.reported("key-1", 1, {OBJECTIVE: 0.6})
-    conductor.ended("key-1", TrialRecord(2.0, {OBJECTIVE: 0.7}))
-    conductor.ended("key-2", TrialRecord(1.0, cause="crash", message="why"))
-    assert conductor.observer.seen == ["a", "b", "a finished", "b failed"]
-    assert conductor.searcher.told == [("a", 0.7), ("b", None)]
-    assert conductor.exit_code() == 3
+    controller = conduct(draw_of("a", 1), draw_of("b", 2))
+    controller.next_trial(), controller.next_trial()
+    controller.reported("key-1", 1, {OBJECTIVE: 0.6})
+    controller.ended("key-1", TrialRecord(2.0, {OBJECTIVE: 0.7}))
+    controller.ended("key-2", TrialRecord(1.0, cause="crash", message="why"))
+    assert controller.observer.seen == ["a", "b", "a finished", "b failed"]
+    assert controller.searcher.told == [("a", 0.7), ("b", None)]
+    assert controller.exit_code() == 3
 
 
 def test_a_trial_drawn_twice_runs_once_and_is_answered_when_it_ends(conduct):
-    conductor = conduct(draw_of("a", 1), draw_of("again", 1), draw_of("b", 2), draw_of("late", 1))
-    assert conductor.next_trial().trial_key == "key-1"
-    assert conductor.next_trial().trial_key == "key-2"  # "again" waits for key-1
-    conductor.ended("key-1", TrialRecord(1.0, {OBJECTIVE: 0.7}))
-    assert conductor.searcher.told == [("a", 0.7), ("again", 0.7)]
-    assert conductor.next_trial() is None
-    assert conductor.searcher.told[-1] == ("late", 0.7)
-    assert len(conductor.state.trials) == 2
+    controller = conduct(draw_of("a", 1), draw_of("again", 1), draw_of("b", 2), draw_of("late", 1))
+    assert controller.next_trial().trial_key == "key-1"
+    assert controller.next_trial().trial_key == "key-2"  # "again" waits for key-1
+    controller.ended("key-1", TrialRecord(1.0, {OBJECTIVE: 0.7}))
+    assert controller.searcher.told == [("a", 0.7), ("again", 0.7)]
+    assert controller.next_trial() is None
+    assert controller.searcher.told[-1] == ("late", 0.7)
+    assert len(controller.state.trials) == 2
 
 
 def test_a_stopped_trial_ranks_by_its_last_value(conduct):
-    conductor = conduct(draw_of("a", 1))
-    conductor.next_trial()
-    conductor.reported("key-1", 1, {OBJECTIVE: 0.6, "train/loss": 2.0})
-    conductor.reported("key-1", 2, {"train/loss": 1.0})
-    conductor.stopped_early("key-1", seconds=3.0)
-    trial = conductor.state.trials["key-1"]
+    controller = conduct(draw_of("a", 1))
+    controller.next_trial()
+    controller.reported("key-1", 1, {OBJECTIVE: 0.6, "train/loss": 2.0})
+    controller.reported("key-1", 2, {"train/loss": 1.0})
+    controller.stopped_early("key-1", seconds=3.0)
+    trial = controller.state.trials["key-1"]
     assert (trial.status, trial.stopped_early) == ("finished", True)
     assert trial.metrics == {OBJECTIVE: 0.6, "train/loss": 1.0}
-    assert conductor.searcher.told == [("a", 0.6)]
+    assert controller.searcher.told == [("a", 0.6)]
 
 
 @pytest.mark.parametrize(
@@ -134,36 +134,38 @@ def test_a_stopped_trial_ranks_by_its_last_value(conduct):
     [([None, None], 0), ([None, "unavailable"], 0), (["unavailable"], 3), ([None, "crash"], 3), ([], 3)],
 )
 def test_the_exit_code_tells_failures_from_absent_weights(conduct, causes: list[str | None], expected: int):
-    conductor = conduct(*(draw_of(str(i), i + 1) for i in range(len(causes))))
+    controller = conduct(*(draw_of(str(i), i + 1) for i in range(len(causes))))
     for number, cause in enumerate(causes):
-        conductor.next_trial()
+        controller.next_trial()
         record = TrialRecord(1.0, {OBJECTIVE: 0.5})
-        conductor.ended(f"key-{number + 1}", replace(record, cause=cause, message="why") if cause else record)
-    assert conductor.exit_code() == expected
+        controller.ended(
+            f"key-{number + 1}", replace(record, cause=cause, message="why") if cause else record
+        )
+    assert controller.exit_code() == expected
 
 
 def test_an_epoch_that_is_said_again_stands_in_the_ledger_once(conduct, tmp_path: Path):
-    conductor = conduct(draw_of("a", 1))
-    conductor.next_trial()
-    conductor.reported("key-1", 1, {"train/loss": 1.0})
-    conductor.reported("key-1", 1, {"train/loss": 1.0, "perf/adapter_reused": 1.0})
-    conductor.reported("key-1", 2, {"train/loss": 0.5})
+    controller = conduct(draw_of("a", 1))
+    controller.next_trial()
+    controller.reported("key-1", 1, {"train/loss": 1.0})
+    controller.reported("key-1", 1, {"train/loss": 1.0, "perf/adapter_reused": 1.0})
+    controller.reported("key-1", 2, {"train/loss": 0.5})
     history = read_ledger(tmp_path).trials["key-1"].history
     assert history == [(1, 1, {"train/loss": 1.0}), (1, 2, {"train/loss": 0.5})]
 
 
 def test_a_crash_is_retried_before_anything_new_and_told_once_at_the_end(conduct, tmp_path: Path):
-    conductor = conduct(draw_of("a", 1), draw_of("b", 2))
-    conductor.settings = SearchSettings(max_retries=1)
-    conductor.next_trial()
-    conductor.ended("key-1", TrialRecord(1.0, cause="crash", message="died"))
+    controller = conduct(draw_of("a", 1), draw_of("b", 2))
+    controller.settings = SearchSettings(max_retries=1)
+    controller.next_trial()
+    controller.ended("key-1", TrialRecord(1.0, cause="crash", message="died"))
     assert read_ledger(tmp_path).trials["key-1"].status == "placed"  # a driver killed now leaves it to do
-    assert conductor.searcher.told == []
-    order = conductor.next_trial()
+    assert controller.searcher.told == []
+    order = controller.next_trial()
     assert (order.trial_key, order.attempt) == ("key-1", 2)
-    conductor.ended("key-1", TrialRecord(1.0, cause="crash", message="died again"))
-    assert conductor.searcher.told == [("a", None)]
-    assert conductor.next_trial().trial_key == "key-2"
+    controller.ended("key-1", TrialRecord(1.0, cause="crash", message="died again"))
+    assert controller.searcher.told == [("a", None)]
+    assert controller.next_trial().trial_key == "key-2"
     trial = read_ledger(tmp_path).trials["key-1"]
     assert (trial.status, trial.message) == ("failed", "died again")
     assert trial.failures == [(1, "crash", "died"), (2, "crash", "died again")]
@@ -171,20 +173,20 @@ def test_a_crash_is_retried_before_anything_new_and_told_once_at_the_end(conduct
 
 @pytest.mark.parametrize("cause", ["user_error", "non_finite", "out_of_memory", "unavailable"])
 def test_what_another_attempt_would_not_mend_is_not_retried(conduct, cause: str):
-    conductor = conduct(draw_of("a", 1))
-    conductor.settings = SearchSettings(max_retries=5)
-    conductor.next_trial()
-    conductor.ended("key-1", TrialRecord(1.0, cause=cause, message="why"))
-    assert conductor.next_trial() is None
+    controller = conduct(draw_of("a", 1))
+    controller.settings = SearchSettings(max_retries=5)
+    controller.next_trial()
+    controller.ended("key-1", TrialRecord(1.0, cause=cause, message="why"))
+    assert controller.next_trial() is None
 
 
-def resumed(conduct, tmp_path: Path, *draws: Draw, **options) -> Conductor:
+def resumed(conduct, tmp_path: Path, *draws: Draw, **options) -> Controller:
     entries = LedgerReader(tmp_path).poll()
-    conductor = conduct(*draws)
+    controller = conduct(*draws)
     for entry in entries:
-        conductor.take_in(entry)
-    conductor.go_on(**options)
-    return conductor
+        controller.take_in(entry)
+    controller.go_on(**options)
+    return controller
 
 
 def test_a_resumed_sweep_asks_and_tells_as_the_first_one_did(conduct, tmp_path: Path):
@@ -250,12 +252,12 @@ def test_weights_may_come_and_are_held_fast_once_a_trial_was_placed_with_them(co
     def look(which: str | None, *, places: int) -> None:
         """Resumes the sweep with these weights here, and tries again what was unavailable."""
         check_drift(read_ledger(tmp_path), weights(which))
-        conductor = conduct(draw_of("a", 1), draw_of("b", 2))
-        conductor.identify = weights(which)
-        replay(conductor, tmp_path, retry_failed=True)
+        controller = conduct(draw_of("a", 1), draw_of("b", 2))
+        controller.identify = weights(which)
+        replay(controller, tmp_path, retry_failed=True)
         for _ in range(places):
-            conductor.failed(conductor.next_trial().trial_key, "unavailable", "get them")
-        conductor.ledger.close()
+            controller.failed(controller.next_trial().trial_key, "unavailable", "get them")
+        controller.ledger.close()
 
     Ledger(tmp_path).close()
     look(None, places=1)
@@ -270,16 +272,16 @@ def test_weights_may_come_and_are_held_fast_once_a_trial_was_placed_with_them(co
 
 
 def test_another_attempt_stands_on_what_its_driver_finds_under_the_keys_that_it_has(conduct):
-    conductor = conduct(draw_of("a", 1))
-    conductor.settings = SearchSettings(max_retries=2)
+    controller = conduct(draw_of("a", 1))
+    controller.settings = SearchSettings(max_retries=2)
     found = []
     for which in (None, "one"):
-        conductor.identify = weights(which)  # the second: as in another driver
-        order = conductor.next_trial()
+        controller.identify = weights(which)  # the second: as in another driver
+        order = controller.next_trial()
         found.append((order.trial_key, order.attempt, order.model_fingerprint))
-        conductor.failed(order.trial_key, "crash", "why")
+        controller.failed(order.trial_key, "crash", "why")
     assert found == [("key-1 on None", 1, None), ("key-1 on None", 2, "one")]
-    (trial,) = conductor.state.trials.values()
+    (trial,) = controller.state.trials.values()
     assert [each.model for each in trial.stood_on] == [None, "one"]
 
 
@@ -287,10 +289,10 @@ def test_what_never_started_stood_on_no_weights(conduct):
     def check(config: TrialConfig) -> None:
         raise WeightsUnavailable("get them there")
 
-    conductor = conduct(draw_of("a", 1))
-    conductor.check = check
-    assert conductor.next_trial() is None
-    (trial,) = conductor.state.trials.values()
+    controller = conduct(draw_of("a", 1))
+    controller.check = check
+    assert controller.next_trial() is None
+    (trial,) = controller.state.trials.values()
     assert (trial.status, trial.stood_on) == ("unavailable", [("data", None, None)])
 
 
@@ -307,39 +309,39 @@ def test_a_searcher_that_draws_otherwise_loses_no_trial_and_runs_none_twice(cond
 
 
 def test_a_trial_killed_for_memory_gets_half_of_it_and_the_same_key(conduct):
-    conductor = conduct(draw_of("a", 1))
-    conductor.settings = SearchSettings(max_retries=2)
-    conductor.order = replace(ORDER, memory_budget_gb=8.0)
+    controller = conduct(draw_of("a", 1))
+    controller.settings = SearchSettings(max_retries=2)
+    controller.order = replace(ORDER, memory_budget_gb=8.0)
     budgets, keys = [], set()
     for _ in range(3):
-        order = conductor.next_trial()
+        order = controller.next_trial()
         budgets.append(order.trial.execution.memory_budget_gb)
         keys.add(order.trial_key)
-        conductor.failed("key-1", "killed_for_memory", "the machine ran out")
+        controller.failed("key-1", "killed_for_memory", "the machine ran out")
     assert budgets == [8.0, 4.0, 2.0]
     assert keys == {"key-1"}
-    assert conductor.next_trial() is None
+    assert controller.next_trial() is None
 
 
 def test_a_micro_batch_that_was_set_is_halved_instead(conduct):
     draw = Draw("a", TrialConfig.model_validate({"execution": {"micro_batch_size": 6}}))
-    conductor = conduct(draw)
-    conductor.settings = SearchSettings(max_retries=3)
-    conductor.order = replace(ORDER, memory_budget_gb=8.0)
+    controller = conduct(draw)
+    controller.settings = SearchSettings(max_retries=3)
+    controller.order = replace(ORDER, memory_budget_gb=8.0)
     key, sizes = f"key-{draw.config.lora.rank}", []
     for _ in range(4):
-        trial = conductor.next_trial().trial
+        trial = controller.next_trial().trial
         sizes.append((trial.execution.micro_batch_size, trial.execution.memory_budget_gb))
         assert trial.science() == draw.config.science()
-        conductor.failed(key, "killed_for_memory", "the machine ran out")
+        controller.failed(key, "killed_for_memory", "the machine ran out")
     assert sizes == [(6, None), (3, None), (1, None), (1, None)]
 
 
 def test_what_was_mended_stands_in_the_ledger_and_is_said(conduct, tmp_path: Path):
-    conductor, said = conduct(draw_of("a", 1)), []
-    conductor.observer.on_message = said.append
-    conductor.next_trial()
-    conductor.ended("key-1", TrialRecord(1.0, {OBJECTIVE: 0.7}, warnings=["step-6 is damaged"]))
+    controller, said = conduct(draw_of("a", 1)), []
+    controller.observer.on_message = said.append
+    controller.next_trial()
+    controller.ended("key-1", TrialRecord(1.0, {OBJECTIVE: 0.7}, warnings=["step-6 is damaged"]))
     entries = [entry for entry in LedgerReader(tmp_path).poll() if entry.type == "trial_warned"]
     assert [entry.payload["message"] for entry in entries] == ["step-6 is damaged"]
     assert said == ["a: step-6 is damaged"]
@@ -347,102 +349,102 @@ def test_what_was_mended_stands_in_the_ledger_and_is_said(conduct, tmp_path: Pat
 
 
 def test_after_crashes_in_a_row_the_rest_is_left_for_a_resume(conduct, tmp_path: Path):
-    conductor = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
+    controller = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
     for rank in range(1, 6):
-        assert conductor.next_trial().trial_key == f"key-{rank}"
-        conductor.died(f"key-{rank}", "process_died", "died")
-    assert conductor.next_trial() is None
-    assert not conductor.may_place()
-    assert conductor.exit_code() == 3
-    conductor.record("sweep_finished", exit_code=3, seconds=1.0, is_cut_short=True)
+        assert controller.next_trial().trial_key == f"key-{rank}"
+        controller.died(f"key-{rank}", "process_died", "died")
+    assert controller.next_trial() is None
+    assert not controller.may_place()
+    assert controller.exit_code() == 3
+    controller.record("sweep_finished", exit_code=3, seconds=1.0, is_cut_short=True)
     assert not read_ledger(tmp_path).is_complete
 
 
 def test_an_epoch_between_crashes_clears_the_machine(conduct):
-    conductor = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
+    controller = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
     for rank in range(1, 9):
-        conductor.next_trial()
-        conductor.reported(f"key-{rank}", 1, {"train/loss": 1.0})
-        conductor.died(f"key-{rank}", "process_died", "died")
-    assert conductor.may_place()
+        controller.next_trial()
+        controller.reported(f"key-{rank}", 1, {"train/loss": 1.0})
+        controller.died(f"key-{rank}", "process_died", "died")
+    assert controller.may_place()
 
 
 def test_the_death_of_a_node_uses_up_no_retry(conduct):
-    conductor = conduct(draw_of("a", 1))
+    controller = conduct(draw_of("a", 1))
     for attempt in range(1, 4):
-        assert conductor.next_trial().attempt == attempt
-        conductor.failed("key-1", "node_died", "Ray broke down")
-    assert conductor.state.trials["key-1"].status == "placed"
-    conductor.next_trial()
-    conductor.failed("key-1", "node_died", "Ray broke down")
-    conductor.next_trial()
-    conductor.failed("key-1", "node_died", "Ray broke down")
-    assert conductor.state.trials["key-1"].status == "failed"  # five in a row: it takes them down itself
+        assert controller.next_trial().attempt == attempt
+        controller.failed("key-1", "node_died", "Ray broke down")
+    assert controller.state.trials["key-1"].status == "placed"
+    controller.next_trial()
+    controller.failed("key-1", "node_died", "Ray broke down")
+    controller.next_trial()
+    controller.failed("key-1", "node_died", "Ray broke down")
+    assert controller.state.trials["key-1"].status == "failed"  # five in a row: it takes them down itself
 
 
 def test_a_lost_node_uses_up_no_retry_and_counts_once(conduct):
-    conductor = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
+    controller = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
     for _ in range(1, 9):
-        conductor.next_trial()
+        controller.next_trial()
     for rank in range(1, 9):
-        conductor.lost_node(f"key-{rank}", {"aa"})
-    assert {trial.status for trial in conductor.state.trials.values()} == {"placed"}
-    assert conductor.brakes.num_crashes == 1
-    assert conductor.may_place()
-    assert conductor.state.trials["key-1"].failures == [(1, "node_died", "node aa is lost, or taken back")]
+        controller.lost_node(f"key-{rank}", {"aa"})
+    assert {trial.status for trial in controller.state.trials.values()} == {"placed"}
+    assert controller.circuit_breaker.num_crashes == 1
+    assert controller.may_place()
+    assert controller.state.trials["key-1"].failures == [(1, "node_died", "node aa is lost, or taken back")]
 
 
 def test_workers_that_die_count_as_processes_that_die(conduct):
-    conductor = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
+    controller = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
     for rank in range(1, 6):
-        conductor.next_trial()
-        conductor.ended(f"key-{rank}", TrialRecord(1.0, cause="process_died", message="a worker died"))
-    assert not conductor.may_place()
+        controller.next_trial()
+        controller.ended(f"key-{rank}", TrialRecord(1.0, cause="process_died", message="a worker died"))
+    assert not controller.may_place()
 
 
 def test_a_bug_is_no_dead_process(conduct):
-    conductor = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
+    controller = conduct(*(draw_of(f"rank {rank}", rank) for rank in range(1, 9)))
     for rank in range(1, 9):
-        conductor.next_trial()
-        conductor.ended(f"key-{rank}", TrialRecord(1.0, cause="crash", message="KeyError: 'x'"))
-    assert conductor.may_place()
+        controller.next_trial()
+        controller.ended(f"key-{rank}", TrialRecord(1.0, cause="crash", message="KeyError: 'x'"))
+    assert controller.may_place()
 
 
 def test_a_trial_left_undone_makes_no_complete_sweep(conduct):
-    conductor = conduct(draw_of("a", 1), draw_of("b", 2))
-    conductor.next_trial(), conductor.next_trial()
-    conductor.ended("key-1", TrialRecord(1.0, {OBJECTIVE: 0.7}))
-    assert conductor.is_cut_short
-    assert conductor.exit_code() == 3
-    conductor.ended("key-2", TrialRecord(1.0, {OBJECTIVE: 0.7}))
-    assert (conductor.is_cut_short, conductor.exit_code()) == (False, 0)
+    controller = conduct(draw_of("a", 1), draw_of("b", 2))
+    controller.next_trial(), controller.next_trial()
+    controller.ended("key-1", TrialRecord(1.0, {OBJECTIVE: 0.7}))
+    assert controller.is_cut_short
+    assert controller.exit_code() == 3
+    controller.ended("key-2", TrialRecord(1.0, {OBJECTIVE: 0.7}))
+    assert (controller.is_cut_short, controller.exit_code()) == (False, 0)
 
 
 def test_only_trials_that_are_there_wait_for_space(conduct):
-    conductor = conduct(draw_of("a", 1))
-    conductor.brakes.free = lambda _: 0
-    assert conductor.next_trial() is None
-    assert conductor.waits_for_space()
-    conductor.brakes.free = lambda _: 2**40
-    assert conductor.next_trial().trial_key == "key-1"
-    conductor.brakes.free = lambda _: 0
-    assert conductor.next_trial() is None
-    assert not conductor.waits_for_space()  # the last one runs: nothing else is to come
+    controller = conduct(draw_of("a", 1))
+    controller.circuit_breaker.free = lambda _: 0
+    assert controller.next_trial() is None
+    assert controller.waits_for_space()
+    controller.circuit_breaker.free = lambda _: 2**40
+    assert controller.next_trial().trial_key == "key-1"
+    controller.circuit_breaker.free = lambda _: 0
+    assert controller.next_trial() is None
+    assert not controller.waits_for_space()  # the last one runs: nothing else is to come
 
 
 def test_weights_that_were_missed_are_not_looked_for_again_by_this_driver(conduct):
-    conductor = conduct(*(draw_of(f"r{rank}", rank) for rank in (1, 2, 4)), other_model("other"))
-    first = conductor.next_trial()
-    conductor.failed(first.trial_key, "unavailable", "get them there")
-    order = conductor.next_trial()
-    assert conductor.state.trials[order.trial_key].name == "other"
-    ended = [trial for trial in conductor.state.trials.values() if trial.status == "unavailable"]
+    controller = conduct(*(draw_of(f"r{rank}", rank) for rank in (1, 2, 4)), other_model("other"))
+    first = controller.next_trial()
+    controller.failed(first.trial_key, "unavailable", "get them there")
+    order = controller.next_trial()
+    assert controller.state.trials[order.trial_key].name == "other"
+    ended = [trial for trial in controller.state.trials.values() if trial.status == "unavailable"]
     assert [(trial.name, trial.message) for trial in ended] == [
         (f"r{r}", "get them there") for r in (1, 2, 4)
     ]
-    conductor.go_on(retry_failed=True)
-    conductor.absent.clear()  # as in another driver
-    assert conductor.next_trial() is not None
+    controller.go_on(retry_failed=True)
+    controller.absent.clear()  # as in another driver
+    assert controller.next_trial() is not None
 
 
 def other_model(name: str) -> Draw:
@@ -454,12 +456,12 @@ def test_a_draw_that_fails_its_check_fails_without_being_started(conduct):
         if config.lora.rank == 1:
             raise ConfigError("lora.rank=1: not here")
 
-    conductor = conduct(draw_of("a", 1), draw_of("b", 2))
-    conductor.check = check
-    assert conductor.next_trial().trial_key == "key-2"
-    failed = conductor.state.trials["key-1"]
+    controller = conduct(draw_of("a", 1), draw_of("b", 2))
+    controller.check = check
+    assert controller.next_trial().trial_key == "key-2"
+    failed = controller.state.trials["key-1"]
     assert (failed.status, failed.cause, failed.message) == ("failed", "user_error", "lora.rank=1: not here")
-    assert conductor.searcher.told == [("a", None)]
-    conductor.ended("key-2", TrialRecord(1.0, {OBJECTIVE: 0.7}))
-    assert conductor.next_trial() is None
-    assert conductor.exit_code() == 3
+    assert controller.searcher.told == [("a", None)]
+    controller.ended("key-2", TrialRecord(1.0, {OBJECTIVE: 0.7}))
+    assert controller.next_trial() is None
+    assert controller.exit_code() == 3

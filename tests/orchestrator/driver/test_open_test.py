@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from orchestrator.driver import open_test as open_test_module
-from orchestrator.driver.controller import Conductor, SweepObserver
+from orchestrator.driver.controller import Controller, SweepObserver
 from orchestrator.driver.open_test import arms_to_open, by_data, join, open_test
 from orchestrator.search.space_file import read_space
 from orchestrator.storage.ledger import Ledger, SweepState, TrialState, read_ledger
@@ -41,13 +41,13 @@ def predict(folder: Path, trial: TrialState, *, accuracy: float, system: str = "
 
 
 @pytest.fixture
-def conductor(tmp_path: Path):
+def controller(tmp_path: Path):
     with Ledger(tmp_path) as ledger:
-        yield Conductor(ledger, SweepState("s"), None, SweepObserver(), None, None, tmp_path)
+        yield Controller(ledger, SweepState("s"), None, SweepObserver(), None, None, tmp_path)
 
 
 def test_the_opening_is_on_disk_before_a_label_is_read(
-    conductor: Conductor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    controller: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     trial = trial_of("a")
     predict(tmp_path, trial, accuracy=0.9)
@@ -59,15 +59,15 @@ def test_the_opening_is_on_disk_before_a_label_is_read(
         return load_dataset(config, with_test_labels=True)
 
     monkeypatch.setattr(open_test_module, "load_dataset", watched)
-    open_test(conductor, [[trial]])
+    open_test(controller, [[trial]])
     assert [entry["trial_keys"] for entry in opened[0]] == [["a"]]
 
 
-def test_adapted_and_frozen_arms_are_judged_and_compared(conductor: Conductor, tmp_path: Path):
+def test_adapted_and_frozen_arms_are_judged_and_compared(controller: Controller, tmp_path: Path):
     frozen, adapted = trial_of("frozen", adapt__method="none"), trial_of("adapted")
     predict(tmp_path, frozen, accuracy=0.3)
     predict(tmp_path, adapted, accuracy=0.95)
-    open_test(conductor, [[frozen], [adapted]])
+    open_test(controller, [[frozen], [adapted]])
     found = read_ledger(tmp_path).evaluated
     assert (
         found["arms"]["adapted"]["test/probe_joint/accuracy"]
@@ -79,7 +79,7 @@ def test_adapted_and_frozen_arms_are_judged_and_compared(conductor: Conductor, t
 
 
 def test_an_adapted_arm_is_compared_with_the_frozen_arm_of_its_own_encoder(
-    conductor: Conductor, tmp_path: Path
+    controller: Controller, tmp_path: Path
 ):
     small, large = ({"encoder__image_size": size} for size in (32, 64))
     trials = [
@@ -89,26 +89,26 @@ def test_an_adapted_arm_is_compared_with_the_frozen_arm_of_its_own_encoder(
     ]
     for trial in trials:
         predict(tmp_path, trial, accuracy=0.5, system="zero_shot_unseen")
-    open_test(conductor, [[trial] for trial in trials])
+    open_test(controller, [[trial] for trial in trials])
     pairs = {(row["arm_a"], row["arm_b"]) for row in read_ledger(tmp_path).evaluated["paired"]}
     assert pairs == {("arm-adapted", "arm-large")}
 
 
-def test_each_fold_opens_its_own_part_and_they_are_pooled(conductor: Conductor, tmp_path: Path):
+def test_each_fold_opens_its_own_part_and_they_are_pooled(controller: Controller, tmp_path: Path):
     folds = [trial_of(f"fold{i}", arm="cv", data__num_folds=3, data__fold=i) for i in range(3)]
     for trial in folds:
         predict(tmp_path, trial, accuracy=0.9)
-    open_test(conductor, [folds])
+    open_test(controller, [folds])
     found = read_ledger(tmp_path).evaluated
     assert set(found["arms"]) == {"fold0", "fold1", "fold2"}
     assert found["pooled"]["cv"]["test/probe_joint/accuracy"] == pytest.approx(0.9, abs=0.1)
     assert found["notes"] == []
 
 
-def test_without_predictions_no_label_is_opened(conductor: Conductor, tmp_path: Path):
+def test_without_predictions_no_label_is_opened(controller: Controller, tmp_path: Path):
     trial = trial_of("a")
     trial.results = {}
-    open_test(conductor, [[trial]])
+    open_test(controller, [[trial]])
     assert read_ledger(tmp_path).test_opened == []
 
 

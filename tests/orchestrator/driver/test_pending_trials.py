@@ -9,13 +9,13 @@ import pytest
 from orchestrator.cluster.placement import Need, Room
 from orchestrator.cluster.resources import Machine
 from orchestrator.driver import pending_trials
-from orchestrator.driver.pending_trials import ClusterWatch
+from orchestrator.driver.pending_trials import PendingTrials
 
 SMALL = Room("a", {"CPU": 1}, {"CPU": 0})
 LARGE = Room("b", {"CPU": 4}, {"CPU": 1})
 
 
-class Conductor:
+class Controller:
     def __init__(self, folder: Path):
         self.folder, self.told = folder, []
         self.order = types.SimpleNamespace(need=Need(2, cpus=1, gpus=0))
@@ -39,26 +39,26 @@ def head(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
 
 
 @pytest.fixture
-def watch(tmp_path: Path) -> ClusterWatch:
-    return ClusterWatch(Conductor(tmp_path), lambda: ["key-1", "key-2"], "head:6379", "01000000")
+def watch(tmp_path: Path) -> PendingTrials:
+    return PendingTrials(Controller(tmp_path), lambda: ["key-1", "key-2"], "head:6379", "01000000")
 
 
-def test_the_trial_that_has_no_place_is_told_why_and_only_once(watch: ClusterWatch, head):
+def test_the_trial_that_has_no_place_is_told_why_and_only_once(watch: PendingTrials, head):
     watch.look()
-    assert watch.conductor.told == []
+    assert watch.controller.told == []
     head.num_unplaced = 1
     assert [watch.look(), watch.look()] == ["", ""]
     reasons = {"key-2": "waits for 2 CPU cores: 1 of 4 free"}
-    assert watch.conductor.told == [reasons]
-    assert json.loads((watch.conductor.folder / "waiting.json").read_text()) == reasons
+    assert watch.controller.told == [reasons]
+    assert json.loads((watch.controller.folder / "waiting.json").read_text()) == reasons
     head.num_unplaced = 0
     watch.look()
-    assert watch.conductor.told[1:] == [{}]
+    assert watch.controller.told[1:] == [{}]
     watch.close()
-    assert not (watch.conductor.folder / "waiting.json").exists()
+    assert not (watch.controller.folder / "waiting.json").exists()
 
 
-def test_what_can_never_have_a_place_is_said_once_nothing_runs(watch: ClusterWatch, head, monkeypatch):
+def test_what_can_never_have_a_place_is_said_once_nothing_runs(watch: PendingTrials, head, monkeypatch):
     monkeypatch.setattr(pending_trials, "STUCK_SECONDS", 0.0)
     head.num_unplaced, head.rooms = 1, [SMALL]
     assert watch.look() == ""  # the other one runs, and may end well
@@ -69,7 +69,7 @@ def test_what_can_never_have_a_place_is_said_once_nothing_runs(watch: ClusterWat
     assert watch.look().startswith("waits for a node: it takes 2 workers of 1 CPU core")
 
 
-def test_a_node_that_is_replaced_has_a_moment(watch: ClusterWatch, head):
+def test_a_node_that_is_replaced_has_a_moment(watch: PendingTrials, head):
     head.num_unplaced, head.rooms, watch.open_trials = 1, [SMALL], lambda: ["key-2"]
     assert [watch.look(), watch.look()] == ["", ""]
     assert watch.fits_none_since is not None
@@ -78,15 +78,15 @@ def test_a_node_that_is_replaced_has_a_moment(watch: ClusterWatch, head):
     assert watch.fits_none_since is None
 
 
-def test_a_sweep_that_is_to_stop_does_not_wait_for_places(watch: ClusterWatch, head):
+def test_a_sweep_that_is_to_stop_does_not_wait_for_places(watch: PendingTrials, head):
     head.num_unplaced, watch.open_trials, watch.is_stopping = 1, lambda: ["key-2"], lambda: True
     assert watch.look() == "waits for 2 CPU cores: 1 of 4 free"
 
 
-def test_a_head_that_does_not_answer_fails_no_sweep(watch: ClusterWatch, monkeypatch: pytest.MonkeyPatch):
+def test_a_head_that_does_not_answer_fails_no_sweep(watch: PendingTrials, monkeypatch: pytest.MonkeyPatch):
     def fails(*_):
         raise TimeoutError
 
     monkeypatch.setattr(pending_trials, "num_unplaced", fails)
     assert watch() == ""
-    assert watch.conductor.told == []
+    assert watch.controller.told == []

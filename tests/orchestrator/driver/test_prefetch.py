@@ -125,9 +125,9 @@ def test_a_sweep_that_is_to_end_is_not_prepared_any_further(
     monkeypatch.setitem(sys.modules, "orchestrator.driver.pipelines", pipelines)
     monkeypatch.setattr(prefetch, "prepare", decode_over_nodes)
     monkeypatch.setattr(prefetch, "describe_and_embed", lambda *_: said.append("described"))
-    conductor = SimpleNamespace(mirror=None, order=SimpleNamespace(need=None), say=said.append)
+    controller = SimpleNamespace(mirror=None, order=SimpleNamespace(need=None), say=said.append)
     nodes = SimpleNamespace(is_spread=True)
-    prefetch.preparation(None, nodes, conductor, lambda: is_stopping)()
+    prefetch.preparation(None, nodes, controller, lambda: is_stopping)()
     assert said == ([] if is_stopping else ["described"])
 
 

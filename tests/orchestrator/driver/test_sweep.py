@@ -196,8 +196,8 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_half_a_search_opens_no_test_labels(own_home: Path, monkeypatch, is_cut_short: bool):
     opened = []
 
-    def run_all(conductor, *_, **__):
-        conductor.brakes.is_over = is_cut_short
+    def run_all(controller, *_, **__):
+        controller.circuit_breaker.is_over = is_cut_short
 
     monkeypatch.setattr(sweep, "run_all", run_all)
     monkeypatch.setattr(sweep, "evaluate_test", lambda *_: opened.append("opened") or True)

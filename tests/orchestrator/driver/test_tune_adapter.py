@@ -35,12 +35,12 @@ class Trial:
     error_file: str | None = None
 
 
-class Conductor:
+class Controller:
     """Notes what it is told; breaks when asked to."""
 
     def __init__(self, *, is_broken: bool = False):
         self.is_broken, self.told = is_broken, []
-        self.brakes = types.SimpleNamespace(note_crash=lambda: self.told.append(("note_crash",)))
+        self.circuit_breaker = types.SimpleNamespace(note_crash=lambda: self.told.append(("note_crash",)))
         self.folder, self.is_waiting = Path("/none"), False
 
     def waits_for_space(self):
@@ -60,7 +60,7 @@ class Conductor:
 
 @pytest.fixture
 def desk() -> Desk:
-    desk = Desk(Conductor())
+    desk = Desk(Controller())
     desk.open_trials["tune-1"] = "key-1"
     return desk
 
@@ -71,7 +71,7 @@ def test_reports_and_records_reach_the_conductor(desk: Desk):
     record = {"seconds": 1.0, "metrics": {}, "results": {}, "cause": None, "message": None}
     teller.on_trial_result(2, [], trial, {"record": json.dumps(record)})
     teller.on_trial_complete(3, [], trial)  # Tune says so after the record too: nothing is left to tell
-    told = desk.conductor.told
+    told = desk.controller.told
     assert told[0] == ("reported", "key-1", 2, {"train/loss": 1.0})
     assert (told[1][:2], told[1][2].seconds) == (("ended", "key-1"), 1.0)
     assert len(told) == 2
@@ -79,30 +79,30 @@ def test_reports_and_records_reach_the_conductor(desk: Desk):
 
 def test_a_trial_that_completes_without_a_record_was_stopped(desk: Desk):
     Teller(desk).on_trial_complete(1, [], Trial("tune-1", {"time_total_s": 3.0}))
-    assert desk.conductor.told == [("stopped_early", "key-1")]
+    assert desk.controller.told == [("stopped_early", "key-1")]
 
 
 def test_a_process_that_died_is_known_as_one(desk: Desk):
     Teller(desk).on_trial_error(1, [], Trial("tune-1"))
-    ((name, key, cause, message),) = desk.conductor.told
+    ((name, key, cause, message),) = desk.controller.told
     assert (name, key, cause) == ("died", "key-1", "process_died")
     assert "process died" in message
 
 
 def test_a_process_that_ended_itself_has_said_why(desk: Desk, tmp_path: Path):
-    desk.conductor.folder = tmp_path
+    desk.controller.folder = tmp_path
     (tmp_path / "trials" / "key-1").mkdir(parents=True)
     (tmp_path / "trials" / "key-1" / "failure-0.json").write_text('["crash", "CUDA error"]')
     Teller(desk).on_trial_error(1, [], Trial("tune-1"))
-    assert desk.conductor.told == [("failed", "key-1", "crash", "CUDA error")]
+    assert desk.controller.told == [("failed", "key-1", "crash", "CUDA error")]
 
 
 @pytest.fixture
 def on_nodes(desk: Desk, tmp_path: Path) -> Desk:
     """A trial whose second attempt stood on a node bb that is lost."""
-    desk.conductor.folder = tmp_path
-    desk.conductor.state = SweepState("s")
-    desk.conductor.state.trials["key-1"] = TrialState("key-1", "arm", "name", {}, attempts=2)
+    desk.controller.folder = tmp_path
+    desk.controller.state = SweepState("s")
+    desk.controller.state.trials["key-1"] = TrialState("key-1", "arm", "name", {}, attempts=2)
     desk.find_lost = lambda key, attempt: {"bb"} if (key, attempt) == ("key-1", 2) else set()
     return desk
 
@@ -111,28 +111,28 @@ def on_nodes(desk: Desk, tmp_path: Path) -> Desk:
 def test_what_the_other_workers_make_of_a_lost_node_is_not_the_trials_fault(on_nodes: Desk, cause: str):
     record = {"seconds": 1.0, "cause": cause, "message": "connection closed by peer"}
     Teller(on_nodes).on_trial_result(1, [], Trial("tune-1"), {"record": json.dumps(record)})
-    assert on_nodes.conductor.told == [("lost_node", "key-1", {"bb"})]
+    assert on_nodes.controller.told == [("lost_node", "key-1", {"bb"})]
 
 
 def test_what_a_trial_says_of_itself_stands_though_its_node_is_lost(on_nodes: Desk):
     record = {"seconds": 1.0, "cause": "non_finite", "message": "loss is nan"}
     Teller(on_nodes).on_trial_result(1, [], Trial("tune-1"), {"record": json.dumps(record)})
-    assert on_nodes.conductor.told[0][:2] == ("ended", "key-1")
+    assert on_nodes.controller.told[0][:2] == ("ended", "key-1")
 
 
 def test_a_process_that_went_with_its_node_is_known_as_one(on_nodes: Desk, tmp_path: Path):
     Teller(on_nodes).on_trial_error(1, [], Trial("tune-1"))
-    assert on_nodes.conductor.told == [("lost_node", "key-1", {"bb"})]
+    assert on_nodes.controller.told == [("lost_node", "key-1", {"bb"})]
     on_nodes.open_trials["tune-2"] = "key-1"
     (tmp_path / "error.txt").write_text("The actor died because its node has died. Node Id: bb")
     on_nodes.find_lost = lambda *_: set()  # the head has not noticed yet
     Teller(on_nodes).on_trial_error(1, [], Trial("tune-2", error_file=str(tmp_path / "error.txt")))
-    assert on_nodes.conductor.told[1] == ("lost_node", "key-1", set())
+    assert on_nodes.controller.told[1] == ("lost_node", "key-1", set())
 
 
 def test_trials_that_can_have_no_place_are_no_death(desk: Desk):
     desk.broke_down(NoRoom("waits for a node: it takes 2 GPUs"))
-    assert desk.conductor.told == [
+    assert desk.controller.told == [
         ("say", "waits for a node: it takes 2 GPUs"),
         ("failed", "key-1", "node_died", "waits for a node: it takes 2 GPUs"),
     ]
@@ -143,7 +143,7 @@ def test_what_dies_after_the_user_ended_the_sweep_stays_open(desk: Desk):
     desk.broke_down(RuntimeError("the raylet got the same signal"))
     assert desk.open_trials == {"tune-1": "key-1"}
     Teller(desk).on_trial_error(1, [], Trial("tune-1"))
-    assert desk.conductor.told == []
+    assert desk.controller.told == []
 
 
 @pytest.mark.parametrize(
@@ -160,22 +160,22 @@ def test_trials_of_a_tune_that_broke_down_have_failed_by_the_machines_fault(
     desk.broke_down(RuntimeError(f"{said}\nand much more"))
     assert desk.open_trials == {}
     assert desk.problem is None
-    failed = [told for told in desk.conductor.told if told[0] == "failed"]
-    assert desk.conductor.told.count(("note_crash",)) == 1  # a node died, not one process a trial
+    failed = [told for told in desk.controller.told if told[0] == "failed"]
+    assert desk.controller.told.count(("note_crash",)) == 1  # a node died, not one process a trial
     assert sorted(failed) == [("failed", key, cause, f"Ray broke down: {said}") for key in ("key-1", "key-2")]
 
 
 def test_while_trials_wait_for_space_the_sweep_does_not_end(desk: Desk):
     desk.open_trials.clear()
     assert Asker(desk).suggest("tune-2") == Searcher.FINISHED
-    desk.conductor.is_waiting = True
+    desk.controller.is_waiting = True
     assert Asker(desk).suggest("tune-3") is None
 
 
 def test_a_broken_ledger_stops_all_and_raises_nothing_into_tune(desk: Desk):
     stopper = StopAtEpoch(desk)
     assert not stopper.stop_all()
-    desk.conductor.is_broken = True
+    desk.controller.is_broken = True
     Teller(desk).on_trial_result(1, [], Trial("tune-1"), {"epoch": 1, "metrics": "{}"})
     assert isinstance(desk.problem, OSError)
     assert stopper.stop_all()
@@ -246,7 +246,7 @@ def test_a_scheduler_of_a_resumed_sweep_knows_what_finished_trials_scored(
 
 def test_stop_ends_trials_at_their_report_and_leaves_them_open_in_the_ledger():
     is_stopping = False
-    desk = Desk(Conductor(), lambda: is_stopping)
+    desk = Desk(Controller(), lambda: is_stopping)
     desk.open_trials["tune-1"] = "key-1"
     stopper = StopAtEpoch(desk)
     assert not stopper("tune-1", {"epoch": 1})
@@ -255,5 +255,5 @@ def test_stop_ends_trials_at_their_report_and_leaves_them_open_in_the_ledger():
     assert stopper("tune-1", {"epoch": 1})
     assert not stopper("tune-1", {"record": "{}"})
     Teller(desk).on_trial_complete(1, [], Trial("tune-1"))
-    assert (desk.conductor.told, desk.open_trials) == ([], {})
+    assert (desk.controller.told, desk.open_trials) == ([], {})
     assert Asker(desk).suggest("tune-2") == Searcher.FINISHED

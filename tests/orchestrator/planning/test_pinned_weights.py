@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.driver.controller import Conductor, SweepObserver
+from orchestrator.driver.controller import Controller, SweepObserver
 from orchestrator.driver.sweep import SweepOptions, bring_back, open_conductor, share_machine
-from orchestrator.planning.pinned_weights import FirstLook
+from orchestrator.planning.pinned_weights import PinnedWeights
 from orchestrator.results.arms import finished_arms
 from orchestrator.search.space_file import read_space
 from orchestrator.storage.ledger import Ledger, TrialState
@@ -53,74 +53,74 @@ class ConvertsMeanwhile(SweepObserver):
 @contextmanager
 def driver(
     folder: Path, observer: SweepObserver | None = None, *, resumes: bool = False
-) -> Iterator[Conductor]:
+) -> Iterator[Controller]:
     options = SweepOptions()
     with Ledger(folder) as ledger:
-        conductor = open_conductor(
+        controller = open_conductor(
             SPACE, options, share_machine(SPACE, options), ledger, folder=folder,
             observer=observer or SweepObserver(),
         )  # fmt: skip
         if resumes:
-            bring_back(conductor, SPACE, retry_failed=True)
+            bring_back(controller, SPACE, retry_failed=True)
         else:
-            conductor.record("sweep_started", space=SPACE.to_dict(), objective=SPACE.objective)
-        yield conductor
+            controller.record("sweep_started", space=SPACE.to_dict(), objective=SPACE.objective)
+        yield controller
 
 
-def run_all(conductor: Conductor) -> list[str]:
+def run_all(controller: Controller) -> list[str]:
     """Lets every trial that is placed finish; returns their names."""
     names = []
-    while (order := conductor.next_trial()) is not None:
-        names.append(conductor.state.trials[order.trial_key].name)
-        conductor.ended(order.trial_key, TrialRecord(1.0, {SPACE.objective: 0.5}))
+    while (order := controller.next_trial()) is not None:
+        names.append(controller.state.trials[order.trial_key].name)
+        controller.ended(order.trial_key, TrialRecord(1.0, {SPACE.objective: 0.5}))
     return names
 
 
 def test_weights_that_come_while_a_driver_runs_are_for_the_next_one(home: Path, tmp_path: Path):
-    with driver(tmp_path, ConvertsMeanwhile()) as conductor:
-        assert run_all(conductor) == []
-        trials = conductor.state.trials.values()
+    with driver(tmp_path, ConvertsMeanwhile()) as controller:
+        assert run_all(controller) == []
+        trials = controller.state.trials.values()
         assert [trial.status for trial in trials] == ["unavailable"] * 4
         assert [trial.stood_on[-1].model for trial in trials] == [None] * 4
-    with driver(tmp_path, resumes=True) as conductor:
-        assert run_all(conductor) == ["frozen encoder", *["adapted"] * 3]
-        _, arm = finished_arms(conductor.state)
+    with driver(tmp_path, resumes=True) as controller:
+        assert run_all(controller) == ["frozen encoder", *["adapted"] * 3]
+        _, arm = finished_arms(controller.state)
         assert [trial.attempts for trial in arm] == [2, 2, 2]
-    with driver(tmp_path, resumes=True) as conductor:
-        assert run_all(conductor) == []
-        assert len(conductor.state.trials) == 4
+    with driver(tmp_path, resumes=True) as controller:
+        assert run_all(controller) == []
+        assert len(controller.state.trials) == 4
 
 
 def test_weights_that_are_exchanged_while_a_driver_runs_fail_its_trials_till_they_are_back(
     home: Path, tmp_path: Path
 ):
     convert("one")
-    with driver(tmp_path) as conductor:
-        first = conductor.next_trial()
+    with driver(tmp_path) as controller:
+        first = controller.next_trial()
         convert("another")
-        conductor.ended(first.trial_key, TrialRecord(1.0, {SPACE.objective: 0.5}))
-        assert run_all(conductor) == []
-        _, *others = conductor.state.trials.values()
+        controller.ended(first.trial_key, TrialRecord(1.0, {SPACE.objective: 0.5}))
+        assert run_all(controller) == []
+        _, *others = controller.state.trials.values()
         assert [(trial.cause, trial.stood_on[-1].model) for trial in others] == [("user_error", None)] * 3
         assert "gloria: its weights were exchanged while the sweep runs" in others[0].message
     refused = pytest.raises(DataError, match=r"the weights of gloria .* Put it back")
     with refused, driver(tmp_path, resumes=True):
         pass
     convert("one")
-    with driver(tmp_path, resumes=True) as conductor:
-        assert run_all(conductor) == ["adapted"] * 3
-        models = {trial.stood_on[-1].model for trial in conductor.state.trials.values()}
+    with driver(tmp_path, resumes=True) as controller:
+        assert run_all(controller) == ["adapted"] * 3
+        models = {trial.stood_on[-1].model for trial in controller.state.trials.values()}
         assert models == {first.model_fingerprint}
 
 
 def test_a_retry_is_refused_what_its_first_attempt_did_not_have(home: Path, tmp_path: Path):
     convert("one")
-    with driver(tmp_path) as conductor:
-        first = conductor.next_trial()
-        conductor.failed(first.trial_key, "process_died", "killed")
+    with driver(tmp_path) as controller:
+        first = controller.next_trial()
+        controller.failed(first.trial_key, "process_died", "killed")
         convert("another")
-        assert run_all(conductor) == []
-        trial = conductor.state.trials[first.trial_key]
+        assert run_all(controller) == []
+        trial = controller.state.trials[first.trial_key]
         assert [each.model for each in trial.stood_on] == [first.model_fingerprint, None]
         assert (trial.status, trial.cause) == ("failed", "user_error")
 
@@ -130,12 +130,12 @@ def test_what_is_not_here_says_how_it_is_had(home: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     name = "flaviagiammarino/pubmed-clip-vit-base-patch32"
     with pytest.raises(WeightsUnavailable, match=rf"models fetch {name} --revision COMMIT.*--retry-failed"):
-        FirstLook().check(from_flat({"encoder.name": name, "encoder.revision": "1" * 40}))
+        PinnedWeights().check(from_flat({"encoder.name": name, "encoder.revision": "1" * 40}))
 
 
 def test_a_captioner_is_looked_at_once_too(tmp_path: Path):
     config = from_flat({"data.captions": "blip_label", "captioner.name": str(tmp_path)})
-    weights, looks = tmp_path / "model.safetensors", [FirstLook(), FirstLook()]
+    weights, looks = tmp_path / "model.safetensors", [PinnedWeights(), PinnedWeights()]
     found = [looks[0].identify(config)]
     weights.write_text("one")
     looks[1].identify(config)
@@ -152,7 +152,7 @@ def test_a_captioner_is_looked_at_once_too(tmp_path: Path):
 @pytest.mark.parametrize("name", ["not mounted", "a/b/c", "~/blip"])
 def test_a_captioners_folder_that_is_gone_is_no_mishap_of_the_whole_sweep(tmp_path: Path, name: str):
     gone = {"data.captions": "blip_label", "captioner.name": str(tmp_path / name) if " " in name else name}
-    config, look = from_flat(gone), FirstLook()
+    config, look = from_flat(gone), PinnedWeights()
     assert look.identify(config).captioner is None
     with pytest.raises(WeightsUnavailable, match="its weights were not here"):
         look.check(config)
@@ -162,7 +162,7 @@ def test_a_captioners_folder_that_goes_later_is_for_its_trials_to_say(tmp_path: 
     folder = tmp_path / "blip"
     folder.mkdir()
     (folder / "model.safetensors").write_text("one")
-    config, look = from_flat({"data.captions": "blip_label", "captioner.name": str(folder)}), FirstLook()
+    config, look = from_flat({"data.captions": "blip_label", "captioner.name": str(folder)}), PinnedWeights()
     look.check(config)
     folder.rename(tmp_path / "elsewhere")
     look.check(config)

@@ -1,4 +1,4 @@
-"""Sweeps without Ray: a conductor with a real searcher and a real ledger, trials scored by a formula."""
+"""Sweeps without Ray: a controller with a real searcher and a real ledger, trials scored by a formula."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.driver.controller import Conductor, SweepObserver
+from orchestrator.driver.controller import Controller, SweepObserver
 from orchestrator.driver.resume import space_of
 from orchestrator.planning.identity import Identity
 from orchestrator.results.arms import best_arm
@@ -16,11 +16,11 @@ from orchestrator.search.searcher import open_searcher
 from orchestrator.search.space import SearchSpace
 from orchestrator.search.space_file import read_space
 from orchestrator.storage.ledger import Ledger, LedgerReader, SweepState, TrialState
-from orchestrator.worker.trial_spec import TrialOrder, TrialRecord
+from orchestrator.worker.trial_spec import TrialRecord, TrialSpec
 from trainables.config import TrialConfig, arm_key, from_flat, trial_key
 
 OBJECTIVE, WEIGHTS = "val/probe_joint/macro_auroc", "perf/num_trainable_parameters"
-ORDER = TrialOrder(
+ORDER = TrialSpec(
     "", 0, {}, "module:function", OBJECTIVE, "", "/store", "/scratch", "cpu", 1, 1, 0
 )  # fmt: skip
 RATES = {"optim.learning_rate": {"float": [1e-4, 1e-1], "log": True}}
@@ -54,21 +54,21 @@ class Driver:
 
     def __init__(self, folder: Path, space: SearchSpace, *, retry_failed: bool = False):
         entries = LedgerReader(folder).poll()
-        self.ledger, self.orders = Ledger(folder), list[TrialOrder]()
-        self.conductor = Conductor(
+        self.ledger, self.orders = Ledger(folder), list[TrialSpec]()
+        self.controller = Controller(
             self.ledger, SweepState("s"), open_searcher(space), SweepObserver(), identify, ORDER, folder
         )
         for entry in entries:
-            self.conductor.take_in(entry)
+            self.controller.take_in(entry)
         if entries:
-            self.conductor.go_on(retry_failed=retry_failed)
+            self.controller.go_on(retry_failed=retry_failed)
         started = {"objective": space.objective, "space": space.to_dict()}
-        self.conductor.record("sweep_started", **started, num_to_confirm=sum(confirmed_counts(space)))
-        self.running: list[TrialOrder] = []
+        self.controller.record("sweep_started", **started, num_to_confirm=sum(confirmed_counts(space)))
+        self.running: list[TrialSpec] = []
 
     @property
     def state(self) -> SweepState:
-        return self.conductor.state
+        return self.controller.state
 
     def run(
         self,
@@ -79,7 +79,7 @@ class Driver:
     ) -> "Driver":
         """Runs trials until there are no more, or so many have ended; a score of None is a failure."""
         for _ in range(max_ends):
-            while len(self.running) < at_once and (order := self.conductor.next_trial()) is not None:
+            while len(self.running) < at_once and (order := self.controller.next_trial()) is not None:
                 self.running.append(order)
                 self.orders.append(order)
             if not self.running:
@@ -89,7 +89,7 @@ class Driver:
             record = (
                 TrialRecord(1.0, metrics) if metrics else TrialRecord(1.0, cause="non_finite", message="nan")
             )
-            self.conductor.ended(order.trial_key, record)
+            self.controller.ended(order.trial_key, record)
         self.ledger.close()
         return self
 
@@ -120,13 +120,13 @@ def test_the_best_arms_run_on_more_seeds_once_all_draws_have_ended(tmp_path: Pat
 
 def test_while_a_drawn_trial_runs_nothing_is_confirmed_and_nothing_is_over(tmp_path: Path):
     driver = Driver(tmp_path, space_with({"lora.rank": {"choice": [4, 8]}}))
-    orders = [driver.conductor.next_trial() for _ in range(3)]
+    orders = [driver.controller.next_trial() for _ in range(3)]
     for order in orders[:2]:
-        driver.conductor.ended(order.trial_key, TrialRecord(1.0, measure(from_flat(order.config))))
-    assert driver.conductor.next_trial() is None
+        driver.controller.ended(order.trial_key, TrialRecord(1.0, measure(from_flat(order.config))))
+    assert driver.controller.next_trial() is None
     last = orders[2]
-    driver.conductor.ended(last.trial_key, TrialRecord(1.0, measure(from_flat(last.config))))
-    order = driver.conductor.next_trial()
+    driver.controller.ended(last.trial_key, TrialRecord(1.0, measure(from_flat(last.config))))
+    order = driver.controller.next_trial()
     assert order.config["seed"] == 1
     assert not order.is_compared  # no scheduler may stop it
     assert last.is_compared
@@ -172,11 +172,11 @@ def test_a_sweep_that_was_killed_runs_the_trials_of_one_that_was_not(
 def test_infeasible_arms_and_those_that_a_scheduler_stopped_are_not_confirmed(tmp_path: Path):
     space = space_with(blocks={"constraints": {WEIGHTS: {"at_most": 8000}}}, num_confirmed=1)
     driver = Driver(tmp_path, space)
-    for order in iter(driver.conductor.next_trial, None):
+    for order in iter(driver.controller.next_trial, None):
         if order.config["seed"] > 0:
             break
         config = from_flat(order.config)
-        driver.conductor.ended(
+        driver.controller.ended(
             order.trial_key, TrialRecord(1.0, measure(config)), is_early=config.lora.rank == 8
         )
     assert order.config["lora.rank"] == 4
@@ -221,8 +221,8 @@ def test_an_arm_that_failed_and_then_proves_best_is_confirmed_too(tmp_path: Path
     first = Driver(tmp_path, space).run(score).state
     assert {name.partition(" ")[0] for name, _ in runs(first)} == {"rank=8"}
     again = Driver(tmp_path, space, retry_failed=True)
-    again.conductor.is_exhausted = True  # as `sweep.bring_back` has it: all was drawn
-    assert again.conductor.has_more()
+    again.controller.is_exhausted = True  # as `sweep.bring_back` has it: all was drawn
+    assert again.controller.has_more()
     state = again.run().state
     assert [order.config["lora.rank"] for order in again.orders] == [16, 16, 16]
     assert runs(state)[-2:] == [("rank=16 seed=1", 1), ("rank=16 seed=2", 2)]

@@ -11,7 +11,7 @@ import torch
 from orchestrator.planning.identity import identify
 from orchestrator.worker.failures import WorkerDied, explain
 from orchestrator.worker.runner import TuneContext, check_inputs, finite, hash_results
-from orchestrator.worker.trial_spec import TrialOrder
+from orchestrator.worker.trial_spec import TrialSpec
 from trainables.artifacts import atomic_directory, file_sha256
 from trainables.config import TrialConfig, from_flat, to_flat
 from trainables.errors import ConfigError, DataError, WeightsUnavailable
@@ -25,8 +25,8 @@ OBJECTIVE = "val/probe_joint/macro_auroc"
 
 
 @pytest.fixture
-def order(tmp_path: Path) -> TrialOrder:
-    return TrialOrder(
+def order(tmp_path: Path) -> TrialSpec:
+    return TrialSpec(
         trial_key="key",
         attempt=1,
         config={"execution.num_threads": None},
@@ -84,7 +84,7 @@ def test_results_are_named_from_the_workdir_and_hashed(tmp_path: Path):
     assert hash_results(tmp_path / "nothing") == {}
 
 
-def test_a_report_carries_epoch_metrics_and_the_score_that_schedulers_read(order: TrialOrder):
+def test_a_report_carries_epoch_metrics_and_the_score_that_schedulers_read(order: TrialSpec):
     sent = []
     context = TuneContext(order, device="cpu", send=sent.append, files=order.files())
     context.report({"train/epoch": 3, "train/loss": 1.0, OBJECTIVE: 0.7, "val/none": math.nan})
@@ -98,20 +98,20 @@ def test_a_report_carries_epoch_metrics_and_the_score_that_schedulers_read(order
     assert context.workdir.is_dir()
 
 
-def test_a_trial_of_several_workers_holds_no_core_itself(order: TrialOrder):
+def test_a_trial_of_several_workers_holds_no_core_itself(order: TrialSpec):
     assert order.resources() == {"cpu": 4, "gpu": 0}
     watches = replace(order, num_workers=2, gpus_per_trial=2.0)
     assert set(watches.resources()) == {"node:__internal_head__", "memory"}  # no core, no GPU, no spot node
     assert watches.need.per_worker == {"GPU": 1, "CPU": 2}
 
 
-def test_threads_are_the_trial_s_cores_unless_set(order: TrialOrder):
+def test_threads_are_the_trial_s_cores_unless_set(order: TrialSpec):
     assert order.num_threads == 4
     assert replace(order, num_workers=2).num_threads == 2
     assert replace(order, config={"execution.num_threads": 3}).num_threads == 3
 
 
-def test_a_node_says_which_of_its_inputs_are_others_whatever_the_trial_is_called(order: TrialOrder):
+def test_a_node_says_which_of_its_inputs_are_others_whatever_the_trial_is_called(order: TrialSpec):
     order = replace(order, config=to_flat(TrialConfig()))
     here = identify(order.trial)
     same = replace(order, data_fingerprint=here.data, model_fingerprint=here.model)
@@ -122,7 +122,7 @@ def test_a_node_says_which_of_its_inputs_are_others_whatever_the_trial_is_called
         check_inputs(replace(same, model_fingerprint="other"))
 
 
-def refusal(order: TrialOrder, **fields: str) -> str:
+def refusal(order: TrialSpec, **fields: str) -> str:
     """Returns what a node says of a trial that the driver ordered on weights of its own."""
     order = replace(order, config=to_flat(from_flat(fields)))
     here = identify(order.trial)
@@ -134,7 +134,7 @@ def refusal(order: TrialOrder, **fields: str) -> str:
 
 
 def test_a_node_says_what_brings_the_weights_that_it_lacks_or_has_otherwise(
-    order: TrialOrder, home: Path, tmp_path: Path
+    order: TrialSpec, home: Path, tmp_path: Path
 ):
     for name, how in {
         "chexzero": "models convert best_64_0.0001_original_35000_0.864.pt --to chexzero'",
@@ -157,7 +157,7 @@ def test_a_node_says_what_brings_the_weights_that_it_lacks_or_has_otherwise(
     assert "others on this node than where the sweep runs from; copy them there" in refusal(order, **blip)
 
 
-def test_an_order_takes_the_folders_of_its_node_and_makes_none(order: TrialOrder, home: Path, tmp_path: Path):
+def test_an_order_takes_the_folders_of_its_node_and_makes_none(order: TrialSpec, home: Path, tmp_path: Path):
     placed = replace(order, storage=str(tmp_path), workdir="sweeps/a/trials/key", store="store")
     here = placed.at_home()
     assert (here.workdir, here.store) == (str(home / "sweeps/a/trials/key"), str(home / "store"))

@@ -15,7 +15,7 @@ from trainables.models.encoders.saved_bytes import saved_bytes
 from trainables.training.loop import STEPS_FILE
 from trainables.training.micro_batch import Cut, TowerCost, choose_cut, memory_budget
 from trainables.training.objective import BatchEncoder, Objective
-from trainables.training.trial_setup import open_materials
+from trainables.training.trial_setup import set_up_trial
 from trainables.trials.finetune import finetune
 
 SMALL = {
@@ -82,20 +82,20 @@ def test_a_configured_budget_counts_before_what_is_free() -> None:
 
 def test_a_small_budget_is_kept_and_the_result_is_the_same(tmp_path: Path, store: Path) -> None:
     whole = small()
-    materials = open_materials(whole, LocalContext(tmp_path, store))
-    objective = Objective(materials, whole, LocalContext(tmp_path, store))
-    materials.encoder.train()
-    batch = next(global_batches(materials.dataset, whole))
+    setup = set_up_trial(whole, LocalContext(tmp_path, store))
+    objective = Objective(setup, whole, LocalContext(tmp_path, store))
+    setup.encoder.train()
+    batch = next(global_batches(setup.dataset, whole))
     assert objective.choose_cut(batch) == Cut(None, 1)
-    pairs = BatchEncoder(materials, batch, objective.texts, whole.seed)
-    weights = [*materials.encoder.parameters(), *materials.encoder.buffers()]
+    pairs = BatchEncoder(setup, batch, objective.texts, whole.seed)
+    weights = [*setup.encoder.parameters(), *setup.encoder.buffers()]
     with saved_bytes(weights) as everything:
         embedded = pairs.encode_images(range(24)), pairs.encode_texts(range(5))
     del embedded
     budget_gb = everything[0] / 2**30 / 3
 
     tight = small(execution__memory_budget_gb=budget_gb)
-    objective = Objective(materials, tight, LocalContext(tmp_path, store))
+    objective = Objective(setup, tight, LocalContext(tmp_path, store))
     cut = objective.choose_cut(batch)
     assert cut.micro_batch_size is not None
     assert 1 <= cut.micro_batch_size * cut.kept_graphs < 24

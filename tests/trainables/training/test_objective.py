@@ -13,7 +13,7 @@ from trainables.data.loader import global_batches
 from trainables.models.adapters.adapter_files import load_adapter
 from trainables.training.loop import STEPS_FILE
 from trainables.training.objective import Objective
-from trainables.training.trial_setup import open_materials
+from trainables.training.trial_setup import set_up_trial
 from trainables.trials.finetune import finetune
 
 SMALL = {
@@ -60,15 +60,15 @@ def test_every_kind_of_loss_goes_down_towards_its_floor(kind: LossKind, tmp_path
 
 
 def objective_of(config: TrialConfig, folder: Path, store: Path) -> Objective:
-    materials = open_materials(config, context(folder, store))
-    return Objective(materials, config, context(folder, store))
+    setup = set_up_trial(config, context(folder, store))
+    return Objective(setup, config, context(folder, store))
 
 
 def test_the_losses_own_parameters_train_too(tmp_path: Path, store: Path) -> None:
     for kind, name in (("siglip", "loss.logit_bias"), ("cross_entropy", "loss.class_vectors")):
         config = small(loss__kind=kind)
         objective = objective_of(config, tmp_path, store)
-        objective.step(next(global_batches(objective.materials.dataset, config)), micro_batch_size=5)
+        objective.step(next(global_batches(objective.setup.dataset, config)), micro_batch_size=5)
         gradient = objective.parameters[name].grad
         assert gradient is not None
         assert gradient.abs().sum() > 0
@@ -78,7 +78,7 @@ def test_class_losses_ask_for_every_class_whatever_is_in_the_batch(tmp_path: Pat
     """No batch dependence: the loss of a batch is the mean over its images, taken alone."""
     config = small(loss__kind="class_prompt", lora__towers="both", lora__dropout=0.0)
     objective = objective_of(config, tmp_path, store)
-    batch = next(global_batches(objective.materials.dataset, config))
+    batch = next(global_batches(objective.setup.dataset, config))
 
     def part(places: np.ndarray):
         return type(batch)(
@@ -96,9 +96,9 @@ def test_soft_targets_compare_captions_as_they_were_before_training(tmp_path: Pa
     objective = objective_of(config, tmp_path, store)
     assert objective.compared is not None
     before = {caption: vector.clone() for caption, vector in objective.compared.known.items()}
-    for parameter in objective.materials.adaptation.parameters.values():
+    for parameter in objective.setup.adaptation.parameters.values():
         torch.nn.init.normal_(parameter, std=0.05)
-    batch = next(global_batches(objective.materials.dataset, config))
+    batch = next(global_batches(objective.setup.dataset, config))
     assert set(batch.captions) <= before.keys()
     after = objective.compared.of(batch.captions)
     torch.testing.assert_close(after, torch.stack([before[caption] for caption in batch.captions]))
@@ -113,7 +113,7 @@ def test_full_fine_tuning_takes_the_same_step_and_is_found_again(tmp_path: Path,
     again = context(tmp_path / "again", store)
     finetune(config, again)
     assert again.reported[-1]["perf/adapter_reused"] == 1
-    trained, frozen = open_materials(config, again), open_materials(small(adapt__method="none"), again)
+    trained, frozen = set_up_trial(config, again), set_up_trial(small(adapt__method="none"), again)
     assert trained.adapter_folder is not None
     load_adapter(trained.encoder, trained.adapter_folder)
     images = trained.dataset.indices("val")

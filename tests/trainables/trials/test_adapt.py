@@ -15,7 +15,7 @@ from trainables.scoring.predictions import read_predictions
 from trainables.training import loop
 from trainables.training.frozen_activations import Activations
 from trainables.training.loop import STEPS_FILE
-from trainables.training.trial_setup import open_materials
+from trainables.training.trial_setup import set_up_trial
 from trainables.trials.adapt import adapt
 from trainables.trials.finetune import finetune
 
@@ -136,22 +136,22 @@ def test_a_trained_adapter_is_not_trained_again(
 def test_only_adapters_projection_and_scale_move(tmp_path: Path, store: Path) -> None:
     config = small(seed=6)
     context = LocalContext(workdir=tmp_path, store=store)
-    materials = open_materials(config, context)
-    before = {name: p.detach().clone() for name, p in materials.encoder.named_parameters()}
-    loop.train_adapter(materials, config, context)
-    moved = {name for name, p in materials.encoder.named_parameters() if not p.equal(before[name])}
-    assert moved == set(materials.adaptation.parameters)
+    setup = set_up_trial(config, context)
+    before = {name: p.detach().clone() for name, p in setup.encoder.named_parameters()}
+    loop.train_adapter(setup, config, context)
+    moved = {name for name, p in setup.encoder.named_parameters() if not p.equal(before[name])}
+    assert moved == set(setup.adaptation.parameters)
 
 
 def test_stored_activations_equal_computed_ones(tmp_path: Path, store: Path) -> None:
-    materials = open_materials(small(), LocalContext(workdir=tmp_path, store=store))
-    stored: Activations = materials.activations
-    live = open_materials(
+    setup = set_up_trial(small(), LocalContext(workdir=tmp_path, store=store))
+    stored: Activations = setup.activations
+    live = set_up_trial(
         small(execution__cache_budget_gb=0), LocalContext(workdir=tmp_path, store=store)
     ).activations
     assert stored.is_cached
     assert not live.is_cached
-    indices, views = materials.dataset.indices("train")[:6], np.array([0, 1, 0, 1, 1, 0])
+    indices, views = setup.dataset.indices("train")[:6], np.array([0, 1, 0, 1, 1, 0])
     # Of values around 10: convolutions round differently in batches of another size.
     np.testing.assert_allclose(stored.batch(indices, views), live.batch(indices, views), atol=1e-4)
     assert not np.allclose(stored.batch(indices, views), stored.clean(indices))

@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
+DOCS_STAMP := $(VENV)/.docs-done
 PARALLEL := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test check lint types format schema test-slow faults ui clean
+.PHONY: help setup sweep test check lint types format schema test-slow faults ui docs links picture clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -35,7 +36,7 @@ test-slow: $(STAMP) ## the tests that `make test` leaves out
 faults: $(STAMP) ## many injected faults, and what takes minutes: most of an hour
 	@$(BIN)/pytest -m 'faults and not gpu and not network'
 
-check: lint types test test-slow ## what CI runs
+check: lint types test test-slow docs ## what CI runs
 
 lint: $(STAMP) ## style and import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -49,6 +50,19 @@ format: $(STAMP) ## format the code
 
 schema: $(STAMP) ## the JSON schema that editors use for search_spaces/
 	@$(BIN)/python -m orchestrator schema
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: $(DOCS_STAMP) ## the documentation site in build/docs; every warning is an error
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --jobs auto docs build/docs
+
+links: $(DOCS_STAMP) ## check the external links of the documentation, over the network
+	@$(BIN)/python -m sphinx --quiet --builder linkcheck docs build/links
+
+picture: $(STAMP) ## draw docs/board.svg anew from the stored result of the demo
+	@$(BIN)/python benchmarks/board_picture.py
 
 clean: ## remove what setup made
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache

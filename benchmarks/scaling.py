@@ -1,4 +1,4 @@
-"""The constants behind `docs/scaling.md`: what a step sends, what a trial costs the head, how fast we write.
+"""Measures the constants of `docs/explanation/scaling.md`: bytes of a step, cost of a trial, rate of writing.
 
     python benchmarks/scaling.py bytes --output bytes.json
     python benchmarks/scaling.py ledger --output ledger.json

@@ -42,7 +42,7 @@ def check(file: FileArgument = Path("cluster.yaml"), as_json: JsonOption = False
 @app.command()
 def k8s(
     image: Annotated[
-        str, typer.Option(help="Holds Ray, the tested packages and the project: docs/cluster.md.")
+        str, typer.Option(help="Holds Ray, the tested packages and the project: docs/how-to/kubernetes.md.")
     ],
     file: Annotated[Path, typer.Option("--cluster", metavar="FILE", help="The settings.")] = Path(
         "cluster.yaml"

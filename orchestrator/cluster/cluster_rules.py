@@ -244,7 +244,7 @@ def _note_image(prepared: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding(
                 f"available_node_types.{name}.node_config.ImageId",
                 "not set; Ray takes one of 2023, whose driver is too old for CUDA 13",
-                "docs/cluster.md has the command that finds one for your region",
+                "docs/how-to/ray-up.md has the command that finds one for your region",
             )
 
 

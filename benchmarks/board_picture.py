@@ -10,8 +10,8 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
-from orchestrator.leaderboard import Leaderboard
-from orchestrator.report import opened_table
+from orchestrator.results.leaderboard import Leaderboard
+from orchestrator.results.terminal_report import opened_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULT = "demo_2-core-x86_64_*.json"

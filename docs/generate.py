@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from orchestrator.space import EvaluationSettings, SearchSettings
+from orchestrator.search.space import EvaluationSettings, SearchSettings
 from trainables.config import TrialConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -32,7 +32,7 @@ def write_pages(folder: Path) -> None:
 def commands_page() -> str:
     """Returns the help of every command, as Typer writes it."""
     name = "python -m orchestrator"
-    return _run("typer", "orchestrator.cli", "utils", "docs", "--name", name, "--title", "Commands")
+    return _run("typer", "orchestrator.cli.app", "utils", "docs", "--name", name, "--title", "Commands")
 
 
 def settings_page() -> str:

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import typer
 
-from orchestrator.cli import app
-from orchestrator.measured import COSTS, METRICS, SYSTEMS
-from orchestrator.orders import Cause
-from orchestrator.search_space import BLOCKS, OVERRIDABLE
-from trainables.fields import FIELDS
+from orchestrator.cli.app import app
+from orchestrator.search.metric_keys import COSTS, METRICS, SYSTEMS
+from orchestrator.search.space_file import BLOCKS, OVERRIDABLE
+from orchestrator.worker.trial_spec import Cause
+from trainables.config.fields import FIELDS
 
 PROJECT = Path(__file__).resolve().parents[2]
 DOCS = PROJECT / "docs"

@@ -6,6 +6,8 @@ import sys
 
 from orchestrator.cluster.environment import secure_environment
 
+# Imports inside functions: the environment has to be set before anything imports Ray or MLflow.
+
 
 def main() -> None:
     """Runs the command line and leaves with its status."""

@@ -16,6 +16,8 @@ from trainables.errors import ConfigError, DataError, UserError
 from trainables.launch import LOOPBACK, Place, RecordingContext, process_group, run_recorded
 from trainables.plain_yaml import read_yaml
 
+# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+
 DONE, FAILED, INVALID = 0, 1, 2
 LATEST = "latest"
 LAUNCHED = [name for name in TRAINABLES if name != "evaluate"]

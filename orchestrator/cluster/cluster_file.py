@@ -17,6 +17,8 @@ from trainables.config.fields import did_you_mean
 from trainables.errors import ConfigError
 from trainables.plain_yaml import read_yaml
 
+# Imports inside functions: Ray takes seconds to load, and reads its environment at that moment.
+
 CLUSTER_FILE = "cluster.yaml"
 
 

@@ -24,6 +24,8 @@ from orchestrator.storage.paths import PROJECT
 from trainables.errors import ClusterError
 from trainables.launch import LOOPBACK
 
+# Imports inside functions: Ray takes seconds to load, and reads its environment at that moment.
+
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it in the environment of a job."""
 OFFERED = ("HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")

@@ -12,6 +12,8 @@ from typing import Any
 from orchestrator.cluster.gcs_client import ALIVE, ask, messages
 from orchestrator.cluster.placement import PLACES, Room, place_key
 
+# Imports inside functions: grpc comes with Ray, and loads as slowly.
+
 PROBE_SECONDS = 2.0
 GOES_SECONDS = 1.0
 """How long what is ending may still be there: on a node that shuts down, trials may end before Ray does."""

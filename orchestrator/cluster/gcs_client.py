@@ -18,6 +18,8 @@ from orchestrator.cluster.cluster import Cluster, Node
 from orchestrator.cluster.resources import Machine
 from trainables.errors import ClusterError
 
+# Imports inside functions: Ray takes seconds to load, and reads its environment at that moment.
+
 ASK_SECONDS = 5.0
 ALIVE = 0
 """`GcsNodeInfo.GcsNodeState`."""

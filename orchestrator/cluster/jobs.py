@@ -24,6 +24,8 @@ from orchestrator.storage.paths import HOME_VARIABLE, PROJECT
 from trainables.config.fields import did_you_mean
 from trainables.errors import ClusterError, ConfigError
 
+# Imports inside functions: Ray takes seconds to load, and reads its environment at that moment.
+
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"

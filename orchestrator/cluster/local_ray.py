@@ -22,6 +22,8 @@ from orchestrator.storage.driver_lock import is_alive
 from trainables.errors import ClusterError
 from trainables.launch import LOOPBACK
 
+# Imports inside functions: Ray takes seconds to load, and reads its environment at that moment.
+
 OBJECT_STORE_BYTES = 100 * 2**20
 """Orders and records travel as short texts, arrays never: the default would reserve a third of the memory."""
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from orchestrator.cluster.gcs_client import is_alive
 
+# Imports inside functions: Ray takes seconds to load, and reads its environment at that moment.
+
 WATCH_SECONDS = 1.0
 LOST_SECONDS = 10.0
 """How long a cluster may keep silent: a busy head is not a dead one."""

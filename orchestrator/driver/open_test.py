@@ -14,6 +14,8 @@ from trainables.artifacts import fingerprint
 from trainables.config import from_flat
 from trainables.data.datasets import load_dataset
 
+# Imports inside functions: scikit-learn and SciPy load while the last trials run, not before the first.
+
 PREDICTIONS = "results/predictions.parquet"
 
 

@@ -33,6 +33,8 @@ from trainables.models.catalogue.captioners import captioner_preprocessing
 from trainables.models.catalogue.registry import encoder_fingerprint, model_preprocessing
 from trainables.scoring.embedding_store import EmbeddingTable, embeddings_folder, store_embeddings
 
+# Imports inside functions: Ray Data and torch load only where a sweep spreads over nodes.
+
 Columns = Mapping[str, np.ndarray]
 """Values by name; all have as many rows."""
 Work = Callable[[np.ndarray], Columns]

@@ -30,6 +30,8 @@ from trainables.models.catalogue.registry import model_preprocessing
 if TYPE_CHECKING:
     from orchestrator.driver.pipelines import Pipelines
 
+# Imports inside functions: Ray Data loads only where a sweep spreads over nodes.
+
 logger = logging.getLogger(__name__)
 
 

@@ -12,6 +12,8 @@ from orchestrator.driver.controller import Controller
 from orchestrator.driver.signals import Interruption
 from orchestrator.worker.trial_spec import TrialSpec
 
+# Imports inside functions: a sweep on this machine asks no cluster.
+
 WAIT_SECONDS = 5.0
 """Between two looks at a cluster that has lost all its nodes."""
 

@@ -38,6 +38,8 @@ from trainables.data.datasets import load_dataset
 from trainables.errors import ClusterError, UserError
 from trainables.models.catalogue.registry import encoder_fingerprint
 
+# Imports inside functions: Ray takes seconds to load, and reads its environment at that moment.
+
 
 @dataclass(frozen=True)
 class SweepOptions:

@@ -32,6 +32,8 @@ from orchestrator.worker.runner import run_trial
 from orchestrator.worker.trial_spec import Cause, TrialRecord, TrialSpec
 from trainables.errors import DataError
 
+# Imports inside functions: a sweep on this machine asks no cluster.
+
 REDUCTION_FACTOR = 3
 OF_A_LOST_NODE: tuple[Cause | None, ...] = ("process_died", "crash")
 """What the workers that are left say when a node is lost; what a trial says of itself stands."""

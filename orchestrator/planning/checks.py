@@ -28,6 +28,8 @@ from trainables.models.files.weights import how_to_get
 if TYPE_CHECKING:
     from trainables.data.records import Dataset
 
+# Imports inside functions: a check loads only what it looks at.
+
 COPY = "copy them there, or remove the folder from this node and it is fetched"
 """What mends data or a checkpoint in a folder, which reach nodes through the storage where they lack it."""
 

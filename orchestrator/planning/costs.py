@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from trainables.data.records import Dataset
     from trainables.training.step_timing import StepTime
 
+# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+
 EMBEDDING_BYTES = (
     4 * 2048
 )  # per image and adapter, pooled and joint, float32; an upper estimate over the families

@@ -34,6 +34,8 @@ from trainables.models.catalogue.registry import encoder_fingerprint, find_encod
 if TYPE_CHECKING:
     from trainables.data.records import Dataset
 
+# Imports inside functions: pyarrow and Pillow load only once a data set is read.
+
 UNLESS_THEY_COME = "unless they come, their rows are `unavailable`"
 NOT_TIMED = TimeEstimate("not asked for")
 

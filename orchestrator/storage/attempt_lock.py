@@ -10,6 +10,8 @@ from pathlib import Path
 
 from trainables.errors import ClusterError
 
+# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+
 PATIENCE_SECONDS = 120.0
 """Ray's processes end seconds after a driver that was killed, and an NFS server keeps the locks of a lost
 node for 90 s; who goes on at once waits so long."""

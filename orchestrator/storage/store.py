@@ -23,6 +23,8 @@ from orchestrator.storage.uri import StoragePlace, read_uri
 from trainables.artifacts import MANIFEST, atomic_directory, file_sha256
 from trainables.errors import ClusterError, DataError
 
+# Imports inside functions: pyarrow loads only where a storage is used.
+
 ATTEMPTS, PAUSE_SECONDS = 3, 0.5
 BLOCK_BYTES = 8 * 2**20
 MAX_THREADS = 16

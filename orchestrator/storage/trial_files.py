@@ -15,6 +15,8 @@ from orchestrator.storage.store import Storage, StorageError
 from trainables.artifacts import is_whole, locked, write_atomically
 from trainables.errors import DataError
 
+# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+
 RESULTS = "results"
 KEPT = "kept.json"
 """In a trial's folder: what it made in the store, by its place below the home."""

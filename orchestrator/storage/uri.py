@@ -14,6 +14,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from trainables.config.fields import did_you_mean
 from trainables.errors import ConfigError
 
+# Imports inside functions: pyarrow loads only where a storage is used.
+
 STORAGE_VARIABLE = "CLIP_ORCHESTRATOR_STORAGE"
 CONNECT_SECONDS = 5.0
 SDK_ATTEMPTS = 2

@@ -29,6 +29,8 @@ from orchestrator.tracking.mlflow_runs import SweepRuns
 if TYPE_CHECKING:
     from orchestrator.tracking.mlflow_store import Store
 
+# Imports inside functions: MLflow loads in the process that replays, and nowhere else.
+
 logger = logging.getLogger(__name__)
 
 LOG = "tracking.log"

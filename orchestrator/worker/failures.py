@@ -15,6 +15,8 @@ from orchestrator.worker.trial_spec import Cause, TrialSpec
 from trainables.artifacts import write_atomically
 from trainables.errors import UserError, WeightsUnavailable
 
+# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+
 WARNINGS = "warnings.json"
 OUT_OF_MEMORY = re.compile("OutOfMemory|low on memory")
 """In what Ray says when its memory monitor ended a process."""

@@ -48,6 +48,8 @@ import fcntl
 import shutil
 import tempfile
 
+# Imports inside functions: the driver imports this module, and needs neither torch nor Ray Train.
+
 
 def run_trial(config: dict[str, str]) -> dict[str, str]:
     """The Tune function: runs `config["order"]` and returns the record as Tune's last result."""

@@ -29,6 +29,8 @@ from trainables.models.files.weights import (
     text_parts,
 )
 
+# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+
 MEMORY_BYTES, MEMORY_PER_BYTE = 6 * 2**30, 6
 """Of address space, most of it torch's libraries; and for each byte of the file."""
 MAX_BYTES = 16 * 2**30

@@ -6,6 +6,8 @@ import functools
 import sys
 from typing import Any
 
+# Imports inside functions: operators have to be declared before torchvision is imported.
+
 # What importing torchvision registers fake kernels for, without asking whether its library loaded.
 _SCHEMAS = {
     "torchvision::nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",

@@ -13,6 +13,8 @@ from typing import Literal
 
 from trainables.config import TrialConfig
 
+# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+
 BFLOAT16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
 WORTH_IT = 1.2
 """How much faster bfloat16 has to be on a CPU. The instructions alone say little: on a Xeon that has them a

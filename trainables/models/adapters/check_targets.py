@@ -14,6 +14,8 @@ from trainables.models.encoders.structure import (
     structure_of,
 )
 
+# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+
 
 def check_targets(config: TrialConfig) -> None:
     """Raises ConfigError if the adapters of a trial cannot be attached, or would change nothing.

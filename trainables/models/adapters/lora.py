@@ -17,6 +17,8 @@ from trainables.models.encoders.dropout import AdapterInput, CounterDropout
 from trainables.models.encoders.dual_encoder import DualEncoder
 from trainables.models.torchvision_import import import_peft
 
+# Imports inside functions: PEFT loads once torchvision can be imported.
+
 ADAPTER = "default"  # PEFT's name of the only adapter an encoder has here
 
 

@@ -22,6 +22,8 @@ from trainables.models.files.checkpoints import (
 from trainables.models.files.weights import fetched_revision, how_to_get, missing_parts
 from trainables.places import found
 
+# Imports inside functions: only a checkpoint of the Hub needs these.
+
 Status = Literal["ready", "in cache", "unavailable"]
 
 

@@ -18,6 +18,8 @@ from trainables.models.torchvision_import import declare_missing_operators
 if TYPE_CHECKING:
     from torch import nn
 
+# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+
 PUBLISHED = "https://download.pytorch.org/models"
 PATCH = 16
 """Pixels of a side of a ViT-B/16 patch."""

@@ -17,6 +17,8 @@ from trainables.models.files.checkpoints import (
 )
 from trainables.models.torchvision_import import declare_missing_operators
 
+# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+
 PIL_INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from trainables.errors import ConfigError, WeightsUnavailable
 from trainables.models.torchvision_import import declare_missing_operators
 
+# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+
 
 def timm_repository(name: str) -> str:
     """Returns the Hub repository of a model's weights.

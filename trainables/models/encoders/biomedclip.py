@@ -17,6 +17,8 @@ from trainables.models.encoders.timm_towers import ImageTower, cut_into_blocks
 from trainables.models.files.state_dicts import Shapes, below, load_strictly, numbered, open_parts
 from trainables.models.torchvision_import import declare_missing_operators
 
+# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+
 JOINT_DIM, HIDDEN_DIM = 512, 640
 MAX_TOKENS, NUM_WORDS = 256, 30_522
 IMAGE, TEXT = "visual.trunk.", "text.transformer."

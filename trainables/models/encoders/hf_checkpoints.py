@@ -14,6 +14,8 @@ from trainables.models.encoders.hf_siglip import HFSiglip
 from trainables.models.files.checkpoints import checkpoint_json, from_checkpoint
 from trainables.models.torchvision_import import declare_missing_operators
 
+# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+
 
 def load_clip(config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None) -> HFClip:
     """Loads a CLIP checkpoint from a folder, the Hub's cache or the Hub.

@@ -19,6 +19,8 @@ from trainables.models.encoders.timm_towers import ImageTower, cut_into_blocks
 from trainables.models.files.checkpoints import package_file
 from trainables.models.torchvision_import import declare_missing_operators
 
+# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+
 POOLED_DIM = 1280
 
 

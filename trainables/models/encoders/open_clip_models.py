@@ -38,6 +38,8 @@ from trainables.models.files.openai_files import openai_architecture, read_tenso
 from trainables.models.torchvision_import import declare_missing_operators
 from trainables.places import found
 
+# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+
 
 class OpenClip(DualEncoder):
     """A CLIP of open_clip, with a vision transformer or a ResNet, its attention split into q, k, v and out.

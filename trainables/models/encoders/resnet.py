@@ -11,6 +11,8 @@ from trainables.models.encoders.timm_towers import ImageTower, NamedBlocks
 from trainables.models.files.state_dicts import Shapes, numbered
 from trainables.models.torchvision_import import declare_missing_operators
 
+# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+
 DEPTHS, WIDTH, POOLED_DIM = (3, 4, 6, 3), 64, 2048
 UNUSED = ("fc.",)  # ImageNet's classifier
 STAGES = ("layer1", "layer2", "layer3", "layer4")

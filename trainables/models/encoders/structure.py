@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from trainables.models.encoders.dual_encoder import DualEncoder
 
+# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+
 KEPT = Path(__file__).with_name("structures.json")
 ROWS = 2
 GRID = 32

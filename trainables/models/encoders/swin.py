@@ -16,6 +16,8 @@ from trainables.models.encoders.timm_towers import ImageTower
 from trainables.models.files.state_dicts import Shapes, numbered
 from trainables.models.torchvision_import import declare_missing_operators
 
+# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+
 UNUSED = ("relative_position_index",)  # computed anew
 RENAMED = {
     r"attention\.self\.query": "attention.q_proj",

@@ -13,6 +13,8 @@ from trainables.models.catalogue.repositories import timm_repository
 from trainables.models.files.checkpoints import checkpoint_folder, local_folder
 from trainables.models.torchvision_import import declare_missing_operators
 
+# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+
 
 class ImageTower(nn.Module):
     """Top-level blocks from pixels [B, C, H, W] to `pooled` [B, P]; any of them can be the first to run."""

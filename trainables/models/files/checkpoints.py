@@ -18,6 +18,8 @@ from trainables.models.files.weights import how_to_convert
 from trainables.models.torchvision_import import declare_missing_operators
 from trainables.places import found
 
+# Imports inside functions: only a checkpoint of the Hub needs these, and they load torch.
+
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickle ever comes down
 
 

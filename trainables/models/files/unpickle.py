@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+# Imports inside functions: limits on memory and time are set before torch loads.
+
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 CPU_SECONDS = 900
 SETTINGS = re.compile(

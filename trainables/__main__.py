@@ -15,6 +15,7 @@ from trainables.config.fields import build_trial, check_value, did_you_mean, rea
 from trainables.errors import ConfigError, DataError, UserError
 from trainables.launch import LOOPBACK, Place, RecordingContext, process_group, run_recorded
 from trainables.plain_yaml import read_yaml
+from trainables.shell import command
 
 # Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
 
@@ -163,7 +164,7 @@ def read_trial(path: Path, overrides: Sequence[str]) -> TrialConfig:
     if config.encoder.precision == "auto":
         raise ConfigError(
             f"{path}.encoder.precision: auto is timed, so ranks and a resumed run might not agree; write "
-            "float32 or bfloat16 (or let `python -m orchestrator sweep` settle it)"
+            f"float32 or bfloat16 (or let `{command('sweep')}` settle it)"
         )
     return config
 

@@ -9,6 +9,7 @@ import typer
 
 from orchestrator.cli import cluster, data, doctor, jobs, models, run, schema, sweep, sweeps, ui
 from trainables.errors import UserError
+from trainables.shell import command
 
 INVALID, INTERRUPTED = 2, 130
 
@@ -49,7 +50,7 @@ def execute(arguments: Sequence[str] | None = None) -> int:
         return _refuse(str(error))
     except typer.TyperException as error:  # a usage error: no such option, no such command
         message = error.format_message()  # empty where the help has been printed instead
-        return _refuse(f"{message.rstrip('.')}. See `python -m orchestrator --help`") if message else INVALID
+        return _refuse(f"{message.rstrip('.')}. See `{command('--help')}`") if message else INVALID
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     if status == INTERRUPTED:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from orchestrator.cli.options import JsonOption, err, find_space, out, print_json
+from trainables.shell import command
 
 if TYPE_CHECKING:
     from orchestrator.cluster.jobs import Job, JobServer
@@ -60,8 +61,8 @@ def submit(
     where = f" --address {server.address}" if address else ""
     if follow:
         return follow_job(server, job_id, where)
-    print_line(f"follow it: python -m orchestrator jobs logs {job_id} --follow{where}")
-    print_line(f"stop it: python -m orchestrator jobs stop {job_id}{where}")
+    print_line(f"follow it: {command(f'jobs logs {job_id} --follow{where}')}")
+    print_line(f"stop it: {command(f'jobs stop {job_id}{where}')}")
     return 0
 
 
@@ -138,7 +139,7 @@ def follow_job(server: JobServer, job_id: str, where: str) -> int:
     try:
         return server.follow(job_id, write)
     except KeyboardInterrupt:
-        print_line(f"{job_id} goes on; stop it: python -m orchestrator jobs stop {job_id}{where}", err)
+        print_line(f"{job_id} goes on; stop it: {command(f'jobs stop {job_id}{where}')}", err)
         raise
 
 

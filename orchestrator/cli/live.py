@@ -18,6 +18,7 @@ from orchestrator.driver.controller import SweepObserver
 from orchestrator.planning.plan import Plan
 from orchestrator.storage.ledger import SweepState, TrialState
 from orchestrator.tracking.replay import Replayer
+from trainables.shell import command
 
 MAX_ROWS = 12
 MARKS = {
@@ -103,7 +104,7 @@ class LiveTable(SweepObserver):
             self.live.stop()
         if self.replayer is not None and not self.replayer.finish():
             name, reason = self.replayer.folder.name, self.replayer.reason
-            self.on_message(f"MLflow is incomplete: {reason}. Later: python -m orchestrator sync {name}")
+            self.on_message(f"MLflow is incomplete: {reason}. Later: {command(f'sync {name}')}")
 
     def render(self) -> Table:
         """Returns the rows that matter now: what runs, and what ended last."""

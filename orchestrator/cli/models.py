@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.options import JsonOption, out, print_json
+from trainables.shell import command
 
 app = typer.Typer(
     help="Which encoders there are, what is known of them, and how their weights get here.",
@@ -28,7 +29,7 @@ def list_systems(as_json: JsonOption = False) -> None:
     for system in systems:
         _print(f"{system.name}: {system.standing}")
         _print(f"    {system.summary}")
-    _print("What is not here, and the way to get it: python -m orchestrator models show NAME")
+    _print(f"How to get weights that are not here: {command('models show NAME')}")
 
 
 @app.command()

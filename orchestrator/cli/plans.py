@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.cli.options import err, out, print_json
+from trainables.shell import command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +42,7 @@ def show_plan(
     else:
         print_plan(plan, out)
         if to is not None:
-            run = f"python -m orchestrator sweep --from-plan {to}"
+            run = command(f"sweep --from-plan {shlex.quote(str(to))}")
             out.print(f"The plan is in {to}; run exactly that: {run}", soft_wrap=True, highlight=False)
 
 

@@ -18,6 +18,7 @@ from orchestrator.cli.options import (
     find_space,
     out,
 )
+from trainables.shell import command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -123,7 +124,7 @@ def refuse_beside_plan(path: Path, options: dict[str, object]) -> None:
     if given := [option for option, is_given in options.items() if is_given]:
         raise ConfigError(
             f"{', '.join(given)}: not together with --from-plan, as {path} says what runs; leave it out, or "
-            "plan again with it: python -m orchestrator sweep SPACE --plan --out FILE"
+            f"plan again with it: {command('sweep SPACE --plan --out FILE')}"
         )
 
 
@@ -134,7 +135,7 @@ def refuse_beside_resume(name: str, options: dict[str, object]) -> None:
     if given := [option for option, is_given in options.items() if is_given]:
         raise ConfigError(
             f"{', '.join(given)}: not together with --resume, as the ledger of '{name}' says what it tries; "
-            f"what is left: python -m orchestrator status {name}"
+            f"what is left: {command(f'status {name}')}"
         )
 
 
@@ -176,7 +177,7 @@ def plan_rest(name: str, extend: int | None, workers: int | None, cluster: Clust
     if (pid := running_driver(sweep_folder(name))) is not None:
         raise ClusterError(
             f"sweep '{name}' is being run by process {pid}; wait for it, or stop it first: "
-            f"python -m orchestrator stop {name}"
+            + command(f"stop {name}")
         )
     return make_plan(space_of(state, extend=extend, num_workers=workers), cluster=cluster)
 
@@ -222,6 +223,6 @@ def print_next(name: str, console: Console) -> None:
         "sweep lora --set data.dataset=manifest --set data.root=FOLDER": "your own images",
     }
     console.print("\nNext")
-    for command, purpose in commands.items():
-        line = f"  python -m orchestrator {command}  [dim]# {purpose}[/]"
+    for arguments, purpose in commands.items():
+        line = f"  {command(arguments)}  [dim]# {purpose}[/]"
         console.print(line, soft_wrap=True, highlight=False)

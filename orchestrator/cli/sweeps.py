@@ -12,6 +12,7 @@ import typer
 
 from orchestrator.cli.options import JsonOption, out, print_json
 from orchestrator.storage.uri import STORAGE_VARIABLE
+from trainables.shell import command
 
 if TYPE_CHECKING:
     from orchestrator.storage.store import Storage
@@ -84,7 +85,7 @@ def stop(sweep: Annotated[str, typer.Argument(metavar="SWEEP")]) -> None:
     read_ledger(folder)  # no such sweep: offers the nearest name
     pid = ask_to_stop(folder)
     typer.echo(f"asked process {pid} to stop '{sweep}' after the running epochs")
-    typer.echo(f"go on later: python -m orchestrator sweep --resume {sweep}")
+    typer.echo(f"go on later: {command(f'sweep --resume {sweep}')}")
 
 
 @contextmanager
@@ -128,4 +129,4 @@ def newest_sweep() -> str:
 
     if names := sweep_names():
         return names[-1]
-    raise DataError(f"no sweep in {home()}; start one: python -m orchestrator sweep")
+    raise DataError(f"no sweep in {home()}; start one: {command('sweep')}")

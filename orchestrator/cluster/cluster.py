@@ -19,6 +19,7 @@ from orchestrator.cluster.resources import (
     settle_share,
 )
 from trainables.errors import ClusterError, ConfigError
+from trainables.shell import command
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 """Ray sets it in the environment of a job."""
@@ -96,7 +97,7 @@ def cluster_address(given: str | None) -> str | None:
     if urlsplit(address).scheme in ("http", "https", "ray"):
         raise ConfigError(
             f"{where} {address}: a sweep runs on a node of the cluster and takes the address of its head, "
-            f"HOST:6379 or auto; from elsewhere: python -m orchestrator submit SPACE --address http://HOST:8265"
+            f"HOST:6379 or auto; from elsewhere: {command('submit SPACE --address http://HOST:8265')}"
         )
     raise ConfigError(f"{where} {address}: use HOST:PORT of the head (6379 unless set otherwise), or auto")
 

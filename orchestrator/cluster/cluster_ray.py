@@ -23,6 +23,7 @@ from orchestrator.cluster.local_ray import EXECUTION, quiet
 from orchestrator.storage.paths import PROJECT
 from trainables.errors import ClusterError
 from trainables.launch import LOOPBACK
+from trainables.shell import command
 
 # Imports inside functions: Ray takes seconds to load, and reads its environment at that moment.
 
@@ -102,7 +103,7 @@ def join(cluster: Cluster, variables: dict[str, str]) -> None:
     if not {node.node_id for node in there.nodes} & nodes_here():
         raise ClusterError(
             f"this machine is no node of the cluster at {cluster.address}, so no sweep can be run from here; "
-            "submit it (python -m orchestrator submit SPACE --address http://HOST:8265), or let this machine "
+            f"submit it ({command('submit SPACE --address http://HOST:8265')}), or let this machine "
             f"join: ray start --address={cluster.address}"
         )
     try:

@@ -17,6 +17,7 @@ from typing import Any
 from orchestrator.cluster.cluster import Cluster, Node
 from orchestrator.cluster.resources import Machine
 from trainables.errors import ClusterError
+from trainables.shell import command
 
 # Imports inside functions: Ray takes seconds to load, and reads its environment at that moment.
 
@@ -188,8 +189,8 @@ def _explain(address: str, error: Any) -> str:
     return (
         f"no cluster answers at {address} ({error.code().name.lower()}): is its head running there "
         f"(ray start --head --port={port}), and port {port} of {host} reachable from here? From outside its "
-        "network submit over SSH: ssh -L 8265:127.0.0.1:8265 HEAD, then python -m orchestrator submit SPACE "
-        "--address http://127.0.0.1:8265"
+        "network submit over SSH: ssh -L 8265:127.0.0.1:8265 HEAD, then "
+        + command("submit SPACE --address http://127.0.0.1:8265")
     )
 
 

@@ -23,6 +23,7 @@ from orchestrator.cluster.gcs_client import ASK_SECONDS, TOKEN_HINT, check_token
 from orchestrator.storage.paths import HOME_VARIABLE, PROJECT
 from trainables.config.fields import did_you_mean
 from trainables.errors import ClusterError, ConfigError
+from trainables.shell import command
 
 # Imports inside functions: Ray takes seconds to load, and reads its environment at that moment.
 
@@ -122,7 +123,7 @@ class JobServer:
         """
         known = {job.job_id: job for job in self.jobs()}
         if job_id not in known:
-            hint = did_you_mean(job_id, known) or "; see python -m orchestrator jobs list"
+            hint = did_you_mean(job_id, known) or f"; see {command('jobs list')}"
             raise ConfigError(f"job '{job_id}': the cluster at {self.address} has none of this id{hint}")
         return known[job_id]
 
@@ -170,7 +171,7 @@ class JobServer:
             except ClusterError as error:
                 if time.monotonic() > deadline:
                     raise ClusterError(
-                        f"{error}. {job_id} may go on; look again: python -m orchestrator jobs list"
+                        f"{error}. {job_id} may go on; look again: {command('jobs list')}"
                     ) from error
                 time.sleep(POLL_SECONDS)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.search.space import SearchSettings
+from trainables.shell import command
 
 
 def free_bytes(folder: Path) -> int:
@@ -52,7 +53,7 @@ class CircuitBreaker:
         self.is_over = True
         self.say(
             f"{reason}: no further one is started. Look into {self.folder / 'ray.log'}, then go on: "
-            f"python -m orchestrator sweep --resume {self.folder.name} --retry-failed"
+            + command(f"sweep --resume {self.folder.name} --retry-failed")
         )
 
     def is_waiting(self) -> bool:

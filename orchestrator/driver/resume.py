@@ -16,6 +16,7 @@ from orchestrator.storage.paths import sweep_folder
 from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig, from_flat
 from trainables.errors import ConfigError, DataError
+from trainables.shell import command
 
 
 def read_started(name: str) -> SweepState:
@@ -29,7 +30,7 @@ def read_started(name: str) -> SweepState:
     if not state.started:
         raise DataError(
             f"sweep '{name}' was ended before its first trial, so there is nothing to go on with; start it: "
-            f"python -m orchestrator sweep SPACE --name {name}"
+            + command(f"sweep SPACE --name {name}")
         )
     return state
 

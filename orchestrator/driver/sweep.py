@@ -37,6 +37,7 @@ from trainables.config import TrialConfig, from_flat
 from trainables.data.datasets import load_dataset
 from trainables.errors import ClusterError, UserError
 from trainables.models.catalogue.registry import encoder_fingerprint
+from trainables.shell import command
 
 # Imports inside functions: Ray takes seconds to load, and reads its environment at that moment.
 
@@ -104,7 +105,7 @@ def run_sweep(
             interrupted.signal_number = interrupted.signal_number or signal.SIGINT
         if interrupted.exit_code:
             how = "interrupted" if interrupted.signal_number else "stopped after the running epochs"
-            then = f"; go on: python -m orchestrator sweep --resume {folder.name}" if is_taken(folder) else ""
+            then = f"; go on: {command(f'sweep --resume {folder.name}')}" if is_taken(folder) else ""
             controller.say(f"{how}; what was finished is kept{then}")
         exit_code = interrupted.exit_code or (controller.exit_code() if is_tested else 3)
         if controller.state.started:

@@ -24,6 +24,7 @@ from trainables.models.catalogue.captioners import may_be_fetched, missing_capti
 from trainables.models.catalogue.classifiers import missing_classifier, weights_file
 from trainables.models.catalogue.registry import ENCODERS, find_encoder, model_preprocessing, revision_of
 from trainables.models.files.weights import how_to_get
+from trainables.shell import command
 
 if TYPE_CHECKING:
     from trainables.data.records import Dataset
@@ -54,7 +55,7 @@ def _check_adaptation(encoder: EncoderConfig, adapt: AdaptConfig, lora: LoraConf
     if not spec.has_text:
         raise ConfigError(
             f"encoder.name: {encoder.name} has no text tower: it cannot be asked in words, as every "
-            "trial is; 'python -m orchestrator models list' says which encoders have one"
+            f"trial is; '{command('models list')}' says which encoders have one"
         )
     check_targets(TrialConfig(encoder=encoder, adapt=adapt, lora=lora, loss=LossConfig(kind=loss)))
 
@@ -116,7 +117,7 @@ def how_to_mend(config: TrialConfig, name: str, *, is_here: bool) -> str:
 def _missing_encoder(config: EncoderConfig) -> str | None:
     if (here := availability_of(config)).status != "unavailable":
         return None
-    show = f"'python -m orchestrator models show {config.name}' says how it is had"
+    show = f"'{command(f'models show {config.name}')}' says how it is had"
     return "; ".join([f"{config.name}: {here.reason}", *(here.steps if len(here.steps) < 2 else [show])])
 
 

@@ -7,8 +7,9 @@ from orchestrator.planning.identity import Identity, Weights, by_name, find_mode
 from trainables.config import BaselineConfig, CaptionerConfig, EncoderConfig, TrialConfig
 from trainables.errors import DataError, WeightsUnavailable
 from trainables.models.catalogue.captioners import known_captioner
+from trainables.shell import command
 
-GO_ON = "once this sweep has ended: python -m orchestrator sweep --resume NAME --retry-failed"
+GO_ON = f"once this sweep has ended: {command('sweep --resume NAME --retry-failed')}"
 
 
 class PinnedWeights:

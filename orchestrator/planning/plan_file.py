@@ -24,11 +24,12 @@ from trainables.errors import ConfigError, DataError, UserError
 from trainables.models.catalogue.captioners import known_captioner
 from trainables.models.catalogue.registry import encoder_fingerprint
 from trainables.plain_yaml import read_yaml
+from trainables.shell import command
 
 FORMAT = "clip-orchestrator plan"
 SCHEMA = 1
 MAX_BYTES = 8_000_000
-MEND = "write it again: python -m orchestrator sweep SPACE --plan --out FILE"
+MEND = f"write it again: {command('sweep SPACE --plan --out FILE')}"
 
 
 class PlannedData(Config):

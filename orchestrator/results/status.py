@@ -13,6 +13,7 @@ from orchestrator.storage.driver_lock import read_waiting, running_driver
 from orchestrator.storage.lease import Lease
 from orchestrator.storage.ledger import SweepState, TrialState, read_ledger
 from orchestrator.storage.store import Storage
+from trainables.shell import command
 
 Progress = Literal["done", "running", "waiting", "interrupted", "failed", "unavailable"]
 
@@ -74,14 +75,14 @@ class SweepStatus:
 
     def next(self) -> list[str]:
         """Returns the command that makes sense now."""
-        command, there = "python -m orchestrator", f" --storage '{self.storage}'" if self.storage else ""
+        there = f" --storage '{self.storage}'" if self.storage else ""
         if self.driver is not None:
             where = f" on {self.host}" if self.host else ""
-            return [f"stop it after the running epochs{where}: {command} stop {self.sweep}"]
+            return [f"stop it after the running epochs{where}: {command(f'stop {self.sweep}')}"]
         if not self.is_complete:
-            return [f"go on: {command} sweep --resume {self.sweep}{there}"]
+            return [f"go on: {command(f'sweep --resume {self.sweep}{there}')}"]
         if any(trial.progress in ("failed", "unavailable") for trial in self.trials):
-            return [f"try what failed again: {command} sweep --resume {self.sweep}{there} --retry-failed"]
+            return [f"try what failed again: {command(f'sweep --resume {self.sweep}{there} --retry-failed')}"]
         return []
 
 

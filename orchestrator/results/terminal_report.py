@@ -14,6 +14,7 @@ from orchestrator.results.arms import Estimate
 from orchestrator.results.leaderboard import CONTROLS, Leaderboard, Row, leaderboard
 from orchestrator.search.constraints import number
 from trainables.scoring.system_names import is_few_shot, split_few_shot
+from trainables.shell import command
 
 __all__ = ["Leaderboard", "leaderboard", "render"]
 
@@ -166,7 +167,7 @@ def captions(board: Leaderboard) -> Iterator[str]:
     if len(board.rows) > MAX_ROWS:
         yield f"The best {MAX_ROWS} of {len(board.rows)} rows and the baselines; all of them with --json."
     if any(absent.status == "unavailable" for absent in board.absent):
-        again = f"python -m orchestrator sweep --resume {board.sweep} --retry-failed"
+        again = command(f"sweep --resume {board.sweep} --retry-failed")
         yield f"Unavailable rows have no score; once their weights are here: {again}"
     yield from board.notes
     if board.shortcut:

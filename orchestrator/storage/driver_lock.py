@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 from trainables.errors import ClusterError
+from trainables.shell import command
 
 STOP_SIGNAL = signal.SIGUSR2  # not SIGUSR1: Tune has that
 WAITING = "waiting.json"
@@ -47,9 +48,7 @@ def ask_to_stop(sweep_folder: Path) -> int:
     """
     name, pid = sweep_folder.name, running_driver(sweep_folder)
     if pid is None:
-        raise ClusterError(
-            f"sweep '{name}' is not running; what it has: python -m orchestrator status {name}"
-        )
+        raise ClusterError(f"sweep '{name}' is not running; what it has: {command(f'status {name}')}")
     if not _has_open(pid, sweep_folder / "ledger" / "lock"):  # never signal a stranger
         raise ClusterError(
             f"sweep '{name}' is run by process {pid} of another machine, container or user; stop it there"

@@ -27,6 +27,7 @@ from orchestrator.storage.store import Storage, at_once, differing, open_storage
 from orchestrator.storage.trial_files import RESULTS, TrialFiles, kept_by
 from trainables.artifacts import is_whole
 from trainables.errors import ClusterError, ConfigError, DataError
+from trainables.shell import command
 
 logger = logging.getLogger(__name__)
 MIRROR_SECONDS = 5.0
@@ -109,7 +110,7 @@ class Mirror:
             logger.warning("the storage was not completed", exc_info=error)
             self.say(
                 f"{error}. The sweep is whole on this machine, its copy is not; complete it later: "
-                f"python -m orchestrator sweep --resume {name} --storage '{self.storage.uri}'"
+                + command(f"sweep --resume {name} --storage '{self.storage.uri}'")
             )
         finally:
             self._end()

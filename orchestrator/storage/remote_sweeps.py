@@ -12,6 +12,7 @@ from orchestrator.storage.paths import is_sweep_name
 from orchestrator.storage.store import Storage, StorageError, at_once
 from trainables.config.fields import did_you_mean
 from trainables.errors import DataError
+from trainables.shell import command
 
 _SEGMENT = re.compile(r"segment-[0-9]{5}\.jsonl")
 
@@ -105,7 +106,7 @@ def newest_in(storage: Storage) -> str:
     if when := at_once(written, segments):
         return max(when, key=lambda name: when[name])
     raise DataError(
-        f"no sweep in {storage.uri}; start one: python -m orchestrator sweep SPACE --storage '{storage.uri}'"
+        f"no sweep in {storage.uri}; start one: " + command(f"sweep SPACE --storage '{storage.uri}'")
     )
 
 

@@ -20,6 +20,7 @@ from orchestrator.storage.ledger import SweepState
 from orchestrator.storage.paths import artifact_root, home
 from orchestrator.tracking.replay import POLL_SECONDS, absolute, environment, has_ended
 from trainables.errors import ClusterError
+from trainables.shell import command
 
 LOG = "mlflow-server.log"
 START_SECONDS = 120.0
@@ -134,7 +135,7 @@ def links(state: SweepState, base_url: str) -> dict[str, str]:
     except (OSError, LookupError) as error:
         raise ClusterError(
             f"MLflow at {base_url} does not show sweep '{state.name}' ({type(error).__name__}: {error}); "
-            f"write it with `python -m orchestrator sync {state.name}`"
+            f"write it with `{command(f'sync {state.name}')}`"
         ) from error
     page = f"{base_url}/#/experiments/{experiment}/runs"
     table = (

@@ -14,6 +14,7 @@ from orchestrator.driver.sweep import SweepOptions, run_sweep
 from orchestrator.search.space_file import read_space
 from orchestrator.storage.ledger import read_ledger
 from trainables.errors import ClusterError, ConfigError
+from trainables.shell import command
 
 OBJECTIVE = "val/probe_joint/macro_auroc"
 
@@ -145,7 +146,7 @@ def test_a_signal_ends_a_sweep_in_order(tmp_path: Path, number: int, exit_code: 
     out, err = driver.communicate(timeout=60)
     assert err == ""
     assert json.loads(out)["exit_code"] == exit_code
-    said = "interrupted; what was finished is kept; go on: python -m orchestrator sweep --resume cut"
+    said = f"interrupted; what was finished is kept; go on: {command('sweep --resume cut')}"
     assert ["message", said] in json.loads(out)["events"]
     state = read_ledger(tmp_path / "home" / "sweeps" / "cut")
     assert state.finished["exit_code"] == exit_code

@@ -25,6 +25,7 @@ from trainables.artifacts import atomic_directory, file_sha256
 from trainables.config import from_flat
 from trainables.data.datasets import load_dataset
 from trainables.errors import ClusterError, ConfigError, DataError
+from trainables.shell import command
 
 NAME = "walk"
 
@@ -205,7 +206,7 @@ class TestTheMirror:
             away(storage, patch)
             write(folder, "a")
             mirror.finish()
-        assert "complete it later: python -m orchestrator sweep --resume walk --storage" in said[-1]
+        assert f"complete it later: {command('sweep --resume walk --storage')}" in said[-1]
         monkeypatch.setattr(lease_module, "is_alive", lambda _: False)  # that driver's process has ended
         again = Mirror(storage, folder, said.append)
         again.start(resumes=True)

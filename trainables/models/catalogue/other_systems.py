@@ -8,6 +8,7 @@ from trainables.config import BaselineConfig, CaptionerConfig, PreprocessingSpec
 from trainables.models.catalogue.availability import Availability
 from trainables.models.catalogue.captioners import PIXELS, REVISIONS, missing_captioner
 from trainables.models.catalogue.classifiers import classifier_preprocessing, missing_classifier
+from trainables.shell import command
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ OTHER_SYSTEMS: dict[str, OtherSystem] = {
     ),
     "probe": OtherSystem(
         "method", "a linear probe on any encoder's frozen or adapted embeddings",
-        "run it with `python -m orchestrator run probe`",
+        f"run it with `{command('run probe')}`",
     ),
     "label prior": OtherSystem("control", "the most frequent class", _CONTROL),
     "8 × 8 thumbnail": OtherSystem("control", "a probe on 8 × 8 pixels", _CONTROL),

@@ -23,6 +23,7 @@ from trainables.artifacts import (
 )
 from trainables.errors import DataError, WeightsUnavailable
 from trainables.models.encoder_spec import EncoderSpec
+from trainables.shell import command
 
 HOME_VARIABLE = "CLIP_ORCHESTRATOR_HOME"
 DEFAULT_HOME = "~/.clip-orchestrator"
@@ -35,7 +36,7 @@ _SHARD = re.compile(r"-\d+-of-\d+\.")
 FETCHED = "fetched"
 DESCRIPTIONS = ("config.json", "preprocessor_config.json")
 """What a checkpoint says of itself: kept beside its revision, so that a plan needs no more."""
-COMMAND = "python -m orchestrator models"
+COMMAND = command("models")
 
 
 def encoder_folder(name: str) -> Path:

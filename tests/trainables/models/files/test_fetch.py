@@ -22,6 +22,7 @@ from trainables.models.catalogue.registry import (
     preprocessing_of,
 )
 from trainables.models.files.fetch import fetch
+from trainables.shell import command
 
 NAME = "openai/clip-vit-base-patch32"
 
@@ -75,7 +76,7 @@ def test_another_revision_is_another_file(cached: Path) -> None:
     other = "openai/clip-vit-base-patch16"
     here = availability(other, ENCODERS[other])
     assert (here.status, here.reason) == ("unavailable", "not in the Hub's cache on this machine")
-    assert here.steps == (f"where there is a network run 'python -m orchestrator models fetch {other}'",)
+    assert here.steps == (f"where there is a network run '{command('models fetch')} {other}'",)
 
 
 def test_pickles_only_and_unpinned_are_said(cached: Path, home: Path) -> None:
@@ -146,7 +147,7 @@ def test_a_fetched_revision_whose_weights_are_gone_or_others_is_said(hub: Path, 
     shutil.rmtree(hub)
     here = availability(PUBMED, spec)
     assert (here.status, here.reason) == ("unavailable", "not in the Hub's cache on this machine")
-    assert here.steps == (f"where there is a network run 'python -m orchestrator models fetch {PUBMED}'",)
+    assert here.steps == (f"where there is a network run '{command('models fetch')} {PUBMED}'",)
     assert model_fingerprint(trial()) == before  # nothing is asked of the Hub
     assert (hub_checkpoint(trial().encoder, spec, weights=False) / "config.json").is_file()
     (home / "weights" / PUBMED.replace("/", "--") / "fetched" / "about.json").write_text("{}")

@@ -29,6 +29,28 @@ def running_driver(sweep_folder: Path) -> int | None:
     return None
 
 
+def hold_driver_lock(sweep_folder: Path) -> int:
+    """Returns an open file that holds the lock; the kernel drops it with the file or the process.
+
+    Raises:
+        ClusterError: another process runs the sweep.
+    """
+    path = sweep_folder / "ledger" / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        pid = os.read(descriptor, 20).decode() or "unknown"
+        os.close(descriptor)
+        raise ClusterError(
+            f"sweep '{sweep_folder.name}' is being run by process {pid}; wait for it, or stop it first"
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+    return descriptor
+
+
 def is_alive(pid: int) -> bool:
     """Says whether there is a process of this number, whoever's it is."""
     try:

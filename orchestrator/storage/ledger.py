@@ -8,7 +8,6 @@ last segment grows. A line counts once its newline is written: what a crash tore
 from __future__ import annotations
 
 import difflib
-import fcntl
 import hashlib
 import json
 import os
@@ -19,7 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, cast
 
-from trainables.errors import ClusterError, DataError
+from orchestrator.storage.driver_lock import hold_driver_lock
+from trainables.errors import DataError
 
 SCHEMA = 1
 _SEGMENT_BYTES = 4 * 2**20
@@ -113,8 +113,7 @@ class Ledger:
         self._segment_bytes = segment_bytes
         self._one_at_a_time = threading.Lock()
         reader = LedgerReader(sweep_folder)
-        reader.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _sole_writer(reader.folder / "lock", sweep_folder.name)
+        self._lock = hold_driver_lock(sweep_folder)
         try:
             reader.poll()
             self._next_seq, self._segment = reader.next_seq, reader.segment
@@ -219,6 +218,7 @@ class SweepState:
     """What replaying a ledger gives. `apply` one entry after another."""
 
     name: str
+    began: str = ""  # when the first driver started: ISO 8601, UTC
     opened: dict[str, Any] = field(default_factory=dict[str, Any])  # what the first driver said
     started: dict[str, Any] = field(default_factory=dict[str, Any])  # what the newest one said
     trials: dict[str, TrialState] = field(default_factory=dict[str, TrialState])
@@ -239,7 +239,7 @@ class SweepState:
         payload = entry.payload
         match entry.type:
             case "sweep_started":
-                self.opened = self.opened or payload
+                self.opened, self.began = self.opened or payload, self.began or entry.time
                 self.started, self.finished = payload, None
             case "trial_placed":
                 self._place(payload)
@@ -294,14 +294,19 @@ def read_ledger(sweep_folder: Path) -> SweepState:
         DataError: no such sweep (offers the nearest name), or a damaged line, with its place.
     """
     if not (sweep_folder / "ledger").is_dir():
-        others = [path.parent.name for path in sweep_folder.parent.glob("*/ledger")]
-        near = difflib.get_close_matches(sweep_folder.name, others, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise DataError(f"no sweep '{sweep_folder.name}' in {sweep_folder.parent}{hint}")
+        raise no_such_sweep(sweep_folder)
     state = SweepState(sweep_folder.name)
     for entry in LedgerReader(sweep_folder).poll():
         state.apply(entry)
     return state
+
+
+def no_such_sweep(sweep_folder: Path) -> DataError:
+    """Returns the error for a sweep that is not on this machine, with the nearest name."""
+    others = [path.parent.name for path in sweep_folder.parent.glob("*/ledger")]
+    near = difflib.get_close_matches(sweep_folder.name, others, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return DataError(f"no sweep '{sweep_folder.name}' in {sweep_folder.parent}{hint}")
 
 
 def _to_line(entry: Entry) -> bytes:
@@ -313,21 +318,6 @@ def _to_line(entry: Entry) -> bytes:
 
 def _checksum(body: bytes) -> bytes:
     return b',"sha":"' + hashlib.sha256(body).hexdigest()[:16].encode() + b'"}'
-
-
-def _sole_writer(path: Path, name: str) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        pid = os.read(descriptor, 20).decode() or "unknown"
-        os.close(descriptor)
-        raise ClusterError(
-            f"sweep '{name}' is being run by process {pid}; wait for it, or stop it first"
-        ) from error
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, str(os.getpid()).encode())
-    return descriptor
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ from trainables.errors import DataError
 
 RESULTS = "results"
 KEPT = "kept.json"
-"""In a trial's folder: what it made in the store, by its place below the home."""
+"""In a trial's folder: the folders of the store that it made or used, relative to the home."""
 LAST_WORDS = "last-words"
 """In the storage: why an attempt failed, by its number."""
 PATIENCE_SECONDS = 30.0
@@ -160,15 +160,14 @@ class TrialFiles:
             self.warnings.append(f"made again, as it is damaged in the storage: {error}")
 
     def keep(self, folder: Path) -> None:
-        """Copies a finished folder of the store into the storage, unless it is there."""
-        if self.storage is None:
-            return
-        storage, key = self.storage, self.key(folder)
-        kept = kept_by(self.workdir)
+        """Records that the trial uses a finished folder of the store, and copies it into the storage."""
+        key, kept = self.key(folder), kept_by(self.workdir)
         if key not in kept:
             self.workdir.mkdir(parents=True, exist_ok=True)
             write_atomically(self.workdir / KEPT, json.dumps([*kept, key]))
-        self._try(lambda: storage.is_whole(key) or storage.put_folder(folder, key))
+        if self.storage is not None:
+            storage = self.storage
+            self._try(lambda: storage.is_whole(key) or storage.put_folder(folder, key))
 
     def _try(self, copy: Callable[[], object], *, at_once: bool = False) -> None:
         """Does without the storage while it is away, and says so once; `at_once`: there is no later try."""
@@ -189,6 +188,6 @@ def steps_in(storage: Storage, key: str) -> set[str]:
 
 
 def kept_by(workdir: Path) -> list[str]:
-    """Returns what a trial made in the store."""
+    """Returns the folders of the store that a trial made or used, relative to the home."""
     path = workdir / KEPT
     return json.loads(path.read_text()) if path.is_file() else []

@@ -88,7 +88,7 @@ class TrialSpec:
     def files(self) -> TrialFiles:
         """Returns what moves the trial's files, for an order `at_home`."""
         if self.storage is None:
-            return TrialFiles(Path(self.workdir), Path(self.workdir))
+            return TrialFiles(Path(self.store).parent, Path(self.workdir))
         return TrialFiles(home(), Path(self.workdir), open_storage(self.storage))
 
     @property

@@ -196,8 +196,8 @@ def no_op_ours(num_trials: int) -> dict[str, Any]:
 
 def no_op_tune(num_trials: int) -> dict[str, Any]:
     """Runs them through Ray Tune alone, set up as ours: same Ray, two at once, processes reused."""
+    from orchestrator.cluster.fit import fit
     from orchestrator.cluster.local_ray import local_ray
-    from orchestrator.cluster.resources import fit
 
     with tempfile.TemporaryDirectory() as folder:
         concurrency = fit(1, "cpu", max_concurrent=2)

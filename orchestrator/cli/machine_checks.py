@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from orchestrator.cluster.resources import TRIAL_MEMORY_GB, fit, this_machine
+from orchestrator.cluster.fit import fit
+from orchestrator.cluster.resources import TRIAL_MEMORY_GB, this_machine
 from orchestrator.storage.paths import home, mlflow_uri
 from trainables.errors import UserError
 from trainables.models.catalogue.registry import ENCODERS

@@ -12,7 +12,7 @@ from trainables.shell import command
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from orchestrator.cluster.cluster import Cluster
+    from orchestrator.cluster.nodes import Cluster
     from orchestrator.planning.plan import Plan
 
 

@@ -23,7 +23,7 @@ from trainables.shell import command
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from orchestrator.cluster.cluster import Cluster
+    from orchestrator.cluster.nodes import Cluster
     from orchestrator.driver.sweep import SweepOptions
     from orchestrator.planning.plan import Plan
 
@@ -99,7 +99,7 @@ def sweep(
 
 def find_cluster(address: str | None) -> Cluster | None:
     """Returns the cluster to run on; Ray is loaded only where one is named."""
-    from orchestrator.cluster.cluster import cluster_address
+    from orchestrator.cluster.nodes import cluster_address
 
     if cluster_address(address) is None:
         return None

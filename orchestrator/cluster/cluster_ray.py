@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.cluster import Cluster, cluster_address
 from orchestrator.cluster.cluster_state import end_what_outlives, give_back_places
 from orchestrator.cluster.environment import QUIET, secure_environment
 from orchestrator.cluster.gcs_client import look_at
 from orchestrator.cluster.local_ray import EXECUTION, quiet
+from orchestrator.cluster.nodes import Cluster, cluster_address
 from orchestrator.storage.paths import PROJECT
 from trainables.errors import ClusterError
 from trainables.launch import LOOPBACK

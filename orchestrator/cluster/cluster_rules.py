@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.cluster import LOOPBACK_HOSTS
 from orchestrator.cluster.cluster_commands import COMMAND_FIELDS, Command, commands_of, lines_of
 from orchestrator.cluster.finding import Finding
+from orchestrator.cluster.nodes import LOOPBACK_HOSTS
 from orchestrator.storage.uri import STORAGE_VARIABLE
 
 TOKEN_FILE = ".ray/auth_token"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.cluster import Cluster, Node
+from orchestrator.cluster.nodes import Cluster, Node
 from orchestrator.cluster.resources import Machine
 from trainables.errors import ClusterError
 from trainables.shell import command

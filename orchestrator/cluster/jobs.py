@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from orchestrator.cluster.cluster import LOOPBACK_HOSTS
 from orchestrator.cluster.gcs_client import ASK_SECONDS, TOKEN_HINT, check_token, check_version
+from orchestrator.cluster.nodes import LOOPBACK_HOSTS
 from orchestrator.storage.paths import HOME_VARIABLE, PROJECT
 from trainables.config.fields import did_you_mean
 from trainables.errors import ClusterError, ConfigError

@@ -10,9 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.cluster.resources import Machine, counted
+from orchestrator.cluster.resources import CPU, GPU, Machine, counted
 
-CPU, GPU = "CPU", "GPU"
 NOUNS = {GPU: "GPU", CPU: "CPU core"}
 PLACES = "clip_orchestrator_places"
 """Namespace in a head's table of keys: on which nodes attempts stand."""
@@ -66,7 +65,7 @@ def place_key(job_id: str, trial_key: str = "", attempt: int | None = None) -> s
 def can_ever_hold(need: Need, rooms: Iterable[Room], coming: Iterable[Machine] = ()) -> bool:
     """Says whether a trial would find its places, were all others gone and all nodes there."""
     here = sum(need.places(room.total) for room in rooms if not room.is_leaving)
-    later = sum(need.places({CPU: machine.num_cpus, GPU: machine.num_gpus}) for machine in coming)
+    later = sum(need.places(machine.amounts) for machine in coming)
     return here + later >= need.num_workers
 
 

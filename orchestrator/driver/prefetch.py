@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cluster.cluster import Cluster
+from orchestrator.cluster.nodes import Cluster
 from orchestrator.driver.controller import Controller
 from orchestrator.driver.signals import Stopped
 from orchestrator.planning.checks import may_be_here, missing_weights

@@ -6,7 +6,8 @@ import time
 from dataclasses import replace
 from typing import TypedDict
 
-from orchestrator.cluster.cluster import Cluster, most_workers
+from orchestrator.cluster.fit import most_workers
+from orchestrator.cluster.nodes import Cluster
 from orchestrator.cluster.resources import Concurrency
 from orchestrator.driver.controller import Controller
 from orchestrator.driver.signals import Interruption

@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.cluster import Cluster, fit_cluster
+from orchestrator.cluster.fit import fit
 from orchestrator.cluster.local_ray import load_ray, local_ray
-from orchestrator.cluster.resources import Concurrency, GpuShare, TrialMemory, fit, this_machine
+from orchestrator.cluster.nodes import Cluster
+from orchestrator.cluster.resources import Concurrency, GpuShare, TrialMemory, this_machine
 from orchestrator.driver.controller import Controller, SweepObserver
 from orchestrator.driver.open_test import arms_to_open, is_evaluated, open_test
 from orchestrator.driver.prefetch import preparation
@@ -141,10 +142,10 @@ def is_done(controller: Controller, space: SearchSpace, options: SweepOptions) -
 
 def share_machine(space: SearchSpace, options: SweepOptions, device: str | None = None) -> Concurrency:
     """Returns how many trials run at once; a space without a choice of device takes a GPU if there is one."""
-    share = fit if options.cluster is None else partial(fit_cluster, options.cluster)
-    return share(
+    return fit(
         options.num_workers or space.base("execution.num_workers"),
         device or space.base("execution.device"),
+        cluster=options.cluster,
         num_trials=space.num_trials + space.num_baselines,
         max_concurrent=space.search.max_concurrent,
         gpus_per_trial=options.gpus_per_trial or space.search.gpus_per_trial,

@@ -21,7 +21,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from orchestrator.cluster.cluster import Cluster
+from orchestrator.cluster.nodes import Cluster
 from orchestrator.cluster.ray_watchdog import NoRoom, undisturbed, watched_node
 from orchestrator.driver.controller import Controller
 from orchestrator.search.metric_keys import own_key

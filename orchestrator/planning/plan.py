@@ -6,12 +6,12 @@ import os
 import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cluster.cluster import Cluster, fit_cluster
-from orchestrator.cluster.resources import Concurrency, TrialMemory, counted, fit, this_machine
+from orchestrator.cluster.fit import fit
+from orchestrator.cluster.nodes import Cluster, one_node
+from orchestrator.cluster.resources import Concurrency, TrialMemory, counted, this_machine
 from orchestrator.planning.checks import check_trials, missing_weights
 from orchestrator.planning.costs import (
     Batches,
@@ -154,10 +154,10 @@ def make_plan(space: SearchSpace, *, is_timed: bool = False, cluster: Cluster | 
     dataset = datasets[first.data.model_dump_json()]
     num_trials, num_baselines = space.num_trials, space.num_baselines
     memory = trial_memory(configs, num_workers=first.execution.num_workers)
-    share = partial(fit, machine=machine) if cluster is None else partial(fit_cluster, cluster)
-    concurrency = share(
+    concurrency = fit(
         first.execution.num_workers,
         first.execution.device,
+        cluster=cluster or one_node(machine),
         num_trials=num_trials + num_baselines,
         max_concurrent=space.search.max_concurrent,
         gpus_per_trial=space.search.gpus_per_trial,

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.resources import fit
+from orchestrator.cluster.fit import fit
 from trainables.config import TrialConfig
 from trainables.context import Metrics
 from trainables.errors import UserError

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.cluster import Cluster, Node, fit_cluster
+from orchestrator.cluster.fit import fit
 from orchestrator.cluster.gcs_client import NodeGroup, nodes_to_come
+from orchestrator.cluster.nodes import Cluster, Node
 from orchestrator.cluster.resources import Machine
 
 GPU, CPU = Machine(4, 1, 16.0), Machine(8, 0, 32.0)
@@ -45,7 +46,7 @@ def test_without_an_autoscaler_nothing_is_to_come(tmp_path: Path, content: str):
 def test_trials_count_on_what_is_to_come(settings: Path):
     head = Machine(0, 0, 8.0)
     cluster = Cluster("head:6379", (Node("0", head),), nodes_to_come([head], settings))
-    found = fit_cluster(cluster, 1)
+    found = fit(1, cluster=cluster)
     assert (found.max_concurrent, found.device) == (3, "cuda")
     assert "3 nodes with 12 CPU cores and 3 GPUs (3 of them to come): 3 trials at once" in found.reason
 

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cluster.resources import Machine, TrialMemory, fit
+from orchestrator.cluster.fit import fit
+from orchestrator.cluster.nodes import one_node
+from orchestrator.cluster.resources import Machine, TrialMemory
 from orchestrator.planning import costs
 from orchestrator.planning.checks import check_trials
 from orchestrator.planning.costs import disk_bytes, estimate_memory, estimate_time, trial_memory
@@ -32,7 +34,7 @@ def timed(step: Any, monkeypatch: pytest.MonkeyPatch, *configs: Any, num_trials:
         check_trials(list(configs)),
         num_trials=num_trials,
         num_baselines=1,
-        concurrency=fit(1, machine=LAPTOP),
+        concurrency=fit(1, cluster=one_node(LAPTOP)),
         stops_early=False,
     )
 
@@ -79,11 +81,11 @@ def test_the_largest_trial_decides_and_the_users_cut_counts() -> None:
 
 def test_memory_that_is_not_there_is_said() -> None:
     memory = TrialMemory(resident=3, graphs=50, least=0.5)
-    found = estimate_memory(memory, fit(1, memory=memory, machine=LAPTOP), LAPTOP)
+    found = estimate_memory(memory, fit(1, memory=memory, cluster=one_node(LAPTOP)), LAPTOP)
     assert found.trial_gb == pytest.approx(16 * 0.8 / 2)
     assert "more than there is" not in str(found)
     memory = TrialMemory(resident=20, graphs=50, least=0.5)
-    found = estimate_memory(memory, fit(1, memory=memory, machine=LAPTOP), LAPTOP)
+    found = estimate_memory(memory, fit(1, memory=memory, cluster=one_node(LAPTOP)), LAPTOP)
     assert (found.num_at_once, found.trial_gb) == (1, 20.5)
     assert "more than there is" in str(found)
 
@@ -105,9 +107,9 @@ def test_disk_counts_each_cache_once_and_checkpoints_of_what_runs_at_once() -> N
 def test_trials_on_gpus_are_held_against_the_memory_of_one() -> None:
     station = Machine(num_cpus=16, num_gpus=2, memory_gb=128, gpu_memory_gb=24)
     memory = TrialMemory(resident=3, graphs=50, least=0.5)
-    found = estimate_memory(memory, fit(1, gpus_per_trial=0.5, machine=station), station)
+    found = estimate_memory(memory, fit(1, gpus_per_trial=0.5, cluster=one_node(station)), station)
     assert (found.num_at_once, found.trial_gb, found.of) == (2, 12, "of a GPU")
-    assert estimate_memory(TrialMemory(3, 2), fit(1, machine=station), station).trial_gb == 5
+    assert estimate_memory(TrialMemory(3, 2), fit(1, cluster=one_node(station)), station).trial_gb == 5
 
 
 def test_embedding_is_counted_after_every_evaluated_epoch_and_at_the_end(

@@ -14,7 +14,7 @@ from pydantic import Field
 from orchestrator.search.constraints import Limit
 from orchestrator.search.parameters import Choice, Parameter, Range, encoder_families
 from trainables.artifacts import fingerprint
-from trainables.config import Config, TrialConfig, to_flat
+from trainables.config import Config, TrialConfig, science, to_flat
 from trainables.config.fields import DEFAULTS, build_trial
 from trainables.errors import ConfigError
 
@@ -191,7 +191,7 @@ class SearchSpace:
         for (row, is_baseline), repeat in itertools.product(rows, repeats):
             overrides = {key: value for key, value in row.items() if key != "name"}
             config = build_trial(self.fixed | repeat | overrides, where=row["name"])
-            trials.setdefault(fingerprint(config.science()), NamedTrial(row["name"], config, is_baseline))
+            trials.setdefault(fingerprint(science(config)), NamedTrial(row["name"], config, is_baseline))
         return list(trials.values())
 
     def label(self, sample: dict[str, Any]) -> str:

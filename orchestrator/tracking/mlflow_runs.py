@@ -22,7 +22,7 @@ from orchestrator.results.leaderboard import opened_metrics
 from orchestrator.search.metric_keys import own_key
 from orchestrator.storage.ledger import Entry, SweepState, TrialState
 from trainables.artifacts import fingerprint
-from trainables.config import flatten, from_flat
+from trainables.config import flatten, from_flat, science
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 PROBE_METRICS = ("accuracy", "macro_f1", "macro_auroc", "nll")
@@ -134,7 +134,7 @@ class SweepRuns:
         trial = self.state.trials[entry.payload["trial_key"]]
         key = RunKey(trial.trial_key)
         if trial.trial_key not in self.trials:
-            run = Run(key, trial.name, self.sweep, milliseconds(entry), science(trial.config))
+            run = Run(key, trial.name, self.sweep, milliseconds(entry), parameters(trial.config))
             self.trials[trial.trial_key] = run
         run = self._begin_run(self.trials[trial.trial_key], entry)
         run.tags |= about(self.state.started) | about_trial(trial, entry.payload["config"])
@@ -262,12 +262,12 @@ def probe_runs(trial: TrialState, parent: Run, workdir: Path, entry: Entry) -> l
     return runs
 
 
-def science(config: Mapping[str, Any]) -> dict[str, str]:
+def parameters(config: Mapping[str, Any]) -> dict[str, str]:
     """Returns a trial's parameters: what can change its result, by dotted key, as text.
 
     `execution.*` may differ between attempts, which MLflow forbids parameters: it goes into tags.
     """
-    return texts(flatten(private(from_flat(config).science())))
+    return texts(flatten(private(science(from_flat(config)))))
 
 
 def about(started: Mapping[str, Any]) -> dict[str, str]:

@@ -24,7 +24,8 @@ from trainables.config.blocks import (
     ZeroShotConfig,
 )
 from trainables.config.flat import flatten, from_flat, to_flat
-from trainables.config.trial import TrialConfig, arm_key, trial_key
+from trainables.config.identity import arm_key, science, trial_key
+from trainables.config.trial import TrialConfig
 
 __all__ = [
     "AdaptConfig",
@@ -52,6 +53,7 @@ __all__ = [
     "arm_key",
     "flatten",
     "from_flat",
+    "science",
     "to_flat",
     "trial_key",
 ]

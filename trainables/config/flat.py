@@ -25,6 +25,18 @@ def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns nested mappings of dotted keys → values."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *outer, last = key.split(".")
+        place = nested
+        for part in outer:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return nested
+
+
 def from_flat(flat: Mapping[str, Any]) -> TrialConfig:
     """Builds a trial from dotted keys; what is not named keeps its default.
 
@@ -33,12 +45,5 @@ def from_flat(flat: Mapping[str, Any]) -> TrialConfig:
     Raises:
         pydantic.ValidationError: an unknown key or an impossible value, with its place.
     """
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *outer, last = key.split(".")
-        place = nested
-        for part in outer:
-            place = place.setdefault(part, {})
-        place[last] = value
     # By way of JSON, where strict mode still reads paths and tuples.
-    return TrialConfig.model_validate_json(json.dumps(nested, default=str), strict=True)
+    return TrialConfig.model_validate_json(json.dumps(nest(flat), default=str), strict=True)

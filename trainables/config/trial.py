@@ -1,12 +1,11 @@
-"""One trial: every block of settings, and what of them identifies it. No torch."""
+"""One trial: every block of settings. No torch."""
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from trainables.artifacts import fingerprint
 from trainables.config.blocks import (
     AdaptConfig,
     BaselineConfig,
@@ -60,36 +59,6 @@ class TrialConfig(Config):
             )
         return self
 
-    def science(self) -> dict[str, Any]:
-        """Returns what can change the result: not `execution`, places, or what the method does not read."""
-        values = self.model_dump(mode="json", exclude={"execution"})
-        for place in ("root", "manifest"):  # the data fingerprint says what lies there
-            del values["data"][place]
-        if "lora" not in self.adapt.method:
-            del values["lora"]
-        if self.adapt.method != "full":
-            del values["adapt"]["towers"]
-        if self.adapt.method == "none":
-            for unread in ("optim", "loss", "global_batch_size", "num_epochs", "seed"):
-                del values[unread]
-            for unread in ("augmentation", "num_views"):
-                del values["data"][unread]
-        if self.is_baseline:
-            for unread in ("encoder", "loss", "probe", "zero_shot"):
-                del values[unread]
-        else:
-            del values["baseline"]
-            if not self.probe.shots:
-                for unread in ("num_draws", "shot_seed"):
-                    del values["probe"][unread]
-        if "loss" in values:
-            values["loss"] = {name: values["loss"][name] for name in sorted(self.loss.reads)}
-        if not self.reads_captions:
-            del values["data"]["captions"]
-        if not self.needs_captioner:
-            del values["captioner"]
-        return values
-
     @property
     def is_baseline(self) -> bool:
         """Whether no dual encoder takes part."""
@@ -121,33 +90,3 @@ class TrialConfig(Config):
     def needs_captioner(self) -> bool:
         """Whether its captions are made of a captioner's sentences."""
         return self.reads_captions and self.data.captions == "blip_label"
-
-
-def trial_key(
-    config: TrialConfig,
-    data_fingerprint: str,
-    encoder_fingerprint: str,
-    captioner_fingerprint: str | None = None,
-) -> str:
-    """Returns what identifies a trial: its science and its inputs, not where or how it runs."""
-    inputs = data_fingerprint, encoder_fingerprint, *_captioner(config, captioner_fingerprint)
-    return fingerprint("trial", config.science(), *inputs)
-
-
-def arm_key(
-    config: TrialConfig,
-    dataset_fingerprint: str,
-    encoder_fingerprint: str,
-    captioner_fingerprint: str | None = None,
-) -> str:
-    """Returns what intervals over seeds and folds group by: `trial_key` without `seed` and `data.fold`."""
-    science = config.science()
-    science.pop("seed", None)
-    science["data"]["fold"] = None
-    inputs = dataset_fingerprint, encoder_fingerprint, *_captioner(config, captioner_fingerprint)
-    return fingerprint("arm", science, *inputs)
-
-
-def _captioner(config: TrialConfig, captioner_fingerprint: str | None) -> list[str | None]:
-    """Returns a captioner's part of a key: none where it says nothing of the captions."""
-    return [captioner_fingerprint] if config.needs_captioner else []

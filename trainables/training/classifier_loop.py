@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainables.artifacts import about, build_once, fingerprint, is_whole
-from trainables.config import TrialConfig
+from trainables.config import TrialConfig, science
 from trainables.context import RunContext
 from trainables.data.cache import open_image_cache
 from trainables.data.datasets import load_dataset
@@ -238,4 +238,4 @@ def is_over(epochs: list[dict[str, float]], system: str, patience: int | None) -
 def baseline_key(config: TrialConfig, dataset: Dataset) -> str:
     """Returns what names trained weights: all that training reads."""
     default, weights = classifier_learning_rate(config.baseline), classifier_fingerprint(config.baseline)
-    return fingerprint("baseline", VERSION, config.science(), default, dataset.fingerprint, weights)
+    return fingerprint("baseline", VERSION, science(config), default, dataset.fingerprint, weights)

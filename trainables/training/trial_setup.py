@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainables.artifacts import fingerprint
-from trainables.config import TrialConfig
+from trainables.config import TrialConfig, science
 from trainables.context import RunContext
 from trainables.data.cache import ImageCache, open_image_cache
 from trainables.data.datasets import load_dataset
@@ -110,8 +110,8 @@ def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> 
     """Returns what names a trained adapter: all that training reads, not the probe. None: nothing trains."""
     if config.adapt.method == "none":
         return None
-    science = config.science()
-    del science["probe"], science["zero_shot"]
+    settings = science(config)
+    del settings["probe"], settings["zero_shot"]
     defaults = (
         default_learning_rate(config),
         class_prompts(dataset.classes, "training"),
@@ -121,5 +121,5 @@ def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> 
         whose = sorted(dataset.descriptions.items())  # the same words on other images train another adapter
         words.append(fingerprint(every_caption(dataset, kind=config.data.captions), whose))
     return fingerprint(
-        "adapter", TRAINING_VERSION, science, defaults, dataset.fingerprint, encoder.fingerprint, *words
+        "adapter", TRAINING_VERSION, settings, defaults, dataset.fingerprint, encoder.fingerprint, *words
     )

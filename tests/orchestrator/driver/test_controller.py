@@ -10,7 +10,7 @@ from orchestrator.search.searcher import Draw
 from orchestrator.search.space import SearchSettings
 from orchestrator.storage.ledger import Ledger, LedgerReader, SweepState, TrialState, read_ledger
 from orchestrator.worker.trial_spec import TrialRecord, TrialSpec
-from trainables.config import EncoderConfig, LoraConfig, TrialConfig
+from trainables.config import EncoderConfig, LoraConfig, TrialConfig, science
 from trainables.errors import ConfigError, DataError, WeightsUnavailable
 
 OBJECTIVE = "val/probe_joint/macro_auroc"
@@ -332,7 +332,7 @@ def test_a_micro_batch_that_was_set_is_halved_instead(conduct):
     for _ in range(4):
         trial = controller.next_trial().trial
         sizes.append((trial.execution.micro_batch_size, trial.execution.memory_budget_gb))
-        assert trial.science() == draw.config.science()
+        assert science(trial) == science(draw.config)
         controller.failed(key, "killed_for_memory", "the machine ran out")
     assert sizes == [(6, None), (3, None), (1, None), (1, None)]
 

@@ -12,7 +12,7 @@ import yaml
 from orchestrator.search import space_file
 from orchestrator.search.parameters import Choice, Range
 from orchestrator.search.space_file import SearchSpace, load_space, read_space
-from trainables.config import arm_key
+from trainables.config import arm_key, science
 from trainables.errors import ConfigError
 from trainables.models.catalogue.registry import ENCODERS
 from trainables.training.footprint import footprint
@@ -87,7 +87,7 @@ def test_the_study_s_table_has_every_registered_encoder_frozen_and_adapted() -> 
     assert classifiers == set(itertools.product(("resnet18", "vit_b_16"), (False, True)))
     captions = {t.config.data.captions for t in trials if t.config.reads_captions}
     assert captions == {"finding", "blip_label", "mask_finding"}
-    names = [trial.name for trial in trials if "seed" in trial.config.science()]
+    names = [trial.name for trial in trials if "seed" in science(trial.config)]
     assert set(Counter(names).values()) == {3}
 
 

@@ -39,7 +39,7 @@ from ledger_history import (
 
 from orchestrator.storage.ledger import Entry, Ledger, LedgerReader, read_ledger
 from orchestrator.storage.paths import hmac_key, sweep_folder
-from orchestrator.tracking.mlflow_runs import SweepRuns, points_of_epoch, private, science
+from orchestrator.tracking.mlflow_runs import SweepRuns, parameters, points_of_epoch, private
 from orchestrator.tracking.mlflow_server import Server, free_port, links, serve
 from orchestrator.tracking.replay import LOG, Replayer, absolute, environment, sync
 from trainables.artifacts import verify
@@ -419,14 +419,14 @@ def test_private_values_lose_their_places(value: Any, expected: Any):
 
 def test_parameters_are_the_science_alone():
     config = to_flat(TrialConfig())
-    params = science(config)
+    params = parameters(config)
     assert (params["lora.rank"], params["lora.scaling"], params["loss.kind"]) == (
         "8",
         "2.0",
         "multi_positive",
     )
     assert not [key for key in params if key.startswith("execution.") or key == "data.root"]
-    assert "lora.rank" not in science(config | {"adapt.method": "none"})
+    assert "lora.rank" not in parameters(config | {"adapt.method": "none"})
 
 
 def test_a_relative_sqlite_uri_means_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,7 +11,7 @@ import torch
 from torch.multiprocessing.spawn import spawn
 
 from trainables.artifacts import about
-from trainables.config import BaselineConfig, TrialConfig, from_flat
+from trainables.config import BaselineConfig, TrialConfig, from_flat, science
 from trainables.context import LocalContext, Metrics
 from trainables.data.datasets import load_dataset
 from trainables.data.loader import global_batches
@@ -221,12 +221,12 @@ def test_a_classifier_is_drawn_from_its_seed_alone() -> None:
 
 
 def test_what_a_baseline_does_not_read_is_no_part_of_it() -> None:
-    science = small().science()
-    assert not {"encoder", "lora", "loss", "probe", "zero_shot", "captioner"} & science.keys()
-    assert "captions" not in science["data"]
-    assert small(encoder__name="openai/clip-vit-base-patch32", probe__l2=1.0).science() == science
-    assert small(baseline__image_size=64).science() != science
-    assert "baseline" not in from_flat({}).science()
+    settings = science(small())
+    assert not {"encoder", "lora", "loss", "probe", "zero_shot", "captioner"} & settings.keys()
+    assert "captions" not in settings["data"]
+    assert science(small(encoder__name="openai/clip-vit-base-patch32", probe__l2=1.0)) == settings
+    assert science(small(baseline__image_size=64)) != settings
+    assert "baseline" not in science(from_flat({}))
 
 
 def test_a_baseline_has_no_encoder_to_fine_tune(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from narrow_blip import WORDS, save_narrow_blip
 from PIL import Image
 
 from trainables.artifacts import file_sha256, verify
-from trainables.config import CaptionerConfig, TrialConfig, from_flat
+from trainables.config import CaptionerConfig, TrialConfig, from_flat, science
 from trainables.context import LocalContext
 from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset
@@ -176,10 +176,10 @@ def test_captions_are_part_of_an_adapter_and_of_nothing_frozen(tmp_path: Path, b
     described = replace(dataset, descriptions={r.image_id: "a film" for r in dataset.records})
     keys.add(adapter_key(small(blip), described, encoder))
     assert len(keys) == 4
-    assert "captioner" in small(blip).science()
-    assert "captioner" not in small(blip, data__captions="finding").science()
-    assert "captioner" not in small(blip, adapt__method="none").science()
-    assert "captions" not in small(blip, loss__kind="class_prompt").science()["data"]
+    assert "captioner" in science(small(blip))
+    assert "captioner" not in science(small(blip, data__captions="finding"))
+    assert "captioner" not in science(small(blip, adapt__method="none"))
+    assert "captions" not in science(small(blip, loss__kind="class_prompt"))["data"]
 
 
 def masked(root: Path) -> TrialConfig:

@@ -1,0 +1,122 @@
+"""What identifies a trial: the settings that can change its result, and the inputs that it reads.
+
+Every field of a trial stands in `READ_WHEN`, and a test compares the table with the fields: a new field must
+say whether it identifies a trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from trainables.artifacts import fingerprint
+from trainables.config.flat import nest, to_flat
+from trainables.config.trial import TrialConfig
+
+Condition = Callable[[TrialConfig], bool]
+
+
+def never(config: TrialConfig) -> bool:
+    """Places, whose content has a fingerprint of its own, and what changes the time alone."""
+    del config
+    return False
+
+
+def always(config: TrialConfig) -> bool:
+    """Fields that every trial reads."""
+    del config
+    return True
+
+
+def trains(config: TrialConfig) -> bool:
+    """Fields of the optimiser and of the order of images."""
+    return config.adapt.method != "none"
+
+
+def has_encoder(config: TrialConfig) -> bool:
+    """Fields of a dual encoder, and of what is asked of its embeddings."""
+    return not config.is_baseline
+
+
+def trains_encoder(config: TrialConfig) -> bool:
+    """Fields of the contrastive loss."""
+    return trains(config) and has_encoder(config)
+
+
+def has_adapters(config: TrialConfig) -> bool:
+    """Fields of LoRA."""
+    return "lora" in config.adapt.method
+
+
+def draws_shots(config: TrialConfig) -> bool:
+    """Fields of few-shot probes."""
+    return has_encoder(config) and bool(config.probe.shots)
+
+
+def _loss_reads(name: str) -> Condition:
+    return lambda config: trains_encoder(config) and name in config.loss.reads
+
+
+def _in(block: str, names: str) -> tuple[str, ...]:
+    return tuple(f"{block}.{name}" for name in names.split())
+
+
+_ROWS: tuple[tuple[Condition, tuple[str, ...]], ...] = (
+    (never, _in("data", "root manifest")),
+    (never, _in("execution", "micro_batch_size num_workers device num_threads memory_budget_gb")),
+    (never, _in("execution", "cache_budget_gb evaluate_every_epochs")),
+    (always, _in("data", "dataset seed num_folds fold permute_labels")),
+    (always, _in("data.phantom", "num_train num_val num_test images_per_patient lesion_amplitude")),
+    (always, ("adapt.method",)),
+    (trains, _in("data", "augmentation num_views")),
+    (trains, _in("optim", "learning_rate weight_decay warmup_fraction max_grad_norm")),
+    (trains, ("global_batch_size", "num_epochs", "seed")),
+    (has_encoder, _in("encoder", "name image_size revision precision")),
+    (has_encoder, (*_in("probe", "l2 features shots"), "zero_shot.prompts")),
+    (draws_shots, _in("probe", "num_draws shot_seed")),
+    (has_adapters, _in("lora", "rank scaling use_rslora dropout target_modules towers num_blocks")),
+    (lambda config: config.adapt.method == "full", ("adapt.towers",)),
+    (lambda config: config.is_baseline, _in("baseline", "architecture from_scratch image_size")),
+    (lambda config: config.is_baseline, _in("baseline", "class_weights patience")),
+    (lambda config: config.reads_captions, ("data.captions",)),
+    (lambda config: config.needs_captioner, _in("captioner", "name revision max_new_tokens")),
+    *((_loss_reads(name), (f"loss.{name}",)) for name in ("kind", "positives", "pair_weight", "temperature")),
+    *((_loss_reads(name), (f"loss.{name}",)) for name in ("logit_scale", "learn_logit_scale", "logit_bias")),
+)
+READ_WHEN: dict[str, Condition] = {name: condition for condition, names in _ROWS for name in names}
+"""Dotted name of a field → whether a trial reads it in a way that can change its result."""
+
+
+def science(config: TrialConfig) -> dict[str, Any]:
+    """Returns the settings that can change the result, nested; not those that the trial does not read."""
+    return nest({name: value for name, value in to_flat(config).items() if READ_WHEN[name](config)})
+
+
+def trial_key(
+    config: TrialConfig,
+    data_fingerprint: str,
+    encoder_fingerprint: str,
+    captioner_fingerprint: str | None = None,
+) -> str:
+    """Returns what identifies a trial: its science and its inputs, not where or how it runs."""
+    inputs = data_fingerprint, encoder_fingerprint, *_captioner(config, captioner_fingerprint)
+    return fingerprint("trial", science(config), *inputs)
+
+
+def arm_key(
+    config: TrialConfig,
+    dataset_fingerprint: str,
+    encoder_fingerprint: str,
+    captioner_fingerprint: str | None = None,
+) -> str:
+    """Returns what intervals over seeds and folds group by: `trial_key` without `seed` and `data.fold`."""
+    settings = science(config)
+    settings.pop("seed", None)
+    settings["data"]["fold"] = None
+    inputs = dataset_fingerprint, encoder_fingerprint, *_captioner(config, captioner_fingerprint)
+    return fingerprint("arm", settings, *inputs)
+
+
+def _captioner(config: TrialConfig, captioner_fingerprint: str | None) -> list[str | None]:
+    """Returns a captioner's part of a key: empty where no caption is made of its sentences."""
+    return [captioner_fingerprint] if config.needs_captioner else []

@@ -8,7 +8,7 @@ PARALLEL := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test check lint types format schema test-slow faults ui docs links picture clean
+.PHONY: help setup sweep test check lint types format schema test-slow faults ui docs links picture figures clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -60,6 +60,9 @@ docs: $(DOCS_STAMP) ## the documentation site in build/docs; every warning is an
 
 links: $(DOCS_STAMP) ## check the external links of the documentation, over the network
 	@$(BIN)/python -m sphinx --quiet --builder linkcheck docs build/links
+
+figures: $(STAMP) ## rerun the README's quick figures; fails where one leaves its interval
+	@$(BIN)/python benchmarks/figures.py
 
 picture: $(STAMP) ## draw docs/board.svg anew from the stored result of the demo
 	@$(BIN)/python benchmarks/board_picture.py

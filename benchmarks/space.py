@@ -20,6 +20,9 @@ import time
 from datetime import date
 from pathlib import Path
 
+from orchestrator.cli.options import find_space
+from orchestrator.search.space_file import load_space
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -58,9 +61,17 @@ def run(space: str, settings: list[str]) -> dict[str, object]:
         "date": date.today().isoformat(),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}",
         "commit": commit,
+        "seeds": seeds(space, settings),
         "wall_seconds": round(seconds, 1),
         "leaderboard": json.loads(done.stdout),
     }
+
+
+def seeds(space: str, settings: list[str]) -> dict[str, object]:
+    """Returns what was drawn from: the searcher, the data, and training unless it is repeated over seeds."""
+    read = load_space(find_space(space), settings)
+    trial = read.resolve({})
+    return {"search.seed": read.settings.seed, "data.seed": trial.data.seed, "seed": trial.seed}
 
 
 if __name__ == "__main__":

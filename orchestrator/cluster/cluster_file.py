@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from orchestrator.cluster.finding import Finding
+from orchestrator.cluster.ray_internals import cluster_file_schema, complete_cluster_file
 from trainables.config.fields import did_you_mean
 from trainables.errors import ConfigError
 from trainables.plain_yaml import read_yaml
@@ -78,10 +78,8 @@ def read_cluster(path: Path) -> dict[str, Any]:
 def schema_problems(config: Mapping[str, Any]) -> Iterator[Finding]:
     """Yields what Ray's schema refuses; `ray up` itself stops at the first one."""
     import jsonschema
-    import ray.autoscaler
 
-    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
-    errors = jsonschema.Draft7Validator(schema).iter_errors(config)
+    errors = jsonschema.Draft7Validator(cluster_file_schema()).iter_errors(config)
     for error in sorted(errors, key=lambda error: [str(part) for part in error.absolute_path]):
         where = ".".join(str(part) for part in error.absolute_path)
         if error.validator == "additionalProperties":
@@ -103,18 +101,14 @@ def schema_problems(config: Mapping[str, Any]) -> Iterator[Finding]:
 
 def prepare(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[Finding, ...]]:
     """Returns the file as `ray up` completes it, and why Ray refuses it, if it does."""
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            prepared = prepare_config(dict(config))
-            validate_config(prepared)
+            return complete_cluster_file(config), ()
     except Exception as error:  # Ray raises of all kinds here: click's, NotImplementedError, KeyError, …
         reason = str(error) or said.getvalue().strip() or type(error).__name__
         kind = config["provider"]["type"]
         return config, (Finding(f"provider.type={kind}", "Ray does not take this file", reason),)
-    return prepared, ()
 
 
 def _join(where: str, key: str) -> str:

@@ -20,6 +20,7 @@ from orchestrator.cluster.environment import QUIET, secure_environment
 from orchestrator.cluster.gcs_client import look_at
 from orchestrator.cluster.local_ray import EXECUTION, quiet
 from orchestrator.cluster.nodes import Cluster, cluster_address
+from orchestrator.cluster.ray_internals import nodes_here
 from orchestrator.storage.paths import PROJECT
 from trainables.errors import ClusterError
 from trainables.launch import LOOPBACK
@@ -127,14 +128,6 @@ def leave(address: str) -> None:
     ray.shutdown()  # also what a connection that failed has left
     if job_id is not None:
         give_back_places(address, job_id)
-
-
-def nodes_here() -> set[str]:
-    """Returns the ids of the nodes that run on this machine, of whichever cluster."""
-    from ray._private import services  # nothing public says
-
-    found: set[str] = set(services.find_node_ids())  # pyright: ignore[reportUnknownArgumentType]
-    return found
 
 
 def environment(*, spans_nodes: bool) -> dict[str, str]:

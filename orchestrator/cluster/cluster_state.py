@@ -9,19 +9,15 @@ import time
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from orchestrator.cluster.gcs_client import ALIVE, ask, messages
 from orchestrator.cluster.placement import PLACES, Room, place_key
+from orchestrator.cluster.ray_internals import ALIVE, DEAD, PLACED, REMOVED, ask, messages
 
 # Imports inside functions: grpc comes with Ray, and loads as slowly.
 
 PROBE_SECONDS = 2.0
 GOES_SECONDS = 1.0
 """How long what is ending may still be there: on a node that shuts down, trials may end before Ray does."""
-PLACED, REMOVED = 2, 3
-"""`PlacementGroupTableData.PlacementGroupState`."""
 NIL = b"\xff"
-DEAD = 4
-"""`ActorTableData.ActorState`."""
 RAY_S_OWN = "_ray_internal"
 """How the namespaces of a head's own jobs begin."""
 COORDINATOR = "AutoscalingCoordinator"

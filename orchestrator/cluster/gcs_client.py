@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.nodes import Cluster, Node
+from orchestrator.cluster.ray_internals import ALIVE, ask, autoscaler_groups, head_of, messages
 from orchestrator.cluster.resources import Machine
 from trainables.errors import ClusterError
 from trainables.shell import command
 
 # Imports inside functions: Ray takes seconds to load, and reads its environment at that moment.
 
-ASK_SECONDS = 5.0
-ALIVE = 0
-"""`GcsNodeInfo.GcsNodeState`."""
 GPU_MEMORY_GB = {
     "T4": 15.0,
     "V100": 15.8,
@@ -73,22 +71,12 @@ def still_to_come(address: str, there: Sequence[Machine]) -> tuple[Machine, ...]
 def node_groups(address: str) -> list[NodeGroup]:
     """Returns the kinds of node that an autoscaler has told a head of; most tell none."""
     import grpc
-    from ray._raylet import (  # pyright: ignore[reportMissingModuleSource]
-        GCS_AUTOSCALER_CLUSTER_CONFIG_KEY,  # pyright: ignore[reportAttributeAccessIssue]
-        GCS_AUTOSCALER_STATE_NAMESPACE,  # pyright: ignore[reportAttributeAccessIssue]
-    )
-    from ray.core.generated import autoscaler_pb2
 
-    request = messages().InternalKVGetRequest(
-        namespace=GCS_AUTOSCALER_STATE_NAMESPACE.encode(), key=GCS_AUTOSCALER_CLUSTER_CONFIG_KEY.encode()
-    )
     try:
-        told = ask(address, "InternalKVGet", request, of="InternalKV").value
+        found = autoscaler_groups(address)
     except grpc.RpcError:
         return []
-    generated: Any = autoscaler_pb2
-    config = generated.ClusterConfig.FromString(told)
-    return [NodeGroup(dict(group.resources), group.max_count) for group in config.node_group_configs]
+    return [NodeGroup(dict(group.resources), group.max_count) for group in found]
 
 
 def is_alive(address: str, node_id: str) -> bool:
@@ -110,10 +98,8 @@ def find_head(address: str) -> str:
     Raises:
         ClusterError: `auto`, and no cluster or several run on this machine; a host without an address.
     """
-    from ray._private import services  # nothing public says without joining
-
     try:
-        return services.canonicalize_bootstrap_address_or_die(address)
+        return head_of(address)
     except (OSError, ValueError) as error:
         raise ClusterError(
             f"--address {address}: {error}. Start a cluster (ray start --head), or name HOST:PORT of its head"
@@ -148,24 +134,6 @@ def check_token(address: str) -> None:
     if found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) & 0o077:
         with suppress(OSError):  # a secret that is mounted
             path.chmod(0o600)  # Ray writes it so that everybody on the machine can read it
-
-
-def ask(address: str, question: str, request: Any, *, of: str = "NodeInfo") -> Any:
-    """Returns the answer of one of a head's services; raises what gRPC does."""
-    from ray._private.gcs_utils import create_gcs_channel
-    from ray.core.generated import gcs_service_pb2_grpc as services
-
-    channel: Any = create_gcs_channel(address)
-    with channel:
-        stub = getattr(services, f"{of}GcsServiceStub")(channel)
-        return getattr(stub, question)(request, timeout=ASK_SECONDS)
-
-
-def messages() -> Any:
-    """Returns the types of the questions."""
-    from ray.core.generated import gcs_service_pb2
-
-    return gcs_service_pb2
 
 
 def _node(info: Any) -> Node:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shlex
@@ -18,8 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from orchestrator.cluster.gcs_client import ASK_SECONDS, TOKEN_HINT, check_token, check_version
+from orchestrator.cluster.gcs_client import TOKEN_HINT, check_token, check_version
 from orchestrator.cluster.nodes import LOOPBACK_HOSTS
+from orchestrator.cluster.ray_internals import ASK_SECONDS, open_job_client, version_of
 from orchestrator.storage.paths import HOME_VARIABLE, PROJECT
 from trainables.config.fields import did_you_mean
 from trainables.errors import ClusterError, ConfigError
@@ -78,14 +78,8 @@ class JobServer:
         check_port(self.address)
         if host := plain_text_host(self.address):
             warn(f"the token goes to {host} unencrypted; safer: ssh -L 8265:127.0.0.1:8265 {host}")
-        from ray._private.runtime_env import packaging
-        from ray.dashboard.modules.dashboard_sdk import SubmissionClient
-        from ray.job_submission import JobSubmissionClient
-
-        for module in (SubmissionClient.__module__, packaging.__name__):  # they tell each upload
-            logging.getLogger(module).setLevel(logging.ERROR)
-        self.client: Any = self._call(JobSubmissionClient, self.address)
-        check_version(self.address, self.client._server_ray_version)  # asked when it connected
+        self.client: Any = self._call(open_job_client, self.address)
+        check_version(self.address, version_of(self.client))
 
     def submit(
         self,

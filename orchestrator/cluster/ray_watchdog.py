@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
 
 from orchestrator.cluster.gcs_client import is_alive
+from orchestrator.cluster.ray_internals import this_node
 
 # Imports inside functions: Ray takes seconds to load, and reads its environment at that moment.
 
@@ -78,9 +78,7 @@ def undisturbed() -> Generator[None]:
 
 def _finder() -> Callable[[], str]:
     """Returns what says, each time it is called, what has died; empty = nothing."""
-    from ray._private import worker
-
-    node: Any = worker._global_node  # pyright: ignore[reportPrivateUsage]  # nothing public says whether it lives
+    node = this_node()
     if node.all_processes:
         return lambda: _listed([kind for kind, _ in node.dead_processes()])
     return Silence(node.gcs_address, node.node_id)

@@ -14,7 +14,7 @@ STATE = """
 import json, sys
 from orchestrator.cluster.environment import secure_environment
 secure_environment()
-from orchestrator.cluster.gcs_client import ask, messages
+from orchestrator.cluster.ray_internals import ask, messages
 address = sys.argv[1]
 question = messages().GetAllPlacementGroupRequest()
 groups = ask(address, "GetAllPlacementGroup", question, of="PlacementGroupInfo")

@@ -1,0 +1,109 @@
+"""The private interfaces of Ray that this project uses, all in this module.
+
+They change between minor versions, so pyproject pins Ray's. Look here first when a new version breaks.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingModuleSource=false, reportAttributeAccessIssue=false, reportPrivateUsage=false
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# Imports inside functions: Ray takes seconds to load, and reads its environment at that moment.
+
+ASK_SECONDS = 5.0
+ALIVE = 0
+"""`GcsNodeInfo.GcsNodeState`."""
+DEAD = 4
+"""`ActorTableData.ActorState`."""
+PLACED, REMOVED = 2, 3
+"""`PlacementGroupTableData.PlacementGroupState`."""
+
+
+def messages() -> Any:
+    """Returns the message types of a head's services."""
+    from ray.core.generated import gcs_service_pb2
+
+    return gcs_service_pb2
+
+
+def ask(address: str, question: str, request: Any, *, of: str = "NodeInfo") -> Any:
+    """Returns the answer of one of a head's services; raises gRPC's errors."""
+    from ray._private.gcs_utils import create_gcs_channel
+    from ray.core.generated import gcs_service_pb2_grpc as services
+
+    channel: Any = create_gcs_channel(address)
+    with channel:
+        stub = getattr(services, f"{of}GcsServiceStub")(channel)
+        return getattr(stub, question)(request, timeout=ASK_SECONDS)
+
+
+def autoscaler_groups(address: str) -> Any:
+    """Returns the kinds of node that an autoscaler has registered with a head; raises gRPC's errors."""
+    from ray._raylet import GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, GCS_AUTOSCALER_STATE_NAMESPACE
+    from ray.core.generated import autoscaler_pb2
+
+    request = messages().InternalKVGetRequest(
+        namespace=GCS_AUTOSCALER_STATE_NAMESPACE.encode(), key=GCS_AUTOSCALER_CLUSTER_CONFIG_KEY.encode()
+    )
+    generated: Any = autoscaler_pb2
+    told = ask(address, "InternalKVGet", request, of="InternalKV").value
+    return generated.ClusterConfig.FromString(told).node_group_configs
+
+
+def head_of(address: str) -> str:
+    """Returns the `host:port` of a head, also for `auto`; raises OSError or ValueError if there is none."""
+    from ray._private import services
+
+    return services.canonicalize_bootstrap_address_or_die(address)
+
+
+def nodes_here() -> set[str]:
+    """Returns the ids of the nodes that run on this machine, of every cluster."""
+    from ray._private import services
+
+    return set(services.find_node_ids())
+
+
+def this_node() -> Any:
+    """Returns the node of this process's connection: its own processes, its id and the head's address."""
+    from ray._private import worker
+
+    return worker._global_node
+
+
+def cluster_file_schema() -> Any:
+    """Returns the JSON schema of the files that `ray up` reads."""
+    import ray.autoscaler
+
+    return json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+
+
+def complete_cluster_file(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a cluster file as `ray up` completes it; raises whatever Ray raises if it refuses the file."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(dict(config))
+    validate_config(prepared)
+    return prepared
+
+
+def open_job_client(address: str) -> Any:
+    """Returns a client of Ray's Jobs API that does not log each upload."""
+    from ray._private.runtime_env import packaging
+    from ray.dashboard.modules.dashboard_sdk import SubmissionClient
+    from ray.job_submission import JobSubmissionClient
+
+    for module in (SubmissionClient.__module__, packaging.__name__):
+        logging.getLogger(module).setLevel(logging.ERROR)
+    return JobSubmissionClient(address)
+
+
+def version_of(client: Any) -> str:
+    """Returns the cluster's version of Ray, which a client of the Jobs API asked for when it connected."""
+    return client._server_ray_version

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from orchestrator.cli.options import find_space
 from orchestrator.search.space_file import load_space
+from trainables.config.fields import DEFAULTS
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -70,8 +71,8 @@ def run(space: str, settings: list[str]) -> dict[str, object]:
 def seeds(space: str, settings: list[str]) -> dict[str, object]:
     """Returns what was drawn from: the searcher, the data, and training unless it is repeated over seeds."""
     read = load_space(find_space(space), settings)
-    trial = read.resolve({})
-    return {"search.seed": read.settings.seed, "data.seed": trial.data.seed, "seed": trial.seed}
+    fixed = {name: read.fixed.get(name, DEFAULTS[name]) for name in ("data.seed", "seed")}
+    return {"search.seed": read.settings.seed, **fixed}
 
 
 if __name__ == "__main__":

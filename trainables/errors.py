@@ -17,5 +17,9 @@ class ClusterError(UserError):
     """A machine or cluster that cannot give what a sweep needs."""
 
 
+class TrainingDiverged(UserError):
+    """Training left the range in which a model can be scored; the message gives step and remedy."""
+
+
 class WeightsUnavailable(UserError):
     """Pretrained weights are not here. The row becomes `unavailable`; nothing random takes its place."""

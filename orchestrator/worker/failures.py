@@ -13,7 +13,7 @@ from orchestrator.storage.store import StorageError
 from orchestrator.storage.trial_files import TrialFiles
 from orchestrator.worker.trial_spec import Cause, TrialSpec
 from trainables.artifacts import write_atomically
-from trainables.errors import UserError, WeightsUnavailable
+from trainables.errors import TrainingDiverged, UserError, WeightsUnavailable
 
 # Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
 
@@ -32,6 +32,8 @@ def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
         return "unavailable", str(error)
     if isinstance(error, StorageError):
         return "storage_failed", str(error)
+    if isinstance(error, TrainingDiverged):
+        return "diverged", str(error)
     if isinstance(error, UserError):
         return "user_error", str(error)
     if said := last_words(workdir):  # by a worker, before Train wrapped it

@@ -16,6 +16,7 @@ from trainables.config import TrialConfig, from_flat
 Cause = Literal[
     "user_error",
     "out_of_memory",
+    "diverged",
     "non_finite",
     "crash",
     "process_died",

@@ -40,6 +40,8 @@ class StepResult:
     Args:
         loss: mean over the global batch.
         floor: the smallest value the loss can take with these positives and captions.
+        spread: mean squared distance of the trained towers' embeddings to their mean; the smaller of the two.
+            0 = all inputs have one embedding; infinite where no trained tower had two rows.
         recall: class-aware: share of images whose nearest caption in the batch is carried by their own class.
         logit_scale: the multiplier of this step.
         micro_batch_size: what to pass to the next step: as given, or smaller after an out-of-memory error.
@@ -48,6 +50,7 @@ class StepResult:
 
     loss: float
     floor: float
+    spread: float
     recall: float
     logit_scale: float
     micro_batch_size: int | None
@@ -114,9 +117,7 @@ def global_batch_step(
             kept_graphs = 1
             gradients.clear()
         if not gradients.sum_over_ranks(group):
-            raise NonFiniteLoss(
-                f"loss {result.loss:.6g} is finite, a gradient is not: lower the learning rate"
-            )
+            raise NonFiniteLoss(f"loss {result.loss:.6g} is finite, a gradient is not")
     except BaseException:
         gradients.withdraw()
         raise
@@ -195,11 +196,21 @@ class _Step:
         return StepResult(
             gradients.loss,
             group.together(lambda: loss.floor(plan, positives)),
+            self._spread(batch),
             gradients.recall,
             batch.logit_scale,
             micro_batch_size,
             kept_graphs,
         )
+
+    def _spread(self, batch: GatheredBatch) -> float:
+        trained = ((batch.images, self.pairs.trains_images), (batch.texts, self.pairs.trains_texts))
+        spreads = [
+            float(rows.detach().var(dim=0, correction=0).sum())
+            for rows, is_trained in trained
+            if is_trained and len(rows) > 1
+        ]
+        return min(spreads, default=math.inf)
 
     def _gather(self, own_images: Tensor, own_texts: Tensor) -> GatheredBatch:
         plan, group = self.plan, self.group

@@ -30,7 +30,7 @@ from trainables.data.datasets import load_dataset
 from trainables.data.loader import GlobalBatch, global_batches, steps_per_epoch
 from trainables.data.records import Dataset
 from trainables.data.transforms import augment
-from trainables.losses.global_batch import NonFiniteLoss
+from trainables.errors import TrainingDiverged
 from trainables.models.catalogue.classifiers import (
     ARCHITECTURES,
     classifier_fingerprint,
@@ -121,7 +121,7 @@ class Fitting:
         """Takes one optimiser step and returns the loss: the mean over images, weighed by class.
 
         Raises:
-            NonFiniteLoss: nothing was changed.
+            TrainingDiverged: the loss is not finite; nothing was changed.
         """
         self.model.train()
         classes = torch.from_numpy(batch.classes).to(self.device)
@@ -135,9 +135,9 @@ class Fitting:
             part.backward()
             loss += float(part.detach())
         if not np.isfinite(loss):
-            raise NonFiniteLoss(
-                f"step {batch.step}: the loss of {self.config.baseline.architecture} is {loss}; lower "
-                "optim.learning_rate"
+            raise TrainingDiverged(
+                f"training diverged at step {batch.step + 1}: the loss is {loss}; lower optim.learning_rate "
+                f"({self.state.peak_learning_rate:g})"
             )
         self.state.apply_gradients()
         return loss

@@ -20,6 +20,7 @@ from trainables.losses.collectives import Group
 from trainables.losses.global_batch import StepResult
 from trainables.models.adapters.adapter_files import load_adapter, save_adapter
 from trainables.models.adapters.liveness import prove_alive
+from trainables.training.divergence import DivergenceCheck
 from trainables.training.micro_batch import Cut
 from trainables.training.objective import Objective
 from trainables.training.optim import TrainState
@@ -102,20 +103,24 @@ def run_epochs(
     cut: Cut | None = None
     largest_share = -(-min(config.global_batch_size, num_train) // context.world_size)
     floors, recalls = list[float](), list[float]()
+    divergence = DivergenceCheck(state, config.global_batch_size)
     seconds, num_images = 0.0, 0
     for batch in global_batches(setup.dataset, config, start_step=state.step):
         began = time.perf_counter()
         setup.encoder.train()
         cut = cut or objective.choose_cut(batch)
-        result = objective.step(batch, micro_batch_size=cut.micro_batch_size, kept_graphs=cut.kept_graphs)
+        with divergence.of_step():
+            result = objective.step(batch, micro_batch_size=cut.micro_batch_size, kept_graphs=cut.kept_graphs)
         cut = after(result, cut)
         state.apply_gradients()
         state.losses.append(result.loss)
+        divergence.check_collapse(result.spread)
         floors.append(result.floor)
         recalls.append(result.recall)
         num_images += len(batch)
         seconds += time.perf_counter() - began
         if state.step % per_epoch == 0:
+            divergence.check_losses(state.losses[-per_epoch:])
             metrics: dict[str, float] = {
                 "train/epoch": batch.epoch + 1,
                 "train/loss": float(np.mean(state.losses[-per_epoch:])),

@@ -171,7 +171,7 @@ def test_a_crash_is_retried_before_anything_new_and_told_once_at_the_end(conduct
     assert trial.failures == [(1, "crash", "died"), (2, "crash", "died again")]
 
 
-@pytest.mark.parametrize("cause", ["user_error", "non_finite", "out_of_memory", "unavailable"])
+@pytest.mark.parametrize("cause", ["user_error", "diverged", "non_finite", "out_of_memory", "unavailable"])
 def test_what_another_attempt_would_not_mend_is_not_retried(conduct, cause: str):
     controller = conduct(draw_of("a", 1))
     controller.settings = SearchSettings(max_retries=5)

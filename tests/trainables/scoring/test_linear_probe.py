@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from trainables.config import ProbeConfig
 from trainables.data.records import Dataset, ImageRecord
-from trainables.errors import DataError
+from trainables.errors import DataError, TrainingDiverged
 from trainables.scoring.bootstrap import Bootstrap
 from trainables.scoring.embedding_store import EmbeddingTable
 from trainables.scoring.linear_probe import (
@@ -161,6 +161,15 @@ def test_features_scale_and_shift_change_nothing() -> None:
     moved = [Examples(part.embeddings * scale + shift, part.classes) for part in (train, val)]
     plain = fit_path(train, val, class_names=CLASSES, l2=1.0).val_scores
     assert fit_path(*moved, class_names=CLASSES, l2=1.0).val_scores == pytest.approx(plain, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.3, "all images have the same embedding"), (np.nan, "are not finite")]
+)
+def test_embeddings_that_have_collapsed_are_refused_by_name(value: float, words: str) -> None:
+    parts = [Examples(np.full((12, 20), value, np.float32), np.arange(12) % 3) for _ in range(2)]
+    with pytest.raises(TrainingDiverged, match=rf"{words}; .*lower optim\.learning_rate"):
+        fit_path(*parts, class_names=CLASSES)
 
 
 def test_a_constant_feature_is_ignored() -> None:

@@ -11,6 +11,7 @@ import pytest
 from trainables.artifacts import about
 from trainables.config import TrialConfig, from_flat
 from trainables.context import LocalContext, Metrics
+from trainables.errors import TrainingDiverged
 from trainables.scoring.predictions import read_predictions
 from trainables.training import loop
 from trainables.training.frozen_activations import Activations
@@ -121,6 +122,14 @@ def test_a_resumed_run_repeats_the_losses(tmp_path: Path, untrained: Path) -> No
     assert [reported["train/epoch"] for reported in context.reported] == [1, 2]  # its curve is whole
     (adapter,) = (untrained / "adapters").iterdir()
     assert [epoch["train/epoch"] for epoch in about(adapter)["epochs"]] == [1, 2]
+
+
+def test_a_learning_rate_of_one_is_refused_by_the_step_at_which_training_diverged(
+    tmp_path: Path, store: Path
+) -> None:
+    message = r"diverged at step \d of 12: the embeddings collapsed.*lower optim\.learning_rate \(1\)"
+    with pytest.raises(TrainingDiverged, match=message):
+        run(small(optim__learning_rate=1.0), tmp_path, store)
 
 
 def test_a_trained_adapter_is_not_trained_again(

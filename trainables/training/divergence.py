@@ -1,0 +1,70 @@
+"""Detects diverged training: a loss that is not finite or far too high, or collapsed embeddings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from trainables.errors import TrainingDiverged
+from trainables.losses.global_batch import NonFiniteLoss
+from trainables.training.optim import TrainState
+
+MIN_SPREAD = 1e-4
+"""Of unit vectors; mean cosine 0.9999. Learning encoders showed 0.2 and more; collapsed ones 1e-12, or with
+the noise of dropout 1e-5."""
+MAX_COLLAPSED_STEPS = 2
+"""In a row: one alone may be a last batch of equal images."""
+MAX_LOSS_RATIO = 3.0
+"""Mean loss of an epoch, relative to the first step's or to that of a guess, whichever is higher."""
+
+
+class DivergenceCheck:
+    """Stops training that no longer learns. All ranks see the same numbers, so all of them stop."""
+
+    def __init__(self, state: TrainState, global_batch_size: int) -> None:
+        self.state = state
+        self.guess = math.log(global_batch_size)  # the loss where every pair of a batch looks alike
+        self.num_collapsed = 0
+
+    @contextmanager
+    def of_step(self) -> Generator[None]:
+        """Adds the step to what the loss says of itself.
+
+        Raises:
+            TrainingDiverged: the loss or a gradient is not finite.
+        """
+        try:
+            yield
+        except NonFiniteLoss as error:
+            raise self._diverged(self.state.step + 1, str(error)) from error
+
+    def check_collapse(self, spread: float) -> None:
+        """Checks the embeddings of the step just taken; see `StepResult.spread`.
+
+        Raises:
+            TrainingDiverged: all inputs had the same embedding for several steps.
+        """
+        self.num_collapsed = self.num_collapsed + 1 if spread < MIN_SPREAD else 0
+        if self.num_collapsed >= MAX_COLLAPSED_STEPS:
+            raise self._diverged(self.state.step, "the embeddings collapsed, all inputs have the same one")
+
+    def check_losses(self, losses: Sequence[float]) -> None:
+        """Checks the losses of the epoch just ended.
+
+        Raises:
+            TrainingDiverged: they lie far above the loss at the start.
+        """
+        mean, first = float(np.mean(losses)), self.state.losses[0]
+        if mean > MAX_LOSS_RATIO * max(first, self.guess):
+            raise self._diverged(
+                self.state.step, f"the mean loss of the epoch is {mean:.4g}, the first was {first:.4g}"
+            )
+
+    def _diverged(self, step: int, reason: str) -> TrainingDiverged:
+        return TrainingDiverged(
+            f"training diverged at step {step} of {self.state.total_steps}: {reason}; lower "
+            f"optim.learning_rate ({self.state.peak_learning_rate:g})"
+        )

@@ -72,7 +72,7 @@ def seeds(space: str, settings: list[str]) -> dict[str, object]:
     """Returns what was drawn from: the searcher, the data, and training unless it is repeated over seeds."""
     read = load_space(find_space(space), settings)
     fixed = {name: read.fixed.get(name, DEFAULTS[name]) for name in ("data.seed", "seed")}
-    return {"search.seed": read.settings.seed, **fixed}
+    return {"search.seed": read.search.seed, **fixed}
 
 
 if __name__ == "__main__":

@@ -222,6 +222,7 @@ def on_paper() -> list[dict[str, Any]]:
 
 def of_ledger(options: argparse.Namespace) -> dict[str, Any]:
     """Returns appends a second, each on disk when it returns, and entries read a second."""
+    from orchestrator.storage.events import TrialReported
     from orchestrator.storage.ledger import Ledger, LedgerReader
 
     with tempfile.TemporaryDirectory(dir=options.at) as folder:
@@ -230,11 +231,12 @@ def of_ledger(options: argparse.Namespace) -> dict[str, Any]:
             for number in range(options.count):
                 began = time.perf_counter()
                 ledger.append(
-                    "trial_reported",
-                    trial_key="0123456789abcdef",
-                    attempt=1,
-                    epoch=number,
-                    metrics=TRIAL_METRICS,
+                    TrialReported(
+                        trial_key="0123456789abcdef",
+                        attempt=1,
+                        epoch=number,
+                        metrics=TRIAL_METRICS,
+                    )
                 )
                 seconds.append(time.perf_counter() - began)
         size = sum(path.stat().st_size for path in (Path(folder) / "ledger").glob("*.jsonl"))

@@ -33,13 +33,13 @@ def test_adapting_beats_the_frozen_probe_and_the_thumbnail(home: Path) -> None:
     state = sweep("effects", *smaller, home=home)
     assert state.evaluated is not None
     arm = {trial.name: trial.arm_key for trial in state.trials.values()}
-    metrics = {trial.name: state.evaluated["arms"][trial.trial_key] for trial in state.trials.values()}
-    frozen, adapted, controls = metrics["frozen encoder"], metrics["LoRA"], state.evaluated["controls"]
+    metrics = {trial.name: state.evaluated.arms[trial.trial_key] for trial in state.trials.values()}
+    frozen, adapted, controls = metrics["frozen encoder"], metrics["LoRA"], state.evaluated.controls
 
     def difference(system: str, other: str, *, arm_b: str | None) -> tuple[float, float]:
         row = next(
             row
-            for row in state.evaluated["paired"]
+            for row in state.evaluated.paired
             if (row["arm_a"], row["system_a"]) == (arm["LoRA"], system)
             and (row["arm_b"], row["system_b"]) == (arm_b, other)
             and row["metric"] == "accuracy"
@@ -75,7 +75,7 @@ def test_with_permuted_labels_everything_scores_at_chance(home: Path) -> None:
     scores = {
         (trial.name, key): value
         for trial in state.trials.values()
-        for key, value in state.evaluated["arms"][trial.trial_key].items()
+        for key, value in state.evaluated.arms[trial.trial_key].items()
         if key.endswith("/accuracy")
     }
     assert len(scores) >= 12

@@ -155,7 +155,7 @@ def storage_of(name: str, given: str | None) -> str | None:
 
     folder = sweep_folder(name)
     if given is None:
-        given = read_ledger(folder).started.get("storage")
+        given = read_ledger(folder).started.storage
     if given is not None:
         bring_sweep(reach(given), folder)
     return given

@@ -17,6 +17,14 @@ from orchestrator.planning.identity import Identity, weights_of
 from orchestrator.results.seed_repeats import next_to_confirm
 from orchestrator.search.searcher import Draw, Metrics, Searcher
 from orchestrator.search.space import SearchSettings
+from orchestrator.storage.events import (
+    Event,
+    TrialFailed,
+    TrialFinished,
+    TrialPlaced,
+    TrialReported,
+    TrialWarned,
+)
 from orchestrator.storage.ledger import Entry, Ledger, SweepState, TrialState
 from orchestrator.storage.mirror import Mirror
 from orchestrator.worker.failures import explain, forget_words, last_words, read_warnings
@@ -80,21 +88,20 @@ class Controller:
     def __post_init__(self) -> None:
         self.circuit_breaker = CircuitBreaker(self.folder, self.settings, self.say)
 
-    def record(self, entry_type: str, /, **payload: Any) -> None:
-        """Writes one entry and takes it in."""
-        self.state.apply(self.ledger.append(entry_type, **payload))
+    def record(self, event: Event) -> None:
+        """Writes one event to the ledger and updates the state."""
+        self.state.apply(self.ledger.append(event))
 
     def take_in(self, entry: Entry) -> None:
         """Takes in what an earlier driver wrote: the searcher is asked and told what it was then."""
-        key = entry.payload.get("trial_key", "")
-        is_new = entry.type == "trial_placed" and key not in self.state.trials
-        if is_new and not entry.payload.get("confirms"):
-            self._draw_again(key)
+        event = entry.event
+        if isinstance(event, TrialPlaced) and not event.confirms and event.trial_key not in self.state.trials:
+            self._draw_again(event.trial_key)
         self.state.apply(entry)
-        if entry.type == "trial_finished":
-            self._tell(key, entry.payload["metrics"])
-        elif entry.type == "trial_failed" and not entry.payload.get("is_retried"):
-            self._tell(key, None)
+        if isinstance(event, TrialFinished):
+            self._tell(event.trial_key, event.metrics)
+        elif isinstance(event, TrialFailed) and not event.is_retried:
+            self._tell(event.trial_key, None)
 
     def go_on(self, *, retry_failed: bool = False) -> None:
         """Lines up what an earlier driver left undone, after its last entry was taken in."""
@@ -174,17 +181,18 @@ class Controller:
         forget_words(self.folder / "trials" / key, "*")  # of an earlier attempt
         attempt = known.attempts + 1 if known else 1
         self.record(
-            "trial_placed",
-            trial_key=key,
-            arm_key=identity.arm_key,
-            name=draw.name,
-            config=flat,
-            attempt=attempt,
-            is_baseline=draw.is_baseline,
-            confirms=draw.confirms,
-            data_fingerprint=identity.data,
-            model_fingerprint=identity.model,
-            captioner_fingerprint=identity.captioner,
+            TrialPlaced(
+                trial_key=key,
+                arm_key=identity.arm_key,
+                name=draw.name,
+                config=flat,
+                attempt=attempt,
+                is_baseline=draw.is_baseline,
+                confirms=draw.confirms,
+                data_fingerprint=identity.data,
+                model_fingerprint=identity.model,
+                captioner_fingerprint=identity.captioner,
+            )
         )
         self._show(self.observer.on_trial_placed, self.state.trials[key])
         causes = [cause for _, cause, _ in self.state.trials[key].failures]
@@ -245,7 +253,7 @@ class Controller:
         self.circuit_breaker.note_progress()
         if any(epoch == known for _, known, _ in trial.history):
             return
-        self.record("trial_reported", trial_key=key, attempt=trial.attempts, epoch=epoch, metrics=metrics)
+        self.record(TrialReported(trial_key=key, attempt=trial.attempts, epoch=epoch, metrics=metrics))
         self._show(self.observer.on_trial_reported, trial)
 
     def ended(self, key: str, record: TrialRecord, *, is_early: bool = False) -> None:
@@ -265,14 +273,15 @@ class Controller:
             return
         self.circuit_breaker.note_progress()
         self.record(
-            "trial_finished",
-            trial_key=key,
-            attempt=trial.attempts,
-            metrics=record.metrics,
-            seconds=record.seconds,
-            workdir=f"trials/{key}",
-            results=record.results,
-            stopped_early=is_early,
+            TrialFinished(
+                trial_key=key,
+                attempt=trial.attempts,
+                metrics=record.metrics,
+                seconds=record.seconds,
+                workdir=f"trials/{key}",
+                results=record.results,
+                stopped_early=is_early,
+            )
         )
         self._tell(key, record.metrics)
         forget(self.folder, key)
@@ -308,7 +317,7 @@ class Controller:
 
     def _warned(self, trial: TrialState, warnings: list[str]) -> None:
         for warning in warnings:
-            self.record("trial_warned", trial_key=trial.trial_key, attempt=trial.attempts, message=warning)
+            self.record(TrialWarned(trial_key=trial.trial_key, attempt=trial.attempts, message=warning))
             self.say(f"{trial.name}: {warning}")
 
     def failed(self, key: str, cause: Cause, message: str) -> None:
@@ -320,12 +329,13 @@ class Controller:
         # No fault of the trial's. The circuit_breaker count dead nodes; a storage that is away is waited for.
         is_retried = may_be_retried or is_away or (cause == "node_died" and not self._takes_nodes_down(trial))
         self.record(
-            "trial_failed",
-            trial_key=key,
-            attempt=trial.attempts,
-            cause=cause,
-            message=message,
-            is_retried=is_retried,
+            TrialFailed(
+                trial_key=key,
+                attempt=trial.attempts,
+                cause=cause,
+                message=message,
+                is_retried=is_retried,
+            )
         )
         if is_retried:
             self.again.append(key)

@@ -9,6 +9,7 @@ from orchestrator.driver.controller import Controller
 from orchestrator.results.arms import best_arm, finished_arms
 from orchestrator.results.leaderboard import leaderboard
 from orchestrator.search.space import SearchSpace
+from orchestrator.storage.events import Evaluated, OpenedTest
 from orchestrator.storage.ledger import SweepState, TrialState
 from trainables.artifacts import fingerprint
 from trainables.config import from_flat
@@ -34,12 +35,10 @@ def open_test(controller: Controller, arms: list[list[TrialState]]) -> None:
 
     controller.observer.on_message(f"opening the test labels, once, for {len(trials)} trials")
     keys, before = [trial.trial_key for trial in trials], controller.state.test_opened
-    if before and before[-1]["trial_keys"] != keys:
-        controller.say(
-            f"they were opened before, at {before[-1]['time']}; that it is done again is on record"
-        )
+    if before and before[-1][1].trial_keys != keys:
+        controller.say(f"they were opened before, at {before[-1][0]}; that it is done again is on record")
     reason = "end of sweep" if not before else "the sweep went on"
-    controller.record("test_opened", trial_keys=keys, reason=reason)
+    controller.record(OpenedTest(trial_keys=keys, reason=reason))
     found: dict[str, Any] = {}
     first = first_on_val(controller.state, arms)
     for group in by_data(trials):
@@ -65,7 +64,7 @@ def open_test(controller: Controller, arms: list[list[TrialState]]) -> None:
             first=System(*first) if first else None,
         )
         found = join(found, result.to_dict())
-    controller.record("evaluated", **found, first=first and {"arm": first[0], "system": first[1]})
+    controller.record(Evaluated(**found, first={"arm": first[0], "system": first[1]} if first else None))
 
 
 def first_on_val(state: SweepState, arms: list[list[TrialState]]) -> tuple[str, str] | None:
@@ -77,7 +76,7 @@ def first_on_val(state: SweepState, arms: list[list[TrialState]]) -> tuple[str, 
 
 def is_evaluated(state: SweepState, arms: list[list[TrialState]]) -> bool:
     """Says whether the ledger has the test values of all of these arms."""
-    known = (state.evaluated or {}).get("arms", {})
+    known = (state.evaluated or Evaluated()).arms
     return all(trial.trial_key in known for trial in _predicted(arms))
 
 

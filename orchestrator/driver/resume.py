@@ -27,7 +27,7 @@ def read_started(name: str) -> SweepState:
         DataError: no such sweep (offers the nearest name), a damaged ledger, or nothing in it yet.
     """
     state = read_ledger(sweep_folder(name))
-    if not state.started:
+    if not state.began:
         raise DataError(
             f"sweep '{name}' was ended before its first trial, so there is nothing to go on with; start it: "
             + command(f"sweep SPACE --name {name}")
@@ -47,7 +47,7 @@ def space_of(state: SweepState, *, extend: int | None = None, num_workers: int |
         ConfigError: it has no more trials to give.
     """
     changes = {"execution.num_workers": num_workers} if num_workers else {}
-    space = read_space(state.started["space"], changes=changes)
+    space = read_space(state.started.space, changes=changes)
     if extend is None:
         return space
     if space.arms or not space.parameters:
@@ -80,7 +80,7 @@ def check_drift(state: SweepState, identify: Callable[[TrialConfig], Identity]) 
             "that its trials stand on, so it cannot go on; start another sweep (--name)"
         )
     drifted: list[str] = []
-    if (code := state.opened.get("code_fingerprint")) and code != (now := provenance.code_fingerprint()):
+    if (code := state.opened.code_fingerprint) and code != (now := provenance.code_fingerprint()):
         drifted.append(f"the code in trainables/ ({_change(code, now)})")
     drifted += _other_inputs(state, identify)
     if drifted:
@@ -137,7 +137,7 @@ def keep_keys(controller: Controller, state: SweepState) -> None:
 
 def was_complete(state: SweepState, space: SearchSpace) -> bool:
     """Says whether a driver went through all of this space to the end."""
-    is_same = read_space(state.started["space"]).num_trials == space.num_trials
+    is_same = read_space(state.started.space).num_trials == space.num_trials
     return is_same and state.is_complete
 
 

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from orchestrator.cluster.fit import fit
 from orchestrator.cluster.local_ray import load_ray, local_ray
@@ -29,6 +28,7 @@ from orchestrator.planning.pinned_weights import PinnedWeights
 from orchestrator.results.seed_repeats import confirmed_counts
 from orchestrator.search.searcher import open_searcher
 from orchestrator.search.space import SearchSpace
+from orchestrator.storage.events import SweepFinished, SweepStarted
 from orchestrator.storage.ledger import Ledger, SweepState, read_ledger
 from orchestrator.storage.mirror import Mirror, reach
 from orchestrator.storage.paths import store
@@ -109,13 +109,9 @@ def run_sweep(
             then = f"; go on: {command(f'sweep --resume {folder.name}')}" if is_taken(folder) else ""
             controller.say(f"{how}; what was finished is kept{then}")
         exit_code = interrupted.exit_code or (controller.exit_code() if is_tested else 3)
-        if controller.state.started:
-            controller.record(
-                "sweep_finished",
-                exit_code=exit_code,
-                seconds=time.monotonic() - began,
-                is_cut_short=controller.is_cut_short,
-            )
+        if controller.state.began:
+            seconds, is_cut_short = time.monotonic() - began, controller.is_cut_short
+            controller.record(SweepFinished(exit_code=exit_code, seconds=seconds, is_cut_short=is_cut_short))
     return SweepOutcome(exit_code, folder.name)
 
 
@@ -128,7 +124,7 @@ def bring_back(controller: Controller, space: SearchSpace, *, retry_failed: bool
     state = read_ledger(controller.folder)
     check_drift(state, controller.identify)
     replay(controller, controller.folder, retry_failed=retry_failed)
-    if plan := state.opened.get("plan_fingerprint"):
+    if plan := state.opened.plan_fingerprint:
         controller.stands_on = controller.stands_on | {"plan_fingerprint": plan}
     controller.is_exhausted = was_complete(state, space)  # a searcher that repeats itself could find more now
 
@@ -214,7 +210,7 @@ def run_all(
     options: SweepOptions,
 ) -> None:
     """Starts or joins Ray, runs every trial and leaves it. A bad image ends it before any trial is placed."""
-    if controller.state.started and not controller.has_more():  # it was interrupted after its last trial
+    if controller.state.began and not controller.has_more():  # it was interrupted after its last trial
         start(controller, space)
         return
     cluster = options.cluster
@@ -305,7 +301,7 @@ def run_on_a_ray(
 
 def start(controller: Controller, space: SearchSpace) -> None:
     """Puts on record that a driver begins, or goes on, and on what it stands."""
-    controller.record("sweep_started", **describe(controller.folder.name, space), **controller.stands_on)
+    controller.record(replace(describe(controller.folder.name, space), **controller.stands_on))
     controller.observer.on_started(controller.folder, controller.state)
 
 
@@ -319,22 +315,22 @@ def evaluate_test(controller: Controller, space: SearchSpace) -> bool:
     return True
 
 
-def describe(name: str, space: SearchSpace) -> dict[str, Any]:
-    """Returns what a sweep stands on, for its ledger."""
+def describe(name: str, space: SearchSpace) -> SweepStarted:
+    """Returns the ledger's first entry: the inputs of a sweep."""
     first = from_flat(space.default_config())
-    return {
-        "name": name,
-        "experiment": space.experiment,
-        "space": space.to_dict(),
-        "space_fingerprint": space.fingerprint,
-        "objective": space.objective,
-        "num_trials": space.num_trials + space.num_baselines,
-        "num_to_confirm": sum(confirmed_counts(space)),
-        "code_fingerprint": provenance.code_fingerprint(),
-        "git": provenance.git(),
-        "versions": provenance.versions(),
-        "hardware": provenance.hardware(this_machine()),
-        "data_fingerprint": identify(first).data,
-        "encoder_fingerprint": encoder_fingerprint(first.encoder),
-        "seed": space.search.seed,
-    }
+    return SweepStarted(
+        name=name,
+        experiment=space.experiment,
+        space=space.to_dict(),
+        space_fingerprint=space.fingerprint,
+        objective=space.objective,
+        num_trials=space.num_trials + space.num_baselines,
+        num_to_confirm=sum(confirmed_counts(space)),
+        code_fingerprint=provenance.code_fingerprint(),
+        git=provenance.git(),
+        versions=provenance.versions(),
+        hardware=provenance.hardware(this_machine()),
+        data_fingerprint=identify(first).data,
+        encoder_fingerprint=encoder_fingerprint(first.encoder),
+        seed=space.search.seed,
+    )

@@ -37,7 +37,7 @@ class Terms:
 
 def terms(state: SweepState) -> Terms:
     """Returns the terms that a sweep was started on."""
-    space = state.started.get("space", {})
+    space = state.started.space
     search = space.get("search", {})
     return Terms(
         objective=objective(state),
@@ -56,7 +56,7 @@ def _num_repeated(repeat: Mapping[str, Sequence[int]]) -> int:
 
 def objective(state: SweepState) -> str:
     """Returns the key that ranks trials, such as `val/probe_joint/macro_auroc`; higher is better."""
-    return state.started.get("objective", "val/probe_joint/macro_auroc")
+    return state.started.objective
 
 
 def finished_arms(state: SweepState) -> list[list[TrialState]]:

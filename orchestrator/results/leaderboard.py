@@ -24,6 +24,7 @@ from orchestrator.results.arms import (
 )
 from orchestrator.search.constraints import Breach, Limit
 from orchestrator.search.metric_keys import BASELINES, own_key
+from orchestrator.storage.events import Evaluated
 from orchestrator.storage.ledger import SweepState, TrialState
 from trainables.models.catalogue.medical import seen_in_training
 from trainables.scoring.system_names import is_few_shot, split_few_shot
@@ -148,9 +149,9 @@ def leaderboard(state: SweepState) -> Leaderboard:
         rows=tuple(rows),
         controls=controls,
         absent=tuple(read_absent(state)),
-        test_opened=state.test_opened[0]["time"] if state.test_opened else None,
+        test_opened=state.test_opened[0][0] if state.test_opened else None,
         shortcut=find_shortcut(rows, controls, agreed.objective),
-        notes=(*(state.evaluated or {}).get("notes", []), *read_overlaps(state)),
+        notes=(*(state.evaluated or Evaluated()).notes, *read_overlaps(state)),
         is_finished=state.finished is not None,
     )
 
@@ -259,11 +260,11 @@ def read_row(
 
 def opened_metrics(state: SweepState, arm: Arm) -> Mapping[str, float]:
     """Returns what `evaluate` found for an arm: pooled over its folds and seeds where there are several."""
-    evaluated, first = state.evaluated or {}, arm[0]
-    if first.arm_key in evaluated.get("pooled", {}):
-        return evaluated["pooled"][first.arm_key]
+    evaluated, first = state.evaluated or Evaluated(), arm[0]
+    if first.arm_key in evaluated.pooled:
+        return evaluated.pooled[first.arm_key]
     is_alone = len(arm) == 1 and first.config.get("data.fold") is None
-    return evaluated.get("arms", {}).get(first.trial_key, {}) if is_alone else {}  # one fold is no result
+    return evaluated.arms.get(first.trial_key, {}) if is_alone else {}  # one fold is no result
 
 
 def frozen_arms(arms: Sequence[Arm]) -> dict[str, list[str]]:
@@ -282,13 +283,13 @@ def encoder_of(trial: TrialState) -> str:
 
 def reference(state: SweepState) -> tuple[str, str] | None:
     """Returns arm and system of the strongest frozen probe on test: what adaptation has to beat."""
-    found = (state.evaluated or {}).get("reference")
+    found = (state.evaluated or Evaluated()).reference
     return (found["arm"], found["system"]) if found else None
 
 
 def first_on_val(state: SweepState) -> tuple[str, str] | None:
     """Returns arm and system of the row that stood first on val when the test labels were opened."""
-    found = (state.evaluated or {}).get("first")
+    found = (state.evaluated or Evaluated()).first
     return (found["arm"], found["system"]) if found else None
 
 
@@ -298,14 +299,14 @@ def read_paired(state: SweepState) -> Paired:
         ((row["arm_a"], row["system_a"]), (row["arm_b"], row["system_b"]), row["metric"]): Estimate(
             row["difference"], row["low"], row["high"]
         )
-        for row in (state.evaluated or {}).get("paired", [])
+        for row in (state.evaluated or Evaluated()).paired
     }
 
 
 def read_controls(state: SweepState) -> Iterator[Control]:
     """Yields the controls, from the first trial that has them: they do not depend on the encoder."""
     metric = metric_of(state)
-    opened = (state.evaluated or {}).get("controls", {})
+    opened = (state.evaluated or Evaluated()).controls
     for system in CONTROLS:
         scored = [
             trial.metrics for trial in state.trials.values() if f"val/{system}/{metric}" in trial.metrics

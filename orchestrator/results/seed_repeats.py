@@ -64,7 +64,7 @@ def to_confirm(state: SweepState) -> list[TrialState]:
 
 def num_still_to_confirm(state: SweepState) -> int:
     """Returns how many such trials are still to come, as things stand; arms that are not known yet count."""
-    num_unknown = max(0, state.started.get("num_to_confirm", 0) - len(to_confirm(state)))
+    num_unknown = max(0, state.started.num_to_confirm - len(to_confirm(state)))
     return len(list(left_to_confirm(state))) + num_unknown * (terms(state).num_seeds - 1)
 
 

@@ -105,7 +105,7 @@ def read_status(sweep_folder: Path, storage: Storage | None = None) -> SweepStat
         driver, host = (holder.pid, holder.host) if holder else (None, None)
     waiting = read_waiting(sweep_folder) if driver is not None else {}
     is_complete = driver is None and state.is_complete
-    num_planned = state.started.get("num_trials")
+    num_planned = state.started.num_trials
     num_pending = 0
     if not is_complete and num_planned is not None:
         num_drawn = sum(not trial.confirms for trial in state.trials.values())

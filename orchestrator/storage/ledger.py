@@ -19,6 +19,20 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, cast
 
 from orchestrator.storage.driver_lock import hold_driver_lock
+from orchestrator.storage.events import (
+    NAMES,
+    Evaluated,
+    Event,
+    OpenedTest,
+    SweepFinished,
+    SweepStarted,
+    TrialFailed,
+    TrialFinished,
+    TrialPlaced,
+    TrialReported,
+    TrialWarned,
+    read_event,
+)
 from trainables.errors import DataError
 
 SCHEMA = 1
@@ -30,12 +44,11 @@ TrialStatus = Literal["placed", "running", "finished", "failed", "unavailable"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One line. `payload` is what the caller of `append` gave."""
+    """One line of a ledger."""
 
     seq: int
     time: str  # ISO 8601, UTC
-    type: str
-    payload: dict[str, Any]
+    event: Event | None  # None: of a later version
 
 
 class LedgerReader:
@@ -89,10 +102,10 @@ class LedgerReader:
         if values["seq"] != self.next_seq:
             raise self._damaged(f"entry {values['seq']} stands where entry {self.next_seq} belongs")
         self.next_seq += 1
-        payload = {
-            key: value for key, value in values.items() if key not in ("v", "seq", "time", "type", "sha")
-        }
-        return Entry(values["seq"], values["time"], values["type"], payload)
+        try:
+            return Entry(values["seq"], values["time"], read_event(values["type"], values))
+        except TypeError as error:
+            raise self._damaged(f"it is incomplete ({error})") from error
 
     def _damaged(self, what: str) -> DataError:
         return DataError(
@@ -124,8 +137,8 @@ class Ledger:
             os.close(self._lock)
             raise
 
-    def append(self, entry_type: str, /, **payload: Any) -> Entry:
-        """Writes one entry, on disk when this returns, and returns it as a reader would see it.
+    def append(self, event: Event) -> Entry:
+        """Writes an event to disk, and returns its entry.
 
         Raises:
             OSError: the disk refuses; the ledger is as it was before.
@@ -137,7 +150,7 @@ class Ledger:
                 self._segment, size = self._segment + 1, 0
                 os.close(self._file)
                 self._file = self._open(self._folder / f"segment-{self._segment:05d}.jsonl")
-            entry = Entry(self._next_seq, datetime.now(UTC).isoformat(), entry_type, payload)
+            entry = Entry(self._next_seq, datetime.now(UTC).isoformat(), event)
             try:
                 self._write(_to_line(entry))
                 self._next_seq += 1
@@ -180,6 +193,9 @@ Report = tuple[int, int, dict[str, float]]
 Failure = tuple[int, str, str]
 """How an attempt failed: (attempt, cause, message)."""
 
+Opening = tuple[str, OpenedTest]
+"""When the test labels were opened, and for which trials."""
+
 
 class Inputs(NamedTuple):
     """Fingerprints of what an attempt stood on; see `Identity`."""
@@ -213,78 +229,82 @@ class TrialState:
     stood_on: list[Inputs] = field(default_factory=list[Inputs])  # of each attempt, as it was placed
 
 
+_NOT_STARTED = SweepStarted(name="")
+
+
 @dataclass
 class SweepState:
-    """What replaying a ledger gives. `apply` one entry after another."""
+    """The state of a sweep after the entries that were applied."""
 
     name: str
-    began: str = ""  # when the first driver started: ISO 8601, UTC
-    opened: dict[str, Any] = field(default_factory=dict[str, Any])  # what the first driver said
-    started: dict[str, Any] = field(default_factory=dict[str, Any])  # what the newest one said
+    began: str = ""  # when the first driver started: ISO 8601, UTC; empty: none did
+    opened: SweepStarted = _NOT_STARTED  # by the first driver
+    started: SweepStarted = _NOT_STARTED  # by the newest driver
     trials: dict[str, TrialState] = field(default_factory=dict[str, TrialState])
-    test_opened: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    evaluated: dict[str, Any] | None = None
-    finished: dict[str, Any] | None = None
+    test_opened: list[Opening] = field(default_factory=list[Opening])
+    evaluated: Evaluated | None = None
+    finished: SweepFinished | None = None
     next_seq: int = 0
 
     @property
     def is_complete(self) -> bool:
-        """Says whether the newest driver went through to the end, with failed trials or without."""
-        end = self.finished or {"exit_code": None}
-        return end["exit_code"] in (0, 3) and not end.get("is_cut_short")
+        """Whether the newest driver reached the end of the sweep, with failed trials or without."""
+        end = self.finished
+        return end is not None and end.exit_code in (0, 3) and not end.is_cut_short
 
     def apply(self, entry: Entry) -> None:
-        """Takes in one entry; types of a later minor version are passed over."""
+        """Updates the state by one entry."""
         self.next_seq = entry.seq + 1
-        payload = entry.payload
-        match entry.type:
-            case "sweep_started":
-                self.opened, self.began = self.opened or payload, self.began or entry.time
-                self.started, self.finished = payload, None
-            case "trial_placed":
-                self._place(payload)
-            case "trial_reported":
-                trial = self.trials[payload["trial_key"]]
-                trial.status, trial.metrics = "running", trial.metrics | payload["metrics"]
-                trial.history.append((payload["attempt"], payload["epoch"], payload["metrics"]))
-            case "trial_finished":
-                trial = self.trials[payload["trial_key"]]
-                trial.status, trial.metrics = "finished", payload["metrics"]
-                trial.seconds, trial.workdir = payload["seconds"], payload["workdir"]
-                trial.results, trial.stopped_early = payload["results"], payload["stopped_early"]
-            case "trial_failed":
-                self._fail(payload)
-            case "test_opened":
-                self.test_opened.append({"time": entry.time} | payload)
-            case "evaluated":
-                self.evaluated = payload
-            case "sweep_finished":
-                self.finished = payload
-            case _:
+        match entry.event:
+            case SweepStarted() as event:
+                if not self.began:
+                    self.opened, self.began = event, entry.time
+                self.started, self.finished = event, None
+            case TrialPlaced() as event:
+                self._place(event)
+            case TrialReported() as event:
+                trial = self.trials[event.trial_key]
+                trial.status, trial.metrics = "running", trial.metrics | event.metrics
+                trial.history.append((event.attempt, event.epoch, event.metrics))
+            case TrialFinished() as event:
+                trial = self.trials[event.trial_key]
+                trial.status, trial.metrics = "finished", event.metrics
+                trial.seconds, trial.workdir = event.seconds, event.workdir
+                trial.results, trial.stopped_early = event.results, event.stopped_early
+            case TrialFailed() as event:
+                self._fail(event)
+            case OpenedTest() as event:
+                self.test_opened.append((entry.time, event))
+            case Evaluated() as event:
+                self.evaluated = event
+            case SweepFinished() as event:
+                self.finished = event
+            case TrialWarned() | None:
                 pass
 
-    def _fail(self, payload: dict[str, Any]) -> None:
-        trial = self.trials[payload["trial_key"]]
-        trial.failures.append((payload["attempt"], payload["cause"], payload["message"]))
-        if payload.get("is_retried"):
+    def _fail(self, event: TrialFailed) -> None:
+        trial = self.trials[event.trial_key]
+        trial.failures.append((event.attempt, event.cause, event.message))
+        if event.is_retried:
             trial.status = "placed"  # its next attempt follows
             return
-        trial.cause, trial.message = payload["cause"], payload["message"]
+        trial.cause, trial.message = event.cause, event.message
         trial.status = "unavailable" if trial.cause == "unavailable" else "failed"
 
-    def _place(self, payload: dict[str, Any]) -> None:
-        key = payload["trial_key"]
+    def _place(self, event: TrialPlaced) -> None:
+        key = event.trial_key
         if not key or key.startswith("/") or ".." in key.split("/") or "\\" in key or "\0" in key:
             raise DataError(f"ledger of '{self.name}': trial {key!r} leads out of its folder")
         if key not in self.trials:
-            described = {name: payload[name] for name in ("arm_key", "name", "config", "is_baseline")}
-            self.trials[key] = TrialState(key, **described, confirms=payload.get("confirms", False))
+            self.trials[key] = TrialState(
+                key, event.arm_key, event.name, event.config, event.is_baseline, event.confirms
+            )
         trial = self.trials[key]
-        trial.status, trial.attempts = "placed", payload["attempt"]
+        trial.status, trial.attempts = "placed", event.attempt
         trial.cause = trial.message = None
-        if "data_fingerprint" in payload:  # ledgers of earlier versions can still be read
-            data, model = payload["data_fingerprint"], payload["model_fingerprint"]
-            trial.stood_on.append(Inputs(data, model, payload.get("captioner_fingerprint")))
+        if event.data_fingerprint is not None:
+            inputs = Inputs(event.data_fingerprint, event.model_fingerprint, event.captioner_fingerprint)
+            trial.stood_on.append(inputs)
 
 
 def read_ledger(sweep_folder: Path) -> SweepState:
@@ -310,8 +330,9 @@ def no_such_sweep(sweep_folder: Path) -> DataError:
 
 
 def _to_line(entry: Entry) -> bytes:
-    head = {"v": SCHEMA, "seq": entry.seq, "time": entry.time, "type": entry.type}
-    values = head | entry.payload
+    assert entry.event is not None
+    head = {"v": SCHEMA, "seq": entry.seq, "time": entry.time, "type": NAMES[type(entry.event)]}
+    values = head | vars(entry.event)
     body = json.dumps(values, separators=(",", ":"), allow_nan=False, default=_plain).encode()
     return body[:-1] + _checksum(body) + b"\n"
 

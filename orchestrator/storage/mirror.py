@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.storage.attempt_lock import CHECKPOINTS
+from orchestrator.storage.events import TrialFinished
 from orchestrator.storage.lease import RENEW_SECONDS, Lease
 from orchestrator.storage.ledger import LedgerReader, SweepState, TrialState, read_ledger
 from orchestrator.storage.paths import home, sweep_names
@@ -170,8 +171,8 @@ class Mirror:
 
     def _complete_ended(self) -> None:
         """Puts away what trials that have finished left here, and lets go of their checkpoints."""
-        ended = [entry for entry in self._reader.poll() if entry.type == "trial_finished"]
-        self._ended += [entry.payload["trial_key"] for entry in ended]
+        events = [entry.event for entry in self._reader.poll()]
+        self._ended += [event.trial_key for event in events if isinstance(event, TrialFinished)]
         state = read_ledger(self.folder) if self._ended else None
         while state and self._ended:
             _complete_trial(self.storage, state.trials[self._ended[0]], self.folder)

@@ -35,9 +35,9 @@ def stage(key: RunKey, state: SweepState, sweep_folder: Path, target: Path) -> N
 
 def stage_sweep(state: SweepState, target: Path) -> None:
     """Writes the search space, what was evaluated and, once there is a row, the leaderboard."""
-    _write_json(target / "space.json", private(state.started.get("space", {})))
+    _write_json(target / "space.json", private(state.started.space))
     if state.evaluated is not None:
-        _write_json(target / "evaluated.json", private(state.evaluated))
+        _write_json(target / "evaluated.json", private(vars(state.evaluated)))
     # A failure's message quotes paths and image ids: its cause stands alone.
     silent = {key: replace(trial, message=None) for key, trial in state.trials.items()}
     board = leaderboard(replace(state, trials=silent))

@@ -20,6 +20,17 @@ import pyarrow.parquet as parquet  # pyright: ignore[reportMissingTypeStubs]
 from orchestrator.results.arms import best_arm, over_trials, terms
 from orchestrator.results.leaderboard import opened_metrics
 from orchestrator.search.metric_keys import own_key
+from orchestrator.storage.events import (
+    Evaluated,
+    OpenedTest,
+    SweepFinished,
+    SweepStarted,
+    TrialFailed,
+    TrialFinished,
+    TrialPlaced,
+    TrialReported,
+    TrialWarned,
+)
 from orchestrator.storage.ledger import Entry, SweepState, TrialState
 from trainables.artifacts import fingerprint
 from trainables.config import flatten, from_flat, science
@@ -75,30 +86,30 @@ class SweepRuns:
         self.sweep: Run | None = None
         self.trials: dict[str, Run] = {}
         self.changed: dict[RunKey, Run] = {}
-        self.last = Entry(-1, "1970-01-01T00:00:00+00:00", "", {})
+        self.last = Entry(-1, "1970-01-01T00:00:00+00:00", None)
 
     def apply(self, entry: Entry) -> None:
         """Takes in one ledger entry."""
         self.last = entry
         self.state.apply(entry)
-        match entry.type:
-            case "sweep_started":
+        match entry.event:
+            case SweepStarted():
                 self._start(entry)
-            case "trial_placed":
-                self._place(entry)
-            case "trial_reported":
-                self._report(entry)
-            case "trial_finished":
-                self._finish(entry)
-            case "trial_failed":
-                self._fail(entry)
-            case "test_opened":
+            case TrialPlaced() as event:
+                self._place(event, entry)
+            case TrialReported() as event:
+                self._report(event, entry)
+            case TrialFinished() as event:
+                self._finish(event, entry)
+            case TrialFailed() as event:
+                self._fail(event, entry)
+            case OpenedTest():
                 self._touch(self.sweep, entry).tags["orchestrator.test_opened"] = entry.time
-            case "evaluated":
-                self._evaluate(entry)
-            case "sweep_finished":
-                self._end(entry)
-            case _:
+            case Evaluated() as event:
+                self._evaluate(event, entry)
+            case SweepFinished() as event:
+                self._end(event, entry)
+            case TrialWarned() | None:
                 pass
 
     def close(self) -> None:
@@ -108,7 +119,7 @@ class SweepRuns:
                 self._end_run(run, "KILLED", "interrupted", self.last)
 
     def _touch(self, run: Run | None, entry: Entry) -> Run:
-        assert run is not None, f"ledger entry {entry.seq} ({entry.type}) before sweep_started"
+        assert run is not None, f"ledger entry {entry.seq} before sweep_started"
         run.seq = entry.seq
         self.changed[run.key] = run
         return run
@@ -125,29 +136,29 @@ class SweepRuns:
     def _start(self, entry: Entry) -> None:
         if self.sweep is None:
             self.sweep_id = fingerprint("sweep", self.state.name, entry.time)
-            search = private(self.state.started.get("space", {}).get("search", {}))
+            search = private(self.state.started.space.get("search", {}))
             params = texts(flatten({"search": search}))
             self.sweep = Run(RunKey(), self.state.name, None, milliseconds(entry), params, has_files=True)
         self._begin_run(self.sweep, entry).tags |= about(self.state.started)
 
-    def _place(self, entry: Entry) -> None:
-        trial = self.state.trials[entry.payload["trial_key"]]
+    def _place(self, event: TrialPlaced, entry: Entry) -> None:
+        trial = self.state.trials[event.trial_key]
         key = RunKey(trial.trial_key)
         if trial.trial_key not in self.trials:
             run = Run(key, trial.name, self.sweep, milliseconds(entry), parameters(trial.config))
             self.trials[trial.trial_key] = run
         run = self._begin_run(self.trials[trial.trial_key], entry)
-        run.tags |= about(self.state.started) | about_trial(trial, entry.payload["config"])
+        run.tags |= about(self.state.started) | about_trial(trial, event.config)
 
-    def _report(self, entry: Entry) -> None:
+    def _report(self, event: TrialReported, entry: Entry) -> None:
         """An attempt that repeats epochs after a crash adds nothing: the first report of an epoch stands."""
-        run, epoch = self.trials[entry.payload["trial_key"]], entry.payload["epoch"]
+        run, epoch = self.trials[event.trial_key], event.epoch
         if epoch > run.last_epoch:
             run.last_epoch = epoch
-            self._touch(run, entry).points += points_of_epoch(entry.payload["metrics"], epoch, entry)
+            self._touch(run, entry).points += points_of_epoch(event.metrics, epoch, entry)
 
-    def _finish(self, entry: Entry) -> None:
-        trial = self.state.trials[entry.payload["trial_key"]]
+    def _finish(self, event: TrialFinished, entry: Entry) -> None:
+        trial = self.state.trials[event.trial_key]
         run = self._end_run(self.trials[trial.trial_key], "FINISHED", "none", entry)
         reported = trial.history[-1][2] if trial.history else {}
         new = {key: value for key, value in trial.metrics.items() if reported.get(key) != value}
@@ -159,16 +170,16 @@ class SweepRuns:
             self._touch(probe, entry)
         self._roll_up(entry)
 
-    def _fail(self, entry: Entry) -> None:
-        if entry.payload.get("is_retried"):  # the run goes on with the next attempt
-            run = self._touch(self.trials[entry.payload["trial_key"]], entry)
-            run.tags["orchestrator.retried_after"] = entry.payload["cause"]
+    def _fail(self, event: TrialFailed, entry: Entry) -> None:
+        if event.is_retried:  # the run goes on with the next attempt
+            run = self._touch(self.trials[event.trial_key], entry)
+            run.tags["orchestrator.retried_after"] = event.cause
             return
-        self._end_run(self.trials[entry.payload["trial_key"]], "FAILED", entry.payload["cause"], entry)
+        self._end_run(self.trials[event.trial_key], "FAILED", event.cause, entry)
         self._roll_up(entry)
 
-    def _evaluate(self, entry: Entry) -> None:
-        for key, metrics in entry.payload["arms"].items():
+    def _evaluate(self, event: Evaluated, entry: Entry) -> None:
+        for key, metrics in event.arms.items():
             run = self._touch(self.trials[key], entry)
             run.points += points(metrics, run.last_epoch, entry)
         run = self._touch(self.sweep, entry)
@@ -199,14 +210,14 @@ class SweepRuns:
                 "Intervals, test and controls: `leaderboard.html` among the artifacts.",
             }
 
-    def _end(self, entry: Entry) -> None:
+    def _end(self, event: SweepFinished, entry: Entry) -> None:
         statuses = {trial.status for trial in self.state.trials.values()}
         run = self._touch(self.sweep, entry)
         run.has_files = True
-        run.tags["orchestrator.exit_code"] = str(entry.payload["exit_code"])
+        run.tags["orchestrator.exit_code"] = str(event.exit_code)
         if statuses & {"placed", "running"}:
             self.close()
-        elif entry.payload.get("is_cut_short"):
+        elif event.is_cut_short:
             self._end_run(run, "KILLED", "cut short", entry)
         elif "finished" in statuses:
             self._end_run(run, "FINISHED", "none", entry)
@@ -270,7 +281,7 @@ def parameters(config: Mapping[str, Any]) -> dict[str, str]:
     return texts(flatten(private(science(from_flat(config)))))
 
 
-def about(started: Mapping[str, Any]) -> dict[str, str]:
+def about(started: SweepStarted) -> dict[str, str]:
     """Returns the tags that say on what a sweep stands: code, versions, data, encoder, machine."""
     kept = (
         "git",
@@ -282,7 +293,7 @@ def about(started: Mapping[str, Any]) -> dict[str, str]:
         "seed",
         "objective",
     )
-    facts = private({key: started[key] for key in kept if key in started})
+    facts = private({key: value for key in kept if (value := getattr(started, key)) is not None})
     tags = texts(flatten({"orchestrator": facts}))
     commit = tags.get("orchestrator.git.commit") or tags.get("orchestrator.git")
     return (

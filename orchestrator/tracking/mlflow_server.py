@@ -121,7 +121,7 @@ def links(state: SweepState, base_url: str) -> dict[str, str]:
         ClusterError: the server does not answer, or does not hold this sweep.
     """
     try:
-        name = quote(state.started["experiment"], safe="")
+        name = quote(state.started.experiment, safe="")
         found = _call(f"{base_url}{API}/experiments/get-by-name?experiment_name={name}")
         experiment = found["experiment"]["experiment_id"]
         sweep = _search(

@@ -42,7 +42,7 @@ class Store:
 
     def open(self, runs: SweepRuns) -> None:
         """Finds or makes the experiment, and finds the runs of this sweep that are there already."""
-        name = runs.state.started["experiment"]
+        name = runs.state.started.experiment
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             place = None if self.is_server else artifact_root()

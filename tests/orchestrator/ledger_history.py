@@ -13,6 +13,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.storage.events import (
+    Evaluated,
+    OpenedTest,
+    SweepFinished,
+    SweepStarted,
+    TrialFailed,
+    TrialFinished,
+    TrialPlaced,
+    TrialReported,
+)
 from orchestrator.storage.ledger import Ledger
 from trainables.artifacts import atomic_directory
 from trainables.config import from_flat, to_flat
@@ -30,36 +40,33 @@ KEYS = {"frozen": "trial-0", "rank=4": "trial-1", "rank=16": "trial-2", "rank=64
 
 
 def start(ledger: Ledger, name: str) -> None:
-    ledger.append(
-        "sweep_started", name=name, experiment="phantom/test", objective=OBJECTIVE, seed=0,
+    ledger.append(SweepStarted(name=name, experiment="phantom/test", objective=OBJECTIVE, seed=0,
         space={"fixed": {"data.root": SECRET_ROOT}, "search": {"searcher": "grid", "num_trials": 3}},
         space_fingerprint="5face", git={"commit": "c0ffee", "is_dirty": False}, versions={"torch": "2.14.1"},
         hardware={"num_cpus": 2}, data_fingerprint="da7a", encoder_fingerprint="e4c0",
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def place(ledger: Ledger, name: str, attempt: int = 1, **overrides: Any) -> None:
     config = to_flat(from_flat({"data.root": SECRET_ROOT, "data.manifest": f"{PATIENT}.csv"} | overrides))
-    ledger.append(
-        "trial_placed", trial_key=KEYS[name], arm_key=f"arm-{KEYS[name]}", name=name, config=config,
+    ledger.append(TrialPlaced(trial_key=KEYS[name], arm_key=f"arm-{KEYS[name]}", name=name, config=config,
         attempt=attempt, is_baseline=name == "frozen",
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def report(ledger: Ledger, name: str, epochs: range, attempt: int = 1) -> None:
     for epoch in epochs:
         losses = {f"train/step_loss_{i}": 2 / (2 * epoch + i) for i in range(2)}
         metrics = {"train/epoch": epoch, "train/loss": 1 / epoch, OBJECTIVE: 0.5 + epoch / 10} | losses
-        ledger.append("trial_reported", trial_key=KEYS[name], attempt=attempt, epoch=epoch, metrics=metrics)
+        ledger.append(TrialReported(trial_key=KEYS[name], attempt=attempt, epoch=epoch, metrics=metrics))
 
 
 def end(ledger: Ledger, folder: Path, name: str, score: float) -> None:
     workdir = folder / "trials" / KEYS[name]
     metrics = {OBJECTIVE: score, f"{OBJECTIVE}_low": score - 0.1, f"{OBJECTIVE}_high": score + 0.1}
-    ledger.append(
-        "trial_finished", trial_key=KEYS[name], attempt=1, metrics=metrics, seconds=2.5,
+    ledger.append(TrialFinished(trial_key=KEYS[name], attempt=1, metrics=metrics, seconds=2.5,
         workdir=f"trials/{KEYS[name]}", results=write_results(workdir), stopped_early=False,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def write_results(workdir: Path) -> dict[str, str]:
@@ -144,12 +151,12 @@ def finish_demo(ledger: Ledger, folder: Path) -> None:
     end(ledger, folder, "rank=16", 0.9)
     place(ledger, "rank=64", **{"lora.rank": 64})
     message = f"{SECRET_ROOT}/{PATIENT}.png: 0 bytes"
-    ledger.append("trial_failed", trial_key=KEYS["rank=64"], attempt=1, cause="user_error", message=message)
-    ledger.append("test_opened", trial_keys=[KEYS["rank=16"]], reason="end of the sweep")
+    ledger.append(TrialFailed(trial_key=KEYS["rank=64"], attempt=1, cause="user_error", message=message))
+    ledger.append(OpenedTest(trial_keys=[KEYS["rank=16"]], reason="end of the sweep"))
     ledger.append(
-        "evaluated", arms={KEYS["rank=16"]: {"test/probe_joint/accuracy": 0.75}}, paired=[], controls={}
+        Evaluated(arms={KEYS["rank=16"]: {"test/probe_joint/accuracy": 0.75}}, paired=[], controls={})
     )
-    ledger.append("sweep_finished", exit_code=3, seconds=60.0)
+    ledger.append(SweepFinished(exit_code=3, seconds=60.0))
 
 
 def wait_until(condition: Any, seconds: float = 60.0) -> None:

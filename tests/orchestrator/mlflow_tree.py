@@ -5,6 +5,7 @@ from typing import Any
 
 from ledger_history import end, history, place, report, runs_of, start
 
+from orchestrator.storage.events import SweepFinished, TrialFailed
 from orchestrator.storage.ledger import Ledger
 from orchestrator.tracking.mlflow_server import Server
 
@@ -24,13 +25,14 @@ def write(part: str, ledger: Ledger, folder: Path) -> None:
     else:
         place(ledger, "rank=64", **{"lora.rank": 64})
         ledger.append(
-            "trial_failed",
-            trial_key="trial-3",
-            attempt=1,
-            cause="non_finite",
-            message="loss is nan at step 3",
+            TrialFailed(
+                trial_key="trial-3",
+                attempt=1,
+                cause="non_finite",
+                message="loss is nan at step 3",
+            )
         )
-        ledger.append("sweep_finished", exit_code=3, seconds=60.0)
+        ledger.append(SweepFinished(exit_code=3, seconds=60.0))
 
 
 def tree(server: Server, sweep: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from orchestrator.cluster.environment import LOCAL, QUIET, SECURE, secure_enviro
 from orchestrator.driver.controller import SweepObserver
 from orchestrator.driver.sweep import SweepOptions, SweepOutcome
 from orchestrator.search.space_file import SearchSpace
+from orchestrator.storage.events import SweepStarted, TrialFinished, TrialPlaced
 from orchestrator.storage.ledger import Ledger, read_ledger
 from orchestrator.storage.paths import sweep_folder
 from trainables import TRAINABLES
@@ -179,12 +180,12 @@ def test_sweep_ends_with_the_leaderboard_and_the_next_commands(
         folder = sweep_folder(options.name or "")
         config = space.default_config()
         with Ledger(folder) as ledger:
-            ledger.append("sweep_started", name=folder.name, objective=space.objective, space=space.to_dict())
+            ledger.append(SweepStarted(name=folder.name, objective=space.objective, space=space.to_dict()))
             placed = {"trial_key": "k", "arm_key": "a", "name": "toy", "is_baseline": False, "attempt": 1}
-            ledger.append("trial_placed", config=config, **placed)
+            ledger.append(TrialPlaced(config=config, **placed))
             done = {"trial_key": "k", "attempt": 1, "seconds": 1.0, "workdir": "", "results": {}}
             metrics = {space.objective: 0.875}
-            ledger.append("trial_finished", metrics=metrics, stopped_early=False, **done)
+            ledger.append(TrialFinished(metrics=metrics, stopped_early=False, **done))
         observer.on_started(folder, read_ledger(folder))
         return SweepOutcome(exit_code=3, name=folder.name)
 

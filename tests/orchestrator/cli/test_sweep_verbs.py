@@ -18,6 +18,7 @@ from orchestrator.planning import provenance
 from orchestrator.planning.identity import identify
 from orchestrator.search.space_file import read_space
 from orchestrator.storage.driver_lock import running_driver
+from orchestrator.storage.events import TrialFailed, TrialFinished, TrialPlaced, TrialReported
 from orchestrator.storage.lease import Holder
 from orchestrator.storage.ledger import Ledger, read_ledger
 from orchestrator.storage.paths import sweep_folder
@@ -55,19 +56,17 @@ def cut(own_home: Path) -> Path:
     found = [identify(config) for config in configs]
     keys = [each.trial_key for each in found]
     with Ledger(folder) as ledger:
-        ledger.append("sweep_started", **describe("cut", space))
+        ledger.append(describe("cut", space))
         for each, config, name in zip(found, configs, ("frozen", "rank=8", "rank=2"), strict=False):
-            ledger.append(
-                "trial_placed", trial_key=each.trial_key, arm_key=each.trial_key, name=name,
+            ledger.append(TrialPlaced(trial_key=each.trial_key, arm_key=each.trial_key, name=name,
                 config=to_flat(config), attempt=1, is_baseline=name == "frozen",
                 data_fingerprint=each.data, model_fingerprint=each.model,
-            )  # fmt: skip
-        ledger.append(
-            "trial_finished", trial_key=keys[0], attempt=1, seconds=1.0, stopped_early=False,
+            ))  # fmt: skip
+        ledger.append(TrialFinished(trial_key=keys[0], attempt=1, seconds=1.0, stopped_early=False,
             metrics={space.objective: 0.75}, workdir="trials/a", results={},
-        )  # fmt: skip
-        ledger.append("trial_failed", trial_key=keys[1], attempt=1, cause="non_finite", message="loss is nan")
-        ledger.append("trial_reported", trial_key=keys[2], attempt=1, epoch=1, metrics={"train/loss": 1.0})
+        ))  # fmt: skip
+        ledger.append(TrialFailed(trial_key=keys[1], attempt=1, cause="non_finite", message="loss is nan"))
+        ledger.append(TrialReported(trial_key=keys[2], attempt=1, epoch=1, metrics={"train/loss": 1.0}))
     return folder
 
 
@@ -179,7 +178,7 @@ def test_the_variable_stands_in_for_what_is_not_here_and_hides_nothing_that_is(
     assert execute(["status", "cut"]) == 0
     assert f"in {away.uri}: not running; 1 done" in capsys.readouterr().out
     with Ledger(sweep_folder("cut")) as ledger:
-        ledger.append("sweep_started", **describe("cut", read_space(SPACE)))
+        ledger.append(describe("cut", read_space(SPACE)))
     for arguments in (["status", "cut"], ["status"]):
         assert execute(arguments) == 0
         assert "sweep 'cut': not running; 4 pending" in capsys.readouterr().out
@@ -267,14 +266,13 @@ def test_another_captioner_is_refused_once_a_trial_was_placed_with_one(own_home:
     space = read_space(SPACE | {"fixed": SPACE["fixed"] | asked})
     config = space.resolve({"lora.rank": 2})
     with Ledger(sweep_folder("said")) as ledger:
-        ledger.append("sweep_started", **describe("said", space))
+        ledger.append(describe("said", space))
         for attempt in (1, 2):  # its weights come between the two
             found = identify(config)
-            ledger.append(
-                "trial_placed", trial_key="key", arm_key="arm", name="a", config=to_flat(config),
+            ledger.append(TrialPlaced(trial_key="key", arm_key="arm", name="a", config=to_flat(config),
                 attempt=attempt, is_baseline=False, data_fingerprint=found.data,
                 model_fingerprint=found.model, captioner_fingerprint=found.captioner,
-            )  # fmt: skip
+            ))  # fmt: skip
             (blip / "model.safetensors").write_text("one")
             check_drift(read_ledger(sweep_folder("said")), identify)
     (blip / "model.safetensors").write_text("another")
@@ -285,10 +283,9 @@ def test_another_captioner_is_refused_once_a_trial_was_placed_with_one(own_home:
 def test_a_sweep_of_a_version_that_noted_no_inputs_is_refused(cut: Path, capsys):
     trial = next(iter(read_ledger(cut).trials.values()))
     with Ledger(cut) as ledger:
-        ledger.append(
-            "trial_placed", trial_key="of before", arm_key="arm", name="old", config=trial.config,
+        ledger.append(TrialPlaced(trial_key="of before", arm_key="arm", name="old", config=trial.config,
             attempt=1, is_baseline=False,
-        )  # fmt: skip
+        ))  # fmt: skip
     before = read_ledger(cut).next_seq
     assert "started by an older version" in refusal(capsys, "sweep", "--resume", "cut", "--retry-failed")
     assert read_ledger(cut).next_seq == before

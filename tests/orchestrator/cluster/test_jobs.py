@@ -254,7 +254,7 @@ class TestSweepsAsJobs:
     @pytest.mark.parametrize("name", ["local", "ours", "theirs"])
     def test_each_ends_well(self, done, head: Head, name: str):
         assert done[name].returncode == 0, done[name].stdout + done[name].stderr
-        assert sweep_of(head, name).finished["exit_code"] == 0
+        assert sweep_of(head, name).finished.exit_code == 0
 
     @pytest.mark.parametrize("name", ["ours", "theirs"])
     def test_a_job_has_the_leaderboard_of_a_local_sweep(self, done, head: Head, name: str):
@@ -311,7 +311,7 @@ class TestSweepsAsJobs:
         assert followed.returncode == 130
         assert "go on: python -m orchestrator sweep --resume stopped" in followed.stdout
         state = sweep_of(head, "stopped")
-        assert (state.finished["exit_code"], state.finished["is_cut_short"]) == (143, True)
+        assert (state.finished.exit_code, state.finished.is_cut_short) == (143, True)
         assert not state.is_complete
 
 

@@ -8,6 +8,7 @@ from orchestrator.driver.resume import check_drift, replay
 from orchestrator.planning.identity import Identity
 from orchestrator.search.searcher import Draw
 from orchestrator.search.space import SearchSettings
+from orchestrator.storage.events import SweepFinished, TrialWarned
 from orchestrator.storage.ledger import Ledger, LedgerReader, SweepState, TrialState, read_ledger
 from orchestrator.worker.trial_spec import TrialRecord, TrialSpec
 from trainables.config import EncoderConfig, LoraConfig, TrialConfig, science
@@ -342,8 +343,8 @@ def test_what_was_mended_stands_in_the_ledger_and_is_said(conduct, tmp_path: Pat
     controller.observer.on_message = said.append
     controller.next_trial()
     controller.ended("key-1", TrialRecord(1.0, {OBJECTIVE: 0.7}, warnings=["step-6 is damaged"]))
-    entries = [entry for entry in LedgerReader(tmp_path).poll() if entry.type == "trial_warned"]
-    assert [entry.payload["message"] for entry in entries] == ["step-6 is damaged"]
+    events = [entry.event for entry in LedgerReader(tmp_path).poll()]
+    assert [event.message for event in events if isinstance(event, TrialWarned)] == ["step-6 is damaged"]
     assert said == ["a: step-6 is damaged"]
     assert read_ledger(tmp_path).trials["key-1"].status == "finished"
 
@@ -356,7 +357,7 @@ def test_after_crashes_in_a_row_the_rest_is_left_for_a_resume(conduct, tmp_path:
     assert controller.next_trial() is None
     assert not controller.may_place()
     assert controller.exit_code() == 3
-    controller.record("sweep_finished", exit_code=3, seconds=1.0, is_cut_short=True)
+    controller.record(SweepFinished(exit_code=3, seconds=1.0, is_cut_short=True))
     assert not read_ledger(tmp_path).is_complete
 
 

@@ -10,6 +10,7 @@ from sweep_process import alive, run_driver, start_driver, wait_for
 from toy_sweep import descendants
 from walk_sweep import WALK, assert_equal_to, sweep_of, values, walk_space
 
+from orchestrator.storage.events import TrialWarned
 from orchestrator.storage.ledger import LedgerReader
 
 
@@ -30,11 +31,10 @@ def test_damaged_checkpoints_are_named_and_never_replaced_by_the_start(tmp_path:
 
     assert (newest.status, newest.attempts) == ("finished", 2)
     assert [epoch for _, epoch, _ in newest.history] == [1, 2, 3, 4]
-    warned = [
-        entry for entry in LedgerReader(home / "sweeps" / "walk").poll() if entry.type == "trial_warned"
-    ]
-    assert [entry.payload["trial_key"] for entry in warned] == [newest.trial_key]
-    assert "step-00000002/parameters.safetensors" in warned[0].payload["message"]
+    events = [entry.event for entry in LedgerReader(home / "sweeps" / "walk").poll()]
+    warned = [event for event in events if isinstance(event, TrialWarned)]
+    assert [event.trial_key for event in warned] == [newest.trial_key]
+    assert "step-00000002/parameters.safetensors" in warned[0].message
     assert any("goes on from an earlier checkpoint" in text for text in messages(seen))
     assert [trained.count(f"{newest.trial_key} {epoch}") for epoch in (1, 2)] == [1, 2]  # from step 1 on
 

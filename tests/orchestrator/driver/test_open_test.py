@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from orchestrator.driver import open_test as open_test_module
 from orchestrator.driver.controller import Controller, SweepObserver
 from orchestrator.driver.open_test import arms_to_open, by_data, join, open_test
 from orchestrator.search.space_file import read_space
+from orchestrator.storage.events import SweepStarted
 from orchestrator.storage.ledger import Ledger, SweepState, TrialState, read_ledger
 from trainables.config import from_flat, to_flat
 from trainables.data.datasets import load_dataset
@@ -60,7 +62,7 @@ def test_the_opening_is_on_disk_before_a_label_is_read(
 
     monkeypatch.setattr(open_test_module, "load_dataset", watched)
     open_test(controller, [[trial]])
-    assert [entry["trial_keys"] for entry in opened[0]] == [["a"]]
+    assert [event.trial_keys for _, event in opened[0]] == [["a"]]
 
 
 def test_adapted_and_frozen_arms_are_judged_and_compared(controller: Controller, tmp_path: Path):
@@ -70,10 +72,9 @@ def test_adapted_and_frozen_arms_are_judged_and_compared(controller: Controller,
     open_test(controller, [[frozen], [adapted]])
     found = read_ledger(tmp_path).evaluated
     assert (
-        found["arms"]["adapted"]["test/probe_joint/accuracy"]
-        > found["arms"]["frozen"]["test/probe_joint/accuracy"]
+        found.arms["adapted"]["test/probe_joint/accuracy"] > found.arms["frozen"]["test/probe_joint/accuracy"]
     )
-    pair = next(row for row in found["paired"] if row["metric"] == "accuracy")
+    pair = next(row for row in found.paired if row["metric"] == "accuracy")
     assert (pair["arm_a"], pair["arm_b"]) == ("arm-adapted", "arm-frozen")
     assert pair["low"] > 0
 
@@ -90,7 +91,7 @@ def test_an_adapted_arm_is_compared_with_the_frozen_arm_of_its_own_encoder(
     for trial in trials:
         predict(tmp_path, trial, accuracy=0.5, system="zero_shot_unseen")
     open_test(controller, [[trial] for trial in trials])
-    pairs = {(row["arm_a"], row["arm_b"]) for row in read_ledger(tmp_path).evaluated["paired"]}
+    pairs = {(row["arm_a"], row["arm_b"]) for row in read_ledger(tmp_path).evaluated.paired}
     assert pairs == {("arm-adapted", "arm-large")}
 
 
@@ -100,9 +101,9 @@ def test_each_fold_opens_its_own_part_and_they_are_pooled(controller: Controller
         predict(tmp_path, trial, accuracy=0.9)
     open_test(controller, [folds])
     found = read_ledger(tmp_path).evaluated
-    assert set(found["arms"]) == {"fold0", "fold1", "fold2"}
-    assert found["pooled"]["cv"]["test/probe_joint/accuracy"] == pytest.approx(0.9, abs=0.1)
-    assert found["notes"] == []
+    assert set(found.arms) == {"fold0", "fold1", "fold2"}
+    assert found.pooled["cv"]["test/probe_joint/accuracy"] == pytest.approx(0.9, abs=0.1)
+    assert found.notes == []
 
 
 def test_without_predictions_no_label_is_opened(controller: Controller, tmp_path: Path):
@@ -113,7 +114,7 @@ def test_without_predictions_no_label_is_opened(controller: Controller, tmp_path
 
 
 def state_of(*trials: TrialState) -> SweepState:
-    state = SweepState("s", started={"objective": OBJECTIVE})
+    state = SweepState("s", started=SweepStarted(name="s", objective=OBJECTIVE))
     state.trials = {trial.trial_key: trial for trial in trials}
     return state
 
@@ -137,7 +138,7 @@ def test_an_infeasible_arm_is_never_opened_unless_it_is_a_baseline():
             "constraints": {WEIGHTS: {"at_most": 9}},
         }
     )
-    state.started["space"] = search.to_dict()
+    state.started = replace(state.started, space=search.to_dict())
     for trial, weights in zip(state.trials.values(), (10, 9, 10), strict=True):
         trial.metrics[WEIGHTS] = weights
     assert [[trial.name for trial in arm] for arm in arms_to_open(state, search)] == [["frozen"], ["a"]]
@@ -154,7 +155,7 @@ def test_the_best_confirmed_arm_is_opened_with_all_its_seeds():
     search = read_space(
         {"name": "s", "parameters": {"lora.rank": {"choice": [4, 8]}}, "search": {"seeds": 2}}
     )
-    state.started["space"] = search.to_dict()
+    state.started = replace(state.started, space=search.to_dict())
     assert [[trial.name for trial in arm] for arm in arms_to_open(state, search)] == [
         ["sure0", "sure1"],
         ["base0", "base1"],

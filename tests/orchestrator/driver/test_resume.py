@@ -14,6 +14,7 @@ from toy_sweep import descendants
 from walk_sweep import WALK, assert_equal_to, sweep_of, values, walk_space
 
 from orchestrator.storage.driver_lock import ask_to_stop
+from orchestrator.storage.events import TrialFinished, TrialPlaced
 from orchestrator.storage.ledger import LedgerReader, SweepState
 
 pytestmark = pytest.mark.ray
@@ -72,9 +73,9 @@ def kill_and_compare(home: Path, clean: SweepState, space: dict, *, num_kills: i
     assert_equal_to(clean, state)
     assert sum(trial.attempts - 1 for trial in state.trials.values()) <= num_kills
     finished = [
-        entry.payload["trial_key"]
+        entry.event.trial_key
         for entry in LedgerReader(home / "sweeps" / "walk").poll()
-        if entry.type == "trial_finished"
+        if isinstance(entry.event, TrialFinished)
     ]
     assert sorted(finished) == sorted(clean.trials)  # none finished twice
     trained = (home / "store" / "epochs.txt").read_text().splitlines()
@@ -159,7 +160,7 @@ def test_a_sweep_that_is_killed_while_it_confirms_runs_each_seed_once(tmp_path: 
     placed = [
         entry.seq
         for entry in LedgerReader(clean_home / "sweeps" / "walk").poll()
-        if entry.type == "trial_placed" and entry.payload["confirms"]
+        if isinstance(entry.event, TrialPlaced) and entry.event.confirms
     ]
     assert len(placed) == 4
     driver = start_driver(home, space, kill_at=[placed[2] + 1, 0], **WALK)

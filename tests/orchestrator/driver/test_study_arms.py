@@ -6,6 +6,7 @@ import pytest
 from sweep_process import run_driver
 
 from orchestrator.results.leaderboard import Leaderboard, leaderboard
+from orchestrator.storage.events import Evaluated
 from orchestrator.storage.ledger import SweepState, read_ledger
 from trainables import TRAINABLES
 
@@ -74,7 +75,7 @@ def test_test_labels_were_opened_for_all_of_them_by_evaluate_alone(
     assert not any(key.startswith("test/") for trial in trials for key in trial.metrics)
     (scratch,) = [row for row in board.rows if row.system == "baseline_from_scratch"]
     assert scratch.over_frozen is not None
-    pairs = {(row["system_a"], row["system_b"]) for row in (state.evaluated or {})["paired"]}
+    pairs = {(row["system_a"], row["system_b"]) for row in (state.evaluated or Evaluated()).paired}
     assert ("probe_joint", "baseline_from_scratch") in pairs
     assert ("baseline_from_scratch", "control_thumbnail") in pairs
 

@@ -84,14 +84,14 @@ class TestASweepWithFailures:
     def test_a_sweep_with_failures_exits_with_3(self, mixed):
         _, seen, state = mixed
         assert seen["exit_code"] == 3
-        assert state.finished["exit_code"] == 3
+        assert state.finished.exit_code == 3
 
     def test_the_ledger_says_on_what_the_sweep_stands(self, mixed):
         _, _, state = mixed
-        assert read_space(state.started["space"]).to_dict() == state.started["space"]
-        assert {"torch", "ray", "python"} <= set(state.started["versions"])
-        assert state.started["objective"] == OBJECTIVE
-        assert state.started["hardware"]["num_cpus"] >= 1
+        assert read_space(state.started.space).to_dict() == state.started.space
+        assert {"torch", "ray", "python"} <= set(state.started.versions)
+        assert state.started.objective == OBJECTIVE
+        assert state.started.hardware["num_cpus"] >= 1
 
     def test_one_process_runs_several_trials(self, mixed):
         home, _, _ = mixed
@@ -149,7 +149,7 @@ def test_a_signal_ends_a_sweep_in_order(tmp_path: Path, number: int, exit_code: 
     said = f"interrupted; what was finished is kept; go on: {command('sweep --resume cut')}"
     assert ["message", said] in json.loads(out)["events"]
     state = read_ledger(tmp_path / "home" / "sweeps" / "cut")
-    assert state.finished["exit_code"] == exit_code
+    assert state.finished.exit_code == exit_code
     assert {trial.status for trial in state.trials.values()} <= {"placed", "running"}
     assert wait_for(lambda: not alive(pids), 15), [cmdline(pid) for pid in alive(pids)]
 

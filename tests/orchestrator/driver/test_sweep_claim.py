@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.driver.sweep_claim import claimed
+from orchestrator.storage.events import SweepStarted
 from orchestrator.storage.ledger import Ledger, read_ledger
 from orchestrator.storage.paths import sweep_folder
 from trainables.errors import ClusterError, ConfigError
@@ -19,7 +20,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_name_in_use_is_refused_and_the_next_free_one_told(own_home: Path):
     with claimed("demo", "one", resumes=False) as (_, ledger):
-        ledger.append("sweep_started", name="one")
+        ledger.append(SweepStarted(name="one"))
     with (
         pytest.raises(ConfigError, match=r"--resume one, .* --name one-2$"),
         claimed("demo", "one", resumes=False),
@@ -31,8 +32,8 @@ def test_two_drivers_of_one_name_do_not_meet(own_home: Path):
     with claimed("demo", "one", resumes=False) as (folder, ledger):  # claimed, but Ray is still starting
         with pytest.raises(ClusterError, match="being run by process"), claimed("demo", "one", resumes=False):
             pass
-        ledger.append("sweep_started", name="one")
-    assert read_ledger(folder).started == {"name": "one"}
+        ledger.append(SweepStarted(name="one"))
+    assert read_ledger(folder).started == SweepStarted(name="one")
 
 
 def test_a_sweep_that_never_started_leaves_its_name_free(own_home: Path):
@@ -51,4 +52,4 @@ def test_a_first_line_that_a_kill_tore_off_leaves_the_name_free(own_home: Path):
     with Ledger(folder) as ledger:
         os.write(ledger._file, b'{"v":1,"seq":0')
     with claimed("demo", "torn", resumes=False) as (_, ledger):
-        assert ledger.append("sweep_started", name="torn").seq == 0
+        assert ledger.append(SweepStarted(name="torn")).seq == 0

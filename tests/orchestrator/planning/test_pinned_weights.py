@@ -11,6 +11,7 @@ from orchestrator.driver.sweep import SweepOptions, bring_back, open_conductor, 
 from orchestrator.planning.pinned_weights import PinnedWeights
 from orchestrator.results.arms import finished_arms
 from orchestrator.search.space_file import read_space
+from orchestrator.storage.events import SweepStarted
 from orchestrator.storage.ledger import Ledger, TrialState
 from orchestrator.worker.trial_spec import TrialRecord
 from trainables.artifacts import atomic_directory
@@ -63,7 +64,7 @@ def driver(
         if resumes:
             bring_back(controller, SPACE, retry_failed=True)
         else:
-            controller.record("sweep_started", space=SPACE.to_dict(), objective=SPACE.objective)
+            controller.record(SweepStarted(name="s", space=SPACE.to_dict(), objective=SPACE.objective))
         yield controller
 
 

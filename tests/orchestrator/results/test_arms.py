@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.results.arms import (
@@ -15,6 +17,7 @@ from orchestrator.results.arms import (
 from orchestrator.results.seed_repeats import next_to_confirm
 from orchestrator.search.constraints import Limit
 from orchestrator.search.metric_keys import own_key
+from orchestrator.storage.events import SweepStarted
 from orchestrator.storage.ledger import SweepState, TrialState
 
 OBJECTIVE, WEIGHTS = "val/probe_joint/macro_auroc", "perf/num_trainable_parameters"
@@ -37,7 +40,7 @@ def frozen(score: float) -> list[TrialState]:
 def state_of(*arms: list[TrialState]) -> SweepState:
     search = {"seeds": AGREED.num_seeds, "num_confirmed": AGREED.num_confirmed}
     space = {"search": search, "constraints": {WEIGHTS: {"at_most": 100}}}
-    state = SweepState("s", started={"objective": OBJECTIVE, "space": space})
+    state = SweepState("s", started=SweepStarted(name="s", objective=OBJECTIVE, space=space))
     state.trials = {trial.trial_key: trial for arm in arms for trial in arm}
     return state
 
@@ -88,7 +91,7 @@ def test_arms_that_repeat_over_seeds_are_whole_with_all_of_them_and_nothing_is_c
 ):
     whole, part = arm_of("whole", 0.8, 0.81, 0.82), arm_of("part", 0.9, 0.9)
     state = state_of(whole, part, frozen(0.7))
-    state.started["space"] = {"repeat": repeat}
+    state.started = replace(state.started, space={"repeat": repeat})
     agreed = terms(state)
     assert agreed.num_whole == expected
     assert (over_trials(whole, OBJECTIVE, agreed).low is None) is (expected == 1)

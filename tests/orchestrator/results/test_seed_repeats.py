@@ -15,6 +15,7 @@ from orchestrator.results.seed_repeats import confirmed_counts, num_confirming, 
 from orchestrator.search.searcher import open_searcher
 from orchestrator.search.space import SearchSpace
 from orchestrator.search.space_file import read_space
+from orchestrator.storage.events import SweepStarted
 from orchestrator.storage.ledger import Ledger, LedgerReader, SweepState, TrialState
 from orchestrator.worker.trial_spec import TrialRecord, TrialSpec
 from trainables.config import TrialConfig, arm_key, from_flat, trial_key
@@ -62,8 +63,8 @@ class Driver:
             self.controller.take_in(entry)
         if entries:
             self.controller.go_on(retry_failed=retry_failed)
-        started = {"objective": space.objective, "space": space.to_dict()}
-        self.controller.record("sweep_started", **started, num_to_confirm=sum(confirmed_counts(space)))
+        started = {"name": "s", "objective": space.objective, "space": space.to_dict()}
+        self.controller.record(SweepStarted(**started, num_to_confirm=sum(confirmed_counts(space))))
         self.running: list[TrialSpec] = []
 
     @property
@@ -246,5 +247,5 @@ def test_without_seeds_no_trial_is_confirmed(tmp_path: Path):
 def test_a_ledger_of_before_is_read_as_confirming_nothing():
     trial = TrialState("key", "arm", "name", {}, status="finished")
     assert not trial.confirms
-    state = SweepState("s", started={"objective": OBJECTIVE}, trials={"key": trial})
+    state = SweepState("s", started=SweepStarted(name="s", objective=OBJECTIVE), trials={"key": trial})
     assert num_still_to_confirm(state) == 0

@@ -14,6 +14,7 @@ from orchestrator.results.arms import Estimate, best_arm
 from orchestrator.results.html_report import page, write_html
 from orchestrator.results.leaderboard import Leaderboard, leaderboard
 from orchestrator.results.terminal_report import MAX_ROWS, cell, count, decimals, render
+from orchestrator.storage.events import read_event
 from orchestrator.storage.ledger import Entry, SweepState
 from trainables.config import TrialConfig, to_flat
 
@@ -24,9 +25,9 @@ def sweep_of(
     *entries: tuple[str, dict[str, Any]], objective: str = "val/probe_joint/macro_auroc", **space: Any
 ) -> SweepState:
     state = SweepState("demo")
-    started = {"objective": objective, "space": space}
+    started = {"name": "demo", "objective": objective, "space": space}
     for seq, (kind, payload) in enumerate([("sweep_started", started), *entries]):
-        state.apply(Entry(seq, OPENED, kind, payload))
+        state.apply(Entry(seq, OPENED, read_event(kind, payload)))
     return state
 
 

@@ -5,6 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.storage.events import (
+    SweepFinished,
+    SweepStarted,
+    TrialFailed,
+    TrialFinished,
+    TrialPlaced,
+    TrialReported,
+)
 from orchestrator.storage.ledger import Ledger, LedgerReader, read_ledger
 from trainables.errors import ClusterError, DataError
 
@@ -13,19 +21,18 @@ PLACED = {"arm_key": "arm", "name": "rank 8", "config": {"lora.rank": 8}, "is_ba
 
 def write_sweep(folder: Path, **options) -> None:
     with Ledger(folder, **options) as ledger:
-        ledger.append("sweep_started", name=folder.name, seed=1)
+        ledger.append(SweepStarted(name=folder.name, seed=1))
         for key in ("a", "b", "c"):
-            ledger.append("trial_placed", trial_key=key, attempt=1, **PLACED)
+            ledger.append(TrialPlaced(trial_key=key, attempt=1, **PLACED))
         for epoch in (1, 2):
             ledger.append(
-                "trial_reported", trial_key="a", attempt=1, epoch=epoch, metrics={"train/loss": 1 / epoch}
+                TrialReported(trial_key="a", attempt=1, epoch=epoch, metrics={"train/loss": 1 / epoch})
             )
-        ledger.append(
-            "trial_finished", trial_key="a", attempt=1, seconds=2.5, stopped_early=False,
+        ledger.append(TrialFinished(trial_key="a", attempt=1, seconds=2.5, stopped_early=False,
             metrics={"val/probe_joint/accuracy": 0.5}, workdir="trials/a", results={"confusion.json": "00"},
-        )  # fmt: skip
+        ))  # fmt: skip
         ledger.append(
-            "trial_failed", trial_key="b", attempt=1, cause="non_finite", message="loss is nan at step 3"
+            TrialFailed(trial_key="b", attempt=1, cause="non_finite", message="loss is nan at step 3")
         )
 
 
@@ -37,7 +44,7 @@ def test_replay_returns_what_was_appended(tmp_path: Path):
     write_sweep(tmp_path / "s")
     state = read_ledger(tmp_path / "s")
     a, b, c = (state.trials[key] for key in "abc")
-    assert state.started["seed"] == 1
+    assert state.started.seed == 1
     assert (a.status, a.metrics, a.seconds, a.workdir) == (
         "finished", {"val/probe_joint/accuracy": 0.5}, 2.5, "trials/a",
     )  # fmt: skip
@@ -49,15 +56,15 @@ def test_replay_returns_what_was_appended(tmp_path: Path):
 
 def test_weights_that_are_absent_are_not_a_failure(tmp_path: Path):
     with Ledger(tmp_path / "s") as ledger:
-        ledger.append("trial_placed", trial_key="a", attempt=1, **PLACED)
-        ledger.append("trial_failed", trial_key="a", attempt=1, cause="unavailable", message="no weights")
+        ledger.append(TrialPlaced(trial_key="a", attempt=1, **PLACED))
+        ledger.append(TrialFailed(trial_key="a", attempt=1, cause="unavailable", message="no weights"))
     assert read_ledger(tmp_path / "s").trials["a"].status == "unavailable"
 
 
 def test_a_second_attempt_clears_the_first_ones_failure(tmp_path: Path):
     write_sweep(tmp_path / "s")
     with Ledger(tmp_path / "s") as ledger:
-        ledger.append("trial_placed", trial_key="b", attempt=2, **PLACED)
+        ledger.append(TrialPlaced(trial_key="b", attempt=2, **PLACED))
     trial = read_ledger(tmp_path / "s").trials["b"]
     assert (trial.status, trial.attempts, trial.cause) == ("placed", 2, None)
 
@@ -70,11 +77,9 @@ def test_a_torn_last_line_never_happened(tmp_path: Path, cut: int):
     path.write_bytes(path.read_bytes()[:-cut])
     assert LedgerReader(tmp_path / "s").poll() == whole[:-1]
     with Ledger(tmp_path / "s") as ledger:
-        assert ledger.append("sweep_finished", exit_code=0, seconds=1.0).seq == len(whole) - 1
-    assert [entry.type for entry in LedgerReader(tmp_path / "s").poll()][-2:] == [
-        "trial_finished",
-        "sweep_finished",
-    ]
+        assert ledger.append(SweepFinished(exit_code=0, seconds=1.0)).seq == len(whole) - 1
+    last = [type(entry.event) for entry in LedgerReader(tmp_path / "s").poll()][-2:]
+    assert last == [TrialFinished, SweepFinished]
 
 
 def test_every_flipped_bit_is_found_and_named(tmp_path: Path):
@@ -121,9 +126,9 @@ def test_segments_are_read_as_one_and_the_closed_ones_stay(tmp_path: Path):
     one, many = read_ledger(tmp_path / "one"), read_ledger(tmp_path / "many")
     assert many.trials == one.trials
     with Ledger(tmp_path / "many", segment_bytes=300) as ledger:
-        ledger.append("sweep_finished", exit_code=0, seconds=1.0)
+        ledger.append(SweepFinished(exit_code=0, seconds=1.0))
     assert segments(tmp_path / "many")[0].read_bytes() == closed
-    assert read_ledger(tmp_path / "many").finished == {"exit_code": 0, "seconds": 1.0}
+    assert read_ledger(tmp_path / "many").finished == SweepFinished(exit_code=0, seconds=1.0)
 
 
 def test_a_torn_line_in_a_closed_segment_is_damage(tmp_path: Path):
@@ -138,11 +143,11 @@ def test_a_reader_follows_the_writer(tmp_path: Path):
     with Ledger(tmp_path / "s", segment_bytes=300) as ledger:
         reader, seen = LedgerReader(tmp_path / "s"), []
         for number in range(20):
-            ledger.append("trial_reported", number=number, padding="x" * 50)
+            ledger.append(TrialReported(trial_key="x" * 50, attempt=1, epoch=number, metrics={}))
             if number % 3 == 0:
                 seen += reader.poll()
         seen += reader.poll()
-    assert [entry.payload["number"] for entry in seen] == list(range(20))
+    assert [entry.event.epoch for entry in seen] == list(range(20))
     assert reader.poll() == []
 
 
@@ -163,27 +168,27 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path: Path):
         writer.kill()  # no clean-up of its own: the kernel drops the lock
         writer.communicate()
     with Ledger(tmp_path / "s") as ledger:
-        ledger.append("sweep_started", name="s")
-    assert read_ledger(tmp_path / "s").started == {"name": "s"}
+        ledger.append(SweepStarted(name="s"))
+    assert read_ledger(tmp_path / "s").started == SweepStarted(name="s")
 
 
 def test_a_full_disk_leaves_the_ledger_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with Ledger(tmp_path / "s") as ledger:
-        ledger.append("sweep_started", name="s")
+        ledger.append(SweepStarted(name="s"))
         before = segments(tmp_path / "s")[0].read_bytes()
         write = os.write
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", lambda file, data: write(file, data[:10]))
             with pytest.raises(OSError, match="part of a line"):
-                ledger.append("sweep_finished", exit_code=0, seconds=1.0)
+                ledger.append(SweepFinished(exit_code=0, seconds=1.0))
         assert segments(tmp_path / "s")[0].read_bytes() == before
-        ledger.append("sweep_finished", exit_code=0, seconds=1.0)
+        ledger.append(SweepFinished(exit_code=0, seconds=1.0))
     assert read_ledger(tmp_path / "s").finished is not None
 
 
 def test_a_number_that_is_not_finite_is_refused(tmp_path: Path):
     with Ledger(tmp_path / "s") as ledger, pytest.raises(ValueError, match="JSON compliant"):
-        ledger.append("trial_reported", metrics={"train/loss": float("nan")})
+        ledger.append(TrialReported(trial_key="a", attempt=1, epoch=1, metrics={"train/loss": float("nan")}))
 
 
 def test_an_unknown_sweep_offers_the_nearest(tmp_path: Path):

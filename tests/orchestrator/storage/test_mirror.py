@@ -14,6 +14,7 @@ from orchestrator.storage import lease as lease_module
 from orchestrator.storage import mirror as mirror_module
 from orchestrator.storage import store as storage_module
 from orchestrator.storage import trial_files
+from orchestrator.storage.events import SweepStarted, TrialFinished, TrialPlaced
 from orchestrator.storage.input_staging import bring, offer
 from orchestrator.storage.lease import Holder, Lease, machine
 from orchestrator.storage.ledger import Ledger, LedgerReader, read_ledger
@@ -58,20 +59,20 @@ def away(storage: Storage, monkeypatch: pytest.MonkeyPatch, *, is_away: bool = T
 def write(folder: Path, *trials: str) -> None:
     """A sweep with finished trials, each with one result."""
     with Ledger(folder) as ledger:
-        ledger.append("sweep_started", name=folder.name)
+        ledger.append(SweepStarted(name=folder.name))
         for key in trials:
             add(ledger, folder, key)
 
 
 def add(ledger: Ledger, folder: Path, key: str) -> None:
     described = {"arm_key": key, "name": key, "config": {}, "is_baseline": False}
-    ledger.append("trial_placed", trial_key=key, attempt=1, **described)
+    ledger.append(TrialPlaced(trial_key=key, attempt=1, **described))
     result = folder / "trials" / key / "results" / "confusion.json"
     result.parent.mkdir(parents=True)
     result.write_text(f'"{key}"')
     ends = {"metrics": {}, "seconds": 1.0, "workdir": f"trials/{key}", "stopped_early": False}
     results = {"results/confusion.json": file_sha256(result)}
-    ledger.append("trial_finished", trial_key=key, attempt=1, results=results, **ends)
+    ledger.append(TrialFinished(trial_key=key, attempt=1, results=results, **ends))
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ class TestTheMirror:
         with Ledger(folder, segment_bytes=200) as ledger:
             mirror = Mirror(storage, folder, print)
             mirror.start(resumes=False)
-            ledger.append("sweep_started", name=NAME)
+            ledger.append(SweepStarted(name=NAME))
             for key in ("a", "b", "c"):
                 add(ledger, folder, key)
             until = time.monotonic() + 10
@@ -182,7 +183,7 @@ class TestTheMirror:
             mirror = Mirror(storage, folder, said.append)
             mirror.start(resumes=False)
             away(storage, patch)
-            ledger.append("sweep_started", name=NAME)
+            ledger.append(SweepStarted(name=NAME))
             add(ledger, folder, "a")
             time.sleep(0.5)
             assert [text for text in said if "goes on here and is copied later" in text] == said

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.storage.events import SweepStarted, TrialPlaced
 from orchestrator.storage.ledger import Ledger, read_ledger
 from orchestrator.storage.remote_sweeps import copied, newest_in, segment_names, sweeps_in
 from orchestrator.storage.store import Storage, StorageError, open_storage
@@ -19,10 +20,10 @@ def storage(tmp_path: Path) -> Storage:
 def keep(storage: Storage, folder: Path, num_trials: int = 0) -> None:
     """Writes a sweep of many segments, and copies it."""
     with Ledger(folder, segment_bytes=200) as ledger:
-        ledger.append("sweep_started", name=folder.name)
+        ledger.append(SweepStarted(name=folder.name))
         for number in range(num_trials):
             described = {"arm_key": "a", "name": str(number), "config": {}, "is_baseline": False}
-            ledger.append("trial_placed", trial_key=f"key{number}", attempt=1, **described)
+            ledger.append(TrialPlaced(trial_key=f"key{number}", attempt=1, **described))
     for path in sorted((folder / "ledger").glob("segment-*")):
         storage.put_file(path, f"sweeps/{folder.name}/ledger/{path.name}")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.storage import sweeps
+from orchestrator.storage.events import SweepStarted
 from orchestrator.storage.ledger import Ledger, read_ledger
 from orchestrator.storage.paths import home as home_folder
 from orchestrator.storage.paths import sweep_folder, sweep_names
@@ -18,7 +19,7 @@ def begin(name: str, *, uses: list[str]) -> Path:
     """Writes a sweep with one trial, which keeps these entries of the store."""
     folder = sweep_folder(name)
     with Ledger(folder) as ledger:
-        ledger.append("sweep_started", name=name)
+        ledger.append(SweepStarted(name=name))
     workdir = folder / "trials" / "key"
     (workdir / "results").mkdir(parents=True)
     (workdir / "results" / "confusion.json").write_text("x" * 100)

@@ -37,6 +37,7 @@ from ledger_history import (
     wait_until,
 )
 
+from orchestrator.storage.events import SweepFinished, TrialFinished
 from orchestrator.storage.ledger import Entry, Ledger, LedgerReader, read_ledger
 from orchestrator.storage.paths import hmac_key, sweep_folder
 from orchestrator.tracking.mlflow_runs import SweepRuns, parameters, points_of_epoch, private
@@ -215,7 +216,7 @@ def test_a_killed_driver_leaves_no_run_open_and_a_later_attempt_reopens_them(ser
         place(ledger, "rank=4", attempt=2, **{"lora.rank": 4})
         report(ledger, "rank=4", range(2, 4), attempt=2)
         end(ledger, cut, "rank=4", 0.8)
-        ledger.append("sweep_finished", exit_code=0, seconds=9.0)
+        ledger.append(SweepFinished(exit_code=0, seconds=9.0))
         assert sync(cut, uri).reason == ""
     runs = runs_of(server.base_url, "cut")
     assert {run["status"] for run in runs} == {"FINISHED"}
@@ -376,7 +377,7 @@ def test_a_replay_that_cannot_start_is_a_reason_and_no_exception(
 
 
 def test_step_losses_become_one_curve_over_optimiser_steps():
-    entry = Entry(7, "2026-01-01T00:00:00+00:00", "trial_reported", {})
+    entry = Entry(7, "2026-01-01T00:00:00+00:00", None)
     metrics = {"train/epoch": 2.0, "train/loss": 0.5, "train/step_loss_0": 0.6, "train/step_loss_1": 0.4}
     points = points_of_epoch(metrics, 2, entry)
     assert [(point.key, point.step, point.value) for point in points] == [
@@ -393,10 +394,8 @@ def test_a_trial_that_was_stopped_early_repeats_no_step_losses(tmp_path: Path):
         place(ledger, "rank=4")
         report(ledger, "rank=4", range(1, 2))
         final = {"train/step_loss_0": 1.0, "train/step_loss_9": 0.9, OBJECTIVE: 0.6}
-        ledger.append(
-            "trial_finished", trial_key=KEYS["rank=4"], attempt=1, metrics=final, seconds=1.0, workdir="",
-            results={}, stopped_early=True,
-        )  # fmt: skip
+        ends = {"seconds": 1.0, "workdir": "", "results": {}, "stopped_early": True}
+        ledger.append(TrialFinished(trial_key=KEYS["rank=4"], attempt=1, metrics=final, **ends))
     for entry in LedgerReader(tmp_path / "s").poll():
         runs.apply(entry)
     keys = [point.key for point in runs.trials[KEYS["rank=4"]].points]

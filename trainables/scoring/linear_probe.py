@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from trainables.config import Features, ProbeConfig, Split
 from trainables.data.records import Dataset
-from trainables.errors import DataError
+from trainables.errors import DataError, TrainingDiverged
 from trainables.scoring.embedding_store import EmbeddingTable
 from trainables.scoring.logistic import FeatureSpace, LinearClassifier, PathSolver
 from trainables.scoring.metrics import LOWER_IS_BETTER, point_metrics
@@ -101,18 +101,38 @@ def probe_embeddings(
         dataset: their splits and classes; test labels are not touched.
         config: a fixed `l2` makes it one fit.
         objective: the metric on val that chooses, e.g. `macro_auroc`.
+
+    Raises:
+        TrainingDiverged: the encoder has collapsed.
     """
     rows = [table.rows_of(image_ids_of(dataset, split)) for split in ("train", "val")]
     classes = [dataset.class_indices(dataset.indices(split)) for split in ("train", "val")]
     paths: dict[Features, ProbePath] = {}
     for name in config.features:
         features = table.features(name)
+        check_embeddings(features, name)
         examples = [Examples(features[r], c) for r, c in zip(rows, classes, strict=True)]
         paths[name] = fit_path(*examples, class_names=dataset.classes, l2=config.l2, objective=objective)
         if paths[name].num_unconverged:
             counts = paths[name].num_unconverged, len(paths[name].fits)
             logger.warning("probe on %s: %d of %d fits stopped before the tolerance", name, *counts)
     return paths
+
+
+def check_embeddings(features: np.ndarray, name: str) -> None:
+    """Refuses embeddings [N, D] that no probe can learn from.
+
+    Raises:
+        TrainingDiverged: they are not finite, or all the same but for the rounding of float32.
+    """
+    variance = features.var(axis=0, dtype=np.float64).sum()
+    squares = np.square(features, dtype=np.float64).sum(axis=1).mean()
+    if not variance > 1e-7 * squares:
+        problem = "all images have the same embedding" if np.isfinite(squares) else "some are not finite"
+        raise TrainingDiverged(
+            f"{name} embeddings: {problem}; if the encoder was trained, training diverged by its last step: "
+            "lower optim.learning_rate"
+        )
 
 
 def fit_path(

@@ -16,6 +16,7 @@ from trainables.scoring.linear_probe import (
     STRENGTHS,
     Examples,
     bisect,
+    check_embeddings,
     fit_path,
     probe_embeddings,
     probe_predictions,
@@ -164,12 +165,12 @@ def test_features_scale_and_shift_change_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(0.3, "all images have the same embedding"), (np.nan, "are not finite")]
+    ("value", "words"), [(0.3, "all images have the same embedding"), (np.nan, "some are not finite")]
 )
 def test_embeddings_that_have_collapsed_are_refused_by_name(value: float, words: str) -> None:
-    parts = [Examples(np.full((12, 20), value, np.float32), np.arange(12) % 3) for _ in range(2)]
-    with pytest.raises(TrainingDiverged, match=rf"{words}; .*lower optim\.learning_rate"):
-        fit_path(*parts, class_names=CLASSES)
+    with pytest.raises(TrainingDiverged, match=rf"joint embeddings: {words}; .*lower optim\.learning_rate"):
+        check_embeddings(np.full((12, 20), value, np.float32), "joint")
+    check_embeddings(np.full((12, 20), 0.3, np.float32) + np.eye(12, 20, dtype=np.float32) * 1e-2, "joint")
 
 
 def test_a_constant_feature_is_ignored() -> None:

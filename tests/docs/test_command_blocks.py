@@ -1,8 +1,10 @@
 """The command blocks of the tutorial and the how-to guides, run as they stand where they need no download.
 
-A block marked `<!-- run -->` runs. The blocks of a page share a folder. The marker may hold options that are
-appended to each command, to keep it small, or the allowed exit codes: `<!-- run: exit 0 or 1 -->`. A block
-marked `<!-- file: NAME -->` is written to that file first.
+- A block marked `<!-- run -->` runs. The blocks of a page share a folder.
+- The marker may hold options that are appended to each command to keep it small. `tiny` and `tiny-data` stand
+  for the options below.
+- The marker may also hold the allowed exit codes: `<!-- run: exit 0 or 1 -->`.
+- A block marked `<!-- file: NAME -->` is written to a file.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 DOCS = PROJECT / "docs"
 BLOCK = re.compile(r"<!-- (run|file)(?:: (.*?))? -->\n```\w+\n(.*?)```", re.DOTALL)
 PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "<!-- run" in page.read_text()]
-TINY = "--trials 1 --set encoder.image_size=32 --set num_epochs=1 --set data.phantom.num_train=60 "
-TINY += "--set data.phantom.num_val=30 --set data.phantom.num_test=30"
+TINY_DATA = "--set encoder.image_size=32 --set data.phantom.num_train=60 --set data.phantom.num_val=30 "
+TINY_DATA += "--set data.phantom.num_test=30"
+TINY = f"{TINY_DATA} --set num_epochs=1 --trials 1"
 SWEPT = "example"
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
@@ -106,6 +109,6 @@ def test_blocks_run(page: Path, tmp_path: Path, home: Path, images: Path) -> Non
             continue
         exits = re.fullmatch(r"exit (\d) or (\d)", more)
         allowed = tuple(int(code) for code in exits.groups()) if exits else (0,)
-        options = "" if exits else more
+        options = "" if exits else more.replace("tiny-data", TINY_DATA).replace("tiny", TINY)
         for command in text.strip().splitlines():
             shell.run(f"{command} {options}", allowed=allowed)

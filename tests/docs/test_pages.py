@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -17,6 +18,7 @@ import typer
 from orchestrator.cli.app import app
 from orchestrator.search.metric_keys import COSTS, METRICS, SYSTEMS
 from orchestrator.search.space_file import BLOCKS, OVERRIDABLE
+from orchestrator.storage.events import EVENTS
 from orchestrator.worker.trial_spec import Cause
 from trainables.config.fields import FIELDS
 
@@ -72,6 +74,13 @@ def test_every_registered_encoder_and_every_module_is_listed(generated: dict[str
         for module in (PROJECT / package).rglob("*.py"):
             if module.name != "__init__.py":
                 assert f"| `{name(module)}` | " in generated["code"]
+
+
+def test_every_field_of_every_event_is_listed(generated: dict[str, str]) -> None:
+    for event, section in zip(EVENTS.items(), generated["events"].split("\n## ")[1:], strict=True):
+        assert section.startswith(f"`{event[0]}`")
+        for field in dataclasses.fields(event[1]):
+            assert f"| `{field.name}` |" in section, (event[0], field.name)
 
 
 def test_every_metric_cause_and_key_of_a_space_is_explained() -> None:

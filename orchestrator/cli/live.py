@@ -102,7 +102,12 @@ class LiveTable(SweepObserver):
         """Waits until MLflow holds the sweep; says so if it does not."""
         if self.live.is_started:
             self.live.stop()
-        if self.replayer is not None and not self.replayer.finish():
+        if self.replayer is None:
+            return
+        is_complete = self.replayer.finish()
+        for notice in self.replayer.notices:
+            self.on_message(notice)
+        if not is_complete:
             name, reason = self.replayer.folder.name, self.replayer.reason
             self.on_message(f"MLflow is incomplete: {reason}. Later: {command(f'sync {name}')}")
 

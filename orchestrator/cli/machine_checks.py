@@ -11,6 +11,7 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 from orchestrator.cluster.fit import fit
 from orchestrator.cluster.resources import TRIAL_MEMORY_GB, this_machine
 from orchestrator.storage.paths import home, mlflow_uri
+from orchestrator.tracking.mlflow_server import deleted_experiments
 from trainables.errors import UserError
 from trainables.models.catalogue.registry import ENCODERS
 
@@ -141,6 +143,10 @@ def check_mlflow() -> Iterator[Check]:
         )
     else:
         yield Check("mlflow store", address.scheme)
+    with suppress(OSError):  # a server that does not answer is reported above
+        if deleted := deleted_experiments(mlflow_uri()):
+            then = "the next sweep of an experiment restores it, with its runs"
+            yield Check("mlflow experiments", f"deleted: {', '.join(deleted)}; {then}")
 
 
 def check_ray() -> Iterator[Check]:

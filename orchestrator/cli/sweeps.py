@@ -53,7 +53,10 @@ def sync(sweep: SweepArgument = None) -> int:
 
     folder = sweep_folder(sweep or newest_sweep())
     read_ledger(folder)  # no such sweep, or a damaged ledger: said before MLflow is asked
-    reason = replay(folder, mlflow_uri()).reason
+    replayed = replay(folder, mlflow_uri())
+    for notice in replayed.notices:
+        typer.echo(notice)
+    reason = replayed.reason
     typer.echo(
         f"sweep '{folder.name}' is not whole in MLflow: {reason}"
         if reason

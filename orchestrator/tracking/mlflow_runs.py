@@ -37,6 +37,8 @@ from trainables.config import flatten, from_flat, science
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 PROBE_METRICS = ("accuracy", "macro_f1", "macro_auroc", "nll")
+NOTICE = "notice: "
+"""Starts a line of the replay's log that the user is told."""
 _PLACES = frozenset({"root", "manifest"})  # the data fingerprint says what lies there
 _STEP_LOSS = re.compile(r"train/step_loss_(\d+)")
 

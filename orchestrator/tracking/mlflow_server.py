@@ -6,12 +6,14 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -148,6 +150,27 @@ def links(state: SweepState, base_url: str) -> dict[str, str]:
         "parallel coordinates": f"{base_url}/#/compare-runs?runs={compared[0]}&experiments={compared[1]}",
         "sweep": f"{page}/{sweep[0]}",
     }
+
+
+def deleted_experiments(uri: str) -> list[str]:
+    """Returns the names of deleted experiments in a SQLite file or on a server; other stores are not asked.
+
+    Imports no MLflow, which would migrate an older database.
+
+    Raises:
+        OSError: the server does not answer.
+    """
+    if uri.startswith(("http://", "https://")):
+        query = {"view_type": "DELETED_ONLY", "max_results": 1000}
+        found = _call(f"{uri.rstrip('/')}{API}/experiments/search", query).get("experiments", [])
+        return sorted(experiment["name"] for experiment in found)
+    path = Path(absolute(uri).removeprefix("sqlite:///"))
+    if not path.is_file():
+        return []
+    statement = "select name from experiments where lifecycle_stage = 'deleted' order by name"
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+        return [name for (name,) in database.execute(statement)]
+    return []
 
 
 def _search(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ from mlflow.entities import Metric, Param, RunTag
 
 from orchestrator.storage.paths import artifact_root
 from orchestrator.tracking.mlflow_artifacts import stage
-from orchestrator.tracking.mlflow_runs import Run, RunKey, SweepRuns
+from orchestrator.tracking.mlflow_runs import NOTICE, Run, RunKey, SweepRuns
+
+logger = logging.getLogger(__name__)
 
 METRICS_PER_BATCH = 800  # MLflow takes 1,000 entities a batch, at most 100 parameters and 100 tags among them
 RUNS_PER_PAGE = 1000
@@ -41,7 +44,7 @@ class Store:
         self.known: dict[RunKey, Known] = {}
 
     def open(self, runs: SweepRuns) -> None:
-        """Finds or makes the experiment, and finds the runs of this sweep that are there already."""
+        """Finds, restores or creates the experiment, and finds the runs that it has of this sweep."""
         name = runs.state.started.experiment
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
@@ -49,6 +52,9 @@ class Store:
             experiment_id = self.client.create_experiment(name, artifact_location=place)
         else:
             experiment_id = experiment.experiment_id
+            if experiment.lifecycle_stage == "deleted":  # its name is taken, and it accepts no runs
+                self.client.restore_experiment(experiment_id)
+                logger.warning("%sexperiment '%s' was deleted in MLflow; it is restored", NOTICE, name)
         self.known = {}
         for found in self._search(experiment_id, f"tags.`orchestrator.sweep_id` = '{runs.sweep_id}'"):
             self._recognise(found)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.storage.ledger import LedgerReader
 from orchestrator.storage.paths import HOME_VARIABLE, home
-from orchestrator.tracking.mlflow_runs import SweepRuns
+from orchestrator.tracking.mlflow_runs import NOTICE, SweepRuns
 
 if TYPE_CHECKING:
     from orchestrator.tracking.mlflow_store import Store
@@ -53,12 +53,15 @@ class Replayer:
         self.uri = uri
         self.process: subprocess.Popen[bytes] | None = None
         self.reason = "not started"  # why MLflow is incomplete, for the user; empty when it is complete
+        self.notices: list[str] = []  # what else the user should know, once `finish` has returned
+        self._log_start = 0
 
     def start(self) -> None:
         """Starts the process that replays; it ends by itself soon after this one does."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / LOG).open("ab") as log:
+                self._log_start = log.tell()
                 self.process = subprocess.Popen(
                     [sys.executable, "-m", "orchestrator.tracking.replay", str(self.folder)],
                     stdin=subprocess.PIPE,  # when it ends, the driver is done, or dead
@@ -90,6 +93,8 @@ class Replayer:
             is_complete, self.reason = False, f"not done after {timeout_seconds:g} s; {self._last_words()}"
         finally:
             self._kill()
+        lines = self._log_lines()
+        self.notices = [line.partition(NOTICE)[2] for line in lines if NOTICE in line]
         return is_complete
 
     def _kill(self) -> None:
@@ -100,10 +105,14 @@ class Replayer:
         self.process = None
 
     def _last_words(self) -> str:
+        lines = self._log_lines()
+        return f"{lines[-1] if lines else 'no message'} (log: {self.folder / LOG})"
+
+    def _log_lines(self) -> list[str]:
+        """Returns the lines that this replay has logged."""
         with suppress(OSError):
-            lines = (self.folder / LOG).read_text(errors="replace").strip().splitlines()
-            return f"{lines[-1] if lines else 'no message'} (log: {self.folder / LOG})"
-        return "no log"
+            return (self.folder / LOG).read_bytes()[self._log_start :].decode(errors="replace").splitlines()
+        return []
 
 
 def sync(sweep_folder: Path, uri: str) -> Replayer:

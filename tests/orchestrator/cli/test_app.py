@@ -200,7 +200,7 @@ def test_sweep_ends_with_the_leaderboard_and_the_next_commands(
 
 
 class NoReplay:
-    reason = ""
+    reason, notices = "", ()
 
     def __init__(self, folder: Path, uri: str) -> None:
         self.folder = folder

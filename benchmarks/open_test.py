@@ -21,18 +21,13 @@ import numpy as np
 from measure import peak_mib, provenance, write
 
 from trainables.config import Split
-from trainables.scoring.audit import CONTROLS
 from trainables.scoring.judge_arms import evaluate_arms
+from trainables.scoring.metric_names import CONTROLS, PROBES, ZERO_SHOT, draw_name, few_shot_name
 from trainables.scoring.predictions import Scores, write_predictions
-from trainables.scoring.system_names import draw_name, few_shot_name
 from trainables.scoring.test_predictions import Cases, ScoredTrial
 
 CLASSES, VAL_IMAGES = 3, 5417
-SYSTEMS = (
-    "probe_joint",
-    "probe_pooled",
-    *(f"zero_shot_{kind}" for kind in ("name", "pair", "template", "unseen")),
-)
+SYSTEMS = (*PROBES, *(system for system in ZERO_SHOT if system != "zero_shot_training"))
 SHOTS = (1, 4, 16)
 
 

@@ -1,4 +1,4 @@
-"""Beside a running sweep: a live table (a line per trial where nobody watches) and the replay into MLflow."""
+"""The live table of a running sweep (lines where there is no terminal), and its replay into MLflow."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.cli.time_left import TimeLeft
 from orchestrator.driver.controller import SweepObserver
 from orchestrator.planning.plan import Plan
+from orchestrator.results.seed_repeats import confirmed_counts
 from orchestrator.storage.ledger import SweepState, TrialState
 from orchestrator.tracking.replay import Replayer
 from trainables.shell import command
@@ -42,6 +44,7 @@ class LiveTable(SweepObserver):
         self.trials: dict[str, TrialState] = {}
         self.waiting: dict[str, str] = {}
         self.began = time.monotonic()
+        self.time_left = time_left(plan)
         self.live = Live(
             console=self.console,
             get_renderable=self.render,
@@ -62,8 +65,8 @@ class LiveTable(SweepObserver):
         self.console.file.close()
 
     def on_started(self, folder: Path, state: SweepState) -> None:
-        """Says on what and where the sweep runs, starts to draw, and starts the replay into MLflow."""
-        self.trials = dict(state.trials)  # of a sweep that goes on
+        """Prints data, machine and folder of the sweep, starts to draw, and starts the replay into MLflow."""
+        self.trials = dict(state.trials)  # of a resumed sweep
         self.replayer = Replayer(folder, self.uri)
         self.replayer.start()
         for line in (self.plan.data, self.plan.concurrency.reason, f"sweep '{state.name}' in {folder}"):
@@ -72,11 +75,12 @@ class LiveTable(SweepObserver):
             self.live.start()
 
     def on_trial_placed(self, trial: TrialState) -> None:
-        """A new row."""
+        """Adds a row."""
         self.trials[trial.trial_key] = trial
+        self.time_left.place(trial, time.monotonic())
 
     def on_trial_finished(self, trial: TrialState) -> None:
-        """Its score, and whether it was stopped early."""
+        """Prints the trial's score where there is no terminal."""
         if not self.is_watched:
             self.console.print(
                 f"{self.progress()}  {trial.name}  {self.score(trial)}  {trial.seconds:.0f} s",
@@ -85,21 +89,21 @@ class LiveTable(SweepObserver):
             )
 
     def on_trial_failed(self, trial: TrialState) -> None:
-        """Why it failed; the sweep goes on."""
+        """Prints why the trial failed."""
         self.console.print(
             Text(f"{trial.name}: {trial.status}: {trial.message}", style="red"), soft_wrap=True
         )
 
     def on_trials_waiting(self, reasons: dict[str, str]) -> None:
-        """Why some rows have not begun."""
+        """Shows why some trials have not begun."""
         self.waiting = reasons
 
     def on_message(self, text: str) -> None:
-        """A line above the table."""
+        """Prints a line above the table."""
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def finish_tracking(self) -> None:
-        """Waits until MLflow holds the sweep; says so if it does not."""
+        """Waits until MLflow holds the sweep, and prints the command that completes it if it does not."""
         if self.live.is_started:
             self.live.stop()
         if self.replayer is None:
@@ -112,7 +116,7 @@ class LiveTable(SweepObserver):
             self.on_message(f"MLflow is incomplete: {reason}. Later: {command(f'sync {name}')}")
 
     def render(self) -> Table:
-        """Returns the rows that matter now: what runs, and what ended last."""
+        """Returns the newest trials: those that run, and those that ended last."""
         table = Table(box=None, padding=(0, 2, 0, 0), title=self.progress(), title_justify="left")
         for heading in ("", "trial", "epoch", self.plan.space.objective):
             table.add_column(heading, no_wrap=True)
@@ -125,13 +129,26 @@ class LiveTable(SweepObserver):
         return table
 
     def progress(self) -> str:
-        """Reads as `3 of 6 trials, 0:41`."""
+        """Returns `3 of 6 trials, 0:41, about 2 min left`."""
         ended = sum(trial.status in ("finished", "failed", "unavailable") for trial in self.trials.values())
-        minutes, seconds = divmod(int(time.monotonic() - self.began), 60)
+        now = time.monotonic()
+        minutes, seconds = divmod(int(now - self.began), 60)
         planned = self.plan.num_trials + self.plan.num_baselines + self.plan.num_confirming
-        return f"{ended} of {planned} trials, {minutes}:{seconds:02d}"
+        left = self.time_left.text(self.trials.values(), now, self.began)
+        return ", ".join([f"{ended} of {planned} trials", f"{minutes}:{seconds:02d}", *filter(None, [left])])
 
     def score(self, trial: TrialState) -> str:
-        """Returns the objective so far; † where a scheduler ended the trial."""
-        value = trial.metrics.get(self.plan.space.objective)
+        """Returns the newest value of the objective; † where a scheduler stopped the trial."""
+        value = trial.value(self.plan.space.objective)
         return "" if value is None else f"{value:.4f}{'†' if trial.stopped_early else ''}"
+
+
+def time_left(plan: Plan) -> TimeLeft:
+    """Returns what estimates the time that a planned sweep still takes."""
+    arms, baselines = (count * (plan.space.search.seeds - 1) for count in confirmed_counts(plan.space))
+    return TimeLeft(
+        num_searched=plan.num_trials + arms,
+        num_baselines=plan.num_baselines + baselines,
+        at_once=plan.concurrency.max_concurrent,
+        planned_seconds=plan.time.seconds,
+    )

@@ -201,6 +201,7 @@ class Controller:
             trial_key=key,
             attempt=attempt,
             config=flat,
+            objective=self.state.trials[key].own_key(self.order.objective),
             workdir=f"sweeps/{self.folder.name}/trials/{key}"
             if self.order.storage
             else str(self.folder / "trials" / key),

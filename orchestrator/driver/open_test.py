@@ -85,12 +85,22 @@ def _predicted(arms: list[list[TrialState]]) -> list[TrialState]:
 
 
 def arms_to_open(state: SweepState, space: SearchSpace) -> list[list[TrialState]]:
-    """Returns the arms that the test labels are opened for: named ones all, of the searched ones the best."""
-    judged = {key: trial for key, trial in state.trials.items() if PREDICTIONS in trial.results}
-    arms, best = finished_arms(state), best_arm(replace(state, trials=judged))  # not one stopped on its way
+    """Returns the arms whose test labels are opened: all named arms; of a search the baselines and the best.
+
+    The best are the best arm by the objective, and the arms of three rows of the board: the first row, the
+    first of an adapted encoder and the first of a frozen one. So "does adapting help?" always has an answer.
+    """
+    arms = finished_arms(state)
     if space.arms or space.evaluation.open_test == "all":
         return arms
-    return [arm for arm in arms if arm[0].is_baseline or (best and arm[0].arm_key == best[0].arm_key)]
+    predicted = {key: trial for key, trial in state.trials.items() if PREDICTIONS in trial.results}
+    judged = replace(state, trials=predicted)  # a trial that a scheduler stopped predicts nothing
+    rows = [row for row in leaderboard(judged).rows if not row.breaches]
+    adapted = [row for row in rows if row.method not in ("none", "baseline")]
+    frozen = [row for row in rows if row.method == "none"]
+    opened = {row.arm_key for kind in (rows, adapted, frozen) for row in kind[:1]}
+    opened |= {trial.arm_key for trial in best_arm(judged) or ()}
+    return [arm for arm in arms if arm[0].is_baseline or arm[0].arm_key in opened]
 
 
 def by_data(trials: list[TrialState]) -> list[list[TrialState]]:

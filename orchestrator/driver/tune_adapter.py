@@ -24,7 +24,6 @@ from ray.tune.search import Searcher
 from orchestrator.cluster.nodes import Cluster
 from orchestrator.cluster.ray_watchdog import NoRoom, undisturbed, watched_node
 from orchestrator.driver.controller import Controller
-from orchestrator.search.metric_keys import own_key
 from orchestrator.search.space import SearchSpace
 from orchestrator.storage.ledger import SweepState
 from orchestrator.worker.failures import OUT_OF_MEMORY, last_words
@@ -181,7 +180,7 @@ def remind(scheduler: TrialScheduler, state: SweepState, objective: str) -> None
         if isinstance(scheduler, ASHAScheduler):
             scheduler.on_trial_add(cast(Any, None), past)
         for _, epoch, metrics in trial.history:
-            goal = own_key(objective, trial.config)
+            goal = trial.own_key(objective)
             if goal not in metrics:
                 continue
             result = {"epoch": epoch, "score": metrics[goal]}

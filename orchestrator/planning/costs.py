@@ -220,7 +220,7 @@ class TimeEstimate:
         """Reads as `about 4 min (one step takes 0.31 s, timed just now; …)`, or why there is none."""
         if self.seconds is None:
             return f"not timed: {self.reason}"
-        return f"about {_duration(self.seconds)} ({self.reason})"
+        return f"about {duration(self.seconds)} ({self.reason})"
 
 
 def estimate_time(
@@ -327,7 +327,8 @@ def _arithmetic(
     return "; ".join(words)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Returns `40 s`, `3 min`, `2.5 h`."""
     if seconds < 90:
         return f"{max(round(seconds), 1)} s"
     if seconds < 90 * 60:

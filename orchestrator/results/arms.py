@@ -1,18 +1,24 @@
-"""The arms of a sweep, from its ledger: which trials belong together, what they hold, which one is best.
+"""The arms of a sweep, read from its ledger: which trials form an arm, its mean values, the best arm.
 
-An arm is one trial, or one configuration over several seeds and folds. Its values are means over its trials.
+An arm is one trial, or one configuration over several seeds and folds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
-from statistics import fmean, stdev
+from math import inf
+from statistics import fmean
 
 from orchestrator.search.constraints import Breach, Limit, breaches
-from orchestrator.search.metric_keys import own_key
 from orchestrator.storage.ledger import SweepState, TrialState
+from trainables.scoring.metric_names import (
+    interval_keys,
+    metric_key,
+    range_of,
+    read_key,
+)
+from trainables.scoring.significance import student_interval
 
 Arm = Sequence[TrialState]
 CONFIRMED, PLAIN, INFEASIBLE = range(3)
@@ -20,38 +26,34 @@ CONFIRMED, PLAIN, INFEASIBLE = range(3)
 
 @dataclass(frozen=True)
 class Terms:
-    """On what terms the arms of a sweep compare."""
+    """The rules by which the arms of a sweep are ranked."""
 
     objective: str  # higher is better
     also_minimise: str | None
     limits: dict[str, Limit]
-    num_seeds: int  # that the best arms end up with; 1 = nothing is confirmed
-    num_confirmed: int  # of the best arms
-    num_repeated: int = 1  # seeds that every arm runs on; 1 where arms repeat over folds too
+    num_seeds: int  # of the best arms at the end; 1 = nothing is confirmed
+    num_confirmed: int  # best arms
+    num_repeated: int = 1  # seeds of every arm; 1 where arms repeat over folds too
 
     @property
     def num_whole(self) -> int:
-        """How many training seeds a whole arm stands for."""
+        """The number of training seeds of a whole arm."""
         return max(self.num_seeds, self.num_repeated)
 
 
 def terms(state: SweepState) -> Terms:
-    """Returns the terms that a sweep was started on."""
+    """Returns the rules that a sweep started with."""
     space = state.started.space
-    search = space.get("search", {})
+    search, repeat = space.get("search", {}), space.get("repeat", {})
     return Terms(
         objective=objective(state),
         also_minimise=space.get("also_minimise"),
         limits={key: Limit(**entry) for key, entry in space.get("constraints", {}).items()},
         num_seeds=search.get("seeds", 1),
         num_confirmed=search.get("num_confirmed", 0),
-        num_repeated=_num_repeated(space.get("repeat", {})),
+        # Folds share training images: seeds beside folds are no independent repetitions.
+        num_repeated=1 if "data.fold" in repeat else len(set(repeat.get("seed", [0]))),
     )
-
-
-def _num_repeated(repeat: Mapping[str, Sequence[int]]) -> int:
-    """Returns how many seeds arms repeat over; 1 beside folds, which share training images."""
-    return 1 if "data.fold" in repeat else len(set(repeat.get("seed", [0])))
 
 
 def objective(state: SweepState) -> str:
@@ -60,7 +62,7 @@ def objective(state: SweepState) -> str:
 
 
 def finished_arms(state: SweepState) -> list[list[TrialState]]:
-    """Returns the finished trials as placed, those that differ in seed and fold alone together."""
+    """Returns the finished trials in the order of their start, grouped by arm."""
     arms: dict[str, list[TrialState]] = {}
     for trial in state.trials.values():
         if trial.status == "finished":
@@ -69,31 +71,28 @@ def finished_arms(state: SweepState) -> list[list[TrialState]]:
 
 
 def best_arm(state: SweepState) -> list[TrialState] | None:
-    """Returns the arm that ranks first.
+    """Returns the arm that ranks first by the objective; None if no feasible arm has it.
 
-    Infeasible arms are none; once an arm is confirmed on all seeds, neither are those that are not.
+    Once an arm is confirmed on all seeds, arms that are not confirmed are never the best.
     """
     agreed = terms(state)
-    arms = [
-        arm for arm in finished_arms(state) if mean(arm, own_key(agreed.objective, arm[0].config)) is not None
-    ]
+    arms = [arm for arm in finished_arms(state) if mean(arm, agreed.objective) is not None]
     standing = standings(arms, agreed)
     feasible = [arm for arm in arms if standing[arm[0].arm_key] != INFEASIBLE]
     return min(feasible, key=lambda arm: (standing[arm[0].arm_key], *rank(arm, agreed)), default=None)
 
 
 def rank(arm: Arm, agreed: Terms) -> tuple[float, float]:
-    """Returns what arms sort by: a high objective first, ties by a low negative log-likelihood."""
-    goal = own_key(agreed.objective, arm[0].config)
-    nll = f"{goal.rpartition('/')[0]}/nll"
-    return -(mean(arm, goal) or 0.0), mean(arm, nll) or 0.0
+    """Returns the sort key of arms: a high objective first, ties by a low negative log-likelihood."""
+    split, system, _ = read_key(agreed.objective)
+    return -(mean(arm, agreed.objective) or 0.0), mean(arm, metric_key(split, system, "nll")) or 0.0
 
 
 def standings(arms: Sequence[Arm], agreed: Terms) -> dict[str, int]:
-    """Returns what comes first on a board, by arm key: `CONFIRMED` arms, `PLAIN` ones, `INFEASIBLE` ones.
+    """Returns arm key → `CONFIRMED`, `PLAIN` or `INFEASIBLE`, in the order of a board.
 
-    A frozen encoder has no seed, so it stands beside confirmed arms as it is; beside plain ones where there
-    are none, or it would always lead.
+    A frozen encoder has no seed. It ranks among confirmed arms if there are any, and among plain ones
+    otherwise.
     """
     confirmed = [arm for arm in arms if agreed.num_whole > 1 and len(arm) >= agreed.num_whole]
     seedless = [arm for arm in arms if is_seedless(arm)] if confirmed else []
@@ -104,56 +103,20 @@ def standings(arms: Sequence[Arm], agreed: Terms) -> dict[str, int]:
 
 
 def broken_by(arm: Arm, agreed: Terms) -> tuple[Breach, ...]:
-    """Returns the constraints that an arm breaks."""
-    found = {key: mean(arm, own_key(key, arm[0].config)) for key in agreed.limits}
-    values = {key: value for key, value in found.items() if value is not None}
-    return breaches(agreed.limits, values)
+    """Returns the constraints that an arm violates."""
+    found = {key: mean(arm, key) for key in agreed.limits}
+    return breaches(agreed.limits, {key: value for key, value in found.items() if value is not None})
 
 
 def is_seedless(arm: Arm) -> bool:
-    """Says whether a seed would change nothing: nothing trains."""
+    """Says whether nothing trains, so that every seed gives the same values."""
     return arm[0].config.get("adapt.method") == "none"
 
 
 def mean(arm: Arm, key: str) -> float | None:
-    """Returns the mean of a metric over an arm's trials; None if none has it."""
-    found = [trial.metrics[key] for trial in arm if key in trial.metrics]
+    """Returns the mean over an arm's trials of a key that the space names; None if no trial has it."""
+    found = [value for trial in arm if (value := trial.value(key)) is not None]
     return fmean(found) if found else None
-
-
-def over_trials(arm: Arm, key: str, agreed: Terms) -> Estimate | None:
-    """Returns a trial's estimate over patients; of several trials the mean, with its interval over seeds.
-
-    Arms that repeat over folds have none: folds share training images, so they vary less than they should.
-    """
-    found = [each for trial in arm if (each := estimate(trial.metrics, key))]
-    if len(found) <= 1:
-        return found[0] if found else None
-    values = [each.value for each in found]
-    return over_seeds(values) if agreed.num_whole > 1 else Estimate(fmean(values))
-
-
-def differs(arm: Arm, key: str, other: Arm, other_key: str) -> bool | None:
-    """Says whether two arms can be told apart: the 95 % t-interval over their common seeds lies beside 0.
-
-    None: they have fewer than two seeds in common. What has no seed is the same on each.
-    """
-    ours, theirs = _by_seed(arm, key), _by_seed(other, other_key)
-    if is_seedless(arm):
-        ours = dict.fromkeys(theirs, next(iter(ours.values())))
-    elif is_seedless(other):
-        theirs = dict.fromkeys(ours, next(iter(theirs.values())))
-    common = ours.keys() & theirs.keys()
-    if len(common) < 2:
-        return None
-    difference = over_seeds([ours[seed] - theirs[seed] for seed in sorted(common)])
-    assert difference.low is not None
-    assert difference.high is not None
-    return not difference.low <= 0 <= difference.high
-
-
-def _by_seed(arm: Arm, key: str) -> dict[int, float]:
-    return {trial.config["seed"]: trial.metrics[key] for trial in arm if key in trial.metrics}
 
 
 @dataclass(frozen=True)
@@ -163,21 +126,52 @@ class Estimate:
     value: float
     low: float | None = None
     high: float | None = None
+    num_seeds: int | None = None  # that the interval is over; None: it is over patients, or over draws
 
 
 def estimate(metrics: Mapping[str, float], key: str) -> Estimate | None:
-    """Returns a metric with its `_low` and `_high` twins, over patients; None if it is absent."""
+    """Returns a metric with its interval over patients; None if it is absent."""
     if key not in metrics:
         return None
-    return Estimate(metrics[key], metrics.get(f"{key}_low"), metrics.get(f"{key}_high"))
+    low, high = interval_keys(key)
+    return Estimate(metrics[key], metrics.get(low), metrics.get(high))
 
 
-def over_seeds(values: Sequence[float]) -> Estimate:
-    """Returns the mean with its 95 % t-interval; one value has none."""
-    mean = fmean(values)
+def over_trials(arm: Arm, key: str, agreed: Terms) -> Estimate | None:
+    """Returns one trial's estimate over patients, or the mean of several trials with its interval over seeds.
+
+    Arms that repeat over folds have no interval: folds share training images, so they vary too little.
+    """
+    found = [each for trial in arm if (each := estimate(trial.metrics, key))]
+    if len(found) <= 1:
+        return found[0] if found else None
+    values = [each.value for each in found]
+    return over_seeds(values, range_of(read_key(key)[2])) if agreed.num_whole > 1 else Estimate(fmean(values))
+
+
+def over_seeds(values: Sequence[float], within: tuple[float, float] = (-inf, inf)) -> Estimate:
+    """Returns the mean with its 95 % t-interval inside `within`; a single value has no interval."""
     if len(values) < 2:
-        return Estimate(mean)
-    from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs] # only where it is used
+        return Estimate(fmean(values))
+    return Estimate(*student_interval(values, within), num_seeds=len(values))
 
-    half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / sqrt(len(values))
-    return Estimate(mean, mean - half, mean + half)
+
+def differs(arm: Arm, key: str, other: Arm, other_key: str) -> bool | None:
+    """Says whether the 95 % t-interval of the difference of two arms over their common seeds excludes 0.
+
+    None if they have fewer than two seeds in common. An arm without a seed is the same on each.
+    """
+    ours, theirs = _by_seed(arm, key), _by_seed(other, other_key)
+    if is_seedless(arm):
+        ours = dict.fromkeys(theirs, next(iter(ours.values())))
+    elif is_seedless(other):
+        theirs = dict.fromkeys(ours, next(iter(theirs.values())))
+    common = ours.keys() & theirs.keys()
+    if len(common) < 2:
+        return None
+    _, low, high = student_interval([ours[seed] - theirs[seed] for seed in sorted(common)])
+    return not low <= 0 <= high
+
+
+def _by_seed(arm: Arm, key: str) -> dict[int, float]:
+    return {trial.config["seed"]: trial.metrics[key] for trial in arm if key in trial.metrics}

@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
 
 from orchestrator.results.arms import Estimate
-from orchestrator.results.leaderboard import CONTROLS, Leaderboard
-from orchestrator.results.terminal_report import (
-    METRIC_NAMES,
-    captions,
-    cell,
-    cost,
-    costs_beside,
-    metric_of,
-    over_frozen,
-    score,
-    second_name,
-    second_value,
-    shown_name,
-    system_name,
-    trains,
-)
+from orchestrator.results.board import Control, Leaderboard, Row
+from orchestrator.results.board_columns import Column, opened_columns, shown_name, val_columns
+from orchestrator.results.captions import captions
 from trainables.artifacts import write_atomically
+from trainables.scoring.metric_names import title
 
 PLOT_WIDTH = 220  # pixels
-OPENED_HEADINGS = (
-    "#",
-    "trial",
-    "system",
-    "accuracy",
-    "AUROC",
-    "over frozen",
-    "error cut",
-    "over itself",
-    "over #1",
-)
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
 body { max-width: 78rem; margin: 2rem auto; padding: 0 1rem; }
@@ -56,15 +33,18 @@ def write_html(board: Leaderboard, path: Path) -> None:
 
 def page(board: Leaderboard) -> str:
     """Returns the whole page."""
-    title = escape(f"{board.sweep}: leaderboard")
+    heading = escape(f"{board.sweep}: leaderboard")
+    opened = [(rank, row) for rank, row in enumerate(board.rows, start=1) if row.test_accuracy]
+    judged = [control for control in board.controls if control.test_accuracy]
+    absent = [line("", [each.name, each.status, each.reason]) for each in board.absent]
     sections = [
-        section("Chosen on val", val_headings(board), val_rows(board)),
-        section("Test, opened once", OPENED_HEADINGS, opened_rows(board)),
-        section("Without a score", ("trial", "status", "reason"), absent_rows(board)),
+        section("Chosen on val", *val_table(board)),
+        section("Test, opened once", *table(board, opened_columns(board), opened, judged)),
+        section("Without a score", ("trial", "status", "reason"), absent),
     ]
     notes = "".join(note(text, "shortcut" if text == board.shortcut else "note") for text in captions(board))
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en">{head}\n<h1>{title}</h1>\n{"".join(sections)}{notes}</html>\n'
+    head = f'<meta charset="utf-8"><title>{heading}</title><style>{STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en">{head}\n<h1>{heading}</h1>\n{"".join(sections)}{notes}</html>\n'
 
 
 def note(text: str, kind: str) -> str:
@@ -81,64 +61,46 @@ def section(title: str, headings: Iterable[str], rows: Iterable[str]) -> str:
     return f"<h2>{escape(title)}</h2>\n<table><tr>{head}</tr>\n{body}\n</table>\n"
 
 
-def val_headings(board: Leaderboard) -> tuple[str, ...]:
-    """Returns the headings of the ranked table."""
-    metric = METRIC_NAMES.get(metric_of(board), metric_of(board))
-    second = second_name(board)
-    costs = [*([] if second is None else [second]), *costs_beside(board)]
-    return (
-        "#",
-        "trial",
-        "trains",
-        "system",
-        metric,
-        "95 %",
-        "accuracy",
-        *("seconds" if name == "s" else name for name in costs),
+def val_table(board: Leaderboard) -> tuple[list[str], list[str]]:
+    """Returns headings and rows of the ranked table, with a drawing of each interval."""
+    shown = [row.objective for row in board.rows] + [c.objective for c in board.controls if c.objective]
+    lowest = min((e.value if e.low is None else e.low for e in shown), default=0.0)
+    ranked = list(enumerate(board.rows, start=1))
+    return table(
+        board, val_columns(board), ranked, board.controls, lambda each: whisker(each.objective, lowest)
     )
 
 
-def val_rows(board: Leaderboard) -> Iterator[str]:
-    """Yields every row, the best first, then the controls."""
-    shown = [row.objective for row in board.rows] + [c.objective for c in board.controls if c.objective]
-    lowest = min((e.value if e.low is None else e.low for e in shown), default=0.0)
-    for rank, row in enumerate(board.rows, start=1):
-        kind = "baseline" if row.is_baseline else "first" if rank == 1 else ""
-        kind = "infeasible" if row.breaches else kind
-        cells = [str(rank), shown_name(board, row), trains(row), system_name(row.system), score(row)]
-        rest = [cell(row.accuracy), *([second_value(board, row)] if board.also_minimise else [])]
-        rest += [cost(row, name) for name in costs_beside(board)]
-        yield line(kind, cells, whisker(row.objective, lowest), rest)
-    for control in board.controls:
-        cells = ["", CONTROLS[control.system], "", "control", cell(control.objective)]
-        rest = [cell(control.accuracy), *[""] * (len(costs_beside(board)) + bool(board.also_minimise))]
-        yield line("control", cells, whisker(control.objective, lowest), rest)
+def table(
+    board: Leaderboard,
+    columns: list[Column],
+    rows: list[tuple[int, Row]],
+    controls: Iterable[Control],
+    draw: Callable[[Row | Control], str] | None = None,
+) -> tuple[list[str], list[str]]:
+    """Returns headings and rows of a table; a drawing stands after the second column."""
+    headings = ["#", "trial", *(column.heading for column in columns)]
+    if draw:
+        headings.insert(4, "95 %")
+    lines: list[str] = []
+    for rank, row in rows:
+        kind = (
+            "infeasible" if row.breaches else "baseline" if row.is_baseline else "first" if rank == 1 else ""
+        )
+        cells = [str(rank), shown_name(board, row), *(column.of_row(row) for column in columns)]
+        lines.append(line(kind, cells, draw and draw(row)))
+    for control in controls:
+        cells = ["", title(control.system), *(column.of_control(control) for column in columns)]
+        lines.append(line("control", cells, draw and draw(control)))
+    return headings, lines
 
 
-def opened_rows(board: Leaderboard) -> Iterator[str]:
-    """Yields the rows whose test labels were opened."""
-    for rank, row in enumerate(board.rows, start=1):
-        if row.test_accuracy:
-            scores = [cell(row.test_accuracy), cell(row.test_auroc), over_frozen(row), cell(row.error_cut)]
-            scores += [cell(row.over_self, sign="+"), cell(row.over_first, sign="+")]
-            cells = [str(rank), shown_name(board, row), system_name(row.system), *scores]
-            yield line("baseline" if row.is_baseline else "", cells)
-    for control in board.controls:
-        if control.test_accuracy:
-            scores = [cell(control.test_accuracy), cell(control.test_auroc), "", "", "", ""]
-            yield line("control", ["", CONTROLS[control.system], "control", *scores])
-
-
-def absent_rows(board: Leaderboard) -> Iterator[str]:
-    """Yields the trials without a score."""
-    for absent in board.absent:
-        yield line("", [absent.name, absent.status, absent.reason])
-
-
-def line(kind: str, cells: Iterable[str], drawing: str = "", rest: Iterable[str] = ()) -> str:
-    """Returns one row of a table: texts, escaped, around a drawing."""
-    before, after = ("".join(f"<td>{escape(text)}</td>" for text in texts) for texts in (cells, rest))
-    return f'<tr class="{kind}">{before}{f"<td>{drawing}</td>" if drawing else ""}{after}</tr>'
+def line(kind: str, cells: Iterable[str], drawing: str | None = None) -> str:
+    """Returns one row of a table: escaped texts, and a drawing after the fourth."""
+    shown = [f"<td>{escape(text)}</td>" for text in cells]
+    if drawing is not None:
+        shown.insert(4, f"<td>{drawing}</td>")
+    return f'<tr class="{kind}">{"".join(shown)}</tr>'
 
 
 def whisker(estimate: Estimate | None, lowest: float) -> str:

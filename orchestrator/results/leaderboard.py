@@ -1,16 +1,14 @@
-"""What a sweep found, read from its ledger: every system of every arm, ranked on val. `report` draws it."""
+"""The board of a sweep, read from its ledger: every system of every arm, ranked on val, with its doubts."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from orchestrator.results.arms import (
     Arm,
-    Estimate,
     Terms,
     broken_by,
     differs,
@@ -22,122 +20,41 @@ from orchestrator.results.arms import (
     standings,
     terms,
 )
-from orchestrator.search.constraints import Breach, Limit
-from orchestrator.search.metric_keys import BASELINES, own_key
+from orchestrator.results.board import DIFFERENCES, Absent, Control, Difference, Leaderboard, Row
+from orchestrator.results.shortcuts import find_shortcuts
 from orchestrator.storage.events import Evaluated
 from orchestrator.storage.ledger import SweepState, TrialState
 from trainables.models.catalogue.medical import seen_in_training
-from trainables.scoring.system_names import is_few_shot, split_few_shot
-
-SYSTEMS = (
-    "probe_joint",
-    "probe_pooled",
-    "zero_shot_unseen",
-    "zero_shot_class_name",
-    "zero_shot_template",
-    "zero_shot_pair",
-    *BASELINES,
+from trainables.scoring.metric_names import (
+    BASELINES,
+    CONTROLS,
+    NUM_TRAINABLE,
+    PROBES,
+    REUSED,
+    ZERO_SHOT,
+    is_few_shot,
+    metric_key,
+    read_key,
+    split_few_shot,
 )
-CONTROLS = {
-    "control_prior": "label prior",
-    "control_thumbnail": "8 × 8 thumbnail",
-    "control_border": "image border",
-}
-NEAR_THE_BEST = 0.03  # a control that comes this close to the best probe explains most of its score
-Paired = Mapping[tuple[tuple[str, str], tuple[str | None, str] | None, str], Estimate]
-"""Arm and system, another arm (None: a control) and system, metric → how far the one is above the other."""
+from trainables.scoring.significance import holm
+
+SHOWN = (*PROBES, *(system for system in ZERO_SHOT if system != "zero_shot_training"), *BASELINES)
+"""The systems of a board, beside few-shot ones. Prompts that training has seen prove nothing."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One system of one arm; an arm is one trial, or one configuration over several seeds and folds."""
-
-    name: str
-    arm_key: str
-    trial_keys: tuple[str, ...]
-    is_baseline: bool
-    method: str
-    lora_rank: int | None
-    lora_modules: str | None
-    classifier: str | None  # the architecture of a baseline
-    system: str
-    objective: Estimate  # this system's own value of the objective's metric, on val
-    num_seeds: int | None  # that it stands for; None: it has no seed, or its sweep confirms nothing
-    differs: bool | None  # from the best row, over the same seeds; None: not known
-    breaches: tuple[Breach, ...]  # constraints that do not hold: then it is infeasible
-    second: float | None  # what is minimised too
-    is_on_front: bool  # of the rows that hold the constraints none is as good in both and better in one
-    accuracy: Estimate | None  # on val
-    test_accuracy: Estimate | None
-    test_auroc: Estimate | None
-    over_frozen: Estimate | None  # accuracy on test minus the strongest frozen probe's, paired
-    over_self: Estimate | None  # the same minus that of the same system of its own frozen encoder, paired
-    over_first: Estimate | None  # the same minus that of the row that stood first on val, paired
-    error_cut: Estimate | None  # the same difference as a share of that probe's errors
-    is_reference: bool  # it is that probe
-    num_trainable: int | None
-    seconds: float
-    stopped_early: bool
-
-
-@dataclass(frozen=True)
-class Control:
-    """What a classifier scores that has seen no lungs."""
-
-    system: str
-    objective: Estimate | None
-    accuracy: Estimate | None
-    test_accuracy: Estimate | None
-    test_auroc: Estimate | None
-
-
-@dataclass(frozen=True)
-class Absent:
-    """A trial without a score, and why."""
-
-    name: str
-    status: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Leaderboard:
-    """What a sweep found. `rows` are ranked: confirmed arms, then others, then infeasible ones."""
-
-    sweep: str
-    objective: str
-    also_minimise: str | None
-    constraints: dict[str, Limit]
-    num_seeds: int  # that whole arms stand for; 1 = nothing is confirmed or repeated
-    is_confirmed: bool  # the best arms alone run on all of them, chosen by their first
-    rows: tuple[Row, ...]
-    controls: tuple[Control, ...]
-    absent: tuple[Absent, ...]
-    test_opened: str | None  # when, ISO 8601; None = not yet
-    shortcut: str | None  # a control that comes near the best probe, in words
-    notes: tuple[str, ...]  # what the evaluation had to leave out, and what encoders had seen before
-    is_finished: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns all of it as JSON-like values."""
-        rows = [{"rank": rank} | asdict(row) for rank, row in enumerate(self.rows, start=1)]
-        return asdict(self) | {"rows": rows}
-
-    def to_json(self) -> str:
-        """Returns all of it as JSON."""
-        return json.dumps(self.to_dict(), indent=1)
+Paired = Mapping[tuple[tuple[str, str], tuple[str | None, str] | None, str], Difference]
+"""Arm and system, another arm (None: a control) and system, metric → the first minus the second."""
 
 
 def leaderboard(state: SweepState) -> Leaderboard:
-    """Ranks every system by the objective's metric on val; test values stand where the labels were opened."""
+    """Ranks every system by the objective's metric on val, and adds the test values that were opened."""
     agreed, arms = terms(state), finished_arms(state)
-    paired = read_paired(state)
-    frozen = frozen_arms(arms)
+    paired, frozen = read_paired(state), frozen_arms(arms)
     found = (read_row(state, arm, system, paired, frozen) for arm in arms for system in systems_of(arm))
-    rows = [row for row in found if row]
     standing = standings(arms, agreed)
-    rows.sort(key=lambda row: (standing[row.arm_key], -row.objective.value))
-    rows = mark_front(compare_with_best(state, rows))
+    rows = sorted(filter(None, found), key=lambda row: (standing[row.arm_key], -row.objective.value))
+    rows = correct_for_many(mark_front(compare_with_best(state, rows)))
     controls = tuple(read_controls(state))
     return Leaderboard(
         sweep=state.name,
@@ -150,49 +67,60 @@ def leaderboard(state: SweepState) -> Leaderboard:
         controls=controls,
         absent=tuple(read_absent(state)),
         test_opened=state.test_opened[0][0] if state.test_opened else None,
-        shortcut=find_shortcut(rows, controls, agreed.objective),
+        shortcut=find_shortcuts(rows, controls, metric_of(state)),
         notes=(*(state.evaluated or Evaluated()).notes, *read_overlaps(state)),
         is_finished=state.finished is not None,
     )
 
 
 def systems_of(arm: Arm) -> list[str]:
-    """Returns the systems that an arm may have, few-shot ones with few shots first."""
-    measured = {key.split("/")[1] for trial in arm for key in trial.metrics if key.startswith("val/")}
-    return [*SYSTEMS, *sorted(filter(is_few_shot, measured), key=split_few_shot)]
+    """Returns the systems that an arm may have; few-shot ones are sorted by their number of shots."""
+    measured = {read_key(key)[1] for trial in arm for key in trial.metrics if key.startswith("val/")}
+    return [*SHOWN, *sorted(filter(is_few_shot, measured), key=split_few_shot)]
 
 
 def metric_of(state: SweepState) -> str:
     """Returns the objective's metric, by which every system is ranked."""
-    return terms(state).objective.rpartition("/")[2]
+    return read_key(terms(state).objective)[2]
 
 
 def compare_with_best(state: SweepState, rows: Sequence[Row]) -> list[Row]:
-    """Returns the rows, each with whether it can be told apart from the first on their common seeds."""
+    """Returns the rows, each with whether it differs from the first over their common seeds."""
     agreed, arms = terms(state), {arm[0].arm_key: arm for arm in finished_arms(state)}
     if not rows or agreed.num_whole == 1 or rows[0].breaches:
         return list(rows)
 
     def compare(row: Row) -> bool | None:
-        keys = [f"val/{system}/{metric_of(state)}" for system in (row.system, rows[0].system)]
+        keys = [metric_key("val", system, metric_of(state)) for system in (row.system, rows[0].system)]
         return differs(arms[row.arm_key], keys[0], arms[rows[0].arm_key], keys[1])
 
     return [rows[0], *(replace(row, differs=compare(row)) for row in rows[1:])]
 
 
 def mark_front(rows: Sequence[Row]) -> list[Row]:
-    """Returns the rows with the Pareto front marked: no feasible row is as good in both and better in one."""
-    points = [
+    """Returns the rows with the Pareto front marked."""
+    points = {
         (row.objective.value, -row.second) for row in rows if row.second is not None and not row.breaches
-    ]
+    }
 
     def is_on_front(row: Row) -> bool:
         if row.second is None or row.breaches:
             return False
-        score, saved = row.objective.value, -row.second
-        return not any(s >= score and v >= saved and (s, v) != (score, saved) for s, v in points)
+        ours = row.objective.value, -row.second
+        return not any(s >= ours[0] and v >= ours[1] for s, v in points - {ours})
 
     return [replace(row, is_on_front=is_on_front(row)) for row in rows]
+
+
+def correct_for_many(rows: Sequence[Row]) -> list[Row]:
+    """Returns the rows; the p-values of each column of differences are corrected together (Holm)."""
+    corrected = list(rows)
+    for column in DIFFERENCES:
+        found = [(place, getattr(row, column)) for place, row in enumerate(rows)]
+        known = [(place, each) for place, each in found if each and each.p is not None]
+        for (place, each), p in zip(known, holm([each.p for _, each in known]), strict=True):
+            corrected[place] = replace(corrected[place], **{column: replace(each, p=p)})
+    return corrected
 
 
 def name_of(arm: Arm, agreed: Terms) -> str:
@@ -202,9 +130,8 @@ def name_of(arm: Arm, agreed: Terms) -> str:
         return name if count == 1 else f"{name} (×{count})"
     if count == 1:
         return f"{name} (one seed)"
-    return (
-        f"{name} (×{count})" if count >= agreed.num_whole else f"{name} ({count} of {agreed.num_whole} seeds)"
-    )
+    whole = count >= agreed.num_whole
+    return f"{name} (×{count})" if whole else f"{name} ({count} of {agreed.num_whole} seeds)"
 
 
 def read_row(
@@ -213,20 +140,19 @@ def read_row(
     """Returns one system of an arm; None if its trials did not score it.
 
     Args:
-        state: of the sweep.
+        state: the sweep.
         arm: its finished trials.
         system: such as `probe_joint`.
         paired: see `read_paired`.
         frozen: see `frozen_arms`.
     """
-    first, agreed = arm[0], terms(state)
-    score = over_trials(arm, f"val/{system}/{metric_of(state)}", agreed)
+    first, agreed, evaluated = arm[0], terms(state), state.evaluated or Evaluated()
+    score = over_trials(arm, metric_key("val", system, metric_of(state)), agreed)
     if score is None:
         return None
-    ours, best = (first.arm_key, system), reference(state)
+    ours, best = (first.arm_key, system), _named(evaluated.reference)
     test, method = opened_metrics(state, arm), first.config.get("adapt.method", "none")
-    with_lora = "lora" in method
-    num_trainable = first.metrics.get("perf/num_trainable_parameters")
+    num_trainable = first.metrics.get(NUM_TRAINABLE)
     selves = (paired.get((ours, (key, system), "accuracy")) for key in frozen.get(encoder_of(first), ()))
     return Row(
         name=name_of(arm, agreed),
@@ -234,32 +160,33 @@ def read_row(
         trial_keys=tuple(trial.trial_key for trial in arm),
         is_baseline=first.is_baseline,
         method=method,
-        lora_rank=first.config.get("lora.rank") if with_lora else None,
-        lora_modules=first.config.get("lora.target_modules") if with_lora else None,
+        lora_rank=first.config.get("lora.rank") if "lora" in method else None,
+        lora_modules=first.config.get("lora.target_modules") if "lora" in method else None,
         classifier=first.config.get("baseline.architecture") if method == "baseline" else None,
         system=system,
         objective=score,
         num_seeds=None if agreed.num_whole == 1 or is_seedless(arm) else len(arm),
         differs=None,
         breaches=broken_by(arm, agreed),
-        second=mean(arm, own_key(agreed.also_minimise, first.config)) if agreed.also_minimise else None,
+        second=mean(arm, agreed.also_minimise) if agreed.also_minimise else None,
         is_on_front=False,
-        accuracy=over_trials(arm, f"val/{system}/accuracy", agreed),
-        test_accuracy=estimate(test, f"test/{system}/accuracy"),
-        test_auroc=estimate(test, f"test/{system}/macro_auroc"),
+        accuracy=over_trials(arm, metric_key("val", system, "accuracy"), agreed),
+        test_accuracy=estimate(test, metric_key("test", system, "accuracy")),
+        test_auroc=estimate(test, metric_key("test", system, "macro_auroc")),
         over_frozen=paired.get((ours, best, "accuracy")),
         over_self=next(filter(None, selves), None),
-        over_first=paired.get((ours, first_on_val(state), "accuracy")),
+        over_first=paired.get((ours, _named(evaluated.first), "accuracy")),
         error_cut=paired.get((ours, best, "error_cut")),
         is_reference=ours == best,
         num_trainable=None if num_trainable is None else int(num_trainable),
         seconds=sum(trial.seconds for trial in arm),
+        is_reused=any(key in trial.metrics for trial in arm for key in REUSED),
         stopped_early=any(trial.stopped_early for trial in arm),
     )
 
 
 def opened_metrics(state: SweepState, arm: Arm) -> Mapping[str, float]:
-    """Returns what `evaluate` found for an arm: pooled over its folds and seeds where there are several."""
+    """Returns an arm's test metrics, pooled over its folds and seeds if there are several."""
     evaluated, first = state.evaluated or Evaluated(), arm[0]
     if first.arm_key in evaluated.pooled:
         return evaluated.pooled[first.arm_key]
@@ -270,54 +197,45 @@ def opened_metrics(state: SweepState, arm: Arm) -> Mapping[str, float]:
 def frozen_arms(arms: Sequence[Arm]) -> dict[str, list[str]]:
     """Returns encoder → keys of the arms that leave it frozen, several where their probes differ."""
     found: dict[str, list[str]] = {}
-    for arm in arms:
-        if arm[0].config.get("adapt.method") == "none":
-            found.setdefault(encoder_of(arm[0]), []).append(arm[0].arm_key)
+    for arm in filter(is_seedless, arms):
+        found.setdefault(encoder_of(arm[0]), []).append(arm[0].arm_key)
     return found
 
 
 def encoder_of(trial: TrialState) -> str:
-    """Returns what tells a trial's encoder from others: every field of it."""
+    """Returns a text that is equal for trials of the same encoder alone."""
     return json.dumps({k: v for k, v in trial.config.items() if k.startswith("encoder.")}, sort_keys=True)
 
 
-def reference(state: SweepState) -> tuple[str, str] | None:
-    """Returns arm and system of the strongest frozen probe on test: what adaptation has to beat."""
-    found = (state.evaluated or Evaluated()).reference
-    return (found["arm"], found["system"]) if found else None
-
-
-def first_on_val(state: SweepState) -> tuple[str, str] | None:
-    """Returns arm and system of the row that stood first on val when the test labels were opened."""
-    found = (state.evaluated or Evaluated()).first
+def _named(found: dict[str, str] | None) -> tuple[str, str] | None:
+    """Returns arm and system of the reference, or of the row that ranked first on val."""
     return (found["arm"], found["system"]) if found else None
 
 
 def read_paired(state: SweepState) -> Paired:
     """Returns the differences between systems on the same test images, with their paired intervals."""
     return {
-        ((row["arm_a"], row["system_a"]), (row["arm_b"], row["system_b"]), row["metric"]): Estimate(
-            row["difference"], row["low"], row["high"]
+        ((row["arm_a"], row["system_a"]), (row["arm_b"], row["system_b"]), row["metric"]): Difference(
+            row["difference"], row["low"], row["high"], p=row.get("p")
         )
         for row in (state.evaluated or Evaluated()).paired
     }
 
 
 def read_controls(state: SweepState) -> Iterator[Control]:
-    """Yields the controls, from the first trial that has them: they do not depend on the encoder."""
+    """Yields the controls of the first trial that has them: they do not depend on the encoder."""
     metric = metric_of(state)
     opened = (state.evaluated or Evaluated()).controls
     for system in CONTROLS:
-        scored = [
-            trial.metrics for trial in state.trials.values() if f"val/{system}/{metric}" in trial.metrics
-        ]
+        key = metric_key("val", system, metric)
+        scored = [trial.metrics for trial in state.trials.values() if key in trial.metrics]
         val = scored[0] if scored else {}
         control = Control(
             system=system,
-            objective=estimate(val, f"val/{system}/{metric}"),
-            accuracy=estimate(val, f"val/{system}/accuracy"),
-            test_accuracy=estimate(opened, f"test/{system}/accuracy"),
-            test_auroc=estimate(opened, f"test/{system}/macro_auroc"),
+            objective=estimate(val, key),
+            accuracy=estimate(val, metric_key("val", system, "accuracy")),
+            test_accuracy=estimate(opened, metric_key("test", system, "accuracy")),
+            test_auroc=estimate(opened, metric_key("test", system, "macro_auroc")),
         )
         if control.objective or control.test_accuracy:
             yield control
@@ -326,55 +244,26 @@ def read_controls(state: SweepState) -> Iterator[Control]:
 def read_absent(state: SweepState) -> Iterator[Absent]:
     """Yields the trials without a score: failed, unavailable, interrupted or still running.
 
-    Those of one arm that lack it for the same reason stand together, with their number.
+    Trials of one arm without a score for the same reason are one entry, with their number.
     """
-    alike = Counter(_each_absent(state))
-    for absent, count in alike.items():
+    for absent, count in Counter(_each_absent(state)).items():
         yield absent if count == 1 else replace(absent, name=f"{absent.name} (×{count})")
 
 
 def _each_absent(state: SweepState) -> Iterator[Absent]:
+    is_over = state.finished is not None
     for trial in state.trials.values():
         if trial.status in ("failed", "unavailable"):
-            yield Absent(
-                trial.name,
-                trial.status,
-                f"{trial.cause}: {trial.message}" if trial.message else str(trial.cause),
-            )
+            reason = f"{trial.cause}: {trial.message}" if trial.message else str(trial.cause)
+            yield Absent(trial.name, trial.status, reason)
         elif trial.status != "finished":
-            is_over = state.finished is not None
-            yield Absent(
-                trial.name,
-                "interrupted" if is_over else trial.status,
-                "run the sweep again: finished adapters are reused" if is_over else "",
-            )
+            again = "run the sweep again: finished adapters are reused"
+            yield Absent(trial.name, "interrupted" if is_over else trial.status, again if is_over else "")
 
 
 def read_overlaps(state: SweepState) -> Iterator[str]:
-    """Yields a sentence for each encoder whose own training has seen images of the data it is tested on."""
+    """Yields a sentence for each encoder that saw images of the test data in its own training."""
     keys = ("encoder.name", "data.dataset")
     pairs = dict.fromkeys(tuple(trial.config.get(key, "") for key in keys) for trial in state.trials.values())
     for encoder, data_set in pairs:
         yield from seen_in_training(encoder, data_set)
-
-
-def find_shortcut(rows: Sequence[Row], controls: Sequence[Control], key: str) -> str | None:
-    """Returns a sentence if a control comes near the best probe: then the score says little about lungs.
-
-    Where no encoder was probed, baselines take its place.
-    """
-    kept = [row for row in rows if not row.breaches]
-    kind = "probe" if any(row.system.startswith("probe") for row in kept) else "baseline"
-    probes = [row.objective.value for row in kept if row.system.startswith(kind)]
-    scored = [(control.objective.value, control.system) for control in controls if control.objective]
-    if not probes or not scored:
-        return None
-    best, (value, system) = max(probes), max(scored)
-    if value < best - NEAR_THE_BEST:
-        return None
-    metric = key.rpartition("/")[2]
-    return (
-        f"shortcut: the control '{CONTROLS[system]}' scores {value:.3f} {metric}, the best {kind} "
-        f"{best:.3f}. "
-        "The classes can be told apart without lungs; check sources and acquisition before believing a row."
-    )

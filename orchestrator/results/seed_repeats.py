@@ -1,8 +1,8 @@
-"""After the search: its best arms, and the baselines, on more seeds (`search.seeds`).
+"""More seeds for the best arms and the baselines, after the search (`search.seeds`).
 
-No searcher knows of it. Which trial comes next is a function of what the ledger says, so a sweep that goes
-on, with more draws or without, needs no other memory: an arm that has all its seeds is passed over, one that
-is among the best only now gets them, one that is no longer among them keeps what it has.
+The next trial is a function of the ledger alone, so a resumed or extended sweep needs no other memory. An arm
+that has all its seeds is skipped. An arm that has become one of the best gets more seeds; one that no longer
+is keeps those that it has.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.results.arms import broken_by, is_seedless, rank, terms
-from orchestrator.search.metric_keys import own_key
 from orchestrator.search.searcher import Draw
 from orchestrator.search.space import SearchSpace
 from orchestrator.storage.ledger import SweepState, TrialState
@@ -20,9 +19,9 @@ UNDONE = ("placed", "running")
 
 
 def next_to_confirm(state: SweepState) -> Draw | None:
-    """Returns the next arm to be run on another seed; None if there is none, or none yet.
+    """Returns the next arm with another seed; None if there is none, or if the search has not ended.
 
-    Call it when the searcher has no more. While a trial that it drew still runs, the best are not known.
+    Call it once the searcher is exhausted. While a drawn trial runs, the best arms are not known.
     """
     if any(trial.status in UNDONE and not trial.confirms for trial in state.trials.values()):
         return None
@@ -30,7 +29,7 @@ def next_to_confirm(state: SweepState) -> Draw | None:
 
 
 def left_to_confirm(state: SweepState) -> Iterator[Draw]:
-    """Yields what is not placed yet of the arms that are to be confirmed as things stand, the best first."""
+    """Yields the trials that the arms to confirm still need, the best arm first."""
     num_seeds = terms(state).num_seeds
     known = {(trial.arm_key, trial.config.get("seed")) for trial in state.trials.values()}
     for trial in to_confirm(state):
@@ -42,9 +41,9 @@ def left_to_confirm(state: SweepState) -> Iterator[Draw]:
 
 
 def to_confirm(state: SweepState) -> list[TrialState]:
-    """Returns the first trials of the best arms that hold all constraints, then of the baselines.
+    """Returns the first trials of the best feasible arms, then of the baselines.
 
-    What a scheduler stopped has no whole trial to confirm, and a frozen encoder has no seed.
+    Trials that a scheduler stopped are not confirmed, and neither are frozen encoders, which have no seed.
     """
     agreed = terms(state)
     if agreed.num_seeds == 1:
@@ -54,7 +53,7 @@ def to_confirm(state: SweepState) -> list[TrialState]:
         for trial in state.trials.values()
         if trial.status == "finished"
         and not (trial.confirms or trial.stopped_early)
-        and own_key(agreed.objective, trial.config) in trial.metrics
+        and trial.value(agreed.objective) is not None
     ]
     drawn = [trial for trial in whole if not trial.is_baseline and not broken_by([trial], agreed)]
     drawn.sort(key=lambda trial: rank([trial], agreed))
@@ -63,13 +62,13 @@ def to_confirm(state: SweepState) -> list[TrialState]:
 
 
 def num_still_to_confirm(state: SweepState) -> int:
-    """Returns how many such trials are still to come, as things stand; arms that are not known yet count."""
+    """Returns how many such trials are left, with those of arms that are not known yet."""
     num_unknown = max(0, state.started.num_to_confirm - len(to_confirm(state)))
     return len(list(left_to_confirm(state))) + num_unknown * (terms(state).num_seeds - 1)
 
 
 def confirmed_counts(space: SearchSpace) -> tuple[int, int]:
-    """Returns how many arms and how many baselines a space confirms, if enough arms hold its constraints."""
+    """Returns how many arms and how many baselines a space confirms, if enough arms are feasible."""
     if space.search.seeds == 1:
         return 0, 0
     baselines = [trial for trial in space.named_trials() if trial.config.adapt.method != "none"]
@@ -77,5 +76,5 @@ def confirmed_counts(space: SearchSpace) -> tuple[int, int]:
 
 
 def num_confirming(space: SearchSpace) -> int:
-    """Returns how many trials that takes."""
+    """Returns the number of trials that confirm arms and baselines."""
     return sum(confirmed_counts(space)) * (space.search.seeds - 1)

@@ -1,4 +1,4 @@
-"""How far a sweep is, from its ledger alone: neither Ray nor torch is loaded."""
+"""The progress of a sweep, read from its ledger without Ray or torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from orchestrator.results.arms import objective
 from orchestrator.results.seed_repeats import num_still_to_confirm
-from orchestrator.search.metric_keys import own_key
 from orchestrator.storage.driver_lock import read_waiting, running_driver
 from orchestrator.storage.lease import Lease
 from orchestrator.storage.ledger import SweepState, TrialState, read_ledger
@@ -20,7 +19,7 @@ Progress = Literal["done", "running", "waiting", "interrupted", "failed", "unava
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """One trial: `score` is the objective, as far as it is known."""
+    """The progress of one trial. `score` is its newest value of the objective."""
 
     name: str
     trial_key: str
@@ -29,7 +28,7 @@ class TrialStatus:
     epoch: int | None
     num_epochs: int
     score: float | None
-    reason: str | None  # of a failure, of the last one if another attempt follows; why it waits
+    reason: str | None  # why the last attempt failed, or why the trial waits
 
     def line(self) -> str:
         """Reads as `running  rank=8  epoch 2/4  0.7312  attempt 2`."""
@@ -42,30 +41,30 @@ class TrialStatus:
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """A sweep: `driver` is the process that runs it; None = none does. `host` is where, if not here."""
+    """The progress of a sweep. `driver` is the process that runs it on `host`; None: no process does."""
 
     sweep: str
     driver: int | None
-    num_planned: int | None  # beside those that confirm; None: an earlier version did not say
+    num_planned: int | None  # without trials that confirm; None: the ledger of an earlier version
     num_pending: int
     is_complete: bool
     trials: tuple[TrialStatus, ...]
     host: str | None = None
-    storage: str | None = None  # URI of where this was read; None = on this machine
+    storage: str | None = None  # URI that this was read from; None = this machine
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it as JSON-like values."""
         return asdict(self) | {"counts": self.counts()}
 
     def counts(self) -> dict[str, int]:
-        """Returns how many trials stand where, the pending ones too; what there is none of is left out."""
+        """Returns the number of trials by progress, without zeros."""
         found = [trial.progress for trial in self.trials]
         kinds: tuple[Progress, ...] = ("done", "running", "waiting", "interrupted", "failed", "unavailable")
         numbers = {kind: found.count(kind) for kind in kinds} | {"pending": self.num_pending}
         return {kind: number for kind, number in numbers.items() if number}
 
     def lines(self) -> list[str]:
-        """Returns what the command prints: where the sweep is, a line a trial, and what to type next."""
+        """Returns the lines to print: the sweep, each trial, the next command."""
         by = f"run by process {self.driver}" + (f" on {self.host}" if self.host else "")
         how = "complete" if self.is_complete else "not running" if self.driver is None else by
         counts = ", ".join(f"{number} {kind}" for kind, number in self.counts().items()) or "nothing yet"
@@ -74,7 +73,7 @@ class SweepStatus:
         return [head, *(trial.line() for trial in self.trials), *self.next()]
 
     def next(self) -> list[str]:
-        """Returns the command that makes sense now."""
+        """Returns the next command, if there is one."""
         there = f" --storage '{self.storage}'" if self.storage else ""
         if self.driver is not None:
             where = f" on {self.host}" if self.host else ""
@@ -87,11 +86,11 @@ class SweepStatus:
 
 
 def read_status(sweep_folder: Path, storage: Storage | None = None) -> SweepStatus:
-    """Returns how far a sweep is.
+    """Returns the progress of a sweep.
 
     Args:
-        sweep_folder: with its ledger.
-        storage: that this is a copy from, so that its lease says who runs it; None = it lies here.
+        sweep_folder: holds its ledger.
+        storage: the folder is a copy from there, whose lease names the driver; None = the original.
 
     Raises:
         DataError: no such sweep (offers the nearest name), or a damaged ledger.
@@ -137,6 +136,6 @@ def _status_of(trial: TrialState, state: SweepState, *, is_run: bool, waits: str
         attempts=trial.attempts,
         epoch=trial.history[-1][1] if trial.history else None,
         num_epochs=trial.config["num_epochs"],
-        score=trial.metrics.get(own_key(objective(state), trial.config)),
+        score=trial.value(objective(state)),
         reason=waits if progress == "waiting" else last_failure,
     )

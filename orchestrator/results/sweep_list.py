@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.results.arms import best_arm, mean, objective
-from orchestrator.search.metric_keys import own_key
 from orchestrator.storage.driver_lock import running_driver
 from orchestrator.storage.ledger import read_ledger
 from orchestrator.storage.paths import sweep_folder, sweep_names
@@ -47,5 +46,5 @@ def _read_record(folder: Path) -> SweepRecord:
     is_run = running_driver(folder) is not None
     state = "running" if is_run else "complete" if ledger.is_complete else "interrupted"
     goal, best = objective(ledger), best_arm(ledger)
-    score = mean(best, own_key(goal, best[0].config)) if best else None
+    score = mean(best, goal) if best else None
     return replace(found, started=ledger.began or None, state=state, best_score=score, objective=goal)

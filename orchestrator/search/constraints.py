@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from orchestrator.search.metric_keys import COSTS, DEFAULT_FAMILIES, check_measured
+from orchestrator.search.metric_keys import DEFAULT_FAMILIES, check_measured
 from trainables.config.fields import did_you_mean
 from trainables.errors import ConfigError
+from trainables.scoring.metric_names import COSTS
 
 LIMITS = ("at_most", "at_least")
 

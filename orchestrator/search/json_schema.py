@@ -6,12 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.search.constraints import LIMITS
-from orchestrator.search.metric_keys import COSTS, LOWER_IS_BETTER, METRICS, OBJECTIVE_METRICS, SYSTEMS
+from orchestrator.search.metric_keys import SYSTEMS
 from orchestrator.search.parameters import FAMILY
-from orchestrator.search.space import DEFAULT_OBJECTIVE, EvaluationSettings, SearchSettings
+from orchestrator.search.space import EvaluationSettings, SearchSettings
 from orchestrator.search.space_file import REPEATABLE
 from trainables.config import TrialConfig
 from trainables.config.fields import FIELDS
+from trainables.scoring.metric_names import (
+    COSTS,
+    DEFAULT_OBJECTIVE,
+    LOWER_IS_BETTER,
+    METRICS,
+    OBJECTIVE_METRICS,
+    metric_key,
+)
 
 SCHEMA_FILE = "search_space.schema.json"
 
@@ -75,7 +83,7 @@ def _block_schemas(fields: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any
 
 
 def _measured(metrics: Sequence[str]) -> list[str]:
-    return [f"val/{system}/{metric}" for system in SYSTEMS for metric in metrics]
+    return [metric_key("val", system, metric) for system in SYSTEMS for metric in metrics]
 
 
 def _field_schemas() -> dict[str, dict[str, Any]]:

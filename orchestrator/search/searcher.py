@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from orchestrator.search.metric_keys import own_key
 from orchestrator.search.parameters import Choice
 from orchestrator.search.space import SearchSpace
 from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig, to_flat
+from trainables.scoring.metric_names import own_key
 
 MAX_REPEATS = 100
 """So many samples in a row that were all drawn before mean that a space is exhausted."""

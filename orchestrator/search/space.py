@@ -17,8 +17,8 @@ from trainables.artifacts import fingerprint
 from trainables.config import Config, TrialConfig, science, to_flat
 from trainables.config.fields import DEFAULTS, build_trial
 from trainables.errors import ConfigError
+from trainables.scoring.metric_names import DEFAULT_OBJECTIVE
 
-DEFAULT_OBJECTIVE = "val/probe_joint/macro_auroc"
 FROZEN = {"name": "frozen encoder", "adapt.method": "none"}
 LARGEST_GRID = 4_096
 NUM_DRAWS = 64

@@ -10,10 +10,9 @@ from typing import Any, TypeVar, cast
 from pydantic import ValidationError
 
 from orchestrator.search.constraints import read_limits
-from orchestrator.search.metric_keys import COSTS, LOWER_IS_BETTER, OBJECTIVE_METRICS, SECONDS, check_measured
+from orchestrator.search.metric_keys import check_measured
 from orchestrator.search.parameters import Parameter, family_words, read_parameter
 from orchestrator.search.space import (
-    DEFAULT_OBJECTIVE,
     FROZEN,
     EvaluationSettings,
     SearchSettings,
@@ -23,6 +22,13 @@ from trainables.config import Config
 from trainables.config.fields import DEFAULTS, FIELDS, check_value, did_you_mean, explain, read_overrides
 from trainables.errors import ConfigError
 from trainables.plain_yaml import read_yaml
+from trainables.scoring.metric_names import (
+    COSTS,
+    DEFAULT_OBJECTIVE,
+    LOWER_IS_BETTER,
+    OBJECTIVE_METRICS,
+    SECONDS,
+)
 from trainables.training.hardware import device_kind, faster_precision
 
 BLOCKS: dict[str, type] = {

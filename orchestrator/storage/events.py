@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from trainables.scoring.metric_names import DEFAULT_OBJECTIVE
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepStarted:
@@ -17,7 +19,7 @@ class SweepStarted:
     experiment: str = ""  # of MLflow
     space: dict[str, Any] = field(default_factory=dict[str, Any])  # the search space, as in its file
     space_fingerprint: str | None = None
-    objective: str = "val/probe_joint/macro_auroc"  # ranks trials; higher is better
+    objective: str = DEFAULT_OBJECTIVE  # ranks trials; higher is better
     num_trials: int | None = None  # planned, without repeats on other seeds; None: not recorded
     num_to_confirm: int = 0  # trials that repeat the best arms on other seeds
     code_fingerprint: str | None = None

@@ -34,6 +34,7 @@ from orchestrator.storage.events import (
     read_event,
 )
 from trainables.errors import DataError
+from trainables.scoring.metric_names import own_key
 
 SCHEMA = 1
 _SEGMENT_BYTES = 4 * 2**20
@@ -227,6 +228,14 @@ class TrialState:
     message: str | None = None
     failures: list[Failure] = field(default_factory=list[Failure])  # also those that another attempt mended
     stood_on: list[Inputs] = field(default_factory=list[Inputs])  # of each attempt, as it was placed
+
+    def own_key(self, key: str) -> str:
+        """Returns the key under which this trial reports the value of a space's key; see `own_key`."""
+        return own_key(key, self.config)
+
+    def value(self, key: str) -> float | None:
+        """Returns the newest value of a space's objective, constraint or cost; None while it has none."""
+        return self.metrics.get(self.own_key(key))
 
 
 _NOT_STARTED = SweepStarted(name="")

@@ -19,7 +19,6 @@ import pyarrow.parquet as parquet  # pyright: ignore[reportMissingTypeStubs]
 
 from orchestrator.results.arms import best_arm, over_trials, terms
 from orchestrator.results.leaderboard import opened_metrics
-from orchestrator.search.metric_keys import own_key
 from orchestrator.storage.events import (
     Evaluated,
     OpenedTest,
@@ -34,9 +33,9 @@ from orchestrator.storage.events import (
 from orchestrator.storage.ledger import Entry, SweepState, TrialState
 from trainables.artifacts import fingerprint
 from trainables.config import flatten, from_flat, science
+from trainables.scoring.metric_names import PATH_METRICS, interval_keys, metric_key, probe_name
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
-PROBE_METRICS = ("accuracy", "macro_f1", "macro_auroc", "nll")
 NOTICE = "notice: "
 """Starts a line of the replay's log that the user is told."""
 _PLACES = frozenset({"root", "manifest"})  # the data fingerprint says what lies there
@@ -198,13 +197,14 @@ class SweepRuns:
         run.points += points(counts, step, entry)
         agreed = terms(self.state)
         if best := best_arm(self.state):
-            goal = own_key(agreed.objective, best[0].config)
+            goal = best[0].own_key(agreed.objective)
             score = over_trials(best, goal, agreed)
             assert score is not None
-            found = {goal: score.value, f"{goal}_low": score.low, f"{goal}_high": score.high}
+            found = dict(zip((goal, *interval_keys(goal)), (score.value, score.low, score.high), strict=True))
             rolled = {key: value for key, value in found.items() if value is not None}
             run.points += points(rolled, step, entry)
-            over = f" (mean of {len(best)} trials)" if len(best) > 1 else ""
+            over = f" (mean over {score.num_seeds} seeds)" if score.num_seeds else ""
+            over = over or (f" (mean of {len(best)} trials)" if len(best) > 1 else "")
             run.tags |= {
                 "orchestrator.best_trial": best[0].trial_key,
                 "orchestrator.best_trial_name": best[0].name,
@@ -258,8 +258,10 @@ def probe_runs(trial: TrialState, parent: Run, workdir: Path, entry: Entry) -> l
     runs: list[Run] = []
     rows = parquet.read_table(path).to_pylist()  # pyright: ignore
     for row in cast("list[dict[str, Any]]", rows):
-        system, l2 = f"probe_{row['features']}", row["l2"]
-        metrics = {f"val/{system}/{name}": row[name] for name in PROBE_METRICS if row.get(name) is not None}
+        system, l2 = probe_name(row["features"]), row["l2"]
+        metrics = {
+            metric_key("val", system, name): row[name] for name in PATH_METRICS if row.get(name) is not None
+        }
         run = Run(
             key=RunKey(trial.trial_key, f"{row['features']}/{row['fit_index']:02d}"),
             name=f"{trial.name} · {row['features']} λ={l2:.2g}",

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from orchestrator.cluster.placement import PLACES, place_key
-from orchestrator.search.metric_keys import own_key
 from orchestrator.storage.attempt_lock import taken_over
 from orchestrator.storage.trial_files import TrialFiles
 from orchestrator.worker.failures import (
@@ -262,9 +261,8 @@ class TuneContext:
             "epoch": int(values.get("train/epoch", self.num_reports)),
             "metrics": json.dumps(values),
         }
-        goal = own_key(self.order.objective, self.order.config)
-        if self.order.is_compared and goal in values:
-            result["score"] = values[goal]
+        if self.order.is_compared and self.order.objective in values:
+            result["score"] = values[self.order.objective]
         self.send(result)
 
     def fetch(self, folder: Path) -> None:

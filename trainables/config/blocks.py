@@ -159,11 +159,6 @@ class BaselineConfig(Config):
         default=5, ge=1, description="Epochs without a better val macro_auroc before it stops; none = never."
     )
 
-    @property
-    def system(self) -> str:
-        """What its metrics are called: weights learned elsewhere are never mixed up with none."""
-        return "baseline_from_scratch" if self.from_scratch else "baseline"
-
     @model_validator(mode="after")
     def _is_cut_into_whole_patches(self) -> Self:
         if self.architecture == "vit_b_16" and self.image_size % 16:

@@ -14,10 +14,10 @@ import numpy as np
 from trainables.config import Split
 from trainables.data.records import Dataset
 from trainables.scoring.linear_probe import Examples, fit_path
+from trainables.scoring.metric_names import CONTROLS
 from trainables.scoring.metrics import ClassPairs, pair_name
 from trainables.scoring.predictions import Scores, image_ids_of
 
-CONTROLS = ("control_prior", "control_thumbnail", "control_border")
 THUMBNAIL_CELLS = 8
 BORDER_FRACTION = 0.05
 BORDER_RINGS = 2

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import erfc, sqrt
 from typing import NamedTuple
 
 import numpy as np
 
+from trainables.scoring.metric_names import interval_keys, metric_key, range_of
 from trainables.scoring.metrics import ClassPairs, ratio, weighted_metrics
+from trainables.scoring.significance import student_interval
 
 NUM_DRAWS = 1000
 ELEMENTS_AT_ONCE = 8_000_000  # of the weights: 32 MB
@@ -96,36 +99,56 @@ def paired_draws(of_a: Draws, of_b: Draws) -> dict[str, np.ndarray]:
 
 def intervals(draws: Draws) -> dict[str, Interval]:
     """Returns value and 95 % percentile interval of every metric whose value is defined."""
-    return {name: _interval(values) for name, values in draws.items() if not np.isnan(values[0])}
+    return {name: _interval(name, values) for name, values in draws.items() if not np.isnan(values[0])}
 
 
-def _interval(values: np.ndarray) -> Interval:
-    drawn = values[1:][~np.isnan(values[1:])]
+def _interval(name: str, values: np.ndarray) -> Interval:
+    """Returns an interval inside the metric's range that holds the value.
+
+    A calibration error is largest where images repeat, so that every draw may lie above the value: its draws
+    are shifted so that their median is the value.
+    """
+    value, drawn = float(values[0]), _defined(values)
     if 2 * drawn.size < max(values.size - 1, 1):
-        return Interval(float(values[0]), float("nan"), float("nan"))
+        return Interval(value, float("nan"), float("nan"))
+    if name == "ece":
+        drawn = np.clip(drawn - np.median(drawn) + value, *range_of(name))
     low, high = np.percentile(drawn, (2.5, 97.5))
-    return Interval(float(values[0]), float(low), float(high))
+    return Interval(value, min(value, float(low)), max(value, float(high)))
+
+
+def p_value(values: np.ndarray) -> float | None:
+    """Returns the two-sided p-value of a difference [1 + R] from 0; None where under half of the draws exist.
+
+    Twice the share of draws on the other side of 0, so that p < 0.05 where the 95 % interval excludes 0.
+    Where no draw lies there, a normal tail takes its place: R draws cannot show less than 2 / (R + 1).
+    """
+    drawn = _defined(values)
+    if 2 * drawn.size < max(values.size - 1, 1):
+        return None
+    share = min(np.mean(drawn <= 0), np.mean(drawn >= 0))
+    if share > 0:
+        return min(1.0, 2 * float(share))
+    return min(2 / (drawn.size + 1), erfc(abs(values[0]) / max(float(drawn.std()), 1e-12) / sqrt(2)))
+
+
+def _defined(values: np.ndarray) -> np.ndarray:
+    return values[1:][~np.isnan(values[1:])]
 
 
 def over_draws(draws: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
     """Returns the mean over draws of every metric that all of them have, with Student's 95 % interval."""
-    from scipy.special import stdtrit  # only where it is used
-
-    found: dict[str, Interval] = {}
-    for name in draws[0]:
-        values = np.array([draw[name] for draw in draws if name in draw])
-        if len(values) == len(draws):
-            mean, error = float(values.mean()), float(values.std(ddof=1)) / np.sqrt(len(values))
-            half = float(stdtrit(len(values) - 1, 0.975)) * error
-            found[name] = Interval(mean, mean - half, mean + half)
-    return found
-
-
-def to_metrics(prefix: str, values: Mapping[str, Interval]) -> dict[str, float]:
-    """Returns `<prefix>/<metric>` with its `_low` and `_high` twins; an undefined bound is absent."""
-    flat = {
-        f"{prefix}/{name}{suffix}": bound
-        for name, interval in values.items()
-        for suffix, bound in zip(("", "_low", "_high"), interval, strict=True)
+    return {
+        name: Interval(*student_interval([draw[name] for draw in draws], range_of(name)))
+        for name in draws[0]
+        if all(name in draw for draw in draws)
     }
+
+
+def to_metrics(split: str, system: str, values: Mapping[str, Interval]) -> dict[str, float]:
+    """Returns `<split>/<system>/<metric>` and the keys of its interval; an undefined end is absent."""
+    flat: dict[str, float] = {}
+    for name, interval in values.items():
+        key = metric_key(split, system, name)
+        flat |= dict(zip((key, *interval_keys(key)), interval, strict=True))
     return {key: value for key, value in flat.items() if not np.isnan(value)}

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainables.scoring.bootstrap import Draws, intervals, paired_draws
+from trainables.scoring.bootstrap import Draws, intervals, p_value, paired_draws
+from trainables.scoring.metric_names import BASELINES, is_probe, is_zero_shot
 from trainables.scoring.test_predictions import ScoredTrial
 
 COMPARED = ("accuracy", "auroc", "macro_auroc", "macro_f1", "nll", "error_cut")  # beginnings of metrics
@@ -25,7 +26,7 @@ class System(NamedTuple):
 
 def frozen_probes(draws: Mapping[System, Draws], arms: Mapping[str, ScoredTrial]) -> list[System]:
     """Returns the probes of frozen encoders, the highest test accuracy first."""
-    probes = [system for system in draws if _is_frozen(system, arms) and system.name.startswith("probe_")]
+    probes = [system for system in draws if _is_frozen(system, arms) and is_probe(system.name)]
     return sorted(probes, key=lambda system: -draws[system]["accuracy"][0])
 
 
@@ -50,14 +51,14 @@ def comparisons(
     for system in adapted:
         yield from ((system, probe) for probe in probes[:MAX_PROBES])
         yield from ((system, other) for other in frozen if _is_self(system, other, arms))
-        if system.name.startswith("zero_shot"):
-            own = (other for other in adapted if other.arm == system.arm and other.name.startswith("probe_"))
+        if is_zero_shot(system.name):
+            own = (other for other in adapted if other.arm == system.arm and is_probe(other.name))
             yield from ((system, other) for other in own)
     yield from ((system, control) for system in [*adapted, *probes[:MAX_PROBES]] for control in controls)
     if len({system.arm for system in adapted}) <= MAX_ARMS_ALL_PAIRS:
         yield from ((one, other) for one, other in combinations(adapted, 2) if one.name == other.name)
-        classifiers = [system for system in adapted if system.name.startswith("baseline")]
-        adapted_probes = [system for system in adapted if system.name.startswith("probe_")]
+        classifiers = [system for system in adapted if system.name in BASELINES]
+        adapted_probes = [system for system in adapted if is_probe(system.name)]
         yield from product(adapted_probes, classifiers)
 
 
@@ -88,6 +89,7 @@ def paired_rows(one: System, other: System, draws: Mapping[System, Draws]) -> li
             "difference": interval.value,
             "low": None if np.isnan(interval.low) else interval.low,
             "high": None if np.isnan(interval.high) else interval.high,
+            "p": p_value(compared[metric]),
         }
         for metric, interval in intervals(compared).items()
     ]

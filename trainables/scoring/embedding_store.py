@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class EmbeddingTable:
     image_ids: np.ndarray
     pooled: np.ndarray
     joint: np.ndarray
+    is_reused: bool = False  # it was in the store already
 
     def features(self, name: Features) -> np.ndarray:
         """Returns what a probe reads: `pooled` [N, P] (before the projection) or `joint` [N, D]."""
@@ -71,12 +72,15 @@ def store_embeddings(
         compute: embeds every image; called at most once per machine.
         about: what to say of the table beside it.
     """
+    is_reused = True
 
     def build(aside: Path) -> dict[str, Any] | None:
+        nonlocal is_reused
+        is_reused = False
         write_embeddings(aside, compute())
         return about
 
-    return read_embeddings(build_once(folder, build))
+    return replace(read_embeddings(build_once(folder, build)), is_reused=is_reused)
 
 
 def write_embeddings(folder: Path, table: EmbeddingTable) -> None:

@@ -21,8 +21,8 @@ from trainables.data.records import Dataset
 from trainables.errors import DataError
 from trainables.scoring.embedding_store import EmbeddingTable
 from trainables.scoring.logistic import FeatureSpace, LinearClassifier, PathSolver
+from trainables.scoring.metric_names import draw_name, few_shot_name
 from trainables.scoring.predictions import Scores, image_ids_of
-from trainables.scoring.system_names import draw_name, few_shot_name
 
 STRENGTHS = tuple(10.0**power for power in range(4, -3, -1))
 """λ that are tried, the strongest first, which also wins ties."""

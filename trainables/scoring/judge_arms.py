@@ -16,8 +16,8 @@ from typing import Any
 from trainables.data.records import Dataset
 from trainables.scoring.bootstrap import NUM_DRAWS, Bootstrap, Draws, average, intervals, to_metrics
 from trainables.scoring.comparisons import System, against, comparisons, frozen_probes, paired_rows
+from trainables.scoring.metric_names import is_control, is_few_shot, split_draw
 from trainables.scoring.metrics import ClassPairs, explain_gaps
-from trainables.scoring.system_names import is_control, is_few_shot, split_draw
 from trainables.scoring.test_predictions import (
     Cases,
     Scored,
@@ -40,7 +40,7 @@ class EvaluationResult:
     pooled: dict[str, dict[str, float]] = field(default_factory=dict)
     """arm_key → the same over all of its folds and seeds, for arms of several trials."""
     paired: list[dict[str, Any]] = field(default_factory=list)
-    """arm_a, system_a minus arm_b, system_b (arm None: a control), metric, difference, low, high."""
+    """arm_a, system_a minus arm_b, system_b (arm None: a control), metric, difference, low, high, p."""
     controls: dict[str, float] = field(default_factory=dict)
     reference: dict[str, str] | None = None
     """arm and system of the frozen probe with the highest test accuracy."""
@@ -107,7 +107,7 @@ def evaluate_arms(
             values = pool(system, seeds, len(cases.classes), result.notes)
             if values is None:
                 continue
-            metrics = to_metrics(f"test/{name}", intervals(values))
+            metrics = to_metrics("test", name, intervals(values))
             if system.arm is None:
                 result.controls |= metrics
             elif len(of_arm) > 1:
@@ -139,7 +139,7 @@ def trial_metrics(systems: Mapping[str, Scored], *, is_alone: bool) -> dict[str,
             drawn.setdefault(system, []).append(scored)
     metrics: dict[str, float] = {}
     for system, of_system in drawn.items():
-        metrics |= to_metrics(f"test/{system}", intervals(average([each.draws for each in of_system])))
+        metrics |= to_metrics("test", system, intervals(average([each.draws for each in of_system])))
     return metrics
 
 

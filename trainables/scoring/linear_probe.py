@@ -26,7 +26,8 @@ from trainables.data.records import Dataset
 from trainables.errors import DataError, TrainingDiverged
 from trainables.scoring.embedding_store import EmbeddingTable
 from trainables.scoring.logistic import FeatureSpace, LinearClassifier, PathSolver
-from trainables.scoring.metrics import LOWER_IS_BETTER, point_metrics
+from trainables.scoring.metric_names import LOWER_IS_BETTER, PATH_METRICS, probe_name
+from trainables.scoring.metrics import point_metrics
 from trainables.scoring.predictions import Scores, image_ids_of
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ STEPS_PER_DECADE = 8
 STRENGTHS = tuple(10.0 ** (step / STEPS_PER_DECADE - 6) for step in range(97))
 COARSE_STEP = 16
 OBJECTIVE = "macro_auroc"
-PATH_METRICS = ("accuracy", "macro_f1", "macro_auroc", "nll")
 
 
 class Examples(NamedTuple):
@@ -208,7 +208,7 @@ def probe_predictions(
         for split in splits:
             ids = image_ids_of(dataset, split)
             of_refit = path.scores(table.features(features)[table.rows_of(ids)])
-            predictions[split, f"probe_{features}"] = Scores(
+            predictions[split, probe_name(features)] = Scores(
                 ids, path.val_scores if split == "val" else of_refit
             )
     return predictions

@@ -25,7 +25,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.sparse import csr_array
 
-LOWER_IS_BETTER = frozenset({"nll", "brier", "ece"})
 NUM_BINS = 15
 ROWS_AT_ONCE = 32  # of a running sum
 IMAGES_AT_ONCE = 256

@@ -18,8 +18,8 @@ from trainables.config import Split
 from trainables.data.records import Dataset
 from trainables.errors import DataError
 from trainables.scoring.bootstrap import Bootstrap, over_draws, to_metrics
+from trainables.scoring.metric_names import split_draw
 from trainables.scoring.metrics import confusion_matrix, explain_gaps, point_metrics
-from trainables.scoring.system_names import split_draw
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +58,11 @@ def judge(predictions: Predictions, dataset: Dataset) -> dict[str, float]:
     for (split, name), predicted in predictions.items():
         system, draw = split_draw(name)
         if split == "val" and draw is None:
-            metrics |= to_metrics(f"val/{system}", bootstrap.intervals(predicted.scores))
+            metrics |= to_metrics("val", system, bootstrap.intervals(predicted.scores))
         elif split == "val":
             draws.setdefault(system, []).append(point_metrics(predicted.scores, classes))
     for system, values in draws.items():
-        metrics |= to_metrics(f"val/{system}", over_draws(values))
+        metrics |= to_metrics("val", system, over_draws(values))
     return metrics
 
 

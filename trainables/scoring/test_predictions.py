@@ -12,8 +12,8 @@ import numpy as np
 
 from trainables.errors import DataError
 from trainables.scoring.bootstrap import Bootstrap, Draws
+from trainables.scoring.metric_names import is_few_shot, split_draw
 from trainables.scoring.predictions import read_predictions
-from trainables.scoring.system_names import is_few_shot, split_draw
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from trainables.models.catalogue.classifiers import (
     graph_bytes,
     load_classifier,
 )
+from trainables.scoring.metric_names import NUM_TRAINABLE, WEIGHTS_REUSED, baseline_system, metric_key
 from trainables.scoring.metrics import point_metrics
 from trainables.training.frozen_activations import CLEAN_VIEW
 from trainables.training.loop import STEPS_FILE, record_steps
@@ -96,7 +97,7 @@ class Fitting:
         self.context.fetch(self.folder)
         if is_whole(self.folder):
             epochs: list[dict[str, float]] = about(self.folder)["epochs"]
-            self.state.epochs = [epoch | {"perf/weights_reused": 1.0} for epoch in epochs]
+            self.state.epochs = [epoch | {WEIGHTS_REUSED: 1.0} for epoch in epochs]
             self.best = load_file(self.folder / "model.safetensors", device=str(self.device))
             yield from ((epoch, None) for epoch in self.state.epochs)
         else:
@@ -143,7 +144,8 @@ class Fitting:
         return loss
 
     def _train(self) -> Iterator[tuple[dict[str, float], Path | None]]:
-        state, system, patience = self.state, self.config.baseline.system, self.config.baseline.patience
+        state, patience = self.state, self.config.baseline.patience
+        system = baseline_system(self.config.baseline.from_scratch)
         if is_over(state.epochs, system, patience):  # it was interrupted after its last epoch
             return
         val = self.dataset.indices("val")
@@ -162,8 +164,8 @@ class Fitting:
                 "train/loss": float(np.mean(state.losses[-self.steps_per_epoch :])),
                 "train/learning_rate": state.learning_rate,
                 "perf/images_per_second": num_images / seconds,
-                "perf/num_trainable_parameters": float(self.num_trainable),
-                **{f"val/{system}/{name}": value for name, value in on_val.items()},
+                NUM_TRAINABLE: float(self.num_trainable),
+                **{metric_key("val", system, name): value for name, value in on_val.items()},
             }
             state.epochs.append(metrics)
             if best_epoch(state.epochs, system) == len(state.epochs) - 1:
@@ -225,7 +227,9 @@ def best_epoch(epochs: list[dict[str, float]], system: str) -> int:
     """Returns the number (from 0) of the epoch with the highest val macro_auroc; ties by a low nll."""
 
     def rank(epoch: dict[str, float]) -> tuple[float, float]:
-        return epoch.get(f"val/{system}/macro_auroc", 0.0), -epoch[f"val/{system}/nll"]
+        return epoch.get(metric_key("val", system, "macro_auroc"), 0.0), -epoch[
+            metric_key("val", system, "nll")
+        ]
 
     return max(range(len(epochs)), key=lambda i: rank(epochs[i]))
 

@@ -20,6 +20,7 @@ from trainables.losses.collectives import Group
 from trainables.losses.global_batch import StepResult
 from trainables.models.adapters.adapter_files import load_adapter, save_adapter
 from trainables.models.adapters.liveness import prove_alive
+from trainables.scoring.metric_names import ADAPTER_REUSED, NUM_TRAINABLE
 from trainables.training.divergence import DivergenceCheck
 from trainables.training.micro_batch import Cut
 from trainables.training.objective import Objective
@@ -68,7 +69,7 @@ def reuse_adapter(setup: TrialSetup, folder: Path, context: RunContext) -> Metri
     """Loads an adapter that was trained before, and reports its epochs again, marked."""
     load_adapter(setup.encoder, folder)
     context.keep(folder)
-    epochs = [epoch | {"perf/adapter_reused": 1.0} for epoch in about(folder)["epochs"]]
+    epochs = [epoch | {ADAPTER_REUSED: 1.0} for epoch in about(folder)["epochs"]]
     for epoch in epochs:
         context.report(epoch)
     return training_metrics(epochs)
@@ -131,7 +132,7 @@ def run_epochs(
                 "perf/images_per_second": num_images / seconds,
                 "perf/micro_batch_size": cut.micro_batch_size or largest_share,
                 "perf/kept_graphs": cut.kept_graphs,
-                "perf/num_trainable_parameters": float(setup.adaptation.num_trainable),
+                NUM_TRAINABLE: float(setup.adaptation.num_trainable),
             }
             if context.rank == 0:
                 record_steps(context.workdir / STEPS_FILE, state.losses)

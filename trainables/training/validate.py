@@ -11,6 +11,7 @@ from trainables.context import Metrics
 from trainables.data.text import class_prompts, contrary_prompts
 from trainables.scoring.embedding_store import EmbeddingTable
 from trainables.scoring.linear_probe import ProbePath, probe_embeddings, probe_predictions
+from trainables.scoring.metric_names import metric_key, zero_shot_name
 from trainables.scoring.metrics import point_metrics
 from trainables.scoring.predictions import Scores, image_ids_of
 from trainables.scoring.zero_shot import pair_scores, zero_shot_scores
@@ -57,7 +58,7 @@ def zero_shot_predictions(
                 scores = zero_shot_scores(joint, prompts, logit_scale=scale)
             else:
                 scores = pair_scores(joint, prompts, contrary, logit_scale=scale)
-            predictions[split, f"zero_shot_{family}"] = Scores(ids, scores)
+            predictions[split, zero_shot_name(family)] = Scores(ids, scores)
     return predictions
 
 
@@ -68,7 +69,7 @@ def validation_metrics(setup: TrialSetup, config: TrialConfig) -> Metrics:
     verdicts = score_everything(setup, table, config, ("val",))
     classes = dataset.class_indices(dataset.indices("val"))
     return {
-        f"val/{system}/{metric}": value
+        metric_key("val", system, metric): value
         for (_, system), scores in verdicts.predictions.items()
         for metric, value in point_metrics(scores.scores, classes).items()
     }

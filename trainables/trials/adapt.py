@@ -11,6 +11,7 @@ from trainables.context import Metrics, RunContext
 from trainables.scoring.audit import control_scores
 from trainables.scoring.few_shot import few_shot_predictions
 from trainables.scoring.linear_probe import write_probe_path
+from trainables.scoring.metric_names import EMBEDDINGS_REUSED, NUM_TRAINABLE, SECONDS, metric_key, probe_name
 from trainables.scoring.predictions import CONFUSION_FILE, FILE, judge, write_confusion, write_predictions
 from trainables.training.embed_images import embed_all
 from trainables.training.loop import train_adapter
@@ -41,9 +42,10 @@ def adapt(config: TrialConfig, context: RunContext) -> Metrics:
     return {
         **training,
         **judge(verdicts.predictions, setup.dataset),
-        **{f"val/probe_{name}/l2": path.l2 for name, path in verdicts.probes.items()},
-        "perf/num_trainable_parameters": float(setup.adaptation.num_trainable),
-        "perf/seconds": time.perf_counter() - began,
+        **{metric_key("val", probe_name(name), "l2"): path.l2 for name, path in verdicts.probes.items()},
+        **({EMBEDDINGS_REUSED: 1.0} if table.is_reused else {}),
+        NUM_TRAINABLE: float(setup.adaptation.num_trainable),
+        SECONDS: time.perf_counter() - began,
     }
 
 

@@ -11,6 +11,7 @@ from trainables.config import Split, TrialConfig
 from trainables.context import Metrics, RunContext
 from trainables.losses.collectives import Group
 from trainables.scoring.audit import control_scores
+from trainables.scoring.metric_names import NUM_TRAINABLE, SECONDS, baseline_system
 from trainables.scoring.predictions import (
     CONFUSION_FILE,
     FILE,
@@ -41,7 +42,7 @@ def baseline(config: TrialConfig, context: RunContext) -> Metrics:
         context.report(*epoch or ({}, None))
     if fitting is None:
         return {}
-    dataset, system = fitting.dataset, config.baseline.system
+    dataset, system = fitting.dataset, baseline_system(config.baseline.from_scratch)
     predictions: dict[tuple[Split, str], Scores] = {
         (split, system): Scores(image_ids_of(dataset, split), fitting.scores(dataset.indices(split)))
         for split in ("val", "test")
@@ -55,6 +56,6 @@ def baseline(config: TrialConfig, context: RunContext) -> Metrics:
         **training_metrics(fitting.state.epochs),
         **judge(predictions, dataset),
         "train/best_epoch": fitting.state.epochs[best_epoch(fitting.state.epochs, system)]["train/epoch"],
-        "perf/num_trainable_parameters": float(fitting.num_trainable),
-        "perf/seconds": time.perf_counter() - began,
+        NUM_TRAINABLE: float(fitting.num_trainable),
+        SECONDS: time.perf_counter() - began,
     }

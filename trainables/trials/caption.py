@@ -113,7 +113,7 @@ def shortcut(dataset: Dataset) -> dict[str, float]:
     )
     path = fit_path(train, val, class_names=dataset.classes)
     found = Bootstrap(val.classes, dataset.patients(indices["val"])).intervals(path.val_scores)
-    return to_metrics("val/caption_words", found)
+    return to_metrics("val", "caption_words", found)
 
 
 def _descriptions(dataset: Dataset, rows: np.ndarray) -> list[set[str]]:

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.driver import open_test as open_test_module
 from orchestrator.driver.controller import Controller, SweepObserver
-from orchestrator.driver.open_test import arms_to_open, by_data, join, open_test
+from orchestrator.driver.open_test import arms_to_open, by_data, first_on_val, join, open_test
 from orchestrator.search.space_file import read_space
 from orchestrator.storage.events import SweepStarted
 from orchestrator.storage.ledger import Ledger, SweepState, TrialState, read_ledger
@@ -77,6 +77,7 @@ def test_adapted_and_frozen_arms_are_judged_and_compared(controller: Controller,
     pair = next(row for row in found.paired if row["metric"] == "accuracy")
     assert (pair["arm_a"], pair["arm_b"]) == ("arm-adapted", "arm-frozen")
     assert pair["low"] > 0
+    assert pair["p"] < 0.05
 
 
 def test_an_adapted_arm_is_compared_with_the_frozen_arm_of_its_own_encoder(
@@ -142,6 +143,41 @@ def test_an_infeasible_arm_is_never_opened_unless_it_is_a_baseline():
     for trial, weights in zip(state.trials.values(), (10, 9, 10), strict=True):
         trial.metrics[WEIGHTS] = weights
     assert [[trial.name for trial in arm] for arm in arms_to_open(state, search)] == [["frozen"], ["a"]]
+
+
+POOLED = "val/probe_pooled/macro_auroc"
+
+
+def test_the_first_row_and_the_best_adapted_and_frozen_rows_are_opened_whatever_the_objective_says():
+    trials = {
+        "frozen": trial_of("frozen", adapt__method="none", score=0.6),
+        "other": trial_of("other", adapt__method="none", encoder__image_size=64, score=0.5),
+        "by objective": trial_of("by objective", score=0.8),
+        "first row": trial_of("first row", score=0.7),
+        "neither": trial_of("neither", score=0.75),
+        "classifier": trial_of("classifier", adapt__method="baseline"),
+    }
+    trials["other"].is_baseline = False  # searched, not named
+    trials["other"].metrics[POOLED] = 0.65
+    trials["first row"].metrics[POOLED] = 0.9
+    trials["classifier"].metrics = {"val/baseline/macro_auroc": 0.95}
+    state = state_of(*trials.values())
+    search = read_space({"name": "s", "parameters": {"lora.rank": {"choice": [4, 8]}}})
+    opened = {trial.name for arm in arms_to_open(state, search) for trial in arm}
+    assert opened == {"frozen", "other", "first row", "classifier"}
+    trials["classifier"].metrics = {"val/baseline/macro_auroc": 0.55}
+    opened = {trial.name for arm in arms_to_open(state, search) for trial in arm}
+    assert opened == {"frozen", "other", "by objective", "first row"}
+    assert first_on_val(state, arms_to_open(state, search)) == ("arm-first row", "probe_pooled")
+
+
+def test_a_row_that_predicts_nothing_gives_its_place_to_the_next():
+    stopped, whole = trial_of("stopped", score=0.9), trial_of("whole", score=0.8)
+    stopped.results, stopped.stopped_early = {}, True
+    search = read_space({"name": "s", "parameters": {"lora.rank": {"choice": [4, 8]}}})
+    frozen = trial_of("frozen", adapt__method="none")
+    opened = arms_to_open(state_of(frozen, stopped, whole), search)
+    assert [[trial.name for trial in arm] for arm in opened] == [["frozen"], ["whole"]]
 
 
 def test_the_best_confirmed_arm_is_opened_with_all_its_seeds():

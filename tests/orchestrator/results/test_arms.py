@@ -6,6 +6,7 @@ from orchestrator.results.arms import (
     CONFIRMED,
     INFEASIBLE,
     PLAIN,
+    Estimate,
     Terms,
     best_arm,
     differs,
@@ -16,7 +17,6 @@ from orchestrator.results.arms import (
 )
 from orchestrator.results.seed_repeats import next_to_confirm
 from orchestrator.search.constraints import Limit
-from orchestrator.search.metric_keys import own_key
 from orchestrator.storage.events import SweepStarted
 from orchestrator.storage.ledger import SweepState, TrialState
 
@@ -50,7 +50,20 @@ def test_the_interval_over_seeds_is_student_s():
     assert found.value == pytest.approx(0.9)
     assert found.high == pytest.approx(0.9 + 4.30265 * 0.1 / 3**0.5, abs=1e-6)  # t at 2 degrees of freedom
     assert found.low == pytest.approx(2 * 0.9 - (found.high or 0))
-    assert over_seeds([0.8]).low is None
+    assert found.num_seeds == 3
+    assert over_seeds([0.8]) == Estimate(0.8)
+
+
+def test_an_interval_over_two_seeds_stays_inside_the_range_of_its_metric():
+    arm = arm_of("a", 0.82, 0.86)
+    for trial, nll in zip(arm, (0.1, 0.9), strict=True):
+        trial.metrics["val/probe_joint/nll"] = nll
+    auroc, nll = (over_trials(arm, key, AGREED) for key in (OBJECTIVE, "val/probe_joint/nll"))
+    assert auroc is not None
+    assert nll is not None
+    assert (auroc.value, auroc.high, auroc.num_seeds) == (pytest.approx(0.84), 1.0, 2)
+    assert auroc.low == pytest.approx(0.84 - 12.7062 * 0.02, abs=1e-4)  # t at 1 degree of freedom
+    assert (nll.low, nll.high) == (0.0, pytest.approx(0.5 + 12.7062 * 0.4, abs=1e-4))
 
 
 def test_one_trial_keeps_its_interval_over_patients():
@@ -123,13 +136,6 @@ def test_a_baseline_is_bound_by_the_same_constraints():
     best = best_arm(state_of(arm_of("a", 0.8), classifier("b", 0.85, weights=101)))
     assert best is not None
     assert best[0].name == "a"
-
-
-def test_a_key_names_the_own_system_of_a_baseline_alone():
-    keys = ("val/zero_shot_unseen/ece", "perf/seconds", "train/loss")
-    config = {"adapt.method": "baseline", "baseline.from_scratch": True}
-    assert [own_key(key, config) for key in keys] == ["val/baseline_from_scratch/ece", *keys[1:]]
-    assert [own_key(key, {"adapt.method": "lora"}) for key in keys] == list(keys)
 
 
 def test_where_all_arms_are_infeasible_none_is_best():

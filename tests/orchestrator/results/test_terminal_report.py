@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.results.arms import Estimate, best_arm
+from orchestrator.results.arms import best_arm
+from orchestrator.results.board import Difference, Leaderboard
+from orchestrator.results.board_columns import cell, count, decimals
+from orchestrator.results.captions import MAX_ROWS
 from orchestrator.results.html_report import page, write_html
-from orchestrator.results.leaderboard import Leaderboard, leaderboard
-from orchestrator.results.terminal_report import MAX_ROWS, cell, count, decimals, render
+from orchestrator.results.leaderboard import leaderboard
+from orchestrator.results.terminal_report import render
 from orchestrator.storage.events import read_event
 from orchestrator.storage.ledger import Entry, SweepState
 from trainables.config import TrialConfig, to_flat
@@ -180,7 +183,7 @@ def test_rows_say_how_far_they_are_from_the_one_that_stood_first_on_val():
     entries[1][1]["first"] = first
     board = leaderboard(sweep_of(*frozen(), *adapted(), *entries))
     over = {(row.name, row.system): row.over_first for row in board.rows}
-    assert over.pop(("frozen", "probe_joint")) == Estimate(-0.122, -0.2, 0.0)
+    assert over.pop(("frozen", "probe_joint")) == Difference(-0.122, -0.2, 0.0)
     assert set(over.values()) == {None}
     assert "-.122 [-.20 .00]" in text_of(board, 120)
     assert "-.122 [-.20 .00]" in page(board)
@@ -194,7 +197,7 @@ def test_with_several_frozen_encoders_a_row_stands_beside_its_own():
     board = leaderboard(sweep_of(*frozen(), *others, *adapted(), *entries))
     rows = {(row.name, row.system): row for row in board.rows}
     own = rows["rank=8", "probe_joint"]
-    assert (own.over_frozen, own.over_self) == (None, Estimate(0.122, 0.08, 0.16))
+    assert (own.over_frozen, own.over_self) == (None, Difference(0.122, 0.08, 0.16))
     assert [key for key, row in rows.items() if row.over_self] == [("rank=8", "probe_joint")]
     assert "over itself" in text_of(board, 160)
     assert "Over itself:" not in text_of(leaderboard(sweep_of(*frozen(), *adapted(), *opened())), 160)
@@ -328,7 +331,9 @@ def test_a_sweep_that_has_only_begun_can_be_shown():
 def test_json_holds_what_the_table_shows():
     values = json.loads(leaderboard(sweep_of(*frozen(), *adapted(), *opened())).to_json())
     assert [(row["rank"], row["name"]) for row in values["rows"]][:2] == [(1, "rank=8"), (2, "rank=8")]
-    assert values["rows"][0]["over_frozen"] == {"value": 0.122, "low": 0.08, "high": 0.16}
+    assert values["rows"][0]["over_frozen"] == {
+        "value": 0.122, "low": 0.08, "high": 0.16, "num_seeds": None, "p": None,
+    }  # fmt: skip
     assert values["test_opened"] == OPENED
     assert [control["system"] for control in values["controls"]] == ["control_prior"]
 
@@ -352,7 +357,7 @@ def test_infeasible_rows_stand_below_all_others_with_what_they_break():
     for text in (text_of(board, 80), page(board)):
         assert "large ✗2" in text
         assert "small ✗" not in text
-    assert f"✗2 infeasible, below all others and never chosen: {WEIGHTS} is not at most 500,000." in page(
+    assert f"✗2 infeasible, ranked below all others, never chosen: {WEIGHTS} is not at most 500,000." in page(
         board
     )
     values = json.loads(board.to_json())["rows"][2]["breaches"]
@@ -453,3 +458,67 @@ def test_weights_are_counted_briefly(number: int | None, expected: str):
 
 def test_a_missing_value_is_an_empty_cell():
     assert cell(None) == ""
+
+
+def opened_with_p(*values: float) -> list[tuple[str, dict[str, Any]]]:
+    """The test values of `opened`, and a difference to the frozen probe with a p-value for each system."""
+    entries = opened()
+    pairs = [
+        {
+            "arm_a": "arm of rank=8", "system_a": system, "arm_b": "arm of frozen", "system_b": "probe_joint",
+            "metric": "accuracy", "difference": 0.1, "low": 0.01, "high": 0.2, "p": p,
+        }
+        for system, p in zip(("probe_joint", "probe_pooled", "zero_shot_unseen"), values, strict=False)
+    ]  # fmt: skip
+    entries[1][1]["paired"] = pairs
+    for system in ("probe_pooled", "zero_shot_unseen"):
+        entries[1][1]["arms"]["rank=8"] |= interval(f"test/{system}/accuracy", 0.8)
+    return entries
+
+
+def test_differences_of_many_rows_are_corrected_together_and_the_caption_says_so():
+    board = leaderboard(sweep_of(*frozen(), *adapted(probe_pooled=0.83), *opened_with_p(0.001, 0.03, 0.04)))
+    found = {row.system: row.over_frozen.p for row in board.rows if row.over_frozen}
+    expected = {"probe_joint": 0.003, "probe_pooled": 0.06, "zero_shot_unseen": 0.06}
+    assert found == pytest.approx(expected)
+    for text in (text_of(board, 200), page(board)):
+        assert text.count("+.100 [.01 .20]≈") == 2
+        assert "Differences of a column, up to 3, are tested together at 5 % (Holm" in text
+        assert "≈: not told apart from 0" in text
+    board = leaderboard(sweep_of(*frozen(), *adapted(), *opened_with_p(0.03)))
+    assert "[.01 .20]≈" not in text_of(board, 200)
+
+
+@pytest.mark.parametrize(("thumbnail", "is_shortcut"), [(0.833, True), (0.69, False)])
+def test_a_control_near_the_frozen_probe_on_test_is_called_a_shortcut(thumbnail: float, is_shortcut: bool):
+    entries = opened()
+    entries[1][1]["arms"]["frozen"] = interval("test/probe_joint/accuracy", 0.722)
+    entries[1][1]["arms"]["rank=8"] = interval("test/probe_joint/accuracy", 0.93)
+    entries[1][1]["controls"] |= interval("test/control_thumbnail/accuracy", thumbnail)
+    board = leaderboard(sweep_of(*frozen(), *adapted(), *entries))
+    said = "the control '8 × 8 thumbnail' scores 0.833 accuracy on test, the best frozen probe 0.722"
+    for text in (text_of(board, 300), page(board).replace("&#x27;", "'")):
+        assert (said in text) == is_shortcut
+    assert (board.shortcut is not None) == is_shortcut
+
+
+@pytest.mark.parametrize("key", ["adapter_reused", "weights_reused", "embeddings_reused"])
+def test_seconds_that_leave_out_work_of_an_earlier_trial_are_marked(key: str):
+    entries = [*frozen(), *adapted()]
+    entries[-1][1]["metrics"][f"perf/{key}"] = 1.0
+    board = leaderboard(sweep_of(*entries))
+    assert {row.name for row in board.rows if row.is_reused} == {"rank=8"}
+    for text in (text_of(board, 120), page(board)):
+        assert text.count("12↺") == 2
+        assert "↺ embeddings or weights came from the store" in text
+    assert "↺" not in text_of(leaderboard(sweep_of(*frozen(), *adapted())), 120)
+
+
+def test_seconds_that_are_minimised_too_are_marked():
+    entries = [*frozen(), *adapted()]
+    for seconds, (_, payload) in zip((9, 2), (entries[1], entries[3]), strict=True):
+        payload["metrics"]["perf/seconds"] = seconds
+    entries[3][1]["metrics"]["perf/adapter_reused"] = 1.0
+    text = text_of(leaderboard(sweep_of(*entries, also_minimise="perf/seconds")), 120)
+    assert "2↺ ◆" in text
+    assert "9↺" not in text

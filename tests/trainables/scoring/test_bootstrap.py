@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from plain_metrics import difference, plain_metrics, resampled, tied_cases
 
-from trainables.scoring.bootstrap import Bootstrap, average, intervals, to_metrics
+from trainables.scoring.bootstrap import (
+    Bootstrap,
+    average,
+    intervals,
+    over_draws,
+    p_value,
+    paired_draws,
+    to_metrics,
+)
+from trainables.scoring.metric_names import range_of
 
 
 @pytest.fixture
@@ -77,7 +86,7 @@ def test_draws_that_lose_a_class_are_skipped() -> None:
 
 def test_an_interval_from_under_half_of_the_draws_is_withheld() -> None:
     draws = {"macro_auroc": np.array([0.7] + [np.nan] * 6 + [0.6] * 4)}
-    flat = to_metrics("val/probe_joint", intervals(draws))
+    flat = to_metrics("val", "probe_joint", intervals(draws))
     assert flat == {"val/probe_joint/macro_auroc": 0.7}
 
 
@@ -109,3 +118,54 @@ def test_seeds_are_averaged_under_the_same_draws(cases) -> None:
     together = average(alone)
     for name, values in together.items():
         assert values == pytest.approx(np.mean([draws[name] for draws in alone], axis=0)), name
+
+
+@pytest.mark.parametrize("num_images", [6, 30, 150])
+def test_every_interval_holds_its_value_inside_the_range_of_its_metric(num_images: int) -> None:
+    rng = np.random.default_rng(num_images)
+    classes = rng.integers(3, size=num_images)
+    scores = rng.dirichlet([0.3, 0.3, 0.3], size=num_images)
+    found = Bootstrap(classes, np.arange(num_images).astype(str)).intervals(scores)
+    for name, (value, low, high) in found.items():
+        smallest, largest = range_of(name)
+        assert smallest <= low <= value <= high <= largest, name
+
+
+def test_the_interval_of_a_calibration_error_lies_around_it_though_draws_lie_above() -> None:
+    rng = np.random.default_rng(1)
+    confidence = rng.uniform(0.5, 1, size=60)
+    classes = (rng.random(60) > confidence).astype(np.int64)  # calibrated
+    bootstrap = Bootstrap(classes, np.arange(60).astype(str))
+    draws = bootstrap.metrics(np.stack([confidence, 1 - confidence], axis=1))["ece"]
+    assert np.median(draws[1:]) > draws[0], "each draw repeats images, which counts as miscalibration"
+    value, low, high = intervals({"ece": draws})["ece"]
+    assert low < value < high
+    assert high < np.percentile(draws[1:], 97.5)
+
+
+def test_a_mean_over_draws_stays_inside_the_range() -> None:
+    found = over_draws([{"macro_auroc": 0.82, "only here": 1.0}, {"macro_auroc": 0.98}])
+    assert found == {"macro_auroc": (pytest.approx(0.9), 0.0, 1.0)}
+
+
+@pytest.mark.parametrize("shift", [-0.3, 0.0, 0.3])
+def test_a_p_value_agrees_with_the_interval(cases, shift: float) -> None:
+    scores, classes, patients = cases
+    bootstrap = Bootstrap(classes, patients)
+    better = (1 - abs(shift)) * scores + abs(shift) * np.eye(3)[classes]
+    pair = (better, scores) if shift > 0 else (scores, better)
+    draws = paired_draws(*(bootstrap.metrics(each) for each in pair))
+    for name in ("accuracy", "macro_auroc", "nll"):
+        _, low, high = intervals(draws)[name]
+        p = p_value(draws[name])
+        assert p is not None
+        assert (p < 0.05) == (not low <= 0 <= high), name
+        assert 0 <= p <= 1
+
+
+def test_a_p_value_is_not_limited_by_the_number_of_draws() -> None:
+    draws = np.array([0.4, *np.random.default_rng(0).normal(0.4, 0.05, size=200)])
+    p = p_value(draws)
+    assert p is not None
+    assert p < 1e-9
+    assert p_value(np.array([0.4, np.nan, np.nan, 0.3])) is None

@@ -48,7 +48,7 @@ def _family(loader: str, image: Tower, text: Tower, preprocessing: Preprocessing
     )
 
 
-_CLIP_PIXELS = PreprocessingSpec(
+CLIP_PIXELS = PreprocessingSpec(
     mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
 )
 _MEDCLIP_PIXELS = PreprocessingSpec(pad="before", mean=(0.5862785803043838,), std=(0.27950088968644304,))
@@ -57,7 +57,7 @@ _BIOVIL_PIXELS = PreprocessingSpec(
 )
 
 MEDICAL_FAMILIES: dict[str, Family] = {
-    "openai_file": _family("openai_parts:load_openai_part", OPEN_CLIP_TEXT, OPEN_CLIP_TEXT, _CLIP_PIXELS),
+    "openai_file": _family("openai_parts:load_openai_part", OPEN_CLIP_TEXT, OPEN_CLIP_TEXT, CLIP_PIXELS),
     "medclip_swin": _family("medclip:load_medclip_swin", SWIN, BERT, _MEDCLIP_PIXELS),
     "medclip_resnet": _family("medclip:load_medclip_resnet", RESNET, BERT, _MEDCLIP_PIXELS),
     "gloria": _family(
@@ -73,7 +73,7 @@ MEDICAL_FAMILIES: dict[str, Family] = {
         BERT,
         _BIOVIL_PIXELS.model_copy(update={"size": 448, "oversize": 512 / 448}),
     ),
-    "biomedclip": _family("biomedclip:load_biomedclip", TIMM_VIT, BERT, _CLIP_PIXELS),
+    "biomedclip": _family("biomedclip:load_biomedclip", TIMM_VIT, BERT, CLIP_PIXELS),
 }
 
 MEDICAL: dict[str, EncoderSpec] = {

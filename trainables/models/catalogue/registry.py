@@ -13,7 +13,7 @@ from trainables.models.catalogue.classifiers import (
     classifier_learning_rate,
     classifier_preprocessing,
 )
-from trainables.models.catalogue.medical import MEDICAL, MEDICAL_FAMILIES
+from trainables.models.catalogue.medical import CLIP_PIXELS, MEDICAL, MEDICAL_FAMILIES
 from trainables.models.catalogue.preprocessing import READERS
 from trainables.models.catalogue.towers import ANY_TOWER, BERT, CLIP_TOWER, OPEN_CLIP_IMAGE, OPEN_CLIP_TEXT
 from trainables.models.encoder_spec import EncoderSpec, Family, Tower
@@ -26,10 +26,6 @@ from trainables.models.files.weights import (
     how_to_get,
     missing_parts,
     parts_identity,
-)
-
-CLIP_PIXELS = PreprocessingSpec(
-    mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
 )
 
 OPENAI_LICENCE = "MIT (deployed use out of scope)"

@@ -1,0 +1,108 @@
+"""A board: ranked rows, controls and trials without a score. Plain values that the ledger gives."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator.results.arms import Estimate
+from orchestrator.search.constraints import Breach, Limit
+from trainables.scoring.metric_names import read_key
+
+
+@dataclass(frozen=True)
+class Difference(Estimate):
+    """A paired difference on test. `p` is corrected for all differences of its column (Holm)."""
+
+    p: float | None = None  # None: the ledger of an earlier version has none
+
+
+DIFFERENCES = ("over_frozen", "over_self", "over_first")
+"""The columns of a row that hold a `Difference` of accuracy on test."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system of one arm; an arm is one trial, or one configuration over several seeds and folds."""
+
+    name: str
+    arm_key: str
+    trial_keys: tuple[str, ...]
+    is_baseline: bool
+    method: str
+    lora_rank: int | None
+    lora_modules: str | None
+    classifier: str | None  # the architecture of a baseline
+    system: str
+    objective: Estimate  # this system's own value of the objective's metric, on val
+    num_seeds: int | None  # of the arm; None: it has no seed, or its sweep repeats no seeds
+    differs: bool | None  # from the best row, over the same seeds; None: not known
+    breaches: tuple[Breach, ...]  # the violated constraints of an infeasible row
+    second: float | None  # the value of `also_minimise`
+    is_on_front: bool  # no feasible row is at least as good in both objectives and better in one
+    accuracy: Estimate | None  # on val
+    test_accuracy: Estimate | None
+    test_auroc: Estimate | None
+    over_frozen: Difference | None  # accuracy on test minus the strongest frozen probe's
+    over_self: Difference | None  # the same minus that of the same system of its own frozen encoder
+    over_first: Difference | None  # the same minus that of the row that ranked first on val
+    error_cut: Estimate | None  # `over_frozen` as a share of that probe's errors
+    is_reference: bool  # it is that probe
+    num_trainable: int | None
+    seconds: float
+    is_reused: bool  # a trial took embeddings or weights from the store: `seconds` are too few
+    stopped_early: bool
+
+
+@dataclass(frozen=True)
+class Control:
+    """The scores of a classifier that never sees a lung."""
+
+    system: str
+    objective: Estimate | None
+    accuracy: Estimate | None
+    test_accuracy: Estimate | None
+    test_auroc: Estimate | None
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A trial without a score, and why."""
+
+    name: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The results of a sweep. `rows` are ranked: confirmed arms, then others, then infeasible ones."""
+
+    sweep: str
+    objective: str
+    also_minimise: str | None
+    constraints: dict[str, Limit]
+    num_seeds: int  # of a whole arm; 1 = nothing is confirmed or repeated
+    is_confirmed: bool  # only the best arms run on all seeds, chosen by their first
+    rows: tuple[Row, ...]
+    controls: tuple[Control, ...]
+    absent: tuple[Absent, ...]
+    test_opened: str | None  # when, ISO 8601; None = not yet
+    shortcut: str | None  # a control that comes near a probe, in words
+    notes: tuple[str, ...]  # what the evaluation left out, and images that encoders saw in training
+    is_finished: bool
+
+    @property
+    def metric(self) -> str:
+        """The objective's metric, by which every system is ranked."""
+        return read_key(self.objective)[2]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the board as JSON-like values."""
+        rows = [{"rank": rank} | asdict(row) for rank, row in enumerate(self.rows, start=1)]
+        return asdict(self) | {"rows": rows}
+
+    def to_json(self) -> str:
+        """Returns the board as JSON."""
+        return json.dumps(self.to_dict(), indent=1)

@@ -1,0 +1,151 @@
+"""The columns of the two tables of a board, on the terminal and on the page alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchestrator.results.arms import Estimate
+from orchestrator.results.board import Control, Difference, Leaderboard, Row
+from orchestrator.search.constraints import number
+from trainables.scoring.metric_names import NUM_TRAINABLE, SECONDS, metric_title, title
+
+LEVEL = 0.05  # of a corrected p-value below which a difference is told apart from 0
+WIDE, WIDEST = 96, 120  # columns of a terminal with room for costs, and for all columns
+COST_TITLES = {NUM_TRAINABLE: "weights", SECONDS: "s"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its heading, the text of a row, the text of a control."""
+
+    heading: str
+    of_row: Callable[[Row], str]
+    of_control: Callable[[Control], str] = lambda control: ""
+    min_width: int = 0  # of a terminal that shows it
+    short: Callable[[Row], str] | None = None  # the text of a row on a terminal that is not `WIDE`
+
+    @property
+    def is_number(self) -> bool:
+        """Says whether the column is aligned to the right."""
+        return self.heading in COST_TITLES.values()
+
+
+SYSTEM = Column("system", lambda row: title(row.system), lambda control: "control")
+
+
+def val_columns(board: Leaderboard) -> list[Column]:
+    """Returns the columns of the ranked table, after rank and trial; the second is what ranks."""
+    columns = [
+        SYSTEM,
+        Column(metric_title(board.metric), score, lambda control: cell(control.objective)),
+        Column(
+            "accuracy",
+            lambda row: cell(row.accuracy),
+            lambda control: cell(control.accuracy),
+            short=lambda row: cell(row.accuracy, is_short=True),
+        ),
+    ]
+    second = second_title(board)
+    if second is not None:
+        columns.append(Column(second, lambda row: second_value(second, row)))
+    costs = [Column("weights", lambda row: count(row.num_trainable), min_width=WIDE)]
+    costs += [Column("s", seconds, min_width=WIDE)]
+    columns += [column for column in costs if column.heading != second]
+    return [*columns, Column("trains", trains, min_width=WIDEST)]
+
+
+def opened_columns(board: Leaderboard) -> list[Column]:
+    """Returns the columns of the test table, after rank and trial."""
+    columns = [
+        SYSTEM,
+        Column("accuracy", lambda row: cell(row.test_accuracy), lambda control: cell(control.test_accuracy)),
+        Column("AUROC", lambda row: cell(row.test_auroc), lambda control: cell(control.test_auroc), WIDE),
+        Column("over frozen", lambda row: "reference" if row.is_reference else difference(row.over_frozen)),
+        Column("error cut", lambda row: cell(row.error_cut), min_width=WIDEST),
+    ]
+    if has_several_frozen(board):
+        columns.append(Column("over itself", lambda row: difference(row.over_self), min_width=WIDEST))
+    if any(row.over_first for row in board.rows):
+        columns.append(Column("over #1", lambda row: difference(row.over_first), min_width=WIDEST))
+    return columns
+
+
+def has_several_frozen(board: Leaderboard) -> bool:
+    """Says whether the strongest frozen probe may be another encoder's than a row's."""
+    frozen = {row.arm_key for row in board.rows if row.method == "none"}
+    return len(frozen) > 1 and any(row.over_self for row in board.rows)
+
+
+def shown_name(board: Leaderboard, row: Row) -> str:
+    """Returns a row's name, with the numbers of the constraints that it violates: `rank=32 ✗1`."""
+    places = list(board.constraints)
+    return " ".join([row.name, *(f"✗{1 + places.index(breach.metric)}" for breach in row.breaches)])
+
+
+def score(row: Row) -> str:
+    """Returns the value that ranks a row; † stopped early, ≈ not told apart from the first row."""
+    return cell(row.objective) + ("†" if row.stopped_early else "") + ("≈" if row.differs is False else "")
+
+
+def difference(found: Difference | None) -> str:
+    """Returns `+.122 [.08 .16]`; ≈ not told apart from 0."""
+    return cell(found, sign="+") + ("≈" if is_uncertain(found) else "")
+
+
+def is_uncertain(found: Difference | None) -> bool:
+    """Says whether a difference is not told apart from 0 once its column is corrected for being many."""
+    return found is not None and found.p is not None and found.p >= LEVEL
+
+
+def second_title(board: Leaderboard) -> str | None:
+    """Returns the heading of the second objective; None if there is none."""
+    key = board.also_minimise
+    return None if key is None else COST_TITLES.get(key) or " ".join(key.split("/")[1:]).replace("_", " ")
+
+
+def second_value(heading: str, row: Row) -> str:
+    """Returns the value of the second objective; ◆ on the Pareto front."""
+    if row.second is None:
+        return ""
+    value = count(round(row.second)) if heading == "weights" else number(row.second)
+    return value + ("↺" if heading == "s" and row.is_reused else "") + (" ◆" if row.is_on_front else "")
+
+
+def seconds(row: Row) -> str:
+    """Returns the seconds of all trials of a row; ↺ a part of the work was done earlier."""
+    return f"{row.seconds:.0f}" + ("↺" if row.is_reused else "")
+
+
+def trains(row: Row) -> str:
+    """Returns the part that trains: `nothing`, `projection`, `r8 all + proj`, `all of resnet18`."""
+    lora = f"r{row.lora_rank} {row.lora_modules}"
+    words = {"none": "nothing", "lora": lora, "lora+projection": f"{lora} + proj", "full": "every weight"}
+    words["baseline"] = f"all of {row.classifier}"
+    return words.get(row.method, row.method)
+
+
+def cell(estimate: Estimate | None, *, is_short: bool = False, sign: str = "") -> str:
+    """Returns `.841 [.80 .88]`, or in short `.841`; nothing where there is no value."""
+    if estimate is None:
+        return ""
+    value = decimals(estimate.value, 3, sign)
+    if is_short or estimate.low is None or estimate.high is None:
+        return value
+    return f"{value} [{decimals(estimate.low, 2)} {decimals(estimate.high, 2)}]"
+
+
+def decimals(value: float, digits: int, sign: str = "") -> str:
+    """Returns a fraction without its leading zero, as the field prints scores."""
+    return re.sub(r"\b0\.", ".", f"{value:{sign}.{digits}f}")
+
+
+def count(number: int | None) -> str:
+    """Returns a number of weights in about three characters."""
+    if number is None:
+        return ""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return str(number)

@@ -1,0 +1,96 @@
+"""The sentences beneath a board: how it was chosen, what brackets and marks mean, what to doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+from orchestrator.results.board import DIFFERENCES, Leaderboard, Row
+from orchestrator.results.board_columns import has_several_frozen, is_uncertain, second_title
+from trainables.scoring.metric_names import is_few_shot
+from trainables.shell import command
+
+MAX_ROWS = 30
+
+
+def captions(board: Leaderboard) -> Iterator[str]:
+    """Yields every sentence beneath a board."""
+    yield (
+        f"Ranked by {board.metric} on val; trials are chosen by {board.objective}, also on val. "
+        "Brackets: 95 % bootstrap by patient. Zero-shot (unseen): prompts never used in training."
+    )
+    yield from _of_test(board)
+    yield from _of_seeds(board)
+    yield from _of_systems(board.rows)
+    yield from _of_marks(board)
+    if len(board.rows) > MAX_ROWS:
+        yield f"The best {MAX_ROWS} of {len(board.rows)} rows and the baselines; all of them with --json."
+    if any(absent.status == "unavailable" for absent in board.absent):
+        again = command(f"sweep --resume {board.sweep} --retry-failed")
+        yield f"Unavailable rows have no score; once their weights are here: {again}"
+    yield from board.notes
+    if board.shortcut:
+        yield board.shortcut
+
+
+def _of_test(board: Leaderboard) -> Iterator[str]:
+    if not board.test_opened:
+        yield "Test labels: not opened."
+        return
+    yield (
+        f"Test labels opened once, {board.test_opened[:16].replace('T', ' ')} UTC. Over frozen: paired "
+        "difference in accuracy to the strongest frozen probe. Error cut: its share of that probe's errors."
+    )
+    if has_several_frozen(board):
+        yield "Over itself: the difference to the same system of the row's own encoder, frozen."
+    if any(row.over_first for row in board.rows):
+        yield "Over #1: the difference to the row that ranked first on val."
+    tested = [
+        [each for row in board.rows if (each := getattr(row, column)) and each.p is not None]
+        for column in DIFFERENCES
+    ]
+    if most := max(map(len, tested)):
+        mark = " ≈: not told apart from 0." if any(map(is_uncertain, chain(*tested))) else ""
+        yield f"Differences of a column, up to {most}, are tested together at 5 % (Holm's correction).{mark}"
+
+
+def _of_seeds(board: Leaderboard) -> Iterator[str]:
+    if board.num_seeds > 1:
+        yield (
+            f"(×{board.num_seeds}): mean over {board.num_seeds} training seeds. On val such brackets are "
+            "95 % t-intervals over seeds, not patients, inside the metric's range; the name says over how "
+            "many. Arms without all seeds rank below."
+        )
+    if board.is_confirmed:
+        yield "The first seed also chose the arm, which flatters it a little."
+
+
+def _of_systems(rows: tuple[Row, ...]) -> Iterator[str]:
+    few_shot = [row for row in rows if is_few_shot(row.system)]
+    if few_shot:
+        yield (
+            "k-shot: probes on k labelled images a class, each of another patient; means over draws of them, "
+            "on val with 95 % t-intervals over draws. No k-shot probe is tuned on val."
+        )
+    if any(row.method != "none" for row in few_shot):
+        yield "k-shot of an adapted encoder: the adapter saw every label of train, the probe sees k."
+    if any(row.system == "baseline_from_scratch" for row in rows):
+        yield "From scratch: a classifier that started from random weights, not from ImageNet's."
+
+
+def _of_marks(board: Leaderboard) -> Iterator[str]:
+    if any(row.differs is False for row in board.rows):
+        yield "≈ not told apart from the first row: over common seeds, the difference's interval holds 0."
+    if any(row.is_on_front for row in board.rows):
+        both = f"{board.metric} and {second_title(board)}"
+        yield f"◆ Pareto front: no feasible row is at least as good in {both}, and better in one."
+    for place, (metric, limit) in enumerate(board.constraints.items(), start=1):
+        if any(metric == breach.metric for row in board.rows for breach in row.breaches):
+            yield f"✗{place} infeasible, ranked below all others, never chosen: {metric} is not {limit}."
+    if any(row.stopped_early for row in board.rows):
+        yield "† stopped early: ranked by its last value, never tested."
+    if any(row.is_reused for row in board.rows):
+        yield (
+            "↺ embeddings or weights came from the store, where an earlier trial left them: the seconds "
+            "leave that work out."
+        )

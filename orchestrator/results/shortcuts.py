@@ -1,0 +1,46 @@
+"""Controls that come near a probe: then a score says little about lungs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+from orchestrator.results.board import Control, Row
+from trainables.scoring.metric_names import BASELINES, is_probe, title
+
+NEAR = 0.03  # a control this close to a probe explains most of the probe's score
+
+
+def find_shortcuts(rows: Sequence[Row], controls: Sequence[Control], metric: str) -> str | None:
+    """Returns a sentence if a control comes near the best probe or the best frozen one, on val or on test.
+
+    Where no encoder was probed, baselines take the place of probes.
+    """
+    rows = [row for row in rows if not row.breaches]
+    probes, kind = [row for row in rows if is_probe(row.system)], "probe"
+    if not probes:
+        probes, kind = [row for row in rows if row.system in BASELINES], "baseline"
+    on_test = {"test_accuracy": "accuracy", "test_auroc": "macro_auroc"}
+    found = [
+        _near(probes, controls, "objective", f"{metric} on val", kind),
+        *(_near(probes, controls, field, f"{name} on test", kind) for field, name in on_test.items()),
+    ]
+    if not any(found):
+        return None
+    return (
+        f"shortcut: {'; '.join(filter(None, found))}. "
+        "The classes can be told apart without lungs; check sources and acquisition before believing a row."
+    )
+
+
+def _near(rows: Sequence[Row], controls: Sequence[Control], field: str, name: str, kind: str) -> str | None:
+    """Returns the best control by one of the fields of scores, if it comes near."""
+    scored = [(each.value, c.system) for c in controls if (each := getattr(c, field))]
+    values = [(each.value, row.method == "none") for row in rows if (each := getattr(row, field))]
+    best = {f"best {kind}": [value for value, _ in values]}
+    best[f"best frozen {kind}"] = [value for value, is_frozen in values if is_frozen]
+    value, system = max(scored, default=(-inf, ""))
+    for who, of_who in best.items():
+        if of_who and value >= max(of_who) - NEAR:
+            return f"the control '{title(system)}' scores {value:.3f} {name}, the {who} {max(of_who):.3f}"
+    return None

@@ -51,8 +51,8 @@ class Row:
     is_reference: bool  # it is that probe
     num_trainable: int | None
     seconds: float
-    is_reused: bool  # a trial took embeddings or weights from the store: `seconds` are too few
     stopped_early: bool
+    is_reused: bool = False  # a trial took embeddings or weights from the store: `seconds` are too few
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,9 @@ from trainables.scoring.metric_names import title
 
 def render(board: Leaderboard, console: Console) -> None:
     """Prints a board that fits the console, from 80 columns."""
-    ranked = list(enumerate(board.rows, start=1))
-    best = [(rank, row) for rank, row in ranked if rank <= MAX_ROWS or row.is_baseline]
-    console.print(
-        table(board, f"{board.sweep}: chosen on val", val_columns(board), best, board.controls, console.width)
-    )
-    opened = [(rank, row) for rank, row in ranked if row.test_accuracy]
-    if opened:
-        controls = [control for control in board.controls if control.test_accuracy]
-        columns = opened_columns(board)
-        console.print(table(board, "test, opened once", columns, opened, controls, console.width))
+    console.print(val_table(board, console.width))
+    if any(row.test_accuracy for row in board.rows):
+        console.print(opened_table(board, console.width))
     for absent in board.absent:
         console.print(
             Text.assemble((f"{absent.status}  ", "red"), absent.name, (f"  {absent.reason}", "dim"))
@@ -35,7 +28,21 @@ def render(board: Leaderboard, console: Console) -> None:
         console.print(Text(line, style="yellow" if line == board.shortcut else "dim"))
 
 
-def table(
+def val_table(board: Leaderboard, width: int) -> Table:
+    """Returns the best rows and every baseline, ranked on val, with the controls beneath."""
+    rows = enumerate(board.rows, start=1)
+    shown = [(rank, row) for rank, row in rows if rank <= MAX_ROWS or row.is_baseline]
+    return _table(board, f"{board.sweep}: chosen on val", val_columns(board), shown, board.controls, width)
+
+
+def opened_table(board: Leaderboard, width: int) -> Table:
+    """Returns the rows whose test labels were opened, ranked as on val, with the controls beneath."""
+    rows = [(rank, row) for rank, row in enumerate(board.rows, start=1) if row.test_accuracy]
+    controls = [control for control in board.controls if control.test_accuracy]
+    return _table(board, "test, opened once", opened_columns(board), rows, controls, width)
+
+
+def _table(
     board: Leaderboard,
     name: str,
     columns: Iterable[Column],
@@ -43,7 +50,6 @@ def table(
     controls: Iterable[Control],
     width: int,
 ) -> Table:
-    """Returns the columns that fit a width: rows with their rank, and the controls beneath."""
     drawn = Table(
         title=Text(name, style="bold"),
         title_justify="left",

@@ -16,11 +16,12 @@ import pytest
 import typer
 
 from orchestrator.cli.app import app
-from orchestrator.search.metric_keys import COSTS, METRICS, SYSTEMS
+from orchestrator.search.metric_keys import SYSTEMS
 from orchestrator.search.space_file import BLOCKS, OVERRIDABLE
 from orchestrator.storage.events import EVENTS
 from orchestrator.worker.trial_spec import Cause
 from trainables.config.fields import FIELDS
+from trainables.scoring.metric_names import COSTS, METRICS
 
 PROJECT = Path(__file__).resolve().parents[2]
 DOCS = PROJECT / "docs"

@@ -128,13 +128,35 @@ def test_a_command_that_does_not_exist_is_noticed() -> None:
 def test_the_picture_shows_the_stored_result() -> None:
     picture = load(PROJECT / "benchmarks" / "board_picture.py")
     board = json.loads(picture.newest_result().read_text())["leaderboard"]
-    shown = (DOCS / "board.svg").read_text().replace("&#160;", " ")
+    drawn = [(DOCS / "board.svg").read_text(), picture.draw(picture.newest_result())]
     opened = [row for row in board["rows"] if row["test_accuracy"]] + board["controls"]
     assert len(opened) > len(board["controls"])
     for row in opened:
         accuracy = row["test_accuracy"]
         text = f"{accuracy['value']:.3f} [{accuracy['low']:.2f} {accuracy['high']:.2f}]"
-        assert text.replace("0.", ".") in shown
+        for shown in drawn:
+            assert text.replace("0.", ".") in shown.replace("&#160;", " ")
+
+
+def test_the_readme_quotes_the_stored_results() -> None:
+    text = " ".join((PROJECT / "README.md").read_text().split())
+    demo, real = stored("demo"), stored("xray3_cv")
+    best = next(row for row in demo["rows"] if row["test_accuracy"])
+    assert f"{decimals(best['over_frozen'])} above the strongest frozen probe" in text
+    thumbnail = next(row for row in demo["controls"] if row["system"] == "control_thumbnail")
+    assert f"reaches only {thumbnail['test_accuracy']['value']:.3f}".replace("0.", ".") in text
+    adapted = next(row for row in real["rows"] if "clip" in row["name"] and row["system"] == "probe_joint")
+    assert f"LoRA adds {decimals(adapted['over_frozen'])}" in text
+
+
+def stored(subject: str) -> dict[str, Any]:
+    newest = sorted((PROJECT / "benchmarks" / "results").glob(f"{subject}_2-core-x86_64_*.json"))[-1]
+    return json.loads(newest.read_text())["leaderboard"]
+
+
+def decimals(estimate: dict[str, float]) -> str:
+    value, low, high = estimate["value"], estimate["low"], estimate["high"]
+    return f"{value:.3f} [{low:.2f}, {high:.2f}]".replace("0.", ".")
 
 
 def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

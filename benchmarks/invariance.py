@@ -55,7 +55,7 @@ def fine_tune(
     learned = config.loss.model_copy(update={"kind": "multi_positive", "learn_logit_scale": True})
     config = config.model_copy(update={"loss": learned})
     encoder, parameters = build_encoder("tiny", dropout=arguments.dropout, seed=seed)
-    encoder.to(dtype)
+    encoder.to(dtype).dtype = dtype
     encoder.log_logit_scale.requires_grad_(True)
     names = {f"adapter.{i}": parameter for i, parameter in enumerate(parameters)}
     state = TrainState.create(

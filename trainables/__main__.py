@@ -13,7 +13,7 @@ from trainables import TRAINABLES
 from trainables.config import TrialConfig, flatten
 from trainables.config.fields import build_trial, check_value, did_you_mean, read_overrides
 from trainables.errors import ConfigError, DataError, UserError
-from trainables.launch import LOOPBACK, Place, RecordingContext, process_group, run_recorded
+from trainables.launch import ALLOCATOR, LOOPBACK, Place, RecordingContext, process_group, run_recorded
 from trainables.plain_yaml import read_yaml
 from trainables.shell import command
 
@@ -27,6 +27,8 @@ LAUNCHED = [name for name in TRAINABLES if name != "evaluate"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the trial; returns 0 if it is complete, 1 if it failed, 2 on bad input, with one message."""
+    for name, value in ALLOCATOR.items():  # torch reads it when it first uses a GPU
+        os.environ.setdefault(name, value)
     place = Place()
     try:
         place = Place.from_environment()

@@ -25,6 +25,8 @@ TIMEOUT = timedelta(minutes=30)
 
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 """Workers of one machine find each other on the loopback device, not on an address that others can reach."""
+ALLOCATOR = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+"""Freed GPU memory takes tensors of any size, so a smaller micro-batch fits where a larger one did not."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
-"""Environment variables that Ray, MLflow and Hugging Face read once, at import: set before any of them is."""
+"""Environment variables that Ray, MLflow, Hugging Face and torch read once: set before any is imported."""
 
 from __future__ import annotations
 
 import os
+
+from trainables.launch import ALLOCATOR
 
 SECURE = {
     "RAY_AUTH_MODE": "token",  # Ray 2.60 leaves a cluster open unless a token file happens to exist
@@ -21,6 +23,7 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    **ALLOCATOR,
 }
 """Set unless the user's environment says otherwise."""
 

@@ -42,7 +42,7 @@ def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
     from trainables.losses.global_batch import NonFiniteLoss
 
     if is_out_of_memory(error):
-        return "out_of_memory", f"{_first_line(error)}; one pair at a time did not fit"
+        return "out_of_memory", _first_line(error)
     if OUT_OF_MEMORY.search(str(error)):  # of a worker
         return "killed_for_memory", "a worker was killed, as the machine ran out of memory"
     if isinstance(error, WorkerDied):

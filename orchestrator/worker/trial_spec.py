@@ -26,7 +26,7 @@ Cause = Literal[
     "storage_failed",
     "unavailable",
 ]
-"""`out_of_memory`: one pair at a time did not fit. `killed_for_memory`: the machine ended the process.
+"""`out_of_memory`: its smallest piece did not fit. `killed_for_memory`: the machine ended the process.
 `crash`: an exception that none foresaw. `process_died`: killed from outside, or crashed in native code."""
 DEATHS: tuple[Cause, ...] = ("process_died", "killed_for_memory")
 HEAD, SHARE_OF_HEAD = "node:__internal_head__", 0.0001

@@ -8,6 +8,7 @@ summed gradient of the parameters.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -36,14 +37,27 @@ class _Outcome(IntEnum):
     FAILED = 2
 
 
+SAYS_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",  # the host
+    "alloc_failed",  # cuBLAS and cuDNN, whose workspaces are their own
+    "allocation_failed",
+    "unable to find an engine",  # cuDNN, where no algorithm's workspace fits
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Says whether an error means that memory ran out, on a GPU or on the host."""
+    """Returns whether an error means that memory ran out, on a GPU or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemory):
         return True
     message = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in message or "can't allocate memory" in message
-    )
+    return isinstance(error, RuntimeError) and any(words in message for words in SAYS_OUT_OF_MEMORY)
+
+
+def free_memory() -> None:
+    """Returns freed blocks to the device. Call it once the error, whose frames hold tensors, is gone."""
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing where CUDA was not used
 
 
 @dataclass(frozen=True)

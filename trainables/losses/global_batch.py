@@ -7,7 +7,6 @@ costs its embeddings only.
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from trainables.config import LossConfig
 from trainables.losses.batch_plan import BatchPlan
-from trainables.losses.collectives import Group, OutOfMemory
+from trainables.losses.collectives import Group, OutOfMemory, free_memory
 from trainables.losses.contrastive import LOSSES
 from trainables.losses.flat_gradients import FlatGradients
 from trainables.losses.tiles import GatheredBatch
@@ -143,12 +142,10 @@ class _Step:
         """Returns none where a rank ran out of memory and taking less at once may help. Collective."""
         try:
             return self._run(micro_batch_size, kept_graphs)
-        except OutOfMemory:
+        except OutOfMemory as error:
             if micro_batch_size == 1 and kept_graphs == 1:
-                raise
-        gc.collect()
-        if self.group.device.type == "cuda":
-            torch.cuda.empty_cache()
+                raise OutOfMemory(f"one pair at a time does not fit: {error}") from None
+        free_memory()
         return None
 
     def smaller(self, micro_batch_size: int | None) -> int:

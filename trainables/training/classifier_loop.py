@@ -43,7 +43,7 @@ from trainables.scoring.metric_names import NUM_TRAINABLE, WEIGHTS_REUSED, basel
 from trainables.scoring.metrics import point_metrics
 from trainables.training.frozen_activations import CLEAN_VIEW
 from trainables.training.loop import STEPS_FILE, record_steps
-from trainables.training.micro_batch import memory_budget
+from trainables.training.micro_batch import in_pieces, memory_budget, with_less_at_once
 from trainables.training.optim import TrainState
 
 logger = logging.getLogger(__name__)
@@ -110,37 +110,52 @@ class Fitting:
 
     def scores(self, indices: np.ndarray) -> np.ndarray:
         """Returns class probabilities float64 [N, K] of these unaugmented images."""
+
+        def classify(rows: np.ndarray) -> Tensor:
+            return self.model(self._pixels(rows, np.full(len(rows), CLEAN_VIEW))).double().softmax(1).cpu()
+
         self.model.eval()
         with torch.no_grad():
-            parts = [
-                self.model(self._pixels(rows, np.full(len(rows), CLEAN_VIEW))).double().softmax(1).cpu()
-                for rows in np.split(indices, range(ROWS_AT_ONCE, len(indices), ROWS_AT_ONCE))
-            ]
-        return torch.cat(parts).numpy()
+            return torch.cat(in_pieces(classify, indices, ROWS_AT_ONCE)).numpy()
 
     def step(self, batch: GlobalBatch) -> float:
         """Takes one optimiser step and returns the loss: the mean over images, weighed by class.
 
         Raises:
             TrainingDiverged: the loss is not finite; nothing was changed.
+            OutOfMemory: the batch does not fit and must not be cut, or one image does not fit.
         """
-        self.model.train()
-        classes = torch.from_numpy(batch.classes).to(self.device)
-        weights = self.class_weights[classes]
-        weights = weights / weights.sum()
-        loss = 0.0
-        for rows in torch.arange(len(batch)).split(self.rows_at_once or len(batch)):
-            logits = self.model(self._pixels(batch.indices[rows.numpy()], batch.views[rows.numpy()]))
-            rows = rows.to(self.device)
-            part = weights[rows] @ F.cross_entropy(logits, classes[rows], reduction="none")
-            part.backward()
-            loss += float(part.detach())
+        architecture = self.config.baseline.architecture
+        is_cut = ARCHITECTURES[architecture].is_cut
+        loss, size = with_less_at_once(
+            lambda num: self._accumulate(batch, num),
+            self.rows_at_once or len(batch),
+            smallest=1 if is_cut else len(batch),
+            advice="" if is_cut else f" (batch norm of {architecture} needs all; lower global_batch_size)",
+        )
+        self.rows_at_once = size if is_cut else None
         if not np.isfinite(loss):
             raise TrainingDiverged(
                 f"training diverged at step {batch.step + 1}: the loss is {loss}; lower optim.learning_rate "
                 f"({self.state.peak_learning_rate:g})"
             )
         self.state.apply_gradients()
+        return loss
+
+    def _accumulate(self, batch: GlobalBatch, rows_at_once: int) -> float:
+        """Returns the loss of a batch, with its gradient in the parameters."""
+        self.model.train()
+        self.state.optimizer.zero_grad()
+        classes = torch.from_numpy(batch.classes).to(self.device)
+        weights = self.class_weights[classes]
+        weights = weights / weights.sum()
+        loss = 0.0
+        for rows in torch.arange(len(batch)).split(rows_at_once):
+            logits = self.model(self._pixels(batch.indices[rows.numpy()], batch.views[rows.numpy()]))
+            rows = rows.to(self.device)
+            part = weights[rows] @ F.cross_entropy(logits, classes[rows], reduction="none")
+            part.backward()
+            loss += float(part.detach())
         return loss
 
     def _train(self) -> Iterator[tuple[dict[str, float], Path | None]]:

@@ -20,6 +20,7 @@ from trainables.config import TrialConfig
 from trainables.data.cache import ImageCache
 from trainables.data.transforms import augment
 from trainables.models.encoders.dual_encoder import DualEncoder
+from trainables.training.micro_batch import in_pieces
 
 logger = logging.getLogger(__name__)
 
@@ -116,9 +117,10 @@ class Activations:
         return {"num_images": len(indices), "view": view, "cut": self.cut}
 
     def _compute(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
-        cuts = range(ROWS_AT_ONCE, len(indices), ROWS_AT_ONCE)
-        pieces = zip(np.split(indices, cuts), np.split(views, cuts), strict=True)
-        return torch.cat([self._piece(*piece) for piece in pieces])
+        def compute(rows: np.ndarray) -> Tensor:
+            return self._piece(indices[rows], views[rows])
+
+        return torch.cat(in_pieces(compute, np.arange(len(indices)), ROWS_AT_ONCE))
 
     @torch.no_grad()
     def _piece(self, indices: np.ndarray, views: np.ndarray) -> Tensor:

@@ -101,6 +101,7 @@ def run_epochs(
     """Takes every optimiser step from `state.step` to the end; reports each epoch's metrics."""
     num_train = len(setup.dataset.indices("train"))
     per_epoch = steps_per_epoch(num_train, config.global_batch_size)
+    group = Group.current(torch.device(context.device))
     cut: Cut | None = None
     largest_share = -(-min(config.global_batch_size, num_train) // context.world_size)
     floors, recalls = list[float](), list[float]()
@@ -113,7 +114,7 @@ def run_epochs(
         with divergence.of_step():
             result = objective.step(batch, micro_batch_size=cut.micro_batch_size, kept_graphs=cut.kept_graphs)
         cut = after(result, cut)
-        state.apply_gradients()
+        group.together(state.apply_gradients)  # its moments may be what does not fit, on one rank only
         state.losses.append(result.loss)
         divergence.check_collapse(result.spread)
         floors.append(result.floor)

@@ -11,13 +11,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.losses.collectives import OutOfMemory, free_memory, is_out_of_memory
 from trainables.models.encoders.saved_bytes import saved_bytes
 
 logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+Rows = TypeVar("Rows", np.ndarray, list[str])
 
 ROWS_MEASURED = 4
 SHARE_OF_FREE_MEMORY = 0.5
@@ -113,3 +118,34 @@ def _free_host_memory() -> float:
     except (OSError, ValueError):
         return available
     return available if limit == "max" else min(available, int(limit) - used)
+
+
+def with_less_at_once(
+    take: Callable[[int], Result], size: int, *, smallest: int = 1, advice: str = ""
+) -> tuple[Result, int]:
+    """Returns `take(size)` and the size, which an out-of-memory error halves, down to `smallest`.
+
+    Raises:
+        OutOfMemory: `smallest` does not fit; the message ends with the advice.
+    """
+    while True:
+        try:
+            return take(size), size
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if size <= smallest:
+                raise OutOfMemory(f"{size} at a time do not fit{advice}: {error}") from None
+        size = max(size // 2, smallest)
+        free_memory()
+
+
+def in_pieces(take: Callable[[Rows], Result], rows: Rows, size: int) -> list[Result]:
+    """Returns what `take` makes of the rows, piece by piece, with smaller pieces once memory has run out."""
+    results: list[Result] = []
+    start, size = 0, min(size, len(rows))
+    while start < len(rows):
+        result, size = with_less_at_once(lambda num, start=start: take(rows[start : start + num]), size)
+        results.append(result)
+        start += size
+    return results

@@ -25,6 +25,7 @@ from trainables.models.encoders.load import load_dual_encoder
 from trainables.scoring.embedding_store import EmbeddingTable, embeddings_folder
 from trainables.training.descriptions import with_descriptions
 from trainables.training.frozen_activations import Activations
+from trainables.training.micro_batch import in_pieces
 
 ROWS_AT_ONCE = 256
 TRAINING_VERSION = 3
@@ -46,11 +47,12 @@ class TrialSetup:
     @torch.no_grad()
     def embed_images(self, indices: np.ndarray) -> ImageFeatures:
         """Returns pooled [N, P] and joint [N, D] of unaugmented images, float32 on the CPU."""
+
+        def encode(rows: np.ndarray) -> ImageFeatures:
+            return self.encoder.encode_image_suffix(self.activations.clean(rows), self.adaptation.image_cut)
+
         with in_evaluation_mode(self.encoder):
-            parts = [
-                self.encoder.encode_image_suffix(self.activations.clean(rows), self.adaptation.image_cut)
-                for rows in np.split(indices, range(ROWS_AT_ONCE, len(indices), ROWS_AT_ONCE))
-            ]
+            parts = in_pieces(encode, indices, ROWS_AT_ONCE)
         pooled, joint = (torch.cat(values).float().cpu() for values in zip(*parts, strict=True))
         return ImageFeatures(pooled, joint)
 
@@ -64,10 +66,8 @@ class TrialSetup:
     def embed_texts(self, texts: list[str]) -> Tensor:
         """Returns joint embeddings [N, D] of texts, unit length, on the encoder's device."""
         with in_evaluation_mode(self.encoder):
-            parts = [
-                self.encoder.encode_text(self.encoder.tokenize(texts[start : start + ROWS_AT_ONCE]))
-                for start in range(0, len(texts), ROWS_AT_ONCE)
-            ]
+            encoder = self.encoder
+            parts = in_pieces(lambda some: encoder.encode_text(encoder.tokenize(some)), texts, ROWS_AT_ONCE)
         return torch.cat(parts).float()
 
 

@@ -70,10 +70,8 @@ def test_environment_is_set_before_a_command_runs(monkeypatch: pytest.MonkeyPatc
 
 
 def test_variables_are_ones_that_the_libraries_read() -> None:
-    packages = [
-        Path(importlib.util.find_spec(name).origin).parent for name in ("ray", "mlflow", "huggingface_hub")
-    ]
-    ray, mlflow, hub = packages
+    names = ("ray", "mlflow", "huggingface_hub", "torch")
+    ray, mlflow, hub, torch = (Path(importlib.util.find_spec(name).origin).parent for name in names)
     sources = {
         "RAY_AUTH_MODE": ray / "_private/authentication/authentication_token_setup.py",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": ray / "_private/ray_constants.py",
@@ -84,6 +82,7 @@ def test_variables_are_ones_that_the_libraries_read() -> None:
         "MLFLOW_DISABLE_TELEMETRY": mlflow / "environment_variables.py",
         "HF_HUB_DISABLE_TELEMETRY": hub / "constants.py",
         "HF_HUB_DISABLE_PROGRESS_BARS": hub / "constants.py",
+        "PYTORCH_ALLOC_CONF": torch / "cuda/memory.py",
     }
     assert {*SECURE, *LOCAL, *QUIET} - {"TOKENIZERS_PARALLELISM"} == set(sources)  # the last is read in Rust
     for name, source in sources.items():

@@ -49,7 +49,7 @@ def order(tmp_path: Path) -> TrialSpec:
         (ConfigError("bad key"), "user_error", "bad key"),
         (DataError("bad file"), "user_error", "bad file"),
         (NonFiniteLoss("nan at step 3"), "non_finite", "nan at step 3"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory", "one pair at a time did not fit"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory", "CUDA out of memory"),
         (OutOfMemory("one row is too much"), "out_of_memory", "one row is too much"),
         (MemoryError("no room"), "out_of_memory", "no room"),
         (WorkerDied("worker group failed"), "process_died", "a worker died"),

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from trainables.config import TrialConfig, from_flat
 from trainables.context import LocalContext
 from trainables.data.loader import global_batches
+from trainables.losses.collectives import OutOfMemory
+from trainables.models.encoders.dual_encoder import ImageFeatures, Tokens
 from trainables.models.encoders.saved_bytes import saved_bytes
 from trainables.training.loop import STEPS_FILE
-from trainables.training.micro_batch import Cut, TowerCost, choose_cut, memory_budget
+from trainables.training.micro_batch import Cut, TowerCost, choose_cut, in_pieces, memory_budget
 from trainables.training.objective import BatchEncoder, Objective
+from trainables.training.optim import TrainState
 from trainables.training.trial_setup import set_up_trial
 from trainables.trials.finetune import finetune
 
@@ -139,3 +143,60 @@ def test_memory_that_runs_out_is_written_down_and_changes_no_loss(
     assert disturbed == pytest.approx(undisturbed, rel=1e-5)
     assert reported[-1]["perf/micro_batch_size"] == 5  # the tail of 22, halved and again
     assert "went on from Cut(micro_batch_size=None, kept_graphs=1) with Cut(micro_batch_size=5" in caplog.text
+
+
+CUDNN = "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"
+
+
+def test_images_are_embedded_in_smaller_pieces_once_memory_runs_out(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = set_up_trial(small(), LocalContext(tmp_path, store))
+    images, words = np.arange(22), ["clear lungs", "an opacity", "an effusion"]
+    expected = setup.embed_images(images), setup.embed_texts(words)
+    encode_image, encode_text = setup.encoder.encode_image_suffix, setup.encoder.encode_text
+    sizes: list[int] = []
+
+    def few_images(activations: torch.Tensor, cut: int) -> ImageFeatures:
+        sizes.append(len(activations))
+        if len(activations) > 6:
+            raise RuntimeError(CUDNN)
+        return encode_image(activations, cut)
+
+    def one_text(tokens: Tokens) -> torch.Tensor:
+        if len(tokens.input_ids) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode_text(tokens)
+
+    monkeypatch.setattr(setup.encoder, "encode_image_suffix", few_images)
+    monkeypatch.setattr(setup.encoder, "encode_text", one_text)
+    found = setup.embed_images(images)
+    assert sizes == [22, 11, 5, 5, 5, 5, 2]
+    torch.testing.assert_close(found.joint, expected[0].joint, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(setup.embed_texts(words), expected[1], rtol=1e-4, atol=1e-6)
+
+
+def test_an_image_that_does_not_fit_says_so_and_other_errors_are_not_retried() -> None:
+    def too_much(rows: np.ndarray) -> None:
+        raise RuntimeError(CUDNN)
+
+    def broken(rows: np.ndarray) -> None:
+        raise RuntimeError(f"broken at {len(rows)}")
+
+    with pytest.raises(OutOfMemory, match="1 at a time do not fit: cuDNN error"):
+        in_pieces(too_much, np.arange(5), 4)
+    with pytest.raises(RuntimeError, match="broken at 4"):
+        in_pieces(broken, np.arange(5), 4)
+
+
+def test_an_optimiser_that_does_not_fit_ends_the_trial_as_out_of_memory(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(self: TrainState) -> float:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    monkeypatch.setattr(TrainState, "apply_gradients", no_room)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "store").mkdir()
+    with pytest.raises(OutOfMemory, match="CUBLAS_STATUS_ALLOC_FAILED"):
+        finetune(small(), LocalContext(tmp_path / "run", tmp_path / "store"))

@@ -17,6 +17,7 @@ from trainables.data.datasets import load_dataset
 from trainables.data.loader import global_batches
 from trainables.errors import ConfigError, DataError, WeightsUnavailable
 from trainables.launch import LOOPBACK, process_group
+from trainables.losses.collectives import OutOfMemory
 from trainables.models.catalogue.classifiers import (
     ARCHITECTURES,
     PUBLISHED,
@@ -156,6 +157,44 @@ def test_the_loss_is_torch_s_weighted_cross_entropy(tmp_path: Path, store: Path)
     logits = fitting.model(fitting._pixels(batch.indices, batch.views))
     expected = torch.nn.CrossEntropyLoss(fitting.class_weights)(logits, torch.from_numpy(batch.classes))
     assert fitting.step(batch) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+class Small:
+    """A model for which more than so many images are too many."""
+
+    def __init__(self, model: torch.nn.Module, most: int) -> None:
+        self.model, self.most = model, most
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        if len(pixels) > self.most:
+            raise RuntimeError("GET was unable to find an engine to execute this computation")
+        return self.model(pixels)
+
+    def train(self) -> None:
+        self.model.train()
+
+
+def test_a_batch_that_does_not_fit_is_cut_where_it_may_be_and_counts_once(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_be_cut = replace(ARCHITECTURES["resnet18"], is_cut=True)
+    monkeypatch.setitem(ARCHITECTURES, "resnet18", may_be_cut)
+    losses = []
+    for name, most, size in (("expected", 16, 4), ("found", 6, 16)):
+        config = small(execution__micro_batch_size=size)
+        fitting = Fitting(config, fresh(tmp_path / name, store))
+        fitting.model = Small(fitting.model, most)  # pyright: ignore[reportAttributeAccessIssue]
+        losses.append([fitting.step(batch) for batch in global_batches(fitting.dataset, config)])
+        assert fitting.rows_at_once == 4
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
+
+
+def test_a_batch_that_batch_norm_needs_whole_is_refused_in_one_message(tmp_path: Path, store: Path) -> None:
+    fitting = Fitting(small(), fresh(tmp_path, store))
+    fitting.model = Small(fitting.model, 8)  # pyright: ignore[reportAttributeAccessIssue]
+    batch = next(global_batches(fitting.dataset, fitting.config))
+    with pytest.raises(OutOfMemory, match=r"16 at a time do not fit \(batch norm .* lower global_batch_size"):
+        fitting.step(batch)
 
 
 def test_weights_that_are_not_there_make_it_unavailable(

@@ -12,13 +12,6 @@ ROUNDED = {"rtol": 0, "atol": 1e-6}
 """Of unit-length float32 embeddings: some ten roundings (6e-8 each) of the largest element."""
 
 
-def in_float64(encoder: DualEncoder) -> DualEncoder:
-    """Returns the encoder with its weights, and from now on its arithmetic, in float64."""
-    encoder.double()
-    encoder.dtype = torch.float64
-    return encoder
-
-
 def assert_same_weights(found: DualEncoder, expected: DualEncoder) -> None:
     """Compares every weight and statistic to the last bit.
 

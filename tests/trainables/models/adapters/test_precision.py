@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -61,8 +62,15 @@ def test_embeddings_and_gradients_hardly_move(
     assert cosine > 0.98
 
 
-def test_training_in_bfloat16_follows_the_curve_of_float32(tmp_path: Path) -> None:
-    """Frozen prefix stored, adapters with dropout, graphs replayed: every part of the step in bfloat16."""
+def test_training_in_bfloat16_follows_the_curve_of_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen prefix stored, adapters with dropout, graphs replayed: every part of the step in bfloat16.
+
+    Gradient descent with momentum, because its steps follow the gradient. AdamW divides each element by its
+    own size, so that where the gradient is near 0 the rounding of bfloat16, 0.4 %, becomes a step.
+    """
+    monkeypatch.setattr("torch.optim.AdamW", functools.partial(torch.optim.SGD, momentum=0.9))
     curves = {}
     for precision in ("float32", "bfloat16"):
         config = from_flat(
@@ -71,6 +79,7 @@ def test_training_in_bfloat16_follows_the_curve_of_float32(tmp_path: Path) -> No
                 "data.phantom.num_test": 12, "data.num_views": 1, "encoder.image_size": 32,
                 "encoder.precision": precision, "lora.dropout": 0.1, "global_batch_size": 16, "num_epochs": 3,
                 "execution.micro_batch_size": 5, "execution.evaluate_every_epochs": 0,
+                "optim.learning_rate": 0.03,
             }
         )  # fmt: skip
         folder = tmp_path / precision
@@ -80,7 +89,9 @@ def test_training_in_bfloat16_follows_the_curve_of_float32(tmp_path: Path) -> No
         curves[precision] = [json.loads(line)["loss"] for line in lines]
     assert len(curves["float32"]) == 9
     assert curves["bfloat16"] != curves["float32"]
-    assert curves["bfloat16"] == pytest.approx(curves["float32"], rel=0.02)
+    assert curves["float32"][-1] < 0.9 * curves["float32"][0]
+    # Each activation is rounded by up to 0.4 %, up or down; what sums of them are off by is less.
+    assert curves["bfloat16"] == pytest.approx(curves["float32"], rel=0.01)
 
 
 def test_another_precision_is_another_encoder() -> None:

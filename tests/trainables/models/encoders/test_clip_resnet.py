@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from clip_checkpoints import openai_tensors, random_clip
-from comparisons import EXACT, ROUNDED, in_float64
+from comparisons import EXACT, ROUNDED
+from float64 import in_float64
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import normalize

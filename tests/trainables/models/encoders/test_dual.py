@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from comparisons import EXACT, in_float64
+from comparisons import EXACT
+from float64 import in_float64
 from safetensors.torch import load_file
 
 from trainables.config import EncoderConfig

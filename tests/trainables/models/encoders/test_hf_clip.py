@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from comparisons import EXACT, ROUNDED, in_float64
+from comparisons import EXACT, ROUNDED
+from float64 import in_float64
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from comparisons import EXACT, ROUNDED, assert_same_weights, in_float64
+from comparisons import EXACT, ROUNDED, assert_same_weights
+from float64 import in_float64
 from torch.nn.functional import normalize
 
 from trainables.config import EncoderConfig, from_flat

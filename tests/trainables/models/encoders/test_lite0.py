@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from comparisons import ROUNDED, in_float64
+from comparisons import ROUNDED
+from float64 import in_float64
 from torch import nn
 from torch.nn.functional import normalize
 

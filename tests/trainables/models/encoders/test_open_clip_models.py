@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from comparisons import EXACT, in_float64
+from comparisons import EXACT
+from float64 import in_float64
 from torch.nn.functional import normalize
 
 from trainables.config import EncoderConfig, from_flat

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comparisons import EXACT, ROUNDED, assert_same_weights, in_float64
+from comparisons import EXACT, ROUNDED, assert_same_weights
+from float64 import in_float64
 from published import PUBLISHED, WORDS, Reference, make, write_parts
 from torch import Tensor
 from torch.nn.functional import normalize

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from clip_checkpoints import openai_tensors, random_clip, write_transformers
-from comparisons import EXACT, in_float64
+from comparisons import EXACT
+from float64 import in_float64
 from safetensors.torch import save_file
 from torch import Tensor, nn
 

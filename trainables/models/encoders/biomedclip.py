@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from trainables.config import EncoderConfig
 from trainables.models.catalogue.registry import preprocessing_of
 from trainables.models.encoder_spec import EncoderSpec
 from trainables.models.encoders.bert import HEAD_WIDTH, build_bert, class_token
 from trainables.models.encoders.bert import UNUSED as UNUSED_IN_BERT
-from trainables.models.encoders.report_encoder import LinearHead, ReportEncoder
+from trainables.models.encoders.report_encoder import LinearHead, PublishedTensors, ReportEncoder
 from trainables.models.encoders.timm_towers import ImageTower, cut_into_blocks
-from trainables.models.files.state_dicts import Shapes, below, load_strictly, numbered, open_parts
+from trainables.models.files.state_dicts import Shapes, numbered
 from trainables.models.torchvision_import import declare_missing_operators
 
 # Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
@@ -27,47 +29,32 @@ IMAGE, TEXT = "visual.trunk.", "text.transformer."
 def load_biomedclip(
     config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
 ) -> ReportEncoder:
-    """Builds BiomedCLIP from its converted checkpoint.
-
-    Raises:
-        ConfigError: tensors that do not fit it.
-        WeightsUnavailable: not converted on this machine.
-    """
+    """Builds BiomedCLIP from its converted checkpoint."""
     del store  # nothing is derived from the weights
-    tensors, shapes = open_parts(config, spec, weights=weights)
-    size = preprocessing_of(config).size
-    vit = _vision_transformer(below(shapes, IMAGE), size=size)
-    if weights:
-        trunk = below(tensors, IMAGE)
-        _stretch_positions(trunk, vit)
-        load_strictly(vit, trunk, where=f"{config.name}: image encoder")
-    width = vit.embed_dim
+    published = PublishedTensors(config, spec, weights=weights)
+    vit = _vision_transformer(published.shapes(IMAGE), size=preprocessing_of(config).size)
+    stretched = partial(_stretch_positions, vit=vit)
+    published.fill(vit, IMAGE, part="image encoder", names=stretched)
     text = build_bert(
-        below(shapes, TEXT), config, spec, class_token, num_words=NUM_WORDS, max_length=MAX_TOKENS
+        published.shapes(TEXT), config, spec, class_token, num_words=NUM_WORDS, max_length=MAX_TOKENS
     )
-    joint = shapes.get("visual.head.proj.weight", (JOINT_DIM,))[0]
-    hidden = shapes.get("text.proj.0.weight", (HIDDEN_DIM,))[0]
+    joint = published.shapes().get("visual.head.proj.weight", (JOINT_DIM,))[0]
+    hidden = published.shapes().get("text.proj.0.weight", (HIDDEN_DIM,))[0]
     encoder = ReportEncoder(
         config,
         spec,
-        image=ImageTower(cut_into_blocks(vit), width),
-        image_head=LinearHead(nn.Linear(width, joint, bias=False)),
+        image=ImageTower(cut_into_blocks(vit), vit.embed_dim),
+        image_head=LinearHead(nn.Linear(vit.embed_dim, joint, bias=False)),
         text=text,
         text_projection=nn.Sequential(
             nn.Linear(text.width, hidden, bias=False), nn.GELU(), nn.Linear(hidden, joint, bias=False)
         ),
         joint_dim=joint,
     )
-    if weights:
-        load_strictly(encoder.image_head.projection, below(tensors, "visual.head.proj."), where=config.name)
-        where = f"{config.name}: text encoder"
-        load_strictly(text.model, below(tensors, TEXT), where=where, ignorable=UNUSED_IN_BERT)
-        load_strictly(encoder.text_projection, below(tensors, "text.proj."), where=where)
-        used = (IMAGE, TEXT, "visual.head.proj.", "text.proj.")
-        rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(used)}
-        load_strictly(nn.ParameterDict({"logit_scale": encoder.log_logit_scale}), rest, where=config.name)
-        encoder.weights_are_loaded(config)
-    return encoder
+    published.fill(encoder.image_head.projection, "visual.head.proj.", part="image encoder")
+    published.fill(text.model, TEXT, part="text encoder", ignorable=UNUSED_IN_BERT)
+    published.fill(encoder.text_projection, "text.proj.", part="text encoder")
+    return published.finish(encoder, has_logit_scale=True)
 
 
 def _vision_transformer(shapes: Shapes, *, size: int) -> Any:
@@ -86,12 +73,14 @@ def _vision_transformer(shapes: Shapes, *, size: int) -> Any:
     ).eval()
 
 
-def _stretch_positions(trunk: dict[str, Any], vit: Any) -> None:
-    """Stretches the position embeddings to another image size, as timm does."""
+def _stretch_positions(trunk: Mapping[str, Tensor], *, vit: Any) -> dict[str, Tensor]:
+    """Returns tensors whose position embeddings have the image size of `vit`, stretched as timm does."""
     from timm.layers import resample_abs_pos_embed
 
-    positions = trunk.get("pos_embed")
+    stretched = dict(trunk)
+    positions = stretched.get("pos_embed")
     if positions is not None and positions.shape != vit.pos_embed.shape:
-        trunk["pos_embed"] = resample_abs_pos_embed(
+        stretched["pos_embed"] = resample_abs_pos_embed(
             positions, list(vit.patch_embed.grid_size), num_prefix_tokens=1
         )
+    return stretched

@@ -5,6 +5,7 @@ BioViL-T compares an image with a prior one; here it sees one image, and its lea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,15 @@ from trainables.config import EncoderConfig
 from trainables.models.encoder_spec import EncoderSpec
 from trainables.models.encoders.bert import UNUSED as UNUSED_IN_BERT
 from trainables.models.encoders.bert import build_bert, class_token
-from trainables.models.encoders.report_encoder import MapHead, ReportEncoder
+from trainables.models.encoders.report_encoder import MapHead, PublishedTensors, ReportEncoder
 from trainables.models.encoders.resnet import POOLED_DIM, resnet_names, resnet_tower
 from trainables.models.encoders.resnet import UNUSED as UNUSED_IN_RESNET
-from trainables.models.encoders.timm_towers import ImageTower
-from trainables.models.files.state_dicts import below, load_strictly, open_parts
+from trainables.models.files.state_dicts import below
 
 JOINT_DIM, PATCH_DIM = 128, 256
 MAX_TOKENS, NUM_WORDS = 512, 30_522
-IMAGE, TEXT, TEXT_HEAD = "encoder.encoder.", "bert.", "cls_projection_head."
-UNUSED = ("cls.", "encoder.vit_pooler.")  # words that were masked; and what compares two images
+IMAGE, TEXT, TEXT_HEAD = "encoder.", "bert.", "cls_projection_head."
+UNUSED = ("cls.",)  # guesses words that were masked
 
 
 class WithoutPrior(nn.Module):
@@ -44,12 +44,7 @@ class WithoutPrior(nn.Module):
 def load_biovil(
     config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
 ) -> ReportEncoder:
-    """Builds BioViL from its two converted files.
-
-    Raises:
-        ConfigError: tensors that do not fit it.
-        WeightsUnavailable: not converted on this machine.
-    """
+    """Builds BioViL from its two converted files."""
     del store  # nothing is derived from the weights
     return _load(config, spec, last=nn.Identity(), map_dim=POOLED_DIM, weights=weights)
 
@@ -57,12 +52,7 @@ def load_biovil(
 def load_biovil_t(
     config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
 ) -> ReportEncoder:
-    """Builds BioViL-T for single images from its two converted files.
-
-    Raises:
-        ConfigError: tensors that do not fit it.
-        WeightsUnavailable: not converted on this machine.
-    """
+    """Builds BioViL-T for single images from its two converted files."""
     del store  # nothing is derived from the weights
     return _load(config, spec, last=WithoutPrior(), map_dim=2 * PATCH_DIM, weights=weights)
 
@@ -70,36 +60,31 @@ def load_biovil_t(
 def _load(
     config: EncoderConfig, spec: EncoderSpec, *, last: nn.Module, map_dim: int, weights: bool
 ) -> ReportEncoder:
-    tensors, shapes = open_parts(config, spec, weights=weights)
-    tower = resnet_tower(below(shapes, IMAGE), last=last)
+    published = PublishedTensors(config, spec, weights=weights)
+    tower = resnet_tower(published.shapes(f"{IMAGE}encoder."), last=last)
     tower.pooled_dim = map_dim
     text = build_bert(
-        below(shapes, TEXT), config, spec, class_token,
+        published.shapes(TEXT), config, spec, class_token,
         num_words=NUM_WORDS, max_length=MAX_TOKENS, clean=without_full_stop,
     )  # fmt: skip
     encoder = ReportEncoder(
         config, spec, image=tower, image_head=MapHead(_projector(map_dim)), text=text,
         text_projection=TextHead(text.width), joint_dim=JOINT_DIM,
     )  # fmt: skip
-    if weights:
-        where = f"{config.name}: image encoder"
-        beside = {name: below(tensors, "encoder.").get(name) for name, _ in last.named_parameters()}
-        _load_tower(tower, below(tensors, IMAGE), {n: t for n, t in beside.items() if t is not None}, where)
-        load_strictly(encoder.image_head.projection, below(tensors, "projector.model."), where=where)
-        where = f"{config.name}: text encoder"
-        load_strictly(text.model, below(tensors, TEXT), where=where, ignorable=UNUSED_IN_BERT)
-        load_strictly(encoder.text_projection, below(tensors, TEXT_HEAD), where=where)
-        used = (IMAGE, TEXT, TEXT_HEAD, "projector.model.", *(f"encoder.{name}" for name in beside))
-        rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(used)}
-        load_strictly(nn.Module(), rest, where=config.name, ignorable=UNUSED)
-        encoder.weights_are_loaded(config)
-    return encoder
 
+    def names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Puts the tensors of `last` where `resnet_tower` keeps them, beside those of the ResNet."""
+        where = f"blocks.{len(tower.blocks) - 1}.last."
+        beside = {f"{where}{n}": tensors[n] for n, _ in last.named_parameters() if n in tensors}
+        others = {n: t for n, t in tensors.items() if n.startswith("vit_pooler.")}
+        return resnet_names(below(tensors, "encoder.")) | beside | others
 
-def _load_tower(tower: ImageTower, body: dict[str, Tensor], beside: dict[str, Tensor], where: str) -> None:
-    last = f"blocks.{len(tower.blocks) - 1}.last."
-    tensors = resnet_names(body) | {f"{last}{name}": tensor for name, tensor in beside.items()}
-    load_strictly(tower, tensors, where=where, ignorable=UNUSED_IN_RESNET)
+    ignorable = (*UNUSED_IN_RESNET, "vit_pooler.")  # the second compares two images
+    published.fill(tower, IMAGE, part="image encoder", names=names, ignorable=ignorable)
+    published.fill(encoder.image_head.projection, "projector.model.", part="image encoder")
+    published.fill(text.model, TEXT, part="text encoder", ignorable=UNUSED_IN_BERT)
+    published.fill(encoder.text_projection, TEXT_HEAD, part="text encoder")
+    return published.finish(encoder, ignorable=UNUSED)
 
 
 def _projector(map_dim: int) -> nn.Sequential:

@@ -1,8 +1,12 @@
-"""Dual encoders of radiographs and reports: an image tower with a head, a BERT with a projection."""
+"""Dual encoders of radiographs and reports: an image tower with a head, a BERT with a projection.
+
+A loader builds the parts of one and fills each from the tensors that its authors published.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +17,7 @@ from trainables.models.encoder_spec import EncoderSpec, TowerName
 from trainables.models.encoders.bert import BertText
 from trainables.models.encoders.dual_encoder import Blocks, DualEncoder, ImageFeatures, Tokens, unit_length
 from trainables.models.encoders.timm_towers import ImageTower
+from trainables.models.files.state_dicts import Shapes, below, load_strictly, open_parts
 
 CLIP_LOGIT_SCALE = 1 / 0.07
 """CLIP §2.3, and where weights hold none."""
@@ -70,10 +75,6 @@ class ReportEncoder(DualEncoder):
         self.pooled_dim = image.pooled_dim
         self.joint_dim = joint_dim
 
-    def weights_are_loaded(self, config: EncoderConfig) -> None:
-        """Takes the fingerprint of what was loaded; until then it is that of random weights."""
-        self.fingerprint = encoder_fingerprint(config)
-
     def blocks(self, tower: TowerName) -> Blocks:
         """Returns the image tower's blocks, or BERT's layers."""
         if tower == "image":
@@ -108,3 +109,58 @@ class ReportEncoder(DualEncoder):
     def tokenize(self, texts: list[str]) -> Tokens:
         """Returns tokens of the encoder's vocabulary."""
         return self.text.tokenize(texts)
+
+
+class PublishedTensors:
+    """The tensors of an encoder's converted parts. Without weights there are none, and nothing is filled.
+
+    Raises:
+        WeightsUnavailable: weights are asked for, and a part was not converted on this machine.
+        DataError: a part has changed since it was converted.
+    """
+
+    def __init__(self, config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> None:
+        self.config, self.has_weights = config, weights
+        self._tensors, self._shapes = open_parts(config, spec, weights=weights)
+        self._used: list[str] = []
+
+    def shapes(self, prefix: str = "") -> Shapes:
+        """Returns the shapes of the tensors below a prefix, as far as they are known here."""
+        return below(self._shapes, prefix)
+
+    def fill(
+        self,
+        module: nn.Module,
+        prefix: str,
+        *,
+        part: str,
+        names: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
+        ignorable: tuple[str, ...] = (),
+    ) -> None:
+        """Fills a module with the tensors below a prefix, each of them and all of it.
+
+        Args:
+            module: what is filled.
+            prefix: of the tensors' published names.
+            part: what the module is called in a message.
+            names: renames the tensors from what lies below the prefix to their names in the module.
+            ignorable: see `load_strictly`.
+
+        Raises:
+            ConfigError: tensors that do not fit.
+        """
+        self._used.append(prefix)
+        if self.has_weights:
+            where = f"{self.config.name}: {part}"
+            load_strictly(module, names(below(self._tensors, prefix)), where=where, ignorable=ignorable)
+
+    def finish(
+        self, encoder: ReportEncoder, *, has_logit_scale: bool = False, ignorable: tuple[str, ...] = ()
+    ) -> ReportEncoder:
+        """Returns the filled encoder; no tensor may be left but a logit scale and what is ignorable."""
+        if self.has_weights:
+            scale = {"logit_scale": encoder.log_logit_scale} if has_logit_scale else {}
+            rest = {n: t for n, t in self._tensors.items() if not n.startswith(tuple(self._used))}
+            load_strictly(nn.ParameterDict(scale), rest, where=self.config.name, ignorable=ignorable)
+            encoder.fingerprint = encoder_fingerprint(self.config)
+        return encoder

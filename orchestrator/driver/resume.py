@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.driver.controller import Controller
@@ -54,7 +53,7 @@ def space_of(state: SweepState, *, extend: int | None = None, num_workers: int |
         kind = "compares its arms, all of them" if space.arms else "has no parameters to vary"
         raise ConfigError(f"--extend {extend}: sweep '{state.name}' {kind}, so there is nothing to add")
     search = space.search.model_copy(update={"num_trials": space.num_trials + extend})
-    extended = replace(space, search=search)
+    extended = space.model_copy(update={"search": search})
     if extended.num_trials < space.num_trials + extend:
         left = extended.num_trials - space.num_trials
         raise ConfigError(

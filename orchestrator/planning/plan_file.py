@@ -177,7 +177,7 @@ def read_plan(path: Path) -> PlanFile:
     try:
         return PlanFile.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise DataError(f"plan {path}: is no plan ({explain(error, where='')}); {MEND}") from error
+        raise DataError(f"plan {path}: is no plan ({explain(error)}); {MEND}") from error
 
 
 def space_of_plan(path: Path, content: PlanFile) -> SearchSpace:

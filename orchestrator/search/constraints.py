@@ -1,26 +1,34 @@
-"""What a trial has to hold at its end. One that does not is infeasible: on the board, and never the best."""
+"""The constraints of a sweep. A trial that violates one is infeasible: on the board, but never the best."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self
 
-from orchestrator.search.metric_keys import DEFAULT_FAMILIES, check_measured
-from trainables.config.fields import did_you_mean
-from trainables.errors import ConfigError
-from trainables.scoring.metric_names import COSTS
+from pydantic import model_validator
 
-LIMITS = ("at_most", "at_least")
+from trainables.config import Config
 
 
-@dataclass(frozen=True)
-class Limit:
-    """The values that are allowed, both ends included; None = no end."""
+class Limit(Config):
+    """The values of a metric that are allowed, both ends included; None = no end."""
 
     at_most: float | None = None
     at_least: float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_an_end(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not given:
+            raise ValueError("write {at_most: NUMBER} or {at_least: NUMBER}")
+        return given  # pyright: ignore[reportUnknownVariableType]
+
+    @model_validator(mode="after")
+    def _allows_a_value(self) -> Self:
+        if self.at_most is not None and self.at_least is not None and self.at_most < self.at_least:
+            raise ValueError(f"no value is {self}; swap the two numbers")
+        return self
 
     def excess(self, value: float) -> float:
         """Returns how far a value is beyond its limit, as a share of the limit; 0 where it holds."""
@@ -31,7 +39,7 @@ class Limit:
 
     def to_dict(self) -> dict[str, float]:
         """Returns the limit as a search-space file writes it."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        return self.model_dump(exclude_none=True)
 
     def __str__(self) -> str:
         """Reads as `at most 500,000`."""
@@ -67,38 +75,3 @@ def breaches(limits: Limits, values: Mapping[str, float]) -> tuple[Breach, ...]:
 def number(value: float) -> str:
     """Returns a number as a reader counts: `1,200,000`, `0.5`."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def read_limits(
-    entries: dict[str, Any], *, features: Sequence[str], families: Sequence[str] = DEFAULT_FAMILIES
-) -> dict[str, Limit]:
-    """Returns what the `constraints` of a space say.
-
-    Args:
-        entries: metric → limit, as the file writes them.
-        features: that its probes are fitted on.
-        families: of prompts that it asks.
-
-    Raises:
-        ConfigError: a metric that trials do not have at their end, or a limit that nothing can hold.
-    """
-    return {key: _read_limit(key, entry, features, families) for key, entry in entries.items()}
-
-
-def _read_limit(key: str, entry: Any, features: Sequence[str], families: Sequence[str]) -> Limit:
-    where = f"constraints.{key}"
-    check_measured(key, where=where, features=features, families=families, costs=COSTS)
-    if not isinstance(entry, dict) or not entry:
-        raise ConfigError(f"{where}: write {{at_most: NUMBER}} or {{at_least: NUMBER}}")
-    bounds = cast(dict[str, Any], entry)
-    for word, value in bounds.items():
-        if word not in LIMITS:
-            known = did_you_mean(word, LIMITS) or f" (known: {', '.join(LIMITS)})"
-            raise ConfigError(f"{where}.{word}: no such key{known}")
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value):
-            raise ConfigError(f"{where}.{word}: {value!r} must be a finite number")
-    limit = Limit(**bounds)
-    if limit.at_most is not None and limit.at_least is not None and limit.at_most < limit.at_least:
-        raise ConfigError(f"{where}: nothing is {limit}; swap them")
-    return limit

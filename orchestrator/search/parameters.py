@@ -1,15 +1,15 @@
-"""What a search space varies: a choice or a range per field, and the condition under which it counts."""
+"""The parameters of a search space: a choice or a range for a field, and when it counts."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
 from trainables.config import EncoderConfig
-from trainables.config.fields import DEFAULTS, check_field, check_value, did_you_mean
+from trainables.config.fields import DEFAULTS, check_field, check_value, nearest_or_all
 from trainables.errors import ConfigError
 from trainables.models.catalogue.registry import FAMILIES, find_encoder
 from trainables.models.encoder_spec import Family, TowerName
@@ -20,17 +20,17 @@ Condition: TypeAlias = dict[str, tuple[Scalar, ...]]  # field → the values und
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values; the order means nothing to a searcher."""
+    """A list of values to choose from, in no order."""
 
     values: tuple[Scalar, ...]
     when: Condition = field(default_factory=dict[str, tuple[Scalar, ...]])
 
     def corners(self) -> tuple[Scalar, ...]:
-        """Returns the values that stand for all."""
+        """Returns the values to check: all of them."""
         return self.values
 
     def contains(self, value: Any) -> bool:
-        """Says whether the parameter can take this value; 1 is not true."""
+        """Says whether the parameter can take this value. 1 is not true."""
         return any(value == own and type(value) is type(own) for own in self.values)
 
     def draw(self, random_numbers: random.Random) -> Scalar:
@@ -44,7 +44,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Range:
-    """A number from `low` to `high`, both included; `log`: equally likely per factor, not per difference."""
+    """A number from `low` to `high`, both included. `log`: drawn uniformly on a log scale."""
 
     low: float
     high: float
@@ -53,7 +53,7 @@ class Range:
     when: Condition = field(default_factory=dict[str, tuple[Scalar, ...]])
 
     def corners(self) -> tuple[float, ...]:
-        """Returns both ends."""
+        """Returns the values to check: both ends."""
         return self.low, self.high
 
     def contains(self, value: Any) -> bool:
@@ -62,7 +62,7 @@ class Range:
         return isinstance(value, kinds) and not isinstance(value, bool) and self.low <= value <= self.high
 
     def middle(self) -> float:
-        """Returns the value that cuts the range in two equally likely parts."""
+        """Returns the median of the draws."""
         value = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
         return round(value) if self.is_integer else value
 
@@ -88,68 +88,119 @@ class Range:
 Parameter: TypeAlias = Choice | Range
 
 KINDS = ("choice", "float", "int")
+KEYS = (*KINDS, "log", "when")
 FAMILY = "family"
+"""In place of the values: those that the encoder's family recommends."""
+SEARCHABLE_DATA = ("data.augmentation", "data.num_views", "data.captions")
+"""The fields of `data` that leave the images and labels as they are."""
 
 
-def read_parameter(key: str, entry: Any, *, family: Mapping[str, Parameter], where: str) -> Parameter:
-    """Returns the parameter that one line of `parameters:` describes.
+def read_parameters(
+    entries: Mapping[str, Any], *, fixed: Mapping[str, Any], changed: Collection[str] = ()
+) -> dict[str, Parameter]:
+    """Returns the parameters of a space, read from top to bottom: a condition names only fields above it.
 
     Args:
-        key: the field.
-        entry: what the file says of it: one of `choice`, `float`, `int`; perhaps `log` and `when`.
-        family: what the word `family` stands for, by field.
-        where: stands first in every message.
+        entries: field → its range, as the file writes it.
+        fixed: values of the fields that all trials share.
+        changed: fields that `--set` fixed. A parameter that can no longer count because of them is dropped.
 
     Raises:
-        ConfigError: an unknown key, an empty choice or range, a value outside the field's bounds.
+        ConfigError: a field that is not searchable, an unknown key, an empty or impossible range.
     """
+    parameters: dict[str, Parameter] = {}
+    for key, entry in entries.items():
+        where = f"parameters.{key}"
+        if key in fixed:
+            raise ConfigError(f"{where}: also set under fixed; keep one of them")
+        _check_searchable(key, where=where)
+        parameter = _read_parameter(key, entry, fixed, parameters, where=where)
+        for other in parameter.when:
+            if other == key or (other in entries and other not in parameters):
+                raise ConfigError(f"{where}.when.{other}: must stand above '{key}' under parameters")
+        impossible = [other for other in parameter.when if not _can_hold(parameter, other, fixed, parameters)]
+        if not impossible:
+            parameters[key] = parameter
+        elif not any(other in changed for other in impossible):
+            allowed = list(parameter.when[impossible[0]])
+            raise ConfigError(
+                f"{where}.when.{impossible[0]}: never one of {allowed}, so '{key}' would never vary"
+            )
+    return parameters
+
+
+def _check_searchable(key: str, *, where: str) -> None:
     check_field(key, where=where)
+    why = ""
+    if key.startswith("execution."):
+        why = "execution never changes a result, so there is nothing to search; put it under fixed"
+    elif key == "seed":
+        why = (
+            "choosing a seed by its score is no result; to run the best arms on several seeds, set "
+            "search.seeds, such as `search: {seeds: 3}`"
+        )
+    elif key in ("data.fold", "data.seed"):
+        why = "choosing a split by its score is no result; compare arms over `repeat: {data.fold: [...]}`"
+    elif key.startswith("data.") and key not in SEARCHABLE_DATA:
+        why = "scores on different data do not compare; run one sweep for each"
+    if why:
+        raise ConfigError(f"{where}: {why}")
+
+
+def _can_hold(
+    parameter: Parameter, other: str, fixed: Mapping[str, Any], parameters: Mapping[str, Parameter]
+) -> bool:
+    allowed = parameter.when[other]
+    if other not in parameters:
+        return fixed.get(other, DEFAULTS[other]) in allowed
+    return any(parameters[other].contains(value) for value in allowed)
+
+
+def _read_parameter(
+    key: str, entry: Any, fixed: Mapping[str, Any], above: Mapping[str, Parameter], *, where: str
+) -> Parameter:
     if not isinstance(entry, dict):
         raise ConfigError(
             f"{where}: write one of {{choice: [...]}}, {{float: [low, high]}}, {{int: [low, high]}}"
         )
     lines = cast(dict[str, Any], entry)
     for word in lines:
-        if word not in (*KINDS, "log", "when"):
-            raise ConfigError(f"{where}.{word}: no such key{did_you_mean(word, [*KINDS, 'log', 'when'])}")
+        if word not in KEYS:
+            raise ConfigError(f"{where}.{word}: no such key{nearest_or_all(word, KEYS)}")
     kinds = [kind for kind in KINDS if kind in lines]
     if len(kinds) != 1:
         raise ConfigError(
-            f"{where}: exactly one of choice, float and int is needed, {' and '.join(kinds) or 'none'} given"
+            f"{where}: exactly one of {', '.join(KINDS)} is needed, {' and '.join(kinds) or 'none'} given"
         )
     kind, log = kinds[0], lines.get("log", False)
     if not isinstance(log, bool):
         raise ConfigError(f"{where}.log: must be true or false")
-    when = _read_condition(lines.get("when", {}), where=f"{where}.when")
-    given, where = lines[kind], f"{where}.{kind}"
     if kind == "choice" and "log" in lines:
         raise ConfigError(f"{where}: `log` belongs to a range, not to a choice")
+    when = _read_condition(lines.get("when", {}), where=f"{where}.when")
+    given, where = lines[kind], f"{where}.{kind}"
     if given == FAMILY:
-        return _of_family(key, kind, when, family, where=where)
+        return _of_family(key, kind, when, fixed, above, where=where)
     if not isinstance(given, list):
-        raise ConfigError(
-            f"{where}: must be a list, such as {'[a, b]' if kind == 'choice' else '[low, high]'}"
-        )
+        example = "[a, b]" if kind == "choice" else "[low, high]"
+        raise ConfigError(f"{where}: must be a list, such as {example}")
     values = tuple(cast(list[Any], given))
     for position, value in enumerate(values):
         if isinstance(value, list | dict):
             raise ConfigError(f"{where}[{position}]: must be a single value")
-        is_drawn_as_float = kind == "float" and isinstance(
-            value, int
-        )  # so `float` on a whole-number field is refused
+        # A whole number of a `float` range is checked as a float: the range draws values between them.
+        is_drawn_as_float = kind == "float" and isinstance(value, int)
         check_value(key, float(value) if is_drawn_as_float else value, where=f"{where}[{position}]")
-    return (
-        _choice(values, when, where=where)
-        if kind == "choice"
-        else _range(values, kind, log, when, where=where)
-    )
+    if kind == "choice":
+        return _choice(values, when, where=where)
+    return _range(values, kind, log, when, where=where)
 
 
 def _choice(values: tuple[Any, ...], when: Condition, *, where: str) -> Choice:
     if not values:
         raise ConfigError(f"{where}: empty, so there is nothing to choose from")
     if len(set(map(repr, values))) < len(values):
-        raise ConfigError(f"{where}: a value stands twice in {list(values)}")
+        raise ConfigError(f"{where}: {list(values)} lists a value twice")
     return Choice(values, when)
 
 
@@ -167,36 +218,59 @@ def _range(values: tuple[Any, ...], kind: str, log: bool, when: Condition, *, wh
     return Range(low, high, log, kind == "int", when)
 
 
-def _of_family(
-    key: str, kind: str, when: Condition, family: Mapping[str, Parameter], *, where: str
-) -> Parameter:
-    meant = family.get(key)
-    if meant is None or (kind == "choice") is not isinstance(meant, Choice):
-        raise ConfigError(
-            f"{where}: family stands for lora.target_modules (choice) and optim.learning_rate (float) only"
-        )
-    if isinstance(meant, Choice):
-        return Choice(meant.values, when)
-    return Range(meant.low, meant.high, meant.log, meant.is_integer, when)
-
-
 def _read_condition(given: Any, *, where: str) -> Condition:
     if not isinstance(given, dict):
         raise ConfigError(f"{where}: must be a mapping, such as {{adapt.method: [lora, lora+projection]}}")
     condition: Condition = {}
     for key, value in cast(dict[str, Any], given).items():
-        allowed = tuple(cast(list[Any], value)) if isinstance(value, list) else (value,)
-        for one in allowed:
+        condition[key] = tuple(cast(list[Any], value)) if isinstance(value, list) else (value,)
+        for one in condition[key]:
             check_value(key, one, where=f"{where}.{key}")
-        condition[key] = allowed
     return condition
+
+
+def _of_family(
+    key: str,
+    kind: str,
+    when: Condition,
+    fixed: Mapping[str, Any],
+    above: Mapping[str, Parameter],
+    *,
+    where: str,
+) -> Parameter:
+    """Returns what `family` stands for: the presets that every adapted tower has, or the learning rates."""
+    families = encoder_families(fixed, above)
+    if len(families) != 1:
+        names = [name for name, family in FAMILIES.items() if family in families]
+        raise ConfigError(
+            f"{where}: `family` needs one encoder family, encoder.name varies over {', '.join(names)}"
+        )
+    if (key, kind) == ("optim.learning_rate", "float"):
+        return Range(*families[0].learning_rate_range, log=True, when=when)
+    if (key, kind) == ("lora.target_modules", "choice"):
+        towers = [families[0].tower(name) for name in _adapted_towers(when, fixed, above)]
+        shared = [preset for preset in towers[0].presets if all(preset in t.presets for t in towers)]
+        return Choice(tuple(shared), when)
+    raise ConfigError(
+        f"{where}: family stands for lora.target_modules (choice) and optim.learning_rate (float) only"
+    )
+
+
+def _adapted_towers(
+    when: Condition, fixed: Mapping[str, Any], above: Mapping[str, Parameter]
+) -> list[TowerName]:
+    key = "lora.towers"
+    drawn = above[key].corners() if key in above else (fixed.get(key, DEFAULTS[key]),)
+    values = when.get(key, drawn)
+    towers: tuple[TowerName, ...] = ("image", "text")
+    return [tower for tower in towers if tower in values or "both" in values]
 
 
 def _when_to_dict(when: Condition) -> dict[str, Any]:
     return {"when": {key: list(values) for key, values in when.items()}} if when else {}
 
 
-def encoder_families(fixed: dict[str, Any], parameters: dict[str, Parameter]) -> list[Family]:
+def encoder_families(fixed: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> list[Family]:
     """Returns the families of all encoders that a space can draw, each once.
 
     Raises:
@@ -206,34 +280,3 @@ def encoder_families(fixed: dict[str, Any], parameters: dict[str, Parameter]) ->
     names = parameter.corners() if parameter else (fixed.get("encoder.name", DEFAULTS["encoder.name"]),)
     found = dict.fromkeys(find_encoder(EncoderConfig.model_validate({"name": name})).family for name in names)
     return [FAMILIES[family] for family in found]
-
-
-def family_words(entry: Any, fixed: dict[str, Any], parameters: dict[str, Parameter]) -> dict[str, Parameter]:
-    """Returns what `family` stands for: the presets that every adapted tower knows, the learning rates."""
-    if not isinstance(entry, dict) or FAMILY not in cast(dict[str, Any], entry).values():
-        return {}
-    families = encoder_families(fixed, parameters)
-    if len(families) != 1:
-        names = [name for name, family in FAMILIES.items() if family in families]
-        raise ConfigError(
-            f"parameters: `family` needs one encoder family, encoder.name varies over {', '.join(names)}"
-        )
-    family = families[0]
-    towers = [
-        family.tower(name)
-        for name in _adapted_towers(cast(dict[str, Any], entry).get("when"), fixed, parameters)
-    ]
-    presets = [preset for preset in towers[0].presets if all(preset in tower.presets for tower in towers)]
-    low, high = family.learning_rate_range
-    return {"lora.target_modules": Choice(tuple(presets)), "optim.learning_rate": Range(low, high, log=True)}
-
-
-def _adapted_towers(when: Any, fixed: dict[str, Any], parameters: dict[str, Parameter]) -> list[TowerName]:
-    key = "lora.towers"
-    if isinstance(when, dict) and key in when:
-        drawn: Any = cast(dict[str, Any], when)[key]
-        values = cast(list[Any], drawn if isinstance(drawn, list) else [drawn])
-    else:
-        values = list(parameters[key].corners()) if key in parameters else [fixed.get(key, DEFAULTS[key])]
-    towers: list[TowerName] = ["image", "text"]
-    return [tower for tower in towers if any(value in (tower, "both") for value in values)]

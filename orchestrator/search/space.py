@@ -6,20 +6,20 @@ import itertools
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
 from orchestrator.search.constraints import Limit
-from orchestrator.search.parameters import Choice, Parameter, Range, encoder_families
+from orchestrator.search.overrides import FROZEN, read_fixed, read_repeat, read_rows, with_frozen
+from orchestrator.search.parameters import Choice, Parameter, Range, encoder_families, read_parameters
 from trainables.artifacts import fingerprint
 from trainables.config import Config, TrialConfig, science, to_flat
 from trainables.config.fields import DEFAULTS, build_trial
 from trainables.errors import ConfigError
 from trainables.scoring.metric_names import DEFAULT_OBJECTIVE
 
-FROZEN = {"name": "frozen encoder", "adapt.method": "none"}
 LARGEST_GRID = 4_096
 NUM_DRAWS = 64
 
@@ -84,28 +84,51 @@ class NamedTrial:
     is_baseline: bool
 
 
-@dataclass(frozen=True)
-class SearchSpace:
-    """What a sweep tries. Keys are dotted field names; a *sample* is a value for each parameter that counts.
+def _read_parameters(given: Any, info: ValidationInfo) -> Any:
+    if not isinstance(given, dict):
+        return given
+    entries = cast(dict[str, Any], given)
+    return read_parameters(entries, fixed=info.data.get("fixed", {}), changed=info.context or ())
 
-    Either `parameters` are searched, or `arms` are compared, each over the cross product of `repeat`.
+
+class SearchSpace(Config):
+    """What a sweep tries, as its file says it: `parameters` to search, or `arms` to compare over `repeat`.
+
+    Keys are dotted field names. A *sample* is a value for each parameter that counts. `space_file.read_space`
+    builds a space and checks its blocks against each other.
     """
 
-    name: str
-    experiment: str  # in MLflow
-    about: str = ""
-    fixed: dict[str, Any] = field(default_factory=dict[str, Any])
-    parameters: dict[str, Parameter] = field(default_factory=dict[str, Parameter])
-    search: SearchSettings = field(default_factory=SearchSettings)
-    objective: str = DEFAULT_OBJECTIVE
-    also_minimise: str | None = None  # a second objective; the first one ranks
-    constraints: dict[str, Limit] = field(default_factory=dict[str, Limit])
-    baselines: list[dict[str, Any]] = field(
-        default_factory=lambda: [FROZEN]
-    )  # `name` and overrides of `fixed`
-    arms: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])  # the same
-    repeat: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
-    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    name: str = Field(default="unnamed", description="Default: the file's name.")
+    experiment: str = Field(
+        default_factory=lambda data: data["name"], description="Of MLflow; default: the name."
+    )
+    about: str = Field(default="", description="One sentence.")
+    fixed: Annotated[dict[str, Any], AfterValidator(read_fixed)] = Field(
+        default={}, description="Dotted fields that every trial shares."
+    )
+    parameters: Annotated[
+        dict[str, Parameter], BeforeValidator(_read_parameters), WithJsonSchema({"type": "object"})
+    ] = Field(default={}, description="What is searched.")
+    search: SearchSettings = SearchSettings()
+    objective: str = Field(default=DEFAULT_OBJECTIVE, description="Ranks trials; higher is better.")
+    also_minimise: str | None = Field(
+        default=None,
+        description="A second objective. Trials on the Pareto front are marked; `objective` ranks.",
+    )
+    constraints: dict[str, Limit] = Field(
+        default={}, description="A trial that violates one is infeasible: never the best."
+    )
+    baselines: Annotated[
+        list[Any], AfterValidator(lambda rows: with_frozen(read_rows(rows, where="baselines")))
+    ] = Field(default=[FROZEN], description="Always run; the frozen encoder is added if it is not listed.")
+    arms: Annotated[list[Any], AfterValidator(lambda rows: read_rows(rows, where="arms"))] = Field(
+        default=[], description="Compared one by one, instead of a search."
+    )
+    repeat: Annotated[
+        dict[str, list[Any]],
+        AfterValidator(lambda lists, info: read_repeat(lists, fixed=info.data.get("fixed", {}))),
+    ] = Field(default={}, description="Arms and baselines run with each combination of these.")
+    evaluation: EvaluationSettings = EvaluationSettings()
 
     @property
     def num_trials(self) -> int:
@@ -205,21 +228,9 @@ class SearchSpace:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the space as a file writes it; `read_space` of it is an equal space."""
-        return {
-            "name": self.name,
-            "experiment": self.experiment,
-            "about": self.about,
-            "fixed": self.fixed,
-            "parameters": {key: parameter.to_dict() for key, parameter in self.parameters.items()},
-            "search": self.search.model_dump(mode="json"),
-            "objective": self.objective,
-            "also_minimise": self.also_minimise,
-            "constraints": {key: limit.to_dict() for key, limit in self.constraints.items()},
-            "baselines": self.baselines,
-            "arms": self.arms,
-            "repeat": self.repeat,
-            "evaluation": self.evaluation.model_dump(mode="json"),
-        }
+        limits = {key: limit.to_dict() for key, limit in self.constraints.items()}
+        parameters = {key: parameter.to_dict() for key, parameter in self.parameters.items()}
+        return self.model_dump(mode="json") | {"parameters": parameters, "constraints": limits}
 
     def trials_to_check(self) -> Iterator[TrialConfig]:
         """Yields what stands for all: named trials, the default, every corner, and seeded draws."""

@@ -84,10 +84,11 @@ def read_overrides(texts: Sequence[str], *, also: Collection[str] = ()) -> dict[
     return values
 
 
-def explain(error: ValidationError, *, where: str) -> str:
+def explain(error: ValidationError, *, where: str = "") -> str:
     """Returns the first problem of a validation error as one line in our words."""
     problem = error.errors(include_url=False)[0]
-    place = ".".join([where, *(str(part) for part in problem["loc"])])
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
+    place = "".join([where, *parts]).removeprefix(".")
     if problem["type"] == "extra_forbidden":
         return f"{place}: no such key"
     return f"{place}: {_words(problem)}"
@@ -102,6 +103,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         by_last_part[last] for last in difflib.get_close_matches(name, by_last_part, n=1, cutoff=0.7)
     ]
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def nearest_or_all(name: str, known: Collection[str]) -> str:
+    """Returns `did_you_mean`, or where no name is near the list of all."""
+    return did_you_mean(name, known) or f" (known: {', '.join(known)})"
 
 
 def _known(key: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.search import space_file
+from orchestrator.search import overrides
 from orchestrator.search.parameters import Choice, Range
 from orchestrator.search.space_file import SearchSpace, load_space, read_space
 from trainables.config import arm_key, science
@@ -251,7 +251,7 @@ def test_unknown_key_is_refused_with_the_nearest_name(content: dict[str, Any], s
         ("lora.rank", {"int": [0, 8]}, "parameters.lora.rank.int[0]: 0 must be at least 1"),
         ("lora.rank", {"int": [4, 100_000]}, "100000 must be at most 512"),
         ("lora.rank", {"choice": []}, "empty"),
-        ("lora.rank", {"choice": [4, 4]}, "stands twice"),
+        ("lora.rank", {"choice": [4, 4]}, "lists a value twice"),
         ("lora.rank", {"choice": [4, -1]}, "parameters.lora.rank.choice[1]: -1 must be at least 1"),
         ("lora.rank", {"float": [1, 8]}, "1.0 must be a whole number"),
         ("lora.rank", {"int": [1, 2, 3]}, "must be two numbers"),
@@ -268,8 +268,9 @@ def test_unknown_key_is_refused_with_the_nearest_name(content: dict[str, Any], s
         ("adapt.method", {"choice": ["lorra"]}, "did you mean 'lora'?"),
         ("global_batch_size", {"int": [1, 8]}, "needs a pair to contrast with"),
         ("execution.micro_batch_size", {"choice": [8]}, "never changes a result"),
-        ("seed", {"choice": [0, 1]}, "over `repeat`"),
-        ("data.fold", {"choice": [0, 1]}, "over `repeat`"),
+        ("seed", {"choice": [0, 1]}, "set search.seeds, such as `search: {seeds: 3}`"),
+        ("lora.rank", {"values": [4]}, "values: no such key (known: choice, float, int, log, when)"),
+        ("data.fold", {"choice": [0, 1]}, "compare arms over `repeat: {data.fold:"),
         ("data.dataset", {"choice": ["phantom"]}, "do not compare"),
         ("lora.rank", {"choice": [4], "when": {"adapt.methd": "lora"}}, "did you mean 'adapt.method'?"),
         ("lora.rank", {"choice": [4], "when": {"adapt.method": "none"}}, "would never vary"),
@@ -286,8 +287,8 @@ def test_range_that_cannot_hold_is_named(key: str, entry: Any, said: str) -> Non
         ({"fixed": {"lora.rank": 4}, **one("lora.rank", {"choice": [4]})}, "also set under fixed"),
         ({"repeat": {"seed": [0, 1]}}, "there are none"),
         ({"arms": [{"name": "a"}], **one("lora.rank", {"choice": [4]})}, "nothing to search"),
-        ({"arms": [{"name": "a"}], "repeat": {"lora.rank": [1]}}, "only seed and data.fold repeat"),
-        ({"arms": [{"name": "a"}, {"name": "a"}]}, "stands twice"),
+        ({"arms": [{"name": "a"}], "repeat": {"lora.rank": [1]}}, "only seed and data.fold can be repeated"),
+        ({"arms": [{"name": "a"}, {"name": "a"}]}, "arms[1].name: 'a' is used twice"),
         ({"arms": [{"loss.kind": "clip"}]}, "a `name`"),
         ({"arms": [{"name": "a"}], "search": {"num_trials": 3}}, "search.num_trials"),
         ({"objective": "test/probe_joint/accuracy"}, "must be measured on val"),
@@ -302,8 +303,8 @@ def test_range_that_cannot_hold_is_named(key: str, entry: Any, said: str) -> Non
             {"search": {"searcher": "grid"}, **one("optim.learning_rate", {"float": [1e-4, 1e-3]})},
             "a grid needs",
         ),
-        ({"name": 5}, "name: must be text"),
-        ({"fixed": [1]}, "fixed: must be a mapping"),
+        ({"name": 5}, "name: 5 must be text"),
+        ({"fixed": [1]}, "fixed: [1] must be a mapping"),
     ],
 )
 def test_contradiction_is_refused(content: dict[str, Any], said: str) -> None:
@@ -424,10 +425,10 @@ def test_yaml_1_1_surprises_are_text_and_so_refused(write: Any, text: str) -> No
 
 
 def test_auto_precision_is_settled_when_the_space_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(space_file, "faster_precision", lambda device: "bfloat16")
+    monkeypatch.setattr(overrides, "faster_precision", lambda device: "bfloat16")
     space = read_space({"fixed": {"encoder.precision": "auto", "execution.device": "cpu"}})
     assert space.fixed["encoder.precision"] == "bfloat16"
-    monkeypatch.setattr(space_file, "faster_precision", lambda device: "float32")
+    monkeypatch.setattr(overrides, "faster_precision", lambda device: "float32")
     assert read_space(space.to_dict()) == space  # going on elsewhere settles nothing anew
     assert space.resolve({}).encoder.precision == "bfloat16"
 

@@ -1,0 +1,89 @@
+"""Values of fields in a space file: `fixed`, the rows of `baselines` and `arms`, the lists of `repeat`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from trainables.config.fields import check_value, did_you_mean
+from trainables.errors import ConfigError
+from trainables.training.hardware import device_kind, faster_precision
+
+FROZEN = {"name": "frozen encoder", "adapt.method": "none"}
+REPEATABLE = ("seed", "data.fold")
+"""Intervals of an arm are over these: see `trainables.config.arm_key`."""
+
+
+def read_fixed(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns checked values, those that depend on this machine settled: a sweep may resume on another one.
+
+    Raises:
+        ConfigError: an unknown field, or a value that it does not take.
+    """
+    _check_values(values, where="fixed")
+    settled = dict(values)
+    if values.get("encoder.precision") == "auto":
+        device = device_kind(values.get("execution.device", "auto"))
+        settled["encoder.precision"] = faster_precision(device)
+    if values.get("data.root"):  # workers start in another folder
+        settled["data.root"] = str(Path(values["data.root"]).expanduser().absolute())
+    return settled
+
+
+def read_rows(rows: list[Any], *, where: str) -> list[dict[str, Any]]:
+    """Returns checked baselines or arms: each has a name of its own, and overrides of `fixed`.
+
+    Raises:
+        ConfigError: no name, a name that is used twice, or a value that its field does not take.
+    """
+    names: set[str] = set()
+    for position, row in enumerate(rows):
+        if not isinstance(row, dict) or not isinstance(name := cast(dict[str, Any], row).get("name"), str):
+            raise ConfigError(
+                f"{where}[{position}]: write a mapping with a `name` and overrides, such as {FROZEN}"
+            )
+        if name in names:
+            raise ConfigError(f"{where}[{position}].name: '{name}' is used twice; choose another name")
+        names.add(name)
+        overrides = {key: value for key, value in cast(dict[str, Any], row).items() if key != "name"}
+        _check_values(overrides, where=f"{where}[{position}]")
+    return rows
+
+
+def with_frozen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the baselines with the frozen encoder among them: every gain is measured from it."""
+    return rows if any(row.get("adapt.method") == "none" for row in rows) else [FROZEN, *rows]
+
+
+def read_repeat(lists: dict[str, list[Any]], *, fixed: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Returns checked lists of seeds or folds.
+
+    Raises:
+        ConfigError: another field, one that is fixed too, an empty list, an impossible value.
+    """
+    for key, values in lists.items():
+        where = f"repeat.{key}"
+        if key not in REPEATABLE:
+            known = " and ".join(REPEATABLE)
+            raise ConfigError(f"{where}: only {known} can be repeated{did_you_mean(key, REPEATABLE)}")
+        if key in fixed:
+            raise ConfigError(f"{where}: also set under fixed; keep one of them")
+        if not values:
+            raise ConfigError(f"{where}: must be a list of values")
+        for position, value in enumerate(values):
+            check_value(key, value, where=f"{where}[{position}]")
+    return lists
+
+
+def _check_values(values: dict[str, Any], *, where: str) -> None:
+    for key, value in values.items():
+        if key == "encoder.precision" and value == "auto" and where != "fixed":
+            raise ConfigError(
+                f"{where}.{key}: auto is settled once for the whole sweep, so write it under fixed; here "
+                "write float32 or bfloat16"
+            )
+        if isinstance(value, dict):
+            inner = next(iter(cast(dict[str, Any], value)), "rank")
+            raise ConfigError(f"{where}.{key}: write dotted names on one level, such as '{key}.{inner}: ...'")
+        check_value(key, value, where=f"{where}.{key}")

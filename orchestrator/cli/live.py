@@ -84,6 +84,7 @@ class LiveTable(SweepObserver):
         if not self.is_watched:
             self.console.print(
                 f"{self.progress()}  {trial.name}  {self.score(trial)}  {trial.seconds:.0f} s",
+                soft_wrap=True,
                 highlight=False,
                 markup=False,
             )

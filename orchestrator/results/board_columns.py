@@ -24,7 +24,7 @@ class Column:
     of_row: Callable[[Row], str]
     of_control: Callable[[Control], str] = lambda control: ""
     min_width: int = 0  # of a terminal that shows it
-    short: Callable[[Row], str] | None = None  # the text of a row on a terminal that is not `WIDE`
+    is_short: bool = False  # a terminal that is not `WIDE` shows no intervals
 
     @property
     def is_number(self) -> bool:
@@ -44,7 +44,7 @@ def val_columns(board: Leaderboard) -> list[Column]:
             "accuracy",
             lambda row: cell(row.accuracy),
             lambda control: cell(control.accuracy),
-            short=lambda row: cell(row.accuracy, is_short=True),
+            is_short=True,
         ),
     ]
     second = second_title(board)
@@ -126,12 +126,12 @@ def trains(row: Row) -> str:
     return words.get(row.method, row.method)
 
 
-def cell(estimate: Estimate | None, *, is_short: bool = False, sign: str = "") -> str:
-    """Returns `.841 [.80 .88]`, or in short `.841`; nothing where there is no value."""
+def cell(estimate: Estimate | None, *, sign: str = "") -> str:
+    """Returns `.841 [.80 .88]`; nothing where there is no value."""
     if estimate is None:
         return ""
     value = decimals(estimate.value, 3, sign)
-    if is_short or estimate.low is None or estimate.high is None:
+    if estimate.low is None or estimate.high is None:
         return value
     return f"{value} [{decimals(estimate.low, 2)} {decimals(estimate.high, 2)}]"
 

@@ -90,7 +90,4 @@ def _of_marks(board: Leaderboard) -> Iterator[str]:
     if any(row.stopped_early for row in board.rows):
         yield "† stopped early: ranked by its last value, never tested."
     if any(row.is_reused for row in board.rows):
-        yield (
-            "↺ embeddings or weights came from the store, where an earlier trial left them: the seconds "
-            "leave that work out."
-        )
+        yield ("↺ embeddings or weights came from the store: the seconds leave out the work that made them.")

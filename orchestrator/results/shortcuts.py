@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import inf
 
 from orchestrator.results.board import Control, Row
-from trainables.scoring.metric_names import BASELINES, is_probe, title
+from trainables.scoring.metric_names import BASELINES, PROBES, title
 
 NEAR = 0.03  # a control this close to a probe explains most of the probe's score
 
@@ -17,7 +17,7 @@ def find_shortcuts(rows: Sequence[Row], controls: Sequence[Control], metric: str
     Where no encoder was probed, baselines take the place of probes.
     """
     rows = [row for row in rows if not row.breaches]
-    probes, kind = [row for row in rows if is_probe(row.system)], "probe"
+    probes, kind = [row for row in rows if row.system in PROBES], "probe"
     if not probes:
         probes, kind = [row for row in rows if row.system in BASELINES], "baseline"
     on_test = {"test_accuracy": "accuracy", "test_auroc": "macro_auroc"}

@@ -59,15 +59,19 @@ def _table(
     )
     drawn.add_column("#", justify="right", no_wrap=True)
     drawn.add_column("trial", overflow="fold", min_width=14)
+
+    def fitted(column: Column, text: str) -> str:
+        return text.partition(" [")[0] if column.is_short and width < WIDE else text
+
     shown = [column for column in columns if width >= column.min_width]
     for column in shown:
         drawn.add_column(column.heading, no_wrap=True, justify="right" if column.is_number else "left")
     for rank, row in rows:
-        cells = [((width < WIDE and column.short) or column.of_row)(row) for column in shown]
+        cells = [fitted(column, column.of_row(row)) for column in shown]
         style = "dim" if row.breaches else "bold" if rank == 1 else "cyan" if row.is_baseline else None
         drawn.add_row(str(rank), shown_name(board, row), *cells, style=style)
     drawn.add_section()
     for control in controls:
-        cells = [column.of_control(control) for column in shown]
+        cells = [fitted(column, column.of_control(control)) for column in shown]
         drawn.add_row("", title(control.system), *cells, style="dim")
     return drawn

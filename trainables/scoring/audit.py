@@ -1,4 +1,4 @@
-"""Audits beside every table: leaks between splits, and what a model reaches that never sees a lung."""
+"""Audits of a data set: leaks between splits, and the scores of classifiers that never see a lung."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What was looked for and found. Names of images and patients stay here: `to_dict` gives counts alone."""
+    """The leaks that were found. `to_dict` gives counts; names of images and patients stay here."""
 
     shared_patients: tuple[str, ...]  # in more than one split
-    exact_duplicates: tuple[tuple[str, str], ...]  # pairs of image ids, same pixels, different splits
-    near_duplicates: tuple[tuple[str, str], ...]  # alike to a perceptual hash, different splits
+    exact_duplicates: tuple[tuple[str, str], ...]  # pairs of image ids with the same pixels
+    near_duplicates: tuple[tuple[str, str], ...]  # with nearly the same perceptual hash
     class_sources: dict[str, dict[str, int]]  # source → class → images of train and val
 
     @property
     def is_clean(self) -> bool:
-        """No patient and no image stands in two splits."""
+        """Says whether no patient and no image is in two splits."""
         return not (self.shared_patients or self.exact_duplicates or self.near_duplicates)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns counts fit for a ledger: no identifier of image or patient."""
+        """Returns counts, without any identifier of an image or a patient."""
         return {
             "shared_patients": len(self.shared_patients),
             "exact_duplicates": len(self.exact_duplicates),
@@ -59,7 +59,7 @@ class AuditReport:
         }
 
     def lines(self) -> list[str]:
-        """Returns the report as sentences, the first finding of each kind named."""
+        """Returns a sentence for each kind of finding, with its first example."""
         found = [
             f"{len(items)} {noun} across splits" + (f", first {items[0]}" if items else "")
             for noun, items in (
@@ -77,7 +77,7 @@ class AuditReport:
 
 
 def audit(dataset: Dataset, images: Images) -> AuditReport:
-    """Looks for patients and images that stand in two splits, and for classes that a source gives away."""
+    """Finds patients and images that are in two splits, and sources that give a class away."""
     digests: list[str] = []
     hashes: list[np.ndarray] = []
     for batch in _batches(images, len(dataset.records)):
@@ -95,7 +95,7 @@ def audit(dataset: Dataset, images: Images) -> AuditReport:
 
 
 def control_scores(dataset: Dataset, images: Images) -> dict[tuple[Split, str], Scores]:
-    """Returns what three controls say of val and test; a score that they reach says nothing about lungs.
+    """Returns the predictions of three controls on val and test. They see no lungs.
 
     `control_prior`: the class frequencies. `control_thumbnail`: logistic regression on 8 × 8 area means.
     `control_border`: the same on means along the outer 5 % of the image. Strength and refit as in the probe.
@@ -125,10 +125,10 @@ def class_sources(dataset: Dataset) -> dict[str, dict[str, int]]:
 
 
 def same_source_pairs(dataset: Dataset) -> ClassPairs:
-    """Returns the pairs of classes that come from the same sources, where other classes do not.
+    """Returns the pairs of classes with the same sources, if not all classes have the same.
 
-    Between them no source gives the class away, so their metrics stand beside those of all classes. Empty if
-    all classes share their sources, or if none is known.
+    No source tells the two classes of a pair apart, so metrics of the pair are reported too. Empty if no
+    source is known.
     """
     sources = {
         name: {source for source, counts in class_sources(dataset).items() if name in counts}
@@ -152,7 +152,7 @@ def thumbnails(images: np.ndarray) -> np.ndarray:
 def borders(images: np.ndarray) -> np.ndarray:
     """Returns means along the outer 5 % of uint8 images [B, H, W], float32 [B, 128] in [0, 1].
 
-    Two rings, 16 means a side. One ring saw less of xray3 (AUROC .78 against .82), four no more.
+    Two rings, 16 means a side. On xray3 one ring scored AUROC .78, two .82, four no more.
     """
     depth = max(1, round(BORDER_FRACTION * min(images.shape[1:]) / BORDER_RINGS))
     parts: list[np.ndarray] = []
@@ -165,7 +165,7 @@ def borders(images: np.ndarray) -> np.ndarray:
 
 
 def perceptual_hash(images: np.ndarray) -> np.ndarray:
-    """Returns signs of brightness steps on a 16 × 16 grid, both ways: 512 bits, uint64 [B, 8] (dHash)."""
+    """Returns signs of brightness steps on a 16 × 16 grid, two ways: 512 bits, uint64 [B, 8] (dHash)."""
     across = np.diff(area_means(images, HASH_CELLS, HASH_CELLS + 1), axis=2) > 0
     down = np.diff(area_means(images, HASH_CELLS + 1, HASH_CELLS), axis=1) > 0
     bits = np.concatenate([across.reshape(len(images), -1), down.reshape(len(images), -1)], axis=1)
@@ -198,7 +198,7 @@ def area_means(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def _cell_weights(size: int, cells: int) -> np.ndarray:
-    """Share of each of `size` pixels in each cell, float32 [cells, size]; rows sum to 1."""
+    """Returns the share of each of `size` pixels in each cell, float32 [cells, size]; rows sum to 1."""
     edges = np.linspace(0, size, cells + 1)
     pixels = np.arange(size)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
@@ -211,7 +211,7 @@ def _batches(images: Images, total: int) -> Iterator[np.ndarray]:
 
 
 def _prior(dataset: Dataset, classes: dict[str, np.ndarray]) -> dict[tuple[Split, str], Scores]:
-    """The class frequencies of train for val, and of train and val for test, as the probe's refit."""
+    """Returns the class frequencies of train, for val, and of train and val, for test."""
     seen = {"val": classes["train"], "test": np.concatenate([classes["train"], classes["val"]])}
     predictions: dict[tuple[Split, str], Scores] = {}
     for split in ("val", "test"):

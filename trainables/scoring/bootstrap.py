@@ -1,4 +1,4 @@
-"""Draws of patients: 95 % intervals of metrics, and of the differences between systems on identical cases."""
+"""Bootstrap draws of patients: 95 % intervals of metrics and of paired differences between systems."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NUM_DRAWS = 1000
 ELEMENTS_AT_ONCE = 8_000_000  # of the weights: 32 MB
 
 Draws = Mapping[str, np.ndarray]
-"""Metric → [1 + R] values: the value itself, then one per bootstrap draw; NaN where undefined."""
+"""Metric → [1 + R] values: on all images, then on each bootstrap draw; NaN where undefined."""
 
 
 class Interval(NamedTuple):
@@ -31,7 +31,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Bootstrap:
-    """Draws patients with replacement, each with all of its images; every system meets the same draws.
+    """Draws patients with replacement, each with all of its images. All systems get the same draws.
 
     Args:
         classes: int64 [N].
@@ -48,7 +48,7 @@ class Bootstrap:
     class_pairs: ClassPairs | None = None
 
     def metrics(self, scores: np.ndarray, *, with_ece: bool = True) -> dict[str, np.ndarray]:
-        """Returns every metric of scores [N, K], and of each draw: [1 + R]."""
+        """Returns every metric of scores [N, K] on all images and on each draw: [1 + R]."""
         parts = [
             weighted_metrics(scores, self.classes, weights, class_pairs=self.class_pairs, with_ece=with_ece)
             for weights in self.weights
@@ -61,7 +61,7 @@ class Bootstrap:
 
     @cached_property
     def weights(self) -> list[np.ndarray]:
-        """Float32 [N, r], 1 + R columns in all: ones, then how often each image's patient was drawn."""
+        """Float32 [N, r] blocks, 1 + R columns in all: ones, then how often an image's patient was drawn."""
         return list(self._draw())
 
     def _draw(self) -> Iterator[np.ndarray]:
@@ -80,12 +80,12 @@ class Bootstrap:
 
 
 def average(draws: Sequence[Draws]) -> dict[str, np.ndarray]:
-    """Returns the mean of every metric over several runs of a system, under the same draws of patients."""
+    """Returns the mean of every metric over several runs of a system with the same draws of patients."""
     return {name: np.mean([each[name] for each in draws], axis=0) for name in draws[0]}
 
 
 def paired_draws(of_a: Draws, of_b: Draws) -> dict[str, np.ndarray]:
-    """Returns draws of a − b, and of the error cut 1 − error_a / error_b.
+    """Returns draws of the difference a − b and of the error cut 1 − error_a / error_b.
 
     The cut of accuracy is `error_cut`; that of an AUROC, e.g. `error_cut_macro_auroc`.
     """

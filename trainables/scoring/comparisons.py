@@ -1,4 +1,4 @@
-"""Which systems are held against each other on test, and how far apart they are."""
+"""The pairs of systems that are compared on test, and their differences."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainables.scoring.bootstrap import Draws, intervals, p_value, paired_draws
-from trainables.scoring.metric_names import BASELINES, is_probe, is_zero_shot
+from trainables.scoring.metric_names import BASELINES, PROBES, ZERO_SHOT
 from trainables.scoring.test_predictions import ScoredTrial
 
 COMPARED = ("accuracy", "auroc", "macro_auroc", "macro_f1", "nll", "error_cut")  # beginnings of metrics
 MAX_ARMS_ALL_PAIRS = 8  # beyond, arms are compared with the baselines alone
-MAX_PROBES = 8  # of frozen encoders, the strongest: what adapted systems are held against
+MAX_PROBES = 8  # of frozen encoders, the strongest, that adapted systems are compared with
 
 
 class System(NamedTuple):
-    """One row of a comparison: an arm (None for a control, which needs no encoder) and what speaks for it."""
+    """An arm and the name of one of its systems. A control needs no encoder: its arm is None."""
 
     arm: str | None
     name: str
@@ -26,22 +26,22 @@ class System(NamedTuple):
 
 def frozen_probes(draws: Mapping[System, Draws], arms: Mapping[str, ScoredTrial]) -> list[System]:
     """Returns the probes of frozen encoders, the highest test accuracy first."""
-    probes = [system for system in draws if _is_frozen(system, arms) and is_probe(system.name)]
+    probes = [system for system in draws if _is_frozen(system, arms) and system.name in PROBES]
     return sorted(probes, key=lambda system: -draws[system]["accuracy"][0])
 
 
 def comparisons(
     systems: Sequence[System], arms: Mapping[str, ScoredTrial], probes: Sequence[System]
 ) -> Iterator[tuple[System, System]]:
-    """Yields which systems to compare: one minus the other.
+    """Yields the pairs of systems to compare, first minus second. Baselines count as adapted.
 
-    Each adapted system with the strongest frozen probes, with its frozen self (the same system of the same
-    encoder) and, if it is zero-shot, with the probes of its own arm; adapted systems and frozen probes with
-    the controls; up to eight adapted arms with each other. Baselines count as adapted; the probes of the
-    others are held against them.
+    - Each adapted system with the strongest frozen probes and with the same system of its frozen encoder.
+    - Each adapted zero-shot system with the probes of its own arm.
+    - Adapted systems and frozen probes with the controls.
+    - Up to eight adapted arms with each other, and their probes with the baselines.
 
     Args:
-        systems: all but few-shot ones, which have intervals and are compared with nothing.
+        systems: all but few-shot ones, which have intervals and are not compared.
         arms: a trial of each arm.
         probes: see `frozen_probes`.
     """
@@ -51,14 +51,14 @@ def comparisons(
     for system in adapted:
         yield from ((system, probe) for probe in probes[:MAX_PROBES])
         yield from ((system, other) for other in frozen if _is_self(system, other, arms))
-        if is_zero_shot(system.name):
-            own = (other for other in adapted if other.arm == system.arm and is_probe(other.name))
+        if system.name in ZERO_SHOT:
+            own = (other for other in adapted if other.arm == system.arm and other.name in PROBES)
             yield from ((system, other) for other in own)
     yield from ((system, control) for system in [*adapted, *probes[:MAX_PROBES]] for control in controls)
     if len({system.arm for system in adapted}) <= MAX_ARMS_ALL_PAIRS:
         yield from ((one, other) for one, other in combinations(adapted, 2) if one.name == other.name)
         classifiers = [system for system in adapted if system.name in BASELINES]
-        adapted_probes = [system for system in adapted if is_probe(system.name)]
+        adapted_probes = [system for system in adapted if system.name in PROBES]
         yield from product(adapted_probes, classifiers)
 
 
@@ -73,12 +73,12 @@ def _is_self(adapted: System, frozen: System, arms: Mapping[str, ScoredTrial]) -
 
 
 def against(first: System, systems: Sequence[System]) -> Iterator[tuple[System, System]]:
-    """Yields every other system of an arm beside one of them."""
+    """Yields every other system with the first one; controls are left out."""
     return ((system, first) for system in systems if system.arm is not None and system != first)
 
 
 def paired_rows(one: System, other: System, draws: Mapping[System, Draws]) -> list[dict[str, Any]]:
-    """Returns a row per metric in `COMPARED`: one minus the other (an error cut: a share of the other's)."""
+    """Returns the difference of two systems, a row for each metric in `COMPARED`."""
     names = {"arm_a": one.arm, "system_a": one.name, "arm_b": other.arm, "system_b": other.name}
     differences = paired_draws(draws[one], draws[other])
     compared = {metric: values for metric, values in differences.items() if metric.startswith(COMPARED)}

@@ -1,4 +1,4 @@
-"""The store of embeddings, content-addressed: every image once per encoder and adapter. No labels in it."""
+"""The store of embeddings: one table for each data set, encoder and adapter. It holds no labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILE = "embeddings.parquet"
 class EmbeddingTable:
     """Embeddings of N images: `image_ids` str [N], `pooled` float32 [N, P], `joint` float32 [N, D].
 
-    `joint` rows have unit length. Labels are not in it: classes come from the data set, test's stay withheld.
+    `joint` rows have unit length. Classes come from the data set, which withholds those of test.
     """
 
     image_ids: np.ndarray
@@ -31,7 +31,7 @@ class EmbeddingTable:
     is_reused: bool = False  # it was in the store already
 
     def features(self, name: Features) -> np.ndarray:
-        """Returns what a probe reads: `pooled` [N, P] (before the projection) or `joint` [N, D]."""
+        """Returns `pooled` [N, P] (before the projection) or `joint` [N, D]."""
         return self.joint if name == "joint" else self.pooled
 
     def rows_of(self, image_ids: Sequence[str] | np.ndarray) -> np.ndarray:
@@ -51,10 +51,10 @@ class EmbeddingTable:
 
 
 def embeddings_folder(store: Path, images: str, encoder: str, adapter: str | None) -> Path:
-    """Returns where the embeddings of a data set lie, or will.
+    """Returns the folder of the embeddings of a data set; it need not exist.
 
     Args:
-        store: root of everything content-addressed.
+        store: root of the store.
         images: fingerprint of the image cache.
         encoder: fingerprint of the encoder.
         adapter: key of the adapter; None = the encoder is frozen.
@@ -65,12 +65,12 @@ def embeddings_folder(store: Path, images: str, encoder: str, adapter: str | Non
 def store_embeddings(
     folder: Path, compute: Callable[[], EmbeddingTable], *, about: dict[str, Any] | None = None
 ) -> EmbeddingTable:
-    """Returns the table in `folder`, computed only if it is not there; concurrent callers wait for the first.
+    """Returns the table in `folder`, and computes it if it is absent. Concurrent callers wait for the first.
 
     Args:
         folder: see `embeddings_folder`.
         compute: embeds every image; called at most once per machine.
-        about: what to say of the table beside it.
+        about: stored beside the table, as JSON.
     """
     is_reused = True
 
@@ -84,7 +84,7 @@ def store_embeddings(
 
 
 def write_embeddings(folder: Path, table: EmbeddingTable) -> None:
-    """Writes `embeddings.parquet` into a folder that is being built.
+    """Writes `embeddings.parquet`.
 
     Raises:
         FloatingPointError: an embedding is not finite; names the first image.

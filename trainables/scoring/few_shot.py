@@ -1,11 +1,11 @@
 """Few-shot probes: logistic regression on k labelled images a class, over repeated draws of patients.
 
-Nothing is tuned on val, which has more labels than the shots: with one shot the strength λ is fixed, with
-more it is the one under which shots that were held out in turn are likeliest (hold-one-shot-out). Features
-are centred on the shots and divided by one common deviation: of so few images, one for each feature would be
-noise. Unlike the probe's, a fit is not repeated on train and val together.
+Nothing is tuned on val, which has more labels than the shots. With one shot the strength λ is fixed. With
+more, each shot is held out in turn, and the λ that makes the held-out shots likeliest is taken. Features are
+centred on the shots and divided by one common deviation, since a deviation for each feature would be noise.
+The probe is not refitted on train and val together.
 
-Each draw is a system of its own, `few_shot_8_joint#3`; metrics are means over draws.
+Each draw is a system, `few_shot_8_joint#3`; metrics are means over draws.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from trainables.scoring.metric_names import draw_name, few_shot_name
 from trainables.scoring.predictions import Scores, image_ids_of
 
 STRENGTHS = tuple(10.0**power for power in range(4, -3, -1))
-"""λ that are tried, the strongest first, which also wins ties."""
+"""The λ that are tried, the strongest first; it also wins ties."""
 ONE_SHOT_L2 = 1.0
-"""λ where there is nothing to hold out."""
+"""λ of one shot, which cannot be held out."""
 MAX_PARTS = 5
 """Above so many shots a class, several are held out at a time."""
 
@@ -35,7 +35,7 @@ MAX_PARTS = 5
 def few_shot_predictions(
     table: EmbeddingTable, dataset: Dataset, config: ProbeConfig, splits: Sequence[Split] = ("val", "test")
 ) -> dict[tuple[Split, str], Scores]:
-    """Returns what every draw of every number of shots says of these splits, on each kind of features.
+    """Returns the predictions of every draw of every number of shots, on each kind of features.
 
     Raises:
         DataError: see `draw_shots`.
@@ -58,7 +58,7 @@ def few_shot_predictions(
 
 
 def check_shots(dataset: Dataset, config: ProbeConfig) -> None:
-    """Raises DataError if the largest number of shots cannot be drawn, see `draw_shots`."""
+    """Checks that the largest number of shots can be drawn; see `draw_shots`."""
     for draw in range(config.num_draws):
         draw_shots(dataset, max(config.shots), seed=config.shot_seed, draw=draw)
 
@@ -66,7 +66,7 @@ def check_shots(dataset: Dataset, config: ProbeConfig) -> None:
 def draw_shots(dataset: Dataset, num_shots: int, *, seed: int, draw: int) -> np.ndarray:
     """Returns the positions in `dataset.records` of k train images of each class, int64 [k, K].
 
-    No two are of one patient. A draw of more shots begins with that of fewer.
+    All are of different patients. A draw of more shots starts with the draw of fewer.
 
     Raises:
         DataError: a class has too few patients.
@@ -107,7 +107,7 @@ def fit_shots(shots: np.ndarray, *, l2: float | None = None) -> LinearClassifier
 
 
 def choose_strength(shots: np.ndarray) -> float:
-    """Returns the λ under which held-out shots are likeliest, each held out once; of one shot the fixed λ."""
+    """Returns the λ that makes held-out shots likeliest; the fixed λ for one shot."""
     num_shots = len(shots)
     if num_shots == 1:
         return ONE_SHOT_L2
@@ -131,5 +131,5 @@ def _space(train: np.ndarray, val: np.ndarray) -> FeatureSpace:
 
 
 def _classes(shots: np.ndarray) -> np.ndarray:
-    """The class of each row of shots [k, K, D] laid out as [k K, D]."""
+    """Returns the class of each row of shots [k, K, D] laid out as [k K, D]."""
     return np.tile(np.arange(shots.shape[1]), len(shots))

@@ -1,9 +1,8 @@
-"""Test metrics of every arm, with intervals by patient, paired with the frozen probe.
+"""Test metrics of every arm, with intervals by patient, and paired differences between arms.
 
-A trial scores the test part of one fold with one seed. Per seed the folds are joined, so that every case is
-scored once; over seeds every metric is averaged; patients are drawn once for all seeds together. Differences
-are taken on identical cases and identical draws. Nothing is chosen here but the frozen probe to beat: it is
-the strongest on test, which can only shrink a gain.
+A trial scores the test part of one fold with one seed. The folds of a seed are joined, so that every case is
+scored once. Metrics are averaged over seeds, with the same draws of patients. Differences use identical cases
+and draws. Only the frozen probe to beat is chosen here: the strongest on test, which can only shrink a gain.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 from trainables.data.records import Dataset
 from trainables.scoring.bootstrap import NUM_DRAWS, Bootstrap, Draws, average, intervals, to_metrics
 from trainables.scoring.comparisons import System, against, comparisons, frozen_probes, paired_rows
-from trainables.scoring.metric_names import is_control, is_few_shot, split_draw
+from trainables.scoring.metric_names import CONTROLS, is_few_shot, split_draw
 from trainables.scoring.metrics import ClassPairs, explain_gaps
 from trainables.scoring.test_predictions import (
     Cases,
@@ -33,7 +32,7 @@ MAX_FOLDS = 16  # whose draws are kept
 
 @dataclass
 class EvaluationResult:
-    """What the ledger's `evaluated` event carries; `paired` rows come reference first."""
+    """The content of the ledger's `evaluated` event; in `paired`, differences to the reference come first."""
 
     arms: dict[str, dict[str, float]] = field(default_factory=dict)
     """trial_key → `test/<system>/<metric>` with `_low` and `_high`, on the trial's own test images."""
@@ -72,17 +71,17 @@ def evaluate_arms(
     seed: int = 0,
     first: System | None = None,
 ) -> EvaluationResult:
-    """Judges every trial, every arm, and every difference that a reader will ask for.
+    """Returns test metrics of every trial and every arm, and the differences between systems.
 
     An arm without a prediction for every case is left out of `pooled` and `paired`, with a note.
 
     Args:
         trials: each `trial_key` once.
-        cases: every test image of every fold, opened.
+        cases: labels of every test image of every fold.
         class_pairs: adds metrics among two classes, see `audit.same_source_pairs`.
         num_draws: bootstrap draws of patients.
         seed: of the draws.
-        first: what stood first on val; every system is held against it.
+        first: the system that ranked first on val; every system is compared with it.
     """
 
     @lru_cache(maxsize=MAX_FOLDS)
@@ -100,7 +99,7 @@ def evaluate_arms(
         for trial, systems in scored.items():
             result.arms[trial.trial_key] = trial_metrics(systems, is_alone=len(of_arm) == 1)
         for name, seeds in by_seed(scored).items():
-            system = System(None if is_control(name) else arm, name)
+            system = System(None if name in CONTROLS else arm, name)
             if system in pooled:  # a control: every arm of an encoder has them, and one is enough
                 continue
             pooled.add(system)
@@ -128,14 +127,14 @@ def evaluate_arms(
 
 
 def trial_metrics(systems: Mapping[str, Scored], *, is_alone: bool) -> dict[str, float]:
-    """Returns what a trial's systems score on its own test images; few-shot ones only of an arm's only trial.
+    """Returns the metrics of a trial's systems on its own test images.
 
-    Draws of a few-shot system are averaged.
+    Draws of a few-shot system are averaged; they are left out where the arm has several trials.
     """
     drawn: dict[str, list[Scored]] = {}
     for name, scored in systems.items():
         system, _ = split_draw(name)
-        if not is_control(system) and (is_alone or not is_few_shot(system)):
+        if system not in CONTROLS and (is_alone or not is_few_shot(system)):
             drawn.setdefault(system, []).append(scored)
     metrics: dict[str, float] = {}
     for system, of_system in drawn.items():
@@ -144,9 +143,9 @@ def trial_metrics(systems: Mapping[str, Scored], *, is_alone: bool) -> dict[str,
 
 
 def pool(system: System, seeds: list[list[Scored]], num_cases: int, notes: list[str]) -> Draws | None:
-    """Returns the draws of a system over its seeds, each the folds' parts; None if no seed scores every case.
+    """Returns the draws of a system, averaged over its seeds; None if no seed scores every case.
 
-    A seed whose folds leave a case out does not count; `notes` says so.
+    A seed whose folds miss a case is left out, and `notes` says so.
     """
     joined = [join_folds(parts, num_cases) for parts in seeds]
     whole = [scored for scored in joined if scored is not None]

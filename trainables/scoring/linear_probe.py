@@ -55,7 +55,7 @@ class ProbeFit:
 
 @dataclass(frozen=True)
 class ProbePath:
-    """Every fit in the order it was made, and the chosen one."""
+    """All fits in their order, and the chosen one."""
 
     fits: tuple[ProbeFit, ...]
     chosen: ProbeFit
@@ -69,7 +69,7 @@ class ProbePath:
 
     @property
     def num_unconverged(self) -> int:
-        """How many fits stopped before the gradient met the tolerance."""
+        """The number of fits that stopped before the gradient met the tolerance."""
         return sum(not fit.is_converged for fit in self.fits)
 
     def scores(self, embeddings: np.ndarray) -> np.ndarray:
@@ -172,7 +172,7 @@ def fit_path(
 
 
 def bisect(evaluate: Callable[[float], tuple[float, float]]) -> float:
-    """Returns the best of the strengths that CLIP's search visits, at most 15 of `STRENGTHS`.
+    """Returns the best strength of CLIP's search, which visits at most 15 of `STRENGTHS`.
 
     A higher rank is better; of equal ranks the stronger regularisation wins.
     """
@@ -202,7 +202,7 @@ def probe_predictions(
     dataset: Dataset,
     splits: Sequence[Split] = ("val", "test"),
 ) -> dict[tuple[Split, str], Scores]:
-    """Returns what each probe says of val (fitted on train) and of test (refitted on both)."""
+    """Returns the predictions of each probe: on val fitted on train, on test refitted on both."""
     predictions: dict[tuple[Split, str], Scores] = {}
     for features, path in paths.items():
         for split in splits:
@@ -215,7 +215,7 @@ def probe_predictions(
 
 
 def write_probe_path(path: Path, paths: Mapping[Features, ProbePath]) -> None:
-    """Writes every fit of every path: features, l2, fit_index, val metrics, is_chosen, is_converged."""
+    """Writes every fit of every path, with its metrics on val."""
     rows = [row for features, probe_path in paths.items() for row in probe_path.rows(features)]
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = {name: pa.float64() for name in PATH_METRICS}

@@ -48,7 +48,7 @@ class FeatureSpace:
 
     @classmethod
     def spanned_by(cls, train: np.ndarray, val: np.ndarray, *, is_common: bool = False) -> FeatureSpace:
-        """Standardises embeddings [N_train, D] and [N_val, D] by train; turns them if fewer than D.
+        """Standardises embeddings [N_train, D] and [N_val, D] by train; rotates them if N < D.
 
         With `is_common` all features share one deviation, the root of their mean variance.
         """
@@ -91,7 +91,7 @@ class PathSolver:
         self.solutions: dict[float, tuple[np.ndarray, np.ndarray]] = {}  # λ → weights [M, K], bias [K]
 
     def fit(self, strength: float, *, start: tuple[np.ndarray, np.ndarray] | None = None) -> bool:
-        """Adds the solution at λ = `strength`; says whether it converged."""
+        """Adds the solution at λ = `strength`, and says whether it converged."""
         model = LogisticRegression(
             C=1 / strength, solver="newton-cg", max_iter=MAX_ITERATIONS, warm_start=True
         )
@@ -106,7 +106,7 @@ class PathSolver:
         return not caught
 
     def scores(self, features: np.ndarray) -> np.ndarray:
-        """Returns probabilities float64 [N, K] of the solution added last."""
+        """Returns probabilities float64 [N, K] of the newest solution."""
         weights, bias = next(reversed(self.solutions.values()))
         return softmax((features @ weights + bias).astype(np.float64))
 

@@ -22,10 +22,10 @@ TITLES = {
 }
 """System → its name on a board, in the order of equal scores. Few-shot systems: see `few_shot_name`."""
 
-_PROBE, _ZERO_SHOT, _FEW_SHOT, _CONTROL = "probe_", "zero_shot_", "few_shot_", "control_"
+_PROBE, _ZERO_SHOT, _FEW_SHOT = "probe_", "zero_shot_", "few_shot_"
 PROBES, ZERO_SHOT, BASELINES, CONTROLS = (
     tuple(name for name in TITLES if name.startswith(kind))
-    for kind in (_PROBE, _ZERO_SHOT, "baseline", _CONTROL)
+    for kind in (_PROBE, _ZERO_SHOT, "baseline", "control_")
 )
 
 OBJECTIVE_METRICS = ("macro_auroc", "accuracy", "balanced_accuracy", "macro_f1")  # higher is better
@@ -110,21 +110,6 @@ def probe_name(features: str) -> str:
 def zero_shot_name(family: str) -> str:
     """Returns `zero_shot_unseen`."""
     return _ZERO_SHOT + family
-
-
-def is_probe(system: str) -> bool:
-    """Says whether a system is a linear probe on all labels."""
-    return system.startswith(_PROBE)
-
-
-def is_zero_shot(system: str) -> bool:
-    """Says whether a system classifies by prompts alone."""
-    return system.startswith(_ZERO_SHOT)
-
-
-def is_control(system: str) -> bool:
-    """Says whether a system is a control, which sees no encoder."""
-    return system.startswith(_CONTROL)
 
 
 def is_few_shot(system: str) -> bool:

@@ -55,7 +55,7 @@ def pair_name(first: str, second: str) -> str:
 
 
 def explain_gaps(classes: np.ndarray, names: Sequence[str], *, split: str) -> list[str]:
-    """Returns a sentence for every class without an image, whose metrics are therefore undefined."""
+    """Returns a sentence for every class without an image: its metrics are undefined."""
     present = np.unique(classes).size
     return [
         f"split '{split}' has 0 images of class '{name}', so its recall and AUROC are undefined: "
@@ -80,7 +80,7 @@ def weighted_metrics(
         classes: int64 [N].
         weights: a column for each draw.
         class_pairs: adds metrics among two classes alone.
-        with_ece: whether the calibration error is wanted, which takes as long as all others together.
+        with_ece: adds the calibration error, which takes as long as all others together.
     """
     scores = np.asarray(scores, dtype=np.float64)
     values = _decision_metrics(scores, classes, weights)
@@ -142,14 +142,14 @@ def running_sums(rows: np.ndarray) -> np.ndarray:
 def _sums_of_kinds(
     group: np.ndarray, is_positive: np.ndarray, images: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Sums the weights [N, R] of these images by kind and group (0…G-1): [2, G, R], negatives first."""
+    """Returns the summed weights [N, R] of images by kind and group: [2, G, R], negatives first."""
     num_groups = int(group.max(initial=0)) + 1
     sums = _sum_rows(group + num_groups * is_positive, images, weights, num_groups=2 * num_groups)
     return sums.reshape(2, num_groups, -1)
 
 
 def _sum_rows(group: np.ndarray, images: np.ndarray, weights: np.ndarray, *, num_groups: int) -> np.ndarray:
-    """Sums the weights [N, R] of these images in each group: [G, R]."""
+    """Returns the summed weights [N, R] of images in each group: [G, R]."""
     shares = np.ones(len(images), weights.dtype)
     return csr_array((shares, (group, images)), shape=(num_groups, len(weights))) @ weights
 
@@ -197,7 +197,7 @@ def _probability_metrics(
 
 
 def _calibration_error(confidence: np.ndarray, is_right: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """ECE [R], bins of equal weight in each draw; equal confidences share a bin: order means nothing."""
+    """Returns the ECE [R] over bins of equal weight in each draw. Equal confidences share a bin."""
     values, tied = np.unique(confidence, return_inverse=True)
     wrong, right = _sums_of_kinds(tied, is_right, np.arange(len(tied)), weights)
     total = wrong + right
@@ -211,7 +211,7 @@ def _calibration_error(confidence: np.ndarray, is_right: np.ndarray, weights: np
 
 
 def _num_below_edges(so_far: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Returns how many of the groups [G, R] have the middle of their mass below each inner edge of the bins.
+    """Returns the number of groups [G, R] whose middle of mass is below each inner edge of the bins.
 
     Groups are in ascending order, so a binary search finds it: [NUM_BINS - 1, R].
     """
@@ -230,7 +230,7 @@ def _num_below_edges(so_far: np.ndarray, total: np.ndarray) -> np.ndarray:
 def _pair_metrics(
     name: str, scores: np.ndarray, classes: np.ndarray, pair: tuple[int, int], weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Metrics among the images of two classes, on their two scores renormalised to sum to 1."""
+    """Returns metrics on the images of two classes, whose two scores are renormalised to sum to 1."""
     among = np.flatnonzero(np.isin(classes, pair))
     first, second = scores[among].T
     is_second = classes[among] == pair[1]
@@ -244,7 +244,7 @@ def _pair_metrics(
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Divides; NaN where the denominator is 0."""
+    """Returns the quotient; NaN where the denominator is 0."""
     return np.divide(
         numerator, denominator, out=np.full(np.shape(denominator), np.nan), where=denominator != 0
     )

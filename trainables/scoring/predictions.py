@@ -1,4 +1,4 @@
-"""Class probabilities per image on disk: what every system says, no label or patient beside it. No torch."""
+"""The class probabilities of every system on disk, without labels or patients, and their metrics on val."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONFUSION_FILE = "confusion.json"
 
 
 class Scores(NamedTuple):
-    """What one system says of one split: `image_ids` str [N], `scores` float64 [N, K], rows summing to 1."""
+    """Predictions of a system on a split: `image_ids` str [N], `scores` float64 [N, K], rows summing to 1."""
 
     image_ids: np.ndarray
     scores: np.ndarray
@@ -44,9 +44,9 @@ def image_ids_of(dataset: Dataset, split: Split) -> np.ndarray:
 
 
 def judge(predictions: Predictions, dataset: Dataset) -> dict[str, float]:
-    """Returns `val/<system>/<metric>` with the `_low` and `_high` of its 95 % interval by patient.
+    """Returns the metrics of every system on val, with 95 % intervals by patient.
 
-    Of a system that was drawn several times: the mean over draws, with Student's interval over them.
+    A system with several draws gets the mean over draws, with Student's interval over them.
     """
     val = dataset.indices("val")
     classes = dataset.class_indices(val)
@@ -67,7 +67,7 @@ def judge(predictions: Predictions, dataset: Dataset) -> dict[str, float]:
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Writes columns image_id, split, system, scores (K probabilities), replacing the file in one step.
+    """Writes the columns image_id, split, system and scores (K probabilities) in one step.
 
     Raises:
         ValueError: scores that are no probabilities, or an image that a system scores twice in one split.
@@ -80,7 +80,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def write_confusion(path: Path, predictions: Predictions, dataset: Dataset) -> None:
-    """Writes system → classes and the confusion matrix on val, as JSON; none of single draws."""
+    """Writes system → classes and confusion matrix on val, as JSON, without single draws."""
     classes = dataset.class_indices(dataset.indices("val"))
     confusion = {
         system: {
@@ -94,7 +94,7 @@ def write_confusion(path: Path, predictions: Predictions, dataset: Dataset) -> N
 
 
 def read_predictions(path: Path, *, split: Split | None = None) -> dict[tuple[Split, str], Scores]:
-    """Reads what `write_predictions` wrote, of one split or of all; systems in the order they were written.
+    """Reads the predictions on one split or on all, in the order in which they were written.
 
     Systems that score the same images in the same order share the array of ids.
 
@@ -116,7 +116,7 @@ def read_predictions(path: Path, *, split: Split | None = None) -> dict[tuple[Sp
 
 
 def _parts(table: pa.Table) -> Iterator[tuple[Split, str, pa.Table]]:
-    """Yields the rows of each system on each split, which stand together."""
+    """Yields the consecutive rows of each system on each split."""
     names = [table[column].combine_chunks().dictionary_encode() for column in ("split", "system")]
     codes = np.stack([name.indices.to_numpy() for name in names])
     starts = np.flatnonzero((np.diff(codes, prepend=-1) != 0).any(axis=0)).tolist()

@@ -1,4 +1,4 @@
-"""What is to be judged on test: finished trials, the opened labels, and who says what of which image."""
+"""Predictions on test, the opened labels, and how the parts of an arm are joined."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ScoredTrial:
     seed: int
     fold: int | None
     predictions: Path
-    is_frozen: bool = False  # adapt.method is none: its probes are what adaptation has to beat
+    is_frozen: bool = False  # adapt.method is none: adapted trials are compared with its probes
     encoder: str = ""  # equal for trials of the same encoder, before anything adapted it
 
 
@@ -49,7 +49,7 @@ BootstrapOf = Callable[[tuple[str, ...]], Bootstrap]
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What one system says of images: `image_ids`, sorted, and `scores` [N, K]."""
+    """The predictions of one system: `image_ids`, sorted, and `scores` [N, K]."""
 
     system: str
     image_ids: tuple[str, ...]
@@ -58,13 +58,13 @@ class Scored:
 
     @cached_property
     def draws(self) -> Draws:
-        """Every metric and its draws; of few-shot systems all but `ece`: costly, and not read."""
+        """Every metric and its draws, for few-shot systems without `ece`, which is costly."""
         bootstrap = self.bootstrap_of(self.image_ids)
         return bootstrap.metrics(self.scores, with_ece=not is_few_shot(self.system))
 
 
 def read_scored(trial: ScoredTrial, cases: Cases, bootstrap_of: BootstrapOf) -> dict[str, Scored]:
-    """Returns what each system, and each draw of a few-shot one, says of a trial's test images.
+    """Returns the predictions of each system, and of each draw, on a trial's test images.
 
     Raises:
         DataError: an unreadable file, or an image without an opened label.
@@ -90,7 +90,7 @@ def _check_opened(image_ids: Sequence[str], cases: Cases, where: str) -> None:
 
 
 def by_seed(scored: Mapping[ScoredTrial, Mapping[str, Scored]]) -> dict[str, list[list[Scored]]]:
-    """Returns, for every system of an arm, what each seed's folds say; few-shot draws count as seeds."""
+    """Returns system → seed → predictions of its folds; few-shot draws count as seeds."""
     found: dict[str, dict[tuple[int, int | None], list[Scored]]] = defaultdict(lambda: defaultdict(list))
     for trial, systems in scored.items():
         seed = 0 if trial.is_frozen else trial.seed  # a frozen encoder has no seed, whatever its config says
@@ -101,7 +101,7 @@ def by_seed(scored: Mapping[ScoredTrial, Mapping[str, Scored]]) -> dict[str, lis
 
 
 def join_folds(parts: Sequence[Scored], num_cases: int) -> Scored | None:
-    """Returns what one seed's folds say of all cases together; None if a case is missing.
+    """Returns the predictions of one seed's folds joined; None if a case is missing.
 
     Raises:
         DataError: two folds score the same image.

@@ -30,7 +30,7 @@ def pair_scores(
     *,
     logit_scale: float,
 ) -> np.ndarray:
-    """Returns class probabilities float64 [N, K]: of each class that its finding and not its contrary holds.
+    """Returns class probabilities float64 [N, K] from pairs of a finding and its contrary.
 
     p_k = σ(logit_scale × (cosine to the finding − cosine to the contrary)), as in CheXzero (Tiu et al. 2022),
     then divided by their sum, as classes exclude each other.

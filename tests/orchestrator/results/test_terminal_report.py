@@ -522,3 +522,12 @@ def test_seconds_that_are_minimised_too_are_marked():
     text = text_of(leaderboard(sweep_of(*entries, also_minimise="perf/seconds")), 120)
     assert "2↺ ◆" in text
     assert "9↺" not in text
+
+
+def test_a_narrow_terminal_leaves_the_intervals_of_val_accuracy_out_of_every_row():
+    board = leaderboard(sweep_of(*frozen(), *adapted()))
+    assert ".400 [.36 .43]" in text_of(board, 120)  # of a control
+    assert ".740 [.70 .77]" in text_of(board, 120)
+    narrow = text_of(board, 80)
+    assert ".400 [" not in narrow
+    assert ".740 [" not in narrow

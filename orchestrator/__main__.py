@@ -1,20 +1,48 @@
-"""`python -m orchestrator` and the console script."""
+"""Runs the command line: `python -m orchestrator`, and the console script `orchestrator`."""
 
 from __future__ import annotations
 
+import shlex
 import sys
+from pathlib import Path
 
 from orchestrator.cluster.environment import secure_environment
 
-# Imports inside functions: the environment has to be set before anything imports Ray or MLflow.
+CHECKOUT = Path(__file__).resolve().parents[1]
+INVALID = 2
 
 
 def main() -> None:
-    """Runs the command line and leaves with its status."""
+    """Runs one command and exits with its status."""
     secure_environment()  # before anything can import Ray or MLflow
-    from orchestrator.cli.app import execute
+    try:
+        # Inside the function, so that a package that is missing, typer first, becomes a message.
+        from orchestrator.cli.app import execute
 
-    sys.exit(execute())
+        status = execute()
+    except ModuleNotFoundError as error:
+        if not is_missing_package(error):
+            raise
+        print(f"error: {how_to_set_up(str(error.name))}", file=sys.stderr)
+        status = INVALID
+    sys.exit(status)
+
+
+def is_missing_package(error: ModuleNotFoundError) -> bool:
+    """Whether an import failed because the environment lacks a package, and not by a mistake of ours."""
+    package = (error.name or "").partition(".")[0]
+    return package not in ("", "orchestrator", "trainables") and package not in sys.modules
+
+
+def how_to_set_up(package: str) -> str:
+    """Returns what to type where this interpreter lacks a package that we need."""
+    lacks = f"this Python does not have the package '{package}'"
+    if not (CHECKOUT / "Makefile").is_file():
+        return f"{lacks}; install clip-orchestrator again, with its dependencies"
+    place = "" if Path.cwd() == CHECKOUT else f"cd {CHECKOUT} && "
+    setup = "" if (CHECKOUT / ".venv/.setup-done").is_file() else "make setup && "
+    arguments = shlex.join(sys.argv[1:]) or "--help"
+    return f"{lacks}; type: {place}{setup}.venv/bin/python -m orchestrator {arguments}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What one types: one file a command, and the consoles that they share.
+"""The command line: one file for each command, and what commands share.
 
 Heavy imports live inside the commands, so that `--help` answers at once.
 """

@@ -1,12 +1,13 @@
-"""The command line: `python -m orchestrator …`."""
+"""The application: every command by its name, and how a command ends."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from orchestrator import __version__
 from orchestrator.cli import cluster, data, doctor, jobs, models, run, schema, sweep, sweeps, ui
 from trainables.errors import UserError
 from trainables.shell import command
@@ -15,31 +16,47 @@ INVALID, INTERRUPTED = 2, 130
 
 app = typer.Typer(
     name="orchestrator",
-    help="Compare every way of adapting CLIP to chest X-rays; every run lands in MLflow.",
+    help="Compare ways of adapting CLIP to chest X-rays. Every run is recorded in MLflow.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 app.command("sweep")(sweep.sweep)
-app.command(
-    "submit",
-    context_settings={"ignore_unknown_options": True},  # those of `sweep`, which the command reads itself
-)(jobs.submit)
-app.add_typer(jobs.app, name="jobs")
-app.command("run")(run.run)
+app.add_typer(sweeps.app, name="sweeps")
 app.command("leaderboard")(sweeps.leaderboard)
 app.command("status")(sweeps.status)
 app.command("stop")(sweeps.stop)
-app.add_typer(data.app, name="data")
-app.add_typer(cluster.app, name="cluster")
-app.add_typer(models.app, name="models")
 app.command("ui")(ui.ui)
 app.command("sync")(sweeps.sync)
+app.command("run")(run.run)
+app.add_typer(data.app, name="data")
+app.add_typer(models.app, name="models")
+app.command(
+    "submit",
+    context_settings={"ignore_unknown_options": True},  # options of `sweep`, which the command reads itself
+)(jobs.submit)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(cluster.app, name="cluster")
 app.command("doctor")(doctor.doctor)
 app.command("schema")(schema.schema)
 
 
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"clip-orchestrator {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Compare ways of adapting CLIP to chest X-rays. Every run is recorded in MLflow."""
+
+
 def execute(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns 0 done, 1 failed, 2 bad input, 3 a trial failed, 130 stopped.
+    """Runs one command and returns 0 done, 1 failed, 2 invalid input, 3 a trial failed, 130 interrupted.
 
     Args:
         arguments: None = those of this process.
@@ -50,11 +67,11 @@ def execute(arguments: Sequence[str] | None = None) -> int:
         return _refuse(str(error))
     except typer.TyperException as error:  # a usage error: no such option, no such command
         message = error.format_message()  # empty where the help has been printed instead
-        return _refuse(f"{message.rstrip('.')}. See `{command('--help')}`") if message else INVALID
+        return _refuse(f"{message.rstrip('.')}. See {command('--help')}") if message else INVALID
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     if status == INTERRUPTED:
-        typer.echo("stopped", err=True)
+        typer.echo("interrupted", err=True)
     return status if isinstance(status, int) else 0
 
 

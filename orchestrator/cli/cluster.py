@@ -1,4 +1,4 @@
-"""`cluster`: hold `cluster.yaml` against what can go wrong, and write it for Kubernetes."""
+"""`cluster`: checks a cluster file, and writes it for Kubernetes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from orchestrator.cli.options import JsonOption, err, out, print_json
+from orchestrator.cli.options import JsonOption, err, print_json, print_line
 
-app = typer.Typer(help="Check cluster.yaml; write it for Kubernetes.", no_args_is_help=True)
+app = typer.Typer(help="Check a cluster file, or write it for Kubernetes.", no_args_is_help=True)
 
-FileArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="[FILE]", help="What `ray up` reads.")]
+CLUSTER_FILE = Path("cluster.yaml")
+FileArgument: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="[FILE]", help="Cluster file that `ray up` reads.")
+]
 
 
 @app.command()
-def check(file: FileArgument = Path("cluster.yaml"), as_json: JsonOption = False) -> int:
-    """Check a cluster file without any cloud.
+def check(file: FileArgument = CLUSTER_FILE, as_json: JsonOption = False) -> int:
+    """Check a cluster file without contacting a cloud.
 
-    Leaves with 0 if it can be used, 2 with problems, each with its field and what to write.
+    Exit status: 0 if the file can be used, 2 if not. Each problem is listed with its field and a valid value.
     """
     from dataclasses import asdict
 
@@ -30,35 +33,45 @@ def check(file: FileArgument = Path("cluster.yaml"), as_json: JsonOption = False
         print_json({"problems": problems, "notes": notes})
         return 2 if found.problems else 0
     for problem in found.problems:
-        err.print(f"error: {problem}", style="red", soft_wrap=True, highlight=False, markup=False)
+        print_line(f"error: {problem}", err, "red")
     for note in found.notes:
-        out.print(f"note: {note}", style="dim", soft_wrap=True, highlight=False, markup=False)
+        print_line(f"note: {note}", style="dim")
     if found.problems:
         return 2
-    out.print(f"{file}: ready. Next: ray up {file}", soft_wrap=True, highlight=False, markup=False)
+    print_line(f"{file} can be used. Next: ray up {file}")
     return 0
 
 
 @app.command()
 def k8s(
     image: Annotated[
-        str, typer.Option(help="Holds Ray, the tested packages and the project: docs/how-to/kubernetes.md.")
+        str,
+        typer.Option(
+            help="Container image with Ray, the tested packages and this project: docs/how-to/kubernetes.md."
+        ),
     ],
-    file: Annotated[Path, typer.Option("--cluster", metavar="FILE", help="The settings.")] = Path(
-        "cluster.yaml"
-    ),
+    file: Annotated[
+        Path, typer.Option("--cluster", metavar="FILE", help="Cluster file with the settings.")
+    ] = CLUSTER_FILE,
     command: Annotated[
-        str, typer.Option(help="What the job runs in the image.")
+        str, typer.Option(help="Command that the job runs in the image.")
     ] = "python -m orchestrator sweep demo",
     gpus: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Of a worker; none = as its type says.")
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="Number of GPUs of one worker. Default: that of its node type."
+        ),
     ] = None,
-    memory: Annotated[str, typer.Option(metavar="QUANTITY", help="Of a worker.")] = "12Gi",
+    memory: Annotated[str, typer.Option(metavar="QUANTITY", help="Memory of one worker.")] = "12Gi",
     claim: Annotated[
-        str | None, typer.Option(metavar="NAME", help="PersistentVolumeClaim for ledger and checkpoints.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="PersistentVolumeClaim that keeps ledger and checkpoints. Default: the job's own disk.",
+        ),
     ] = None,
 ) -> None:
-    """Print a KubeRay RayJob with the settings of a cluster file: `… | kubectl apply -f -`."""
+    """Print a cluster file as a KubeRay RayJob, to be piped into `kubectl apply -f -`."""
     from importlib.metadata import version
 
     import yaml

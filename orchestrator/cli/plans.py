@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.cli.options import err, out, print_json
+from orchestrator.cli.options import doing, err, out, print_json, print_line
 from trainables.shell import command
 
 if TYPE_CHECKING:
@@ -23,34 +23,43 @@ def show_plan(
     to: Path | None,
     is_timed: bool,
     as_json: bool,
-    cluster: Cluster | None = None,
+    address: str | None,
 ) -> None:
-    """Plans a space, and writes the plan where it is asked for."""
-    from orchestrator.planning.plan import make_plan
-    from orchestrator.planning.plan_file import check_place, describe_plan, write_plan
-    from orchestrator.search.space_file import load_space
+    """Plans a search space, prints the plan, and writes it to a file if one is named."""
+    with doing("planning, and timing one training step" if is_timed else "planning"):
+        from orchestrator.planning.plan import make_plan
+        from orchestrator.planning.plan_file import check_place, describe_plan, write_plan
+        from orchestrator.search.space_file import load_space
 
-    if to is not None:
-        check_place(to)
-    space = load_space(source, changes)
-    with err.status("timing a step" if is_timed else "planning"):
-        plan = make_plan(space, is_timed=is_timed, cluster=cluster)
+        if to is not None:
+            check_place(to)
+        plan = make_plan(load_space(source, changes), is_timed=is_timed, cluster=find_cluster(address))
     if to is not None:
         write_plan(to, describe_plan(plan, source))
     if as_json:
         print_json(plan.to_dict())
-    else:
-        print_plan(plan, out)
-        if to is not None:
-            run = command(f"sweep --from-plan {shlex.quote(str(to))}")
-            out.print(f"The plan is in {to}; run exactly that: {run}", soft_wrap=True, highlight=False)
+        return
+    print_plan(plan, out)
+    if to is not None:
+        print_line(f"The plan is in {to}. Run it: {command(f'sweep --from-plan {shlex.quote(str(to))}')}")
+
+
+def find_cluster(address: str | None) -> Cluster | None:
+    """Returns the cluster to run on. Ray is imported only if one is named."""
+    from orchestrator.cluster.nodes import cluster_address
+
+    if cluster_address(address) is None:
+        return None
+    from orchestrator.cluster import cluster_ray
+
+    return cluster_ray.find_cluster(address)
 
 
 def read_planned(path: Path, cluster: Cluster | None = None) -> tuple[Plan, str]:
-    """Returns a plan from its file, checked again, and its fingerprint.
+    """Returns the plan of a file, checked again, and its fingerprint.
 
     Raises:
-        DataError: no whole plan, or one of other data, weights or code.
+        DataError: the file is no whole plan, or data, weights or code have changed since.
     """
     from orchestrator.planning.plan import make_plan
     from orchestrator.planning.plan_file import other_versions, read_plan, space_of_plan
@@ -58,7 +67,7 @@ def read_planned(path: Path, cluster: Cluster | None = None) -> tuple[Plan, str]
     content = read_plan(path)
     plan = make_plan(space_of_plan(path, content), cluster=cluster)
     for line in other_versions(content):
-        err.print(f"since the plan was written: {line}", highlight=False)
+        print_line(f"changed since the plan was written: {line}", err)
     return plan, content.fingerprint
 
 

@@ -1,4 +1,4 @@
-"""`run`: one trainable, without Ray and without a sweep."""
+"""`run`: runs one trainable, without Ray and without a sweep."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import JsonOption, SetOption, WorkersOption, out, print_json
+from orchestrator.cli.options import JsonOption, SetOption, WorkersOption, doing, print_json, print_line
 from trainables import TRAINABLES
 
 
@@ -17,22 +17,23 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run one trainable on this machine, without Ray."""
-    from orchestrator.planning.checks import check_trials
-    from orchestrator.storage.paths import home, store
-    from orchestrator.worker.local_run import run_locally
-    from trainables.artifacts import fingerprint
-    from trainables.config.fields import build_trial, did_you_mean, read_overrides
-    from trainables.errors import ConfigError
-    from trainables.training.hardware import settle_precision
+    with doing("checking the settings"):
+        from orchestrator.planning.checks import check_trials
+        from orchestrator.storage.paths import home, store
+        from orchestrator.worker.local_run import run_locally
+        from trainables.artifacts import fingerprint
+        from trainables.config.fields import build_trial, did_you_mean, read_overrides
+        from trainables.errors import ConfigError
+        from trainables.training.hardware import settle_precision
 
-    if trainable not in TRAINABLES:
-        hint = did_you_mean(trainable, TRAINABLES) or f" (known: {', '.join(TRAINABLES)})"
-        raise ConfigError(f"trainable '{trainable}': no such thing{hint}")
-    flat = read_overrides(overrides or [])
-    if workers:
-        flat["execution.num_workers"] = workers
-    config = settle_precision(build_trial(flat, where="--set"))
-    check_trials([config])
+        if trainable not in TRAINABLES:
+            hint = did_you_mean(trainable, TRAINABLES) or f" (known: {', '.join(TRAINABLES)})"
+            raise ConfigError(f"trainable '{trainable}': unknown{hint}")
+        flat = read_overrides(overrides or [])
+        if workers:
+            flat["execution.num_workers"] = workers
+        config = settle_precision(build_trial(flat, where="--set"))
+        check_trials([config])
     workdir = home() / "runs" / fingerprint("run", config)  # one folder: `evaluate` judges what `adapt` left
     metrics = run_locally(trainable, config, workdir=workdir, store=store())
     if as_json:
@@ -44,5 +45,5 @@ def run(
                 f"{metrics[f'{name}_{end}']:.3f}" for end in ("low", "high") if f"{name}_{end}" in metrics
             ]
             interval = f"[{' '.join(ends)}]" if ends else ""
-            out.print(f"{value:14.4f}  {interval:15}  {name}", markup=False, highlight=False)
-    out.print(f"results: {workdir}", soft_wrap=True, highlight=False)
+            print_line(f"{value:14.4f}  {interval:15}  {name}")
+    print_line(f"results: {workdir}")

@@ -1,4 +1,4 @@
-"""`schema`: the JSON schema that editors check search spaces with."""
+"""`schema`: writes the JSON schema that editors check search-space files with."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from orchestrator.cli.options import SEARCH_SPACES
 
 def schema(
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="None = beside the files.")
+        Path | None,
+        typer.Option(
+            "--output", metavar="FILE", help="File to write. Default: search_spaces/search_space.schema.json."
+        ),
     ] = None,
 ) -> None:
-    """Write the JSON schema of search-space files."""
+    """Write the JSON schema of search-space files, for editors."""
     import json
 
     from orchestrator.search.json_schema import SCHEMA_FILE, search_space_schema
@@ -24,8 +27,6 @@ def schema(
 
     path = output or Path(SEARCH_SPACES) / SCHEMA_FILE
     if not path.parent.is_dir():
-        raise ConfigError(
-            f"--output {path}: there is no folder {path.parent}; run it in the project, or name another"
-        )
+        raise ConfigError(f"--output {path}: there is no folder {path.parent}; name another file")
     write_atomically(path, json.dumps(search_space_schema(), indent=1) + "\n")
     typer.echo(str(path))

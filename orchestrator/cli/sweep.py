@@ -1,7 +1,8 @@
-"""`sweep`: the main job. Plan, run, leaderboard, and what to type next."""
+"""`sweep`: plans and runs a search space, shows the leaderboard, and prints the next commands."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,15 +15,17 @@ from orchestrator.cli.options import (
     SetOption,
     StorageOption,
     WorkersOption,
-    err,
+    decode_with_bar,
+    doing,
     find_space,
     out,
+    print_line,
 )
+from orchestrator.cli.plans import find_cluster, read_planned, show_plan
+from trainables.errors import ConfigError
 from trainables.shell import command
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from orchestrator.cluster.nodes import Cluster
     from orchestrator.driver.sweep import SweepOptions
     from orchestrator.planning.plan import Plan
@@ -31,123 +34,110 @@ if TYPE_CHECKING:
 def sweep(
     space: Annotated[
         str | None,
-        typer.Argument(metavar="[SPACE]", help="A file or a name in search_spaces/; none = demo."),
+        typer.Argument(
+            metavar="[SPACE]", help="Search space: file, or name in search_spaces/. Default: demo."
+        ),
     ] = None,
     overrides: SetOption = None,
-    trials: Annotated[int | None, typer.Option(min=1, metavar="N", help="How many to draw.")] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Number of trials to draw. Default: search.num_trials."),
+    ] = None,
     workers: WorkersOption = None,
-    name: Annotated[str | None, typer.Option(help="Of the sweep; none = the space's and the time.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the sweep. Default: the space's name and the start time.")
+    ] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Go on with a sweep that was interrupted.")
+        str | None, typer.Option(metavar="NAME", help="Name of an interrupted sweep to resume.")
     ] = None,
     extend: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="With --resume: draw N more trials.")
+        int | None, typer.Option(min=1, metavar="N", help="With --resume: number of trials to add.")
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="With --resume: try failed trials again.")
+        bool, typer.Option("--retry-failed", help="With --resume: run failed trials again.")
     ] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Show what would run; start nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would run, and start nothing.")] = False,
     to: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="With --plan: write the plan.")
+        Path | None, typer.Option("--out", metavar="FILE", help="With --plan: file to write the plan to.")
     ] = None,
     no_timing: Annotated[
-        bool, typer.Option("--no-timing", help="With --plan: take no step to estimate the time.")
+        bool, typer.Option("--no-timing", help="With --plan: do not time a training step.")
     ] = False,
     from_plan: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Run exactly this plan, or nothing if it has drifted.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Plan to run exactly. Refused if code, data or weights changed."),
     ] = None,
     address: AddressOption = None,
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Compare every configuration of a search space; the leaderboard stands at the end."""
-    from orchestrator.cli.plans import read_planned, show_plan
-    from orchestrator.driver.sweep import SweepOptions
-    from orchestrator.planning.plan import make_plan
-    from orchestrator.search.space_file import load_space
-
-    cluster = find_cluster(address)
-    given: dict[str, object] = {"SPACE": space, "--set": overrides, "--trials": trials, "--plan": plan}
+    """Run every trial of a search space, and show the leaderboard."""
+    settled = {"SPACE": space, "--set": overrides, "--trials": trials, "--plan": plan}
     if from_plan is not None:
-        given |= {"--resume": resume, "--extend": extend, "--retry-failed": retry_failed}
-        refuse_beside_plan(from_plan, given | {"--workers": workers, "--out": to, "--no-timing": no_timing})
-        planned, fingerprint = read_planned(from_plan, cluster)
-        options = SweepOptions(name=name, plan_fingerprint=fingerprint, cluster=cluster, storage=storage)
-        return run_planned(planned, options, as_json=as_json)
-    if resume is not None:
-        refuse_beside_resume(resume, given | {"--name": name, "--out": to, "--no-timing": no_timing})
-        storage = storage_of(resume, storage)
-        planned = plan_rest(resume, extend, workers, cluster)
-        options = SweepOptions(
-            name=resume, resumes=True, retry_failed=retry_failed, cluster=cluster, storage=storage
+        settled |= {"--resume": resume, "--extend": extend, "--retry-failed": retry_failed}
+        refuse(
+            settled | {"--workers": workers, "--out": to, "--no-timing": no_timing},
+            f"not together with --from-plan, because {from_plan} fixes what runs; leave it out or plan again:"
+            f" {command('sweep SPACE --plan --out FILE')}",
         )
-        return run_planned(planned, options, as_json=as_json)
-    refuse_alone(
-        {"--extend": extend, "--retry-failed": retry_failed}, "a sweep that is there", "--resume NAME"
-    )
+    elif resume is not None:
+        refuse(
+            settled | {"--name": name, "--out": to, "--no-timing": no_timing},
+            f"not together with --resume, because sweep '{resume}' keeps its settings; to see what is left: "
+            + command(f"status {resume}"),
+        )
+    else:
+        refuse({"--extend": extend, "--retry-failed": retry_failed}, "only with --resume NAME")
     changes = list(overrides or [])
     changes += [f"search.num_trials={trials}"] if trials else []
     changes += [f"execution.num_workers={workers}"] if workers else []
-    source = find_space(space or "demo")
     if plan:
-        show_plan(source, changes, to=to, is_timed=not no_timing, as_json=as_json, cluster=cluster)
+        source, is_timed = find_space(space or "demo"), not no_timing
+        show_plan(source, changes, to=to, is_timed=is_timed, as_json=as_json, address=address)
         return 0
-    refuse_alone({"--out": to, "--no-timing": no_timing}, "a plan", "--plan")
-    planned = make_plan(load_space(source, changes), cluster=cluster)
-    return run_planned(planned, SweepOptions(name=name, cluster=cluster, storage=storage), as_json=as_json)
+    if from_plan is None and resume is None:
+        refuse({"--out": to, "--no-timing": no_timing}, "only with --plan")
+    what = f"plan {from_plan}" if from_plan else f"sweep '{resume}'" if resume else f"space {space or 'demo'}"
+    with doing(f"checking {what}"):
+        from orchestrator.driver.sweep import SweepOptions
+        from orchestrator.planning.plan import make_plan
+        from orchestrator.search.space_file import load_space
 
-
-def find_cluster(address: str | None) -> Cluster | None:
-    """Returns the cluster to run on; Ray is loaded only where one is named."""
-    from orchestrator.cluster.nodes import cluster_address
-
-    if cluster_address(address) is None:
-        return None
-    from orchestrator.cluster import cluster_ray
-
-    return cluster_ray.find_cluster(address)
-
-
-def refuse_alone(options: dict[str, object], owner: str, missing: str) -> None:
-    """Raises ConfigError for an option that means nothing without another one."""
-    from trainables.errors import ConfigError
-
-    for option, is_given in options.items():
-        if is_given:
-            raise ConfigError(f"{option}: belongs to {owner}; add {missing}")
-
-
-def refuse_beside_plan(path: Path, options: dict[str, object]) -> None:
-    """Raises ConfigError for what a plan settles."""
-    from trainables.errors import ConfigError
-
-    if given := [option for option, is_given in options.items() if is_given]:
-        raise ConfigError(
-            f"{', '.join(given)}: not together with --from-plan, as {path} says what runs; leave it out, or "
-            f"plan again with it: {command('sweep SPACE --plan --out FILE')}"
+        cluster, fingerprint = find_cluster(address), None
+        if from_plan is not None:
+            planned, fingerprint = read_planned(from_plan, cluster)
+        elif resume is not None:
+            storage = storage_of(resume, storage)
+            planned = plan_rest(resume, extend, workers, cluster)
+        else:
+            planned = make_plan(load_space(find_space(space or "demo"), changes), cluster=cluster)
+        options = SweepOptions(
+            name=resume or name,
+            resumes=resume is not None,
+            retry_failed=retry_failed,
+            plan_fingerprint=fingerprint,
+            cluster=cluster,
+            storage=storage,
         )
+    return run_planned(planned, options, as_json=as_json, address=address)
 
 
-def refuse_beside_resume(name: str, options: dict[str, object]) -> None:
-    """Raises ConfigError for what the ledger of the sweep says already."""
-    from trainables.errors import ConfigError
-
+def refuse(options: Mapping[str, object], reason: str) -> None:
+    """Raises ConfigError if one of these options is given."""
     if given := [option for option, is_given in options.items() if is_given]:
-        raise ConfigError(
-            f"{', '.join(given)}: not together with --resume, as the ledger of '{name}' says what it tries; "
-            f"what is left: {command(f'status {name}')}"
-        )
+        raise ConfigError(f"{', '.join(given)}: {reason}")
 
 
 def storage_of(name: str, given: str | None) -> str | None:
-    """Returns where a sweep is kept beside this machine, and brings it here as far as it is further there.
+    """Returns where a sweep is kept beside this machine, and copies from there what is missing here.
 
     Args:
         name: of the sweep.
-        given: a storage; None = what its ledger names.
+        given: URI of a storage; None = the one in the sweep's ledger.
 
     Raises:
-        ClusterError: another driver runs it, or the storage does not answer.
+        ClusterError: another driver runs the sweep.
+        StorageError: the storage does not answer.
     """
     from orchestrator.storage.ledger import read_ledger
     from orchestrator.storage.mirror import bring_sweep, reach
@@ -162,10 +152,10 @@ def storage_of(name: str, given: str | None) -> str | None:
 
 
 def plan_rest(name: str, extend: int | None, workers: int | None, cluster: Cluster | None = None) -> Plan:
-    """Returns the plan of a sweep that is there; what is left of it, its ledger says later.
+    """Returns the plan of an existing sweep; its ledger later tells which trials are left.
 
     Raises:
-        ClusterError: it is running.
+        ClusterError: the sweep is running.
     """
     from orchestrator.driver.resume import read_started, space_of
     from orchestrator.planning.plan import make_plan
@@ -182,8 +172,8 @@ def plan_rest(name: str, extend: int | None, workers: int | None, cluster: Clust
     return make_plan(space_of(state, extend=extend, num_workers=workers), cluster=cluster)
 
 
-def run_planned(plan: Plan, options: SweepOptions, *, as_json: bool) -> int:
-    """Runs a checked sweep while its ledger is replayed into MLflow, and shows what came out."""
+def run_planned(plan: Plan, options: SweepOptions, *, as_json: bool, address: str | None = None) -> int:
+    """Runs a planned sweep while its ledger is replayed into MLflow, and shows the results."""
     from orchestrator.cli.live import LiveTable
     from orchestrator.driver.sweep import run_sweep
     from orchestrator.planning.checks import decode_files
@@ -196,10 +186,8 @@ def run_planned(plan: Plan, options: SweepOptions, *, as_json: bool) -> int:
     if options.storage is not None:
         reach(options.storage)  # before any image is decoded for it
     options = replace(options, memory=plan.trial_memory)
-    decodes_here = options.cluster is None or not options.cluster.is_spread  # else nodes do, once joined
-    if decodes_here:
-        with (err if as_json else out).status("decoding images"):
-            decode_files(plan.space)
+    if options.cluster is None or not options.cluster.is_spread:  # else the nodes decode, once joined
+        decode_files(plan.space, decode_with_bar)
     with LiveTable(plan, uri=mlflow_uri(), to_stderr=as_json) as live:
         outcome = run_sweep(plan.space, options, live)
         live.finish_tracking()
@@ -209,20 +197,22 @@ def run_planned(plan: Plan, options: SweepOptions, *, as_json: bool) -> int:
     board = leaderboard(read_ledger(folder))
     if as_json:
         typer.echo(board.to_json())
-    else:
-        render(board, out)
-        print_next(outcome.name, out)
+        return outcome.exit_code
+    render(board, out)
+    print_line("\nNext")
+    for arguments, purpose in next_commands(outcome.name, outcome.exit_code, address).items():
+        print_line(f"  {command(arguments)}  # {purpose}")
     return outcome.exit_code
 
 
-def print_next(name: str, console: Console) -> None:
-    """Prints the commands that make sense now."""
+def next_commands(name: str, exit_code: int, address: str | None) -> dict[str, str]:
+    """Returns the commands that make sense after a sweep, and what each is for; the last one matters most."""
     commands = {
-        f"ui {name}": "every run in MLflow",
-        f"leaderboard {name}": "this table again",
         "sweep lora --set data.dataset=manifest --set data.root=FOLDER": "your own images",
+        f"leaderboard {name}": "this table again",
+        f"ui {name}": "every run in MLflow",
     }
-    console.print("\nNext")
-    for arguments, purpose in commands.items():
-        line = f"  {command(arguments)}  [dim]# {purpose}[/]"
-        console.print(line, soft_wrap=True, highlight=False)
+    resume = f"sweep --resume {name}" + (f" --address {address}" if address else "")
+    if exit_code > 128:
+        return commands | {resume: "resume this sweep"}
+    return commands | ({f"{resume} --retry-failed": "run the failed trials again"} if exit_code == 3 else {})

@@ -1,4 +1,4 @@
-"""`leaderboard`, `status`, `stop` and `sync`: sweeps that are there."""
+"""`sweeps`, `leaderboard`, `status`, `stop` and `sync`: commands on existing sweeps."""
 
 from __future__ import annotations
 
@@ -10,29 +10,81 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from orchestrator.cli.options import JsonOption, out, print_json
+from orchestrator.cli.options import JsonOption, SweepArgument, out, print_json, print_line
 from orchestrator.storage.uri import STORAGE_VARIABLE
 from trainables.shell import command
 
 if TYPE_CHECKING:
     from orchestrator.storage.store import Storage
 
-SweepArgument: TypeAlias = Annotated[str | None, typer.Argument(metavar="SWEEP", help="None = the newest.")]
+NameArgument: TypeAlias = Annotated[str, typer.Argument(metavar="SWEEP", help="Name of the sweep.")]
 ThereOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--storage",
         metavar="URI",
-        help="Read it from there, wherever it runs; nothing is written. None = from this machine, and from "
-        f"{STORAGE_VARIABLE} what is not here.",
+        help="Read the sweep from this storage, and write nothing. Default: this machine; for a sweep that "
+        f"is not here, {STORAGE_VARIABLE}.",
     ),
 ]
+
+app = typer.Typer(help="List the sweeps on this machine, or delete one.", invoke_without_command=True)
+
+
+@app.callback()
+def sweeps(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the sweeps on this machine: date, state, best score and size; the most recent one last."""
+    from dataclasses import asdict
+
+    from orchestrator.results.sweep_list import list_sweeps
+    from orchestrator.storage.paths import home
+
+    if context.invoked_subcommand is not None:
+        return
+    found = list_sweeps()
+    if as_json:
+        print_json([asdict(record) | {"folder": str(record.folder)} for record in found])
+        return
+    if not found:
+        print_line(f"no sweeps in {home()}; start one: {command('sweep')}")
+        return
+    width = max(len(record.name) for record in found)
+    print_line(f"{'sweep':{width}}  last used (UTC)   state        size      best on val", style="bold")
+    for record in found:
+        when, size = record.last_used[:16].replace("T", " "), _size(record.size_bytes)
+        score = "" if record.best_score is None else f"{record.best_score:.4f} {record.objective}"
+        print_line(f"{record.name:{width}}  {when}  {record.state:11}  {size:8}  {score}".rstrip())
+    print_line(f"free the disk of one: {command('sweeps delete NAME')}", style="dim")
+
+
+@app.command()
+def delete(
+    sweep: NameArgument,
+    is_sure: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+) -> None:
+    """Delete a sweep from this machine. Its runs in MLflow and its copy in a storage stay."""
+    from orchestrator.storage.ledger import no_such_sweep
+    from orchestrator.storage.paths import sweep_folder
+    from orchestrator.storage.sweeps import delete_sweep, size_bytes
+
+    folder = sweep_folder(sweep)
+    if not (folder / "ledger").is_dir():
+        raise no_such_sweep(folder)
+    if not is_sure:
+        typer.confirm(f"Delete sweep '{sweep}' ({_size(size_bytes(folder))}) and its adapters?", abort=True)
+    typer.echo(f"deleted sweep '{sweep}': {_size(delete_sweep(sweep))} freed")
+
+
+def _size(num_bytes: int) -> str:
+    from rich.filesize import decimal
+
+    return decimal(num_bytes)
 
 
 def leaderboard(
     sweep: SweepArgument = None, storage: ThereOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show what a sweep found, with intervals."""
+    """Show the ranked results of a sweep, with 95 % intervals."""
     from orchestrator.results.leaderboard import leaderboard as rank
     from orchestrator.results.terminal_report import render
     from orchestrator.storage.ledger import read_ledger
@@ -46,27 +98,27 @@ def leaderboard(
 
 
 def sync(sweep: SweepArgument = None) -> int:
-    """Write a sweep into MLflow, completing what is missing there."""
+    """Write a sweep into MLflow, and complete what is missing there."""
+    from orchestrator.cli.options import doing
     from orchestrator.storage.ledger import read_ledger
     from orchestrator.storage.paths import mlflow_uri, sweep_folder
     from orchestrator.tracking.replay import sync as replay
 
     folder = sweep_folder(sweep or newest_sweep())
-    read_ledger(folder)  # no such sweep, or a damaged ledger: said before MLflow is asked
-    replayed = replay(folder, mlflow_uri())
+    read_ledger(folder)  # an unknown sweep or a damaged ledger is refused before MLflow starts
+    with doing(f"writing sweep '{folder.name}' into MLflow"):
+        replayed = replay(folder, mlflow_uri())
     for notice in replayed.notices:
         typer.echo(notice)
-    reason = replayed.reason
-    typer.echo(
-        f"sweep '{folder.name}' is not whole in MLflow: {reason}"
-        if reason
-        else f"'{folder.name}' is in MLflow"
-    )
-    return 1 if reason else 0
+    if replayed.reason:
+        typer.echo(f"sweep '{folder.name}' is incomplete in MLflow: {replayed.reason}")
+        return 1
+    typer.echo(f"sweep '{folder.name}' is complete in MLflow")
+    return 0
 
 
 def status(sweep: SweepArgument = None, storage: ThereOption = None, as_json: JsonOption = False) -> None:
-    """Show what of a sweep is done, runs, failed or is still to come."""
+    """Show which trials of a sweep are done, running, failed or pending."""
     from orchestrator.results.status import read_status
 
     with found(sweep, storage) as (folder, there):
@@ -75,32 +127,32 @@ def status(sweep: SweepArgument = None, storage: ThereOption = None, as_json: Js
         print_json(seen.to_dict())
         return
     for line in seen.lines():
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(line)
 
 
-def stop(sweep: Annotated[str, typer.Argument(metavar="SWEEP")]) -> None:
-    """Let a running sweep end after its running epochs; it can be resumed."""
+def stop(sweep: NameArgument) -> None:
+    """End a running sweep once its running epochs end. It can be resumed."""
     from orchestrator.storage.driver_lock import ask_to_stop
     from orchestrator.storage.ledger import read_ledger
     from orchestrator.storage.paths import sweep_folder
 
     folder = sweep_folder(sweep)
-    read_ledger(folder)  # no such sweep: offers the nearest name
+    read_ledger(folder)  # an unknown sweep: offers the nearest name
     pid = ask_to_stop(folder)
-    typer.echo(f"asked process {pid} to stop '{sweep}' after the running epochs")
-    typer.echo(f"go on later: {command(f'sweep --resume {sweep}')}")
+    typer.echo(f"process {pid} will stop sweep '{sweep}' after the running epochs")
+    typer.echo(f"resume it later: {command(f'sweep --resume {sweep}')}")
 
 
 @contextmanager
 def found(sweep: str | None, uri: str | None) -> Generator[tuple[Path, Storage | None]]:
-    """Yields the folder of a sweep, and the storage that it is a copy from; None = it lies on this machine.
+    """Yields the folder of a sweep, and the storage that it is a copy from; None = the sweep is here.
 
     Args:
-        sweep: its name; None = the newest.
-        uri: of a storage. None = it lies here; if not, in what the environment names.
+        sweep: its name; None = the most recent one.
+        uri: URI of a storage. None = this machine; for a sweep that is not here, the environment's storage.
 
     Raises:
-        ConfigError: a name that is no folder name, or a URI that is none of a storage.
+        ConfigError: an invalid name or URI.
         DataError: no such sweep; offers the nearest name.
         StorageError: the storage does not answer.
     """
@@ -116,13 +168,13 @@ def found(sweep: str | None, uri: str | None) -> Generator[tuple[Path, Storage |
     from orchestrator.storage.store import open_storage
 
     there = open_storage(uri)
-    name = sweep_folder(sweep).name if sweep else newest_in(there)  # a name that leads out is refused
+    name = sweep_folder(sweep).name if sweep else newest_in(there)  # refuses a name that is a path
     with copied(there, name, here) as folder:
         yield folder, there
 
 
 def newest_sweep() -> str:
-    """Returns the name of the sweep that was written last.
+    """Returns the name of the most recent sweep.
 
     Raises:
         DataError: there is none.

@@ -1,4 +1,4 @@
-"""`ui`: MLflow on the loopback interface, and the links worth opening."""
+"""`ui`: serves MLflow on the loopback interface, and prints the links worth opening."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import out
+from orchestrator.cli.options import SweepArgument, doing, print_line
 
 
 def ui(
-    sweep: Annotated[str | None, typer.Argument(metavar="SWEEP", help="None = the newest.")] = None,
+    sweep: SweepArgument = None,
     port: Annotated[
-        int, typer.Option(min=1, max=65535, help="The next free one is taken if it is not.")
+        int, typer.Option(min=1, max=65535, help="Port to use. If it is taken, the next free one is used.")
     ] = 5000,
 ) -> None:
     """Serve MLflow on 127.0.0.1 until Ctrl-C."""
@@ -23,17 +23,18 @@ def ui(
 
     names = [sweep] if sweep else sweep_names()[-1:]
     state = read_ledger(sweep_folder(names[0])) if names else None
-    server = serve(mlflow_uri(), port=port)
+    with doing("starting MLflow"):
+        server = serve(mlflow_uri(), port=port)
     try:
         pages = {"MLflow": server.base_url}
         try:
             pages |= links(state, server.base_url) if state else {}
-        except ClusterError as error:  # the server is of use even so
-            out.print(str(error), style="yellow", highlight=False)
+        except ClusterError as error:  # MLflow can be used without these links
+            print_line(str(error), style="yellow")
         for name, address in pages.items():
-            out.print(f"{name:>20}  {address}", soft_wrap=True, highlight=False)
+            print_line(f"{name:>20}  {address}")
         if server.process:
-            out.print("Ctrl-C ends it.", style="dim")
+            print_line("Press Ctrl-C to end it.", style="dim")
             server.process.wait()
     except KeyboardInterrupt:  # the ordinary end
         pass

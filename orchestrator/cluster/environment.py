@@ -22,6 +22,7 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",  # else each retry of a download prints a raw line
     "TOKENIZERS_PARALLELISM": "false",
     **ALLOCATOR,
 }

@@ -27,6 +27,7 @@ from trainables.models.files.weights import how_to_get
 from trainables.shell import command
 
 if TYPE_CHECKING:
+    from trainables.data.cache import DecodeAll
     from trainables.data.records import Dataset
 
 # Imports inside functions: a check loads only what it looks at.
@@ -169,7 +170,7 @@ def may_be_here(config: TrialConfig) -> bool:
     return True
 
 
-def decode_files(space: SearchSpace) -> None:
+def decode_files(space: SearchSpace, decode_all: DecodeAll) -> None:
     """Decodes the images that lie in files, once, so that a broken one is said before anything starts.
 
     Raises:
@@ -184,4 +185,4 @@ def decode_files(space: SearchSpace) -> None:
         key = dataset.content_fingerprint, preprocessing.model_dump_json()
         if key not in seen and dataset.records[0].path is not None:
             seen.add(key)
-            open_image_cache(dataset, preprocessing, store())
+            open_image_cache(dataset, preprocessing, store(), decode_all)

@@ -333,7 +333,7 @@ def read_ledger(sweep_folder: Path) -> SweepState:
 def no_such_sweep(sweep_folder: Path) -> DataError:
     """Returns the error for a sweep that is not on this machine, with the nearest name."""
     others = [path.parent.name for path in sweep_folder.parent.glob("*/ledger")]
-    near = difflib.get_close_matches(sweep_folder.name, others, n=1)
+    near = difflib.get_close_matches(sweep_folder.name, others, n=1, cutoff=0.3)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     return DataError(f"no sweep '{sweep_folder.name}' in {sweep_folder.parent}{hint}")
 

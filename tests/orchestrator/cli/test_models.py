@@ -165,7 +165,7 @@ def test_a_converted_file_is_ready(home, capsys, tmp_path):
     assert execute(["models", "convert", str(file), "--to", "chexzero"]) == 0
     said = capsys.readouterr().out
     assert "chexzero is ready: 3," in said
-    assert "the published one has 151,277,313, this is another one" in said
+    assert "the published encoder has 151,277,313, so this is another one" in said
     assert execute(["models", "show", "chexzero", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["status"] == "ready"
 

@@ -1,15 +1,19 @@
 """`sweep --resume`, `status` and `stop` on the command line, without a Ray."""
 
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from printed import without_progress
 
 from orchestrator.cli.app import execute
+from orchestrator.cli.sweep import next_commands
 from orchestrator.driver.controller import SweepObserver
 from orchestrator.driver.resume import check_drift
 from orchestrator.driver.signals import interruption
@@ -72,7 +76,7 @@ def cut(own_home: Path) -> Path:
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert execute(list(arguments)) == 2
-    said = capsys.readouterr().err
+    said = without_progress(capsys.readouterr().err)
     assert said.startswith("error: ")
     assert said.count("\n") == 1
     return said
@@ -240,8 +244,8 @@ def test_a_sweep_that_runs_is_not_resumed(cut: Path, capsys):
     ("arguments", "words"),
     [
         (["demo", "--resume", "cut", "--trials", "3"], "SPACE, --trials: not together with --resume"),
-        (["--extend", "3"], "--extend: belongs to a sweep that is there; add --resume NAME"),
-        (["--retry-failed"], "--retry-failed: belongs to a sweep that is there"),
+        (["--extend", "3"], "--extend: only with --resume NAME"),
+        (["--retry-failed"], "--retry-failed: only with --resume NAME"),
         (["--resume", "cut", "--extend", "5"], "the grid of sweep 'cut' has no more trials"),
     ],
 )
@@ -310,3 +314,49 @@ def test_other_data_or_weights_are_refused(cut: Path, monkeypatch, what: str, wo
     monkeypatch.setattr(f"orchestrator.planning.identity.{what}", lambda config: changed)
     with pytest.raises(DataError, match=rf"{words} \(\w+ then, changed now\)"):
         check_drift(read_ledger(cut), identify)
+
+
+def test_sweeps_are_listed_with_state_score_and_size(cut: Path, capsys):
+    assert execute(["sweeps"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(
+        r"^cut +20\d\d-\d\d-\d\d \d\d:\d\d  interrupted +[\d.]+ \w+ +0\.7500 val/", printed, re.M
+    )
+    assert command("sweeps delete NAME") in printed
+    assert execute(["sweeps", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["name"], found["state"], found["best_score"]) == ("cut", "interrupted", 0.75)
+
+
+def test_no_sweeps_are_no_error(own_home: Path, capsys):
+    assert execute(["sweeps"]) == 0
+    assert command("sweep") in capsys.readouterr().out
+
+
+def test_a_sweep_is_deleted_once_the_user_is_sure(cut: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert execute(["sweeps", "delete", "cut"]) == 130
+    assert cut.is_dir()
+    assert "Delete sweep 'cut'" in capsys.readouterr().out
+    with Ledger(cut):
+        assert execute(["sweeps", "delete", "cut", "--yes"]) == 2
+    assert "process" in capsys.readouterr().err
+    assert cut.is_dir()
+    assert execute(["sweeps", "delete", "cut", "--yes"]) == 0
+    assert not cut.exists()
+    assert re.match(r"deleted sweep 'cut': [\d.]+ \w+ freed", capsys.readouterr().out)
+    assert execute(["status", "cut"]) == 2
+
+
+@pytest.mark.parametrize("arguments", [["sweeps", "delete", "cuts", "--yes"], ["leaderboard", "cuts"],
+                                       ["ui", "cuts"], ["sync", "cuts"]])  # fmt: skip
+def test_every_command_offers_the_nearest_sweep(cut: Path, capsys, arguments: list[str]):
+    assert "did you mean 'cut'?" in refusal(capsys, *arguments)
+    assert cut.is_dir()
+
+
+def test_the_last_line_after_an_interruption_resumes_the_sweep():
+    last = list(next_commands("cut", 130, "10.0.0.1:6379").items())[-1]
+    assert last == ("sweep --resume cut --address 10.0.0.1:6379", "resume this sweep")
+    assert list(next_commands("cut", 3, None))[-1] == "sweep --resume cut --retry-failed"
+    assert not any("--resume" in arguments for arguments in next_commands("cut", 0, None))

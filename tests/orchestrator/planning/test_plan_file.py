@@ -228,4 +228,4 @@ def test_nothing_that_changes_what_runs_stands_beside_a_plan(
 def test_options_of_a_plan_need_one(capsys: pytest.CaptureFixture[str]) -> None:
     for option in (["--out", "x"], ["--no-timing"]):
         assert execute(["sweep", *option]) == 2
-        assert "add --plan" in capsys.readouterr().err
+        assert "only with --plan" in capsys.readouterr().err

@@ -6,18 +6,18 @@ import shlex
 import sys
 from pathlib import Path
 
-from orchestrator.cluster.environment import secure_environment
-
 CHECKOUT = Path(__file__).resolve().parents[1]
 INVALID = 2
 
 
 def main() -> None:
     """Runs one command and exits with its status."""
-    secure_environment()  # before anything can import Ray or MLflow
     try:
-        # Inside the function, so that a package that is missing, typer first, becomes a message.
-        from orchestrator.cli.app import execute
+        # Inside the function, so that a missing package becomes a message.
+        from orchestrator.cluster.environment import secure_environment
+
+        secure_environment()  # before anything can import Ray or MLflow
+        from orchestrator.cli.app import execute  # after the environment is set
 
         status = execute()
     except ModuleNotFoundError as error:

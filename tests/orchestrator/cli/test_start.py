@@ -31,7 +31,7 @@ def test_a_python_without_the_packages_says_what_to_type(tmp_path: Path) -> None
     inside = start(*BARE, "sweep", "my space.yaml", cwd=copied)
     assert (inside.returncode, inside.stdout) == (2, "")
     assert inside.stderr == (
-        "error: this Python does not have the package 'typer'; type: "
+        "error: this Python does not have the package 'pydantic'; type: "
         "make setup && .venv/bin/python -m orchestrator sweep 'my space.yaml'\n"
     )
     outside = start(*BARE, cwd=tmp_path, PYTHONPATH=str(copied))

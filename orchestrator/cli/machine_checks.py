@@ -115,6 +115,9 @@ def check_machine() -> Iterator[Check]:
     """Checks cores, GPUs and memory."""
     machine = this_machine()
     yield Check("machine", fit(1).reason)
+    if machine.gpu_trouble:
+        mend = "update the driver, or install a torch built for it (https://pytorch.org)"
+        yield Check("gpu", machine.gpu_trouble, mend)
     too_little = machine.memory_gb < TRIAL_MEMORY_GB
     yield Check(
         "memory",

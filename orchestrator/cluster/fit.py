@@ -138,8 +138,9 @@ def _usable(cluster: Cluster, num_workers: int, device: str) -> list[Machine]:
             f"execution.device=cuda: the cluster at {cluster.address} has no GPU ({_listed(machines)}); "
             "add a node with one, or use --set execution.device=cpu"
             if cluster.address
-            else "execution.device=cuda: this machine offers no GPU to torch (none in nvidia-smi, none "
-            "left by CUDA_VISIBLE_DEVICES, or a CPU build of torch); use --set execution.device=cpu"
+            else f"execution.device=cuda: this machine offers no GPU to torch ("
+            f"{machines[0].gpu_trouble or 'no driver, none in CUDA_VISIBLE_DEVICES, or a CPU build of torch'}"
+            "); use --set execution.device=cpu"
         )
     uses_gpus = bool(with_gpus) and device != "cpu"
     machines = with_gpus if uses_gpus else machines
@@ -209,8 +210,11 @@ def _memory_when_shared(gpus: float, machine: Machine, memory: TrialMemory) -> f
 def _found(cluster: Cluster, machines: Sequence[Machine], uses_gpus: bool) -> str:
     if cluster.address:
         return f"cluster at {cluster.address}, {_listed(machines)}{_coming(cluster, machines)}"
-    cores = counted(machines[0].num_cpus, "CPU core")
-    return f"{counted(machines[0].num_gpus, 'GPU')}, {cores}" if uses_gpus else f"{cores}, no GPU in use"
+    machine = machines[0]
+    cores = counted(machine.num_cpus, "CPU core")
+    if uses_gpus:
+        return f"{counted(machine.num_gpus, 'GPU')}, {cores}"
+    return f"{cores}, no GPU in use{f' ({machine.gpu_trouble})' if machine.gpu_trouble else ''}"
 
 
 def _coming(cluster: Cluster, machines: Sequence[Machine]) -> str:

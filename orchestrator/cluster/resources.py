@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trainables.training.hardware import gpu_memory_gb, usable_gpus
+from trainables.training.hardware import find_gpus, gpu_memory_gb, usable_gpus
 
 CPU, GPU = "CPU", "GPU"
 """Ray's names of what a node offers."""
@@ -30,6 +30,7 @@ class Machine:
     num_gpus: int
     memory_gb: float
     gpu_memory_gb: float | None = None  # of the smallest GPU; None = unknown
+    gpu_trouble: str = ""  # why torch cannot use a GPU whose driver is installed
 
     @property
     def amounts(self) -> dict[str, float]:
@@ -80,8 +81,8 @@ class Concurrency:
 
 def this_machine() -> Machine:
     """Returns the cores, GPUs and memory that this process may use, which can be less than the host has."""
-    num_gpus = usable_gpus()
-    return Machine(_usable_cpus(), num_gpus, _usable_memory_gb(), gpu_memory_gb() if num_gpus else None)
+    trouble = find_gpus().trouble
+    return Machine(_usable_cpus(), usable_gpus(), _usable_memory_gb(), gpu_memory_gb(), trouble)
 
 
 def counted(number: int, noun: str) -> str:

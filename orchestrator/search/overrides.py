@@ -15,20 +15,46 @@ REPEATABLE = ("seed", "data.fold")
 """Intervals of an arm are over these: see `trainables.config.arm_key`."""
 
 
+def settle_precision(blocks: dict[str, Any]) -> dict[str, Any]:
+    """Returns a space's blocks with `encoder.precision: auto` settled: a sweep may resume on another machine.
+
+    A trial that trains every weight exists in float32 only. So such a row gets float32, and so does the whole
+    space if `adapt.method` is `full`, or is searched and may become it.
+    """
+    fixed, parameters = (_as_mapping(blocks.get(name)) for name in ("fixed", "parameters"))
+    if fixed.get("encoder.precision") != "auto":
+        return blocks
+    is_full = "full" in str([fixed.get("adapt.method"), parameters.get("adapt.method")])
+    device = device_kind(str(fixed.get("execution.device", "auto")))
+    settled = blocks | {
+        "fixed": fixed | {"encoder.precision": "float32" if is_full else faster_precision(device)}
+    }
+    for name in ("baselines", "arms"):
+        if isinstance(blocks.get(name), list):
+            settled[name] = [
+                {"encoder.precision": "float32", **row}
+                if _as_mapping(row).get("adapt.method") == "full"
+                else row
+                for row in blocks[name]
+            ]
+    return settled
+
+
+def _as_mapping(value: Any) -> dict[str, Any]:
+    """Returns a mapping as it is, and none of anything else, which the space refuses later."""
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
+
+
 def read_fixed(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns checked values, those that depend on this machine settled: a sweep may resume on another one.
+    """Returns checked values, the data folder as an absolute path: workers start in another folder.
 
     Raises:
         ConfigError: an unknown field, or a value that it does not take.
     """
     _check_values(values, where="fixed")
-    settled = dict(values)
-    if values.get("encoder.precision") == "auto":
-        device = device_kind(values.get("execution.device", "auto"))
-        settled["encoder.precision"] = faster_precision(device)
-    if values.get("data.root"):  # workers start in another folder
-        settled["data.root"] = str(Path(values["data.root"]).expanduser().absolute())
-    return settled
+    if not values.get("data.root"):
+        return values
+    return values | {"data.root": str(Path(values["data.root"]).expanduser().absolute())}
 
 
 def read_rows(rows: list[Any], *, where: str) -> list[dict[str, Any]]:

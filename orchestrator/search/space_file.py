@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from orchestrator.search.constraints import Limit
 from orchestrator.search.metric_keys import check_measured
+from orchestrator.search.overrides import settle_precision
 from orchestrator.search.space import EvaluationSettings, SearchSettings, SearchSpace
 from trainables.config.fields import FIELDS, explain, nearest_or_all, read_overrides
 from trainables.errors import ConfigError
@@ -57,7 +58,8 @@ def read_space(content: dict[str, Any], *, changes: dict[str, Any] | None = None
     """
     changes = changes or {}
     try:
-        space = SearchSpace.model_validate(_override(_blocks(content), changes), strict=True, context=changes)
+        blocks = settle_precision(_override(_blocks(content), changes))
+        space = SearchSpace.model_validate(blocks, strict=True, context=changes)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from error
     _check_arms(space)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
-import os
+import json
 import re
 import subprocess
+import sys
 import time
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -21,13 +24,27 @@ WORTH_IT = 1.2
 linear layer of ViT-B/32 took 1.6 times as long as in float32 (docs/log.md)."""
 FIRST_CAPABILITY = 8.0
 """CUDA compute capability from which tensor cores multiply bfloat16 (Ampere)."""
+ANSWER_SECONDS = 120
+ASK_TORCH = """
+import json, torch
+found = []
+try:
+    for number in range(torch.cuda.device_count()):
+        torch.ones(1, device=f"cuda:{number}").add(1).item()
+        gpu = torch.cuda.get_device_properties(number)
+        found.append([gpu.major + gpu.minor / 10, gpu.total_memory / 2**30])
+except Exception as error:
+    found = str(error)
+print(json.dumps(found))
+"""
 
 
 @cache
 def faster_precision(device: Literal["cpu", "cuda"]) -> Literal["float32", "bfloat16"]:
     """Returns what `encoder.precision: auto` means here: bfloat16 where the hardware multiplies it faster."""
     if device == "cuda":
-        return "bfloat16" if _gpu_multiplies_bfloat16() else "float32"
+        slowest = min(find_gpus().capabilities, default=0.0)  # a trial may get any of them
+        return "bfloat16" if slowest >= FIRST_CAPABILITY else "float32"
     is_faster = _cpu_multiplies_bfloat16() and bfloat16_speedup() >= WORTH_IT
     return "bfloat16" if is_faster else "float32"
 
@@ -83,42 +100,50 @@ def _cpu_multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return not BFLOAT16_INSTRUCTIONS.isdisjoint(flags)
 
 
-def _gpu_multiplies_bfloat16() -> bool:
-    """Asks the driver; the slowest GPU decides, as a trial may get any."""
-    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    try:
-        listed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-        return min(float(line) for line in listed.split()) >= FIRST_CAPABILITY
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return False
+@dataclass(frozen=True)
+class Gpus:
+    """What torch can compute on. `trouble` says why it cannot use the GPUs of a driver that is there."""
 
-
-def usable_gpus() -> int:
-    """Returns how many GPUs this process may use, with this build of torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and visible.split(",")[0].strip() in ("", "-1", "NoDevFiles"):
-        return 0
-    if not _torch_has_cuda():
-        return 0
-    try:
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    num = len(re.findall(r"^GPU \d+:", listed, re.MULTILINE))
-    return num if visible is None else min(num, len(visible.split(",")))
+    capabilities: tuple[float, ...] = ()
+    memory_gb: tuple[float, ...] = ()
+    trouble: str = ""
 
 
 @cache
-def gpu_memory_gb() -> float | None:
-    """Returns the GiB of the smallest GPU, as a trial may get any; None where the driver does not say."""
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+def find_gpus() -> Gpus:
+    """Asks torch in a process of its own, which a broken driver may hang or crash; computes on each GPU."""
+    if not (_torch_has_cuda() and _driver_is_there()):
+        return Gpus()
+    command = [sys.executable, "-c", ASK_TORCH]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-        return min(float(line) for line in listed.split()) / 1024
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return None
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=True)
+        found: list[tuple[float, float]] | str = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        found = f"torch did not answer within {ANSWER_SECONDS} seconds"
+    except (subprocess.CalledProcessError, IndexError):
+        found = "torch crashed"
+    if isinstance(found, str):
+        return Gpus(trouble=found.partition("\n")[0].partition(". ")[0])
+    return Gpus(tuple(gpu[0] for gpu in found), tuple(gpu[1] for gpu in found))
+
+
+def usable_gpus() -> int:
+    """Returns how many GPUs this process may use, with this build of torch and this driver."""
+    return len(find_gpus().memory_gb)
+
+
+def gpu_memory_gb() -> float | None:
+    """Returns the GiB of the smallest GPU, as a trial may get any; None where there is none."""
+    return min(find_gpus().memory_gb, default=None)
+
+
+def _driver_is_there() -> bool:
+    """Returns whether CUDA's driver library can be loaded: without it there is nothing to ask torch."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _torch_has_cuda() -> bool:

@@ -433,6 +433,22 @@ def test_auto_precision_is_settled_when_the_space_is_read(monkeypatch: pytest.Mo
     assert space.resolve({}).encoder.precision == "bfloat16"
 
 
+def test_auto_precision_leaves_what_trains_every_weight_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overrides, "faster_precision", lambda device: "bfloat16")
+    space = load_space(
+        next(path for path in SPACES if path.stem == "clip_covid"),
+        ["encoder.precision=auto", "execution.device=cpu"],
+    )
+    precisions = {trial.config.adapt.method: trial.config.encoder.precision for trial in space.named_trials()}
+    assert (precisions["full"], precisions["lora"], precisions["none"]) == ("float32", "bfloat16", "bfloat16")
+    assert read_space(space.to_dict()) == space
+    fixed = {"encoder.precision": "auto", "execution.device": "cpu"}
+    searched_too = read_space({"fixed": fixed, "parameters": {"adapt.method": {"choice": ["lora", "full"]}}})
+    assert searched_too.fixed["encoder.precision"] == "float32"
+    with pytest.raises(ConfigError, match=r"adapt\.method=full freezes none"):
+        read_space({"fixed": {"encoder.precision": "bfloat16", "adapt.method": "full"}})
+
+
 # More than one objective, constraints, seeds
 
 

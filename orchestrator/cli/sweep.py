@@ -140,14 +140,14 @@ def storage_of(name: str, given: str | None) -> str | None:
         StorageError: the storage does not answer.
     """
     from orchestrator.storage.ledger import read_ledger
-    from orchestrator.storage.mirror import bring_sweep, reach
+    from orchestrator.storage.mirror import fetch_sweep, reach
     from orchestrator.storage.paths import sweep_folder
 
     folder = sweep_folder(name)
     if given is None:
         given = read_ledger(folder).started.storage
     if given is not None:
-        bring_sweep(reach(given), folder)
+        fetch_sweep(reach(given), folder)
     return given
 
 

@@ -268,7 +268,7 @@ class Controller:
             return
         try:
             if self.mirror is not None:
-                self.mirror.bring_results(key, record.results)
+                self.mirror.fetch_results(key, record.results)
         except UserError as error:
             self.failed(key, "storage_failed", f"its results did not arrive: {error}")
             return
@@ -296,7 +296,7 @@ class Controller:
     def died(self, key: str, cause: Cause, message: str) -> None:
         """Takes in that the process of an attempt died, with what it had no time to say."""
         if self.mirror is not None:
-            self.mirror.bring_words(key, self.state.trials[key].attempts)
+            self.mirror.fetch_failures(key, self.state.trials[key].attempts)
             if said := last_words(self.folder / "trials" / key):  # on another node
                 self.failed(key, *said)
                 return

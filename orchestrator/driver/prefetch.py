@@ -18,7 +18,7 @@ from orchestrator.driver.signals import Stopped
 from orchestrator.planning.checks import may_be_here, missing_weights
 from orchestrator.planning.identity import weights_of
 from orchestrator.search.space import SearchSpace
-from orchestrator.storage.input_staging import offer
+from orchestrator.storage.input_staging import upload_inputs
 from orchestrator.storage.paths import store
 from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig
@@ -74,7 +74,7 @@ def prepare(space: SearchSpace, controller: Controller, decode_all: DecodeAll = 
     for config in filter(may_be_here, distinct_inputs(space)):
         open_image_cache(load_dataset(config.data), model_preprocessing(config), store(), decode_all)
     if controller.mirror is not None:
-        found = offer(controller.mirror.storage, distinct_inputs(space))
+        found = upload_inputs(controller.mirror.storage, distinct_inputs(space))
         controller.order = replace(controller.order, inputs=found)
     importlib.import_module("orchestrator.driver.tune_adapter")
 

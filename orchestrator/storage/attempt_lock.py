@@ -1,4 +1,4 @@
-"""A trial's attempts: one at a time works in its folder, and each goes on where the last one got to."""
+"""One attempt at a time works in a trial's folder, and continues from the newest checkpoint."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from pathlib import Path
 
 from trainables.errors import ClusterError
 
-# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
-
 PATIENCE_SECONDS = 120.0
-"""Ray's processes end seconds after a driver that was killed, and an NFS server keeps the locks of a lost
-node for 90 s; who goes on at once waits so long."""
+"""How long an attempt waits for the processes of the one before. Ray's processes end seconds after a driver
+that was killed; an NFS server keeps the locks of a lost node for 90 s."""
 POLL_SECONDS = 0.1
 CHECKPOINTS = "checkpoints"
-"""A trial's own, below its folder."""
+"""Folder of a trial's checkpoints, in the trial's folder."""
 
 
 @contextmanager
@@ -28,25 +26,30 @@ def taken_over(
     find: Callable[[], tuple[Path | None, list[str]]] | None = None,
     patience_seconds: float = PATIENCE_SECONDS,
 ) -> Generator[tuple[Path | None, list[str]]]:
-    """Holds a trial's folder for an attempt; yields the checkpoint to go on from, and what was damaged.
+    """Holds a trial's folder for an attempt; yields its newest sound checkpoint and a list of damaged ones.
 
-    No checkpoint = the start. Every process of the attempt enters here. Nobody writes while the checkpoint is
-    looked for, as all earlier attempts have ended, so all ranks find the same one. `find` looks for it, also
-    beyond this machine; none = in the trial's folder.
+    The checkpoint is None at the start of a trial. Every process of the attempt enters here. All earlier
+    attempts have ended by then, so all ranks find the same checkpoint.
+
+    Args:
+        workdir: the trial's folder.
+        attempt: number of this attempt, from 1.
+        find: looks for the checkpoint; default: `find_checkpoint` in the folder.
+        patience_seconds: how long to wait for the end of earlier attempts.
 
     Raises:
-        ClusterError: an earlier attempt, left by a driver that was killed, does not end.
-        DataError: there are checkpoints, and all of them are damaged.
+        ClusterError: a process of an earlier attempt does not end.
+        DataError: all checkpoints are damaged.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience_seconds
     for earlier in range(1, attempt):
         with _lock_of(workdir, earlier).open("a") as file:
-            while not _acquired(file.fileno(), fcntl.LOCK_EX):
+            while not _is_acquired(file.fileno()):
                 if time.monotonic() > deadline:
                     raise ClusterError(
-                        f"{workdir}: a process of attempt {earlier} still works there, left over by a sweep "
-                        "that was killed; end it, then sweep --resume NAME --retry-failed"
+                        f"{workdir}: a process of attempt {earlier} still works there, left by a sweep "
+                        "that was killed; end the process, then sweep --resume NAME --retry-failed"
                     )
                 time.sleep(POLL_SECONDS)
     with _lock_of(workdir, attempt).open("a") as file:  # the kernel drops it with the process
@@ -55,15 +58,16 @@ def taken_over(
 
 
 def ran_here(workdir: Path, attempt: int) -> bool:
-    """Says whether all attempts before this one worked in this very folder."""
+    """Whether all earlier attempts worked in this folder, on this machine."""
     return all(_lock_of(workdir, earlier).exists() for earlier in range(1, attempt))
 
 
 def find_checkpoint(workdir: Path) -> tuple[Path | None, list[str]]:
-    """Returns the newest sound checkpoint of a trial, None where there is none, and what was damaged."""
+    """Returns a trial's newest sound checkpoint, or None, and a list of damaged ones."""
     folder = workdir / CHECKPOINTS
     if not folder.is_dir():
         return None, []
+    # Imports torch, which a trial without checkpoints does not need yet.
     from trainables.training.checkpoint import latest_checkpoint
 
     return latest_checkpoint(folder)
@@ -73,9 +77,9 @@ def _lock_of(workdir: Path, attempt: int) -> Path:
     return workdir / f"attempt-{attempt}.lock"
 
 
-def _acquired(descriptor: int, kind: int) -> bool:
+def _is_acquired(descriptor: int) -> bool:
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

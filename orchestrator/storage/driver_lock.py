@@ -1,4 +1,4 @@
-"""Who runs a sweep: the process that holds the lock of its ledger. Knows neither Ray nor torch."""
+"""The process that runs a sweep: it holds the lock of the ledger. Needs neither Ray nor torch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from trainables.errors import ClusterError
 from trainables.shell import command
 
-STOP_SIGNAL = signal.SIGUSR2  # not SIGUSR1: Tune has that
+STOP_SIGNAL = signal.SIGUSR2  # Tune uses SIGUSR1
 WAITING = "waiting.json"
-"""In the folder of a sweep that runs on a cluster: why trials have no place yet."""
+"""File in the folder of a sweep that runs on a cluster: why its trials wait."""
 
 
 def running_driver(sweep_folder: Path) -> int | None:
-    """Returns the process that runs a sweep; None if none does, whatever the last one left behind."""
+    """Returns the id of the process that runs a sweep; None if no process does."""
     try:
         with (sweep_folder / "ledger" / "lock").open() as file:
             try:
@@ -52,7 +52,7 @@ def hold_driver_lock(sweep_folder: Path) -> int:
 
 
 def is_alive(pid: int) -> bool:
-    """Says whether there is a process of this number, whoever's it is."""
+    """Whether a process with this id exists, of any user."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -63,28 +63,30 @@ def is_alive(pid: int) -> bool:
 
 
 def ask_to_stop(sweep_folder: Path) -> int:
-    """Asks the driver of a sweep to end after the running epochs, and returns its process id.
+    """Asks the driver of a sweep to stop after the running epochs, and returns its process id.
 
     Raises:
-        ClusterError: nobody runs the sweep, or not as a process that can be reached from here.
+        ClusterError: the sweep is not running, or its process cannot be signalled from here.
     """
     name, pid = sweep_folder.name, running_driver(sweep_folder)
     if pid is None:
-        raise ClusterError(f"sweep '{name}' is not running; what it has: {command(f'status {name}')}")
-    if not _has_open(pid, sweep_folder / "ledger" / "lock"):  # never signal a stranger
+        raise ClusterError(f"sweep '{name}' is not running; see its trials: {command(f'status {name}')}")
+    if not _has_open(pid, sweep_folder / "ledger" / "lock"):  # another process may have this id now
         raise ClusterError(
-            f"sweep '{name}' is run by process {pid} of another machine, container or user; stop it there"
+            f"sweep '{name}' is run by process {pid} on another machine, in another container or by "
+            "another user; stop it there"
         )
-    if not _listens(pid):  # the signal would kill it
+    if not _listens(pid):  # without a handler the signal would kill it
         raise ClusterError(
-            f"sweep '{name}' is run by process {pid}, which does not listen to stop: it is just starting, "
-            "or not on its main thread; try again, or press Ctrl-C there"
+            f"sweep '{name}' is run by process {pid}, which does not listen to stop yet: it is starting; "
+            "try again, or press Ctrl-C there"
         )
     os.kill(pid, STOP_SIGNAL)
     return pid
 
 
 def _listens(pid: int) -> bool:
+    """Whether a process has a handler for the stop signal."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -101,7 +103,7 @@ def _has_open(pid: int, path: Path) -> bool:
 
 
 def read_waiting(sweep_folder: Path) -> dict[str, str]:
-    """Returns why trials of a sweep that runs have no place yet, by their keys."""
+    """Returns trial key → why the trial waits, of a running sweep."""
     try:
         return json.loads((sweep_folder / WAITING).read_text())
     except (OSError, ValueError):

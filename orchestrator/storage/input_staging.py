@@ -1,4 +1,4 @@
-"""Data and local weights for machines that lack them: put into the storage once, fetched once a node."""
+"""Data and local weights for other machines: uploaded to the storage once, fetched once per node."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from trainables.config import TrialConfig
 from trainables.data.datasets import files_of
 from trainables.models.files.checkpoints import local_places
 
-BLOBS, INPUTS = "blobs", "inputs"
-"""In the storage: files by their SHA-256, each once; and what a folder consists of."""
+BLOBS = "blobs"
+"""In the storage: files by their SHA-256."""
+INPUTS = "inputs"
+"""In the storage: the manifests of folders. In a node's store: fetched folders."""
 FILES = "files"
-"""Below the fetched folder, whose manifest is none of them: weights are known by all their files."""
+"""In a fetched folder. Its own manifest lies beside: weights are identified by all files of their folder."""
 
 
-def offer(storage: Storage, configs: Iterable[TrialConfig]) -> dict[str, str]:
-    """Puts the folders that trials read into the storage, unless they are there.
+def upload_inputs(storage: Storage, configs: Iterable[TrialConfig]) -> dict[str, str]:
+    """Uploads the data and the local weights of trials, unless the storage has them.
 
     Returns:
-        What a configuration names (`data.root`, a checkpoint's folder) → its fingerprint.
-
-    Raises:
-        StorageError: the storage does not take them.
+        Path in a configuration (`data.root`, a checkpoint's folder) → fingerprint.
     """
     wanted: dict[str, dict[str, Path]] = {}
     for config in configs:
@@ -39,15 +38,16 @@ def offer(storage: Storage, configs: Iterable[TrialConfig]) -> dict[str, str]:
         for model in models:
             for name, paths in local_places(model).items():
                 wanted[name] = {path.name: path for path in paths}
-    return {name: _put(storage, files) for name, files in wanted.items()}
+    return {name: _upload(storage, files) for name, files in wanted.items()}
 
 
-def bring(storage: Storage, inputs: Mapping[str, str], store: Path) -> None:
-    """Fetches what this machine lacks of a trial's inputs; processes that want the same wait for the first.
+def fetch_inputs(storage: Storage, inputs: Mapping[str, str], store: Path) -> None:
+    """Fetches the inputs that this machine lacks. Processes that want the same input wait for the first.
 
-    Raises:
-        StorageError: the storage does not answer.
-        DataError: a file is damaged there.
+    Args:
+        storage: has the inputs.
+        inputs: see `upload_inputs`.
+        store: of this machine.
     """
     for name, key in inputs.items():
         if places.found(name).exists():
@@ -57,13 +57,13 @@ def bring(storage: Storage, inputs: Mapping[str, str], store: Path) -> None:
         places.bring(name, place if place.is_file() else folder)
 
 
-def _put(storage: Storage, files: Mapping[str, Path]) -> str:
+def _upload(storage: Storage, files: Mapping[str, Path]) -> str:
     hashes = {name: file_sha256(path) for name, path in sorted(files.items())}
     key = fingerprint("inputs", hashes)
     if not storage.exists(f"{INPUTS}/{key}.json"):
-        there = set(storage.names(BLOBS))
-        blobs = {sha256: files[name] for name, sha256 in hashes.items() if sha256 not in there}
-        storage.put_files({f"{BLOBS}/{sha256}": path for sha256, path in blobs.items()})
+        known = set(storage.names(BLOBS))
+        blobs = {f"{BLOBS}/{sha256}": files[name] for name, sha256 in hashes.items() if sha256 not in known}
+        storage.put_files(blobs)
         storage.put_bytes(f"{INPUTS}/{key}.json", json.dumps({"files": hashes}, indent=1).encode())
     return key
 

@@ -1,4 +1,4 @@
-"""The lock of a sweep in its storage: a file that its driver renews; when stale, another one may take it."""
+"""The lease of a sweep: a file in its storage that the driver renews. Another driver may take a stale one."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from trainables.errors import ClusterError
 
 LEASE = "lease.json"
 LEASE_SECONDS = 60.0
-"""Not renewed for so long, by the storage's own clock, a lease is anybody's."""
+"""A lease is stale after this time without renewal, by the clock of the storage."""
 RENEW_SECONDS = 15.0
 CLOCKS_DIFFER_SECONDS = 60.0
-"""Who may only read has no clock but its own; so much later it takes a driver for dead."""
+"""Added by readers, which cannot ask for the clock of the storage, before they report a driver as dead."""
 SETTLE_SECONDS = 1.0
-"""Two drivers that write at once: who reads itself back after this time has it."""
+"""After two drivers wrote at once: the lease belongs to the one that is in the file after this time."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease."""
+    """The driver that holds a lease."""
 
-    owner: str  # random, of one driver
+    owner: str  # a random name, new for each driver
     host: str
     pid: int
-    machine: str  # equal where process ids mean the same processes
+    machine: str  # see `machine`
     since: str  # ISO 8601, UTC
     expires: str
 
     def to_bytes(self) -> bytes:
-        """Returns what stands in the file, for people too."""
+        """Returns the content of the file, readable for people."""
         return json.dumps(asdict(self), indent=1).encode()
 
 
 class Lease:
-    """One driver's hold on a sweep."""
+    """The lease of one sweep, for one driver."""
 
     def __init__(self, storage: Storage, sweep: str) -> None:
         self.storage, self.sweep = storage, sweep
@@ -55,8 +55,7 @@ class Lease:
         """Takes the lease.
 
         Raises:
-            ClusterError: another driver has it; says who, and since when.
-            StorageError: the storage does not answer.
+            ClusterError: another driver has it; names the driver.
         """
         if self.refuse_if_held():
             self.storage.delete(self.key)
@@ -67,10 +66,10 @@ class Lease:
             raise self._refused(holder)
 
     def refuse_if_held(self) -> bool:
-        """Says whether a stale lease lies there.
+        """Returns whether there is a stale lease.
 
         Raises:
-            ClusterError: one lies there that is not stale.
+            ClusterError: there is a lease that is not stale.
         """
         holder = self.holder()
         if holder is not None and not self._is_stale(holder):
@@ -78,7 +77,7 @@ class Lease:
         return holder is not None
 
     def renew(self) -> Holder | None:
-        """Prolongs the lease; returns who has it instead, if somebody took it."""
+        """Renews the lease. If another driver has taken it, returns that driver instead."""
         holder = self.holder()
         if holder is not None and holder.owner != self.owner:
             return holder
@@ -86,28 +85,28 @@ class Lease:
         return None
 
     def release(self) -> None:
-        """Gives the lease up, unless somebody else has it."""
+        """Deletes the lease, unless another driver has it."""
         holder = self.holder()
         if holder is not None and holder.owner == self.owner:
             self.storage.delete(self.key)
 
     def holder(self) -> Holder | None:
-        """Returns who has it, None where nobody does."""
+        """Returns the driver that has the lease, or None."""
         try:
             return Holder(**json.loads(self.storage.get_bytes(self.key)))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):  # not ours to read: held, until it is stale
+        except (ValueError, TypeError):  # unreadable: held until it is stale
             return Holder("", "unknown", 0, "", "unknown", "unknown")
 
     def seen(self) -> Holder | None:
-        """Returns who runs the sweep, as far as reading alone tells; None where nobody has for a while."""
+        """Returns the driver that runs the sweep, judged without writing; None if there is none."""
         holder = self.holder()
         if holder is None or _died_here(holder):
             return None
         try:
             age = time.time() - self.storage.modified(self.key)
-        except FileNotFoundError:  # it was given up just now
+        except FileNotFoundError:  # released just now
             return None
         return holder if age <= LEASE_SECONDS + CLOCKS_DIFFER_SECONDS else None
 
@@ -116,14 +115,14 @@ class Lease:
         return Holder(self.owner, platform.node(), os.getpid(), machine(), self.since, expires).to_bytes()
 
     def _is_stale(self, holder: Holder) -> bool:
-        """A driver of this machine that is dead has let go at once; others are given their time."""
+        """A lease is stale once its driver on this machine is dead, or when it was not renewed in time."""
         if _died_here(holder):
             return True
         clock = f"{CHECKS}/{secrets.token_hex(8)}"
-        self.storage.put_bytes(clock, b"what time is it?")
+        self.storage.put_bytes(clock, b"what is the time?")
         try:
             return self.storage.modified(clock) - self.storage.modified(self.key) > LEASE_SECONDS
-        except FileNotFoundError:  # it was given up just now
+        except FileNotFoundError:  # released just now
             return True
         finally:
             self.storage.delete(clock)
@@ -132,7 +131,7 @@ class Lease:
         who = f"process {holder.pid} on {holder.host} since {holder.since}" if holder else "another driver"
         return ClusterError(
             f"sweep '{self.sweep}' in {self.storage.uri} is being run by {who}; wait for it, or stop it "
-            f"there. One that has died lets go {LEASE_SECONDS:.0f} seconds after its last sign of life"
+            f"there. If that driver has died, its lease ends after {LEASE_SECONDS:.0f} seconds"
         )
 
 
@@ -141,14 +140,7 @@ def _died_here(holder: Holder) -> bool:
 
 
 def machine() -> str:
-    """Returns what names this machine since it booted, as far as its processes see one another."""
-    parts = [platform.node()]
-    for read in (
-        lambda: Path("/proc/sys/kernel/random/boot_id").read_text(),
-        lambda: os.readlink("/proc/self/ns/pid"),
-    ):
-        try:
-            parts.append(read())
-        except OSError:
-            parts.append("")
-    return fingerprint("machine", parts)
+    """Returns a name that is equal where process ids mean the same processes: one boot, one namespace."""
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    found = [boot.read_text() if boot.exists() else "", os.readlink(namespace) if namespace.exists() else ""]
+    return fingerprint("machine", [platform.node(), *found])

@@ -1,7 +1,7 @@
-"""A sweep's ledger on its way into the storage, beside the running sweep; and the lease on it there.
+"""Copies a running sweep to its storage, and holds the sweep's lease there.
 
-The copy on the driver's disk is the truth. A storage that goes away is said once, and made good later: when
-it answers again, at the end, or when the sweep is resumed.
+The ledger on the driver's disk is authoritative. While the storage does not answer, the sweep continues. The
+copy is completed when the storage answers again, at the end, or when the sweep is resumed.
 """
 
 from __future__ import annotations
@@ -32,85 +32,85 @@ from trainables.shell import command
 
 logger = logging.getLogger(__name__)
 MIRROR_SECONDS = 5.0
-"""What a driver may lose with its disk."""
+"""Time between copies: a driver that loses its disk loses at most this much."""
 
 
 def reach(uri: str) -> Storage:
-    """Returns the storage at a URI, after a write and a read there.
+    """Returns the storage at a URI, after writing and reading a file there.
 
     Raises:
-        ConfigError: no URI of a storage, or a folder that is the home itself.
-        StorageError: it cannot be used from here; says what mends it.
+        ConfigError: not the URI of a storage, or the home folder.
+        StorageError: the storage cannot be used from here; says what to do.
     """
     storage, here = open_storage(uri), home()
     if storage.place.kind == "folder" and (place := Path(storage.uri)).resolve() == here.resolve():
-        raise ConfigError(f"storage {place}: is the home itself; choose a folder on another disk")
+        raise ConfigError(f"storage {place}: is the home folder; choose a folder on another disk")
     storage.check()
     return storage
 
 
 class Mirror:
-    """Holds the lease of a sweep and copies its ledger, on a thread, from `start` to `finish`."""
+    """Holds a sweep's lease and copies its ledger and results on a thread, from `start` to `finish`."""
 
     def __init__(self, storage: Storage, folder: Path, say: Callable[[str], None]) -> None:
         self.storage, self.folder, self.say = storage, folder, say
         self.lease = Lease(storage, folder.name)
-        self.is_lost = False  # somebody else holds the lease: what is in the storage is theirs
-        self.is_behind = False  # it did not answer the last time
-        self.is_shared = False  # by other machines, which find nothing elsewhere
-        self._sizes: dict[str, int] = {}  # of the segments there, as far as we wrote them
+        self.is_lost = False  # another driver has the lease, so nothing is written to the storage
+        self.is_behind = False  # the storage did not answer the last time
+        self.is_shared = False  # trials on other machines need the storage
+        self._sizes: dict[str, int] = {}  # of the segments as copied
         self._reader = LedgerReader(folder)
-        self._ended: list[str] = []  # trials whose results may not be there yet
-        self._forgotten: list[str] = []
+        self._ended: list[str] = []  # finished trials that are not uploaded yet
+        self._forgotten: list[str] = []  # trials whose checkpoints are to be deleted
         self._one_at_a_time = threading.Lock()
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     @property
     def key(self) -> str:
-        """Where the sweep lies in the storage."""
+        """The key of the sweep's folder in the storage."""
         return f"sweeps/{self.folder.name}"
 
     def start(self, *, resumes: bool) -> None:
-        """Takes the lease, and holds the ledger there against the one here.
+        """Takes the lease, compares the two ledgers, and starts to copy.
 
         Raises:
-            ClusterError: another driver has the lease, or went further than the ledger here.
-            ConfigError: a new sweep whose name is taken there.
+            ClusterError: another driver has the lease, or the ledger in the storage is longer.
+            ClusterError: the sweep is new, and the storage has one of this name.
         """
         self.lease.acquire()
         try:
             if segment_names(self.storage, self.folder.name) and not resumes:
                 raise ClusterError(
-                    f"sweep '{self.folder.name}' exists already in {self.storage.uri}; go on with it: "
+                    f"sweep '{self.folder.name}' exists already in {self.storage.uri}; resume it: "
                     f"--resume {self.folder.name} --storage '{self.storage.uri}', or choose another --name"
                 )
             if resumes and compare(self.storage, self.folder) == "behind":
                 raise ClusterError(
-                    f"sweep '{self.folder.name}' went on from elsewhere just now; run the command again"
+                    f"sweep '{self.folder.name}' was continued on another machine just now; run the command "
+                    "again"
                 )
         except BaseException:
             self.lease.release()
             raise
-        self._reader.poll()  # what finished before has been seen to
+        self._reader.poll()  # trials that finished earlier are uploaded already
         self._thread.start()
 
     def finish(self) -> None:
-        """Copies the rest, and gives the lease up; says what is still missing."""
+        """Copies the rest and releases the lease; tells the user if the copy is incomplete."""
         name = self.folder.name
         try:
             self._end()
-            if not self.is_lost and (other := self.lease.renew()):  # this machine may have slept
-                self._lose(f"process {other.pid} on {other.host}")
+            self._renew()  # the machine may have been suspended
             if not self.is_lost and any(self.folder.glob("ledger/segment-*.jsonl")):
                 self.copy_ledger()
                 complete(self.storage, read_ledger(self.folder), self.folder)
             if not self.is_lost:
                 self.lease.release()
-        except Exception as error:  # the sweep itself has ended well
-            logger.warning("the storage was not completed", exc_info=error)
+        except Exception as error:  # the sweep itself is complete
+            logger.warning("the copy in the storage is incomplete", exc_info=error)
             self.say(
-                f"{error}. The sweep is whole on this machine, its copy is not; complete it later: "
+                f"{error}. The sweep is complete on this machine, but its copy is not; complete it later: "
                 + command(f"sweep --resume {name} --storage '{self.storage.uri}'")
             )
         finally:
@@ -122,8 +122,8 @@ class Mirror:
             self._thread.join()
 
     def copy_ledger(self) -> None:
-        """Copies what was written since; of the open segment, whole lines."""
-        with self._one_at_a_time:  # what was read first must not be written last
+        """Copies the segments that have grown; of the open one, only complete lines."""
+        with self._one_at_a_time:  # an older copy must not replace a newer one
             for path in sorted(self.folder.glob("ledger/segment-*.jsonl")):
                 if path.stat().st_size == self._sizes.get(path.name):
                     continue
@@ -132,45 +132,47 @@ class Mirror:
                     self.storage.put_bytes(f"{ledger_key(self.folder.name)}/{path.name}", whole)
                 self._sizes[path.name] = len(content)
 
-    def bring_results(self, trial_key: str, hashes: dict[str, str]) -> None:
+    def fetch_results(self, trial_key: str, hashes: dict[str, str]) -> None:
         """Fetches the results of a trial that ended on another node.
 
         Raises:
-            StorageError: the storage does not answer.
-            DataError: a file is missing or damaged there.
+            DataError: a file is missing or damaged in the storage.
         """
-        bring_results(self.storage, self.folder, trial_key, hashes)
+        fetch_results(self.storage, self.folder, trial_key, hashes)
 
-    def bring_words(self, trial_key: str, attempt: int) -> None:
-        """Fetches what an attempt on another node said of its failure."""
-        TrialFiles(self.folder.parents[1], self.folder / "trials" / trial_key, self.storage).bring_words(
-            attempt
-        )
+    def fetch_failures(self, trial_key: str, attempt: int) -> None:
+        """Fetches the reason why an attempt on another node failed."""
+        home, workdir = self.folder.parents[1], self.folder / "trials" / trial_key
+        TrialFiles(home, workdir, self.storage).fetch_failures(attempt)
 
     def _run(self) -> None:
         renewed = time.monotonic()
         while not self._is_over.wait(MIRROR_SECONDS):
             try:
                 if time.monotonic() - renewed > RENEW_SECONDS:
-                    if other := self.lease.renew():
-                        self._lose(f"process {other.pid} on {other.host}")
+                    self._renew()
+                    if self.is_lost:
                         return
                     renewed = time.monotonic()
-                self._complete_ended()  # the ledger there must name no results that are not there
+                self._complete_ended()  # first: the copied ledger must name no missing results
                 self.copy_ledger()
                 self._delete_forgotten()
-            except Exception as error:  # whatever it is, the lease must go on being renewed
-                logger.warning("the storage was not written", exc_info=error)
-                self._note_absence(error)
+            except Exception as error:  # whatever happened, the lease must be renewed
+                logger.warning("could not write to the storage", exc_info=error)
+                if not self.is_behind:
+                    self.say(f"{error}. The sweep continues here and is copied later")
+                self.is_behind = True
             else:
-                self._note_presence()
+                if self.is_behind:
+                    self.say(f"storage {self.storage.uri}: answers again")
+                self.is_behind = False
 
     def forget(self, trial_key: str) -> None:
-        """Lets the checkpoints of a trial be deleted in the storage, soon."""
+        """Marks the checkpoints of a trial to be deleted in the storage."""
         self._forgotten.append(trial_key)
 
     def _complete_ended(self) -> None:
-        """Puts away what trials that have finished left here, and lets go of their checkpoints."""
+        """Uploads what finished trials left on this machine, and deletes their checkpoints in the storage."""
         events = [entry.event for entry in self._reader.poll()]
         self._ended += [event.trial_key for event in events if isinstance(event, TrialFinished)]
         state = read_ledger(self.folder) if self._ended else None
@@ -183,30 +185,21 @@ class Mirror:
             self.storage.delete(f"{self.key}/trials/{self._forgotten[0]}/{CHECKPOINTS}")
             del self._forgotten[0]
 
-    def _lose(self, who: str) -> None:
+    def _renew(self) -> None:
+        if self.is_lost or (other := self.lease.renew()) is None:
+            return
         self.is_lost = True
         self.say(
-            f"{who} has taken over this sweep in {self.storage.uri}, as nothing was heard from here for "
-            "too long: no further trial is started, and nothing is copied there any more"
+            f"process {other.pid} on {other.host} has taken over this sweep in {self.storage.uri}, because "
+            "its lease was not renewed in time: this driver starts no more trials and copies nothing more"
         )
-
-    def _note_absence(self, error: Exception) -> None:
-        if not self.is_behind:
-            self.say(f"{error}. The sweep goes on here and is copied later")
-        self.is_behind = True
-
-    def _note_presence(self) -> None:
-        if self.is_behind:
-            self.say(f"storage {self.storage.uri}: answers again")
-        self.is_behind = False
 
 
 def complete(storage: Storage, state: SweepState, folder: Path) -> None:
-    """Puts into the storage what lies on this machine and is not there: of every trial, what it needs later.
+    """Uploads what the storage lacks of every trial: results, checkpoints and store entries.
 
     Raises:
-        StorageError: the storage does not answer.
-        DataError: a file here is damaged.
+        DataError: a file on this machine is damaged.
     """
     at_once(lambda key: _complete_trial(storage, state.trials[key], folder), state.trials)
 
@@ -223,9 +216,9 @@ def _complete_trial(storage: Storage, trial: TrialState, folder: Path) -> None:
         for place in (workdir / CHECKPOINTS).glob("step-*"):
             if is_whole(place) and not storage.is_whole(f"{key}/{CHECKPOINTS}/{place.name}"):
                 storage.put_folder(place, f"{key}/{CHECKPOINTS}/{place.name}")
-    for made in kept_by(workdir):
-        if is_whole(base / made) and not storage.is_whole(made):
-            storage.put_folder(base / made, made)
+    for entry in kept_by(workdir):
+        if is_whole(base / entry) and not storage.is_whole(entry):
+            storage.put_folder(base / entry, entry)
 
 
 def _has(storage: Storage, key: str, trial: TrialState) -> bool:
@@ -236,12 +229,11 @@ def _has(storage: Storage, key: str, trial: TrialState) -> bool:
     return {f"{RESULTS}/{name}": sha256 for name, sha256 in there.items()} == trial.results
 
 
-def bring_results(storage: Storage, folder: Path, trial_key: str, hashes: dict[str, str]) -> None:
-    """Fetches those results of a trial that are not here, or not as they should be.
+def fetch_results(storage: Storage, folder: Path, trial_key: str, hashes: dict[str, str]) -> None:
+    """Fetches the results of a trial that are missing or different on this machine.
 
     Raises:
-        StorageError: the storage does not answer.
-        DataError: a file is missing or damaged there.
+        DataError: a file is missing or damaged in the storage.
     """
     workdir = folder / "trials" / trial_key
     key = f"sweeps/{folder.name}/trials/{trial_key}"
@@ -250,11 +242,10 @@ def bring_results(storage: Storage, folder: Path, trial_key: str, hashes: dict[s
 
 
 def compare(storage: Storage, folder: Path) -> str:
-    """Says how the ledger here stands to the one in the storage: `equal`, `ahead` or `behind`.
+    """Returns whether the ledger here is `equal` to, `ahead` of or `behind` the one in the storage.
 
     Raises:
-        DataError: two drivers went on from the same point, each for itself.
-        StorageError: the storage does not answer, or the sweep is being deleted there.
+        DataError: neither ledger continues the other.
     """
     here = b"".join(path.read_bytes() for path in sorted(folder.glob("ledger/segment-*.jsonl")))
     here = here[: here.rfind(b"\n") + 1]
@@ -266,17 +257,17 @@ def compare(storage: Storage, folder: Path) -> str:
     if there.startswith(here):
         return "behind"
     raise DataError(
-        f"sweep '{folder.name}' was run from here and, on another machine, from {storage.uri}: the two "
-        f"ledgers part. Move one away ({folder}, or sweeps/{folder.name} there), and resume the other"
+        f"sweep '{folder.name}' was continued both here and, on another machine, from {storage.uri}: the two "
+        f"ledgers differ. Move one away ({folder}, or sweeps/{folder.name} there), and resume the other"
     )
 
 
-def bring_sweep(storage: Storage, folder: Path) -> None:
-    """Brings a sweep's ledger and the results of its finished trials here, as far as they are further there.
+def fetch_sweep(storage: Storage, folder: Path) -> None:
+    """Fetches a sweep's ledger, if it is longer in the storage, and the results of its finished trials.
 
     Raises:
-        DataError: no such sweep there or here, or a file that is missing or damaged there.
-        ClusterError: the storage does not answer, or another driver runs the sweep.
+        DataError: no such sweep, or a file is missing or damaged in the storage.
+        ClusterError: another driver runs the sweep, or the storage does not answer.
     """
     names = segment_names(storage, folder.name)
     if not names and not folder.joinpath("ledger").is_dir():
@@ -286,4 +277,4 @@ def bring_sweep(storage: Storage, folder: Path) -> None:
         copy_segments(storage, folder)
     trials = read_ledger(folder).trials
     finished = [key for key, trial in trials.items() if trial.status == "finished"]
-    at_once(lambda key: bring_results(storage, folder, key, trials[key].results), finished)
+    at_once(lambda key: fetch_results(storage, folder, key, trials[key].results), finished)

@@ -1,4 +1,4 @@
-"""Where everything of this user lies: sweeps, caches, the MLflow database, the local key."""
+"""The user's files: sweeps, caches, the MLflow database, the local key."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ __all__ = [
 ]
 
 PROJECT = Path(__file__).resolve().parents[2]
-"""Where this code lies: the checkout, or the folder of installed packages."""
+"""The checkout, or the folder of installed packages."""
 _SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 def home() -> Path:
-    """Returns the home folder, absolute, made if absent, private to the user.
+    """Returns the absolute path of the home folder, which is created if missing, private to the user.
 
     Raises:
-        DataError: it cannot be made or written; names the variable that moves it.
+        DataError: the folder cannot be written; names the variable that sets another one.
     """
     folder = Path(os.path.abspath(Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME).expanduser()))
     try:
@@ -48,12 +48,12 @@ def home() -> Path:
 
 
 def store() -> Path:
-    """Returns the root of everything content-addressed: images, activations, embeddings, adapters."""
+    """Returns the folder of everything content-addressed: images, activations, embeddings, adapters."""
     return home() / "store"
 
 
 def is_sweep_name(name: str) -> bool:
-    """Says whether a sweep can be called so: a plain folder name."""
+    """Whether this can be the name of a sweep: it is a plain folder name."""
     return _SWEEP_NAME.fullmatch(name) is not None
 
 
@@ -61,7 +61,7 @@ def sweep_folder(name: str) -> Path:
     """Returns the folder of a sweep, which need not exist.
 
     Raises:
-        ConfigError: a name that is no plain folder name.
+        ConfigError: the name is not a plain folder name.
     """
     if not is_sweep_name(name):
         raise ConfigError(
@@ -77,29 +77,31 @@ def sweep_names() -> list[str]:
 
 
 def mlflow_uri() -> str:
-    """Returns `MLFLOW_TRACKING_URI`, else SQLite under the home; absolute, as Tune moves its workers."""
+    """Returns `MLFLOW_TRACKING_URI`; default: a SQLite file in the home."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
 
 
 def hmac_key() -> bytes:
-    """Returns this home's 32 random bytes (mode 0600): the key under which image ids leave the machine."""
+    """Returns the 32 secret bytes of this home (a file of mode 0600), which hash the image ids in MLflow."""
     path = home() / "hmac.key"
     if not path.exists():
         descriptor, aside = tempfile.mkstemp(dir=path.parent)  # mode 0600
         with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_bytes(32))
         try:
-            os.link(aside, path)  # fails if another process was first: then its key holds
+            os.link(aside, path)  # fails if another process was first, whose key is used
         except FileExistsError:
             pass
         finally:
             os.unlink(aside)
     key = path.read_bytes()
     if len(key) != 32:
-        raise DataError(f"{path}: holds {len(key)} bytes instead of 32; delete it and a new key is drawn")
+        raise DataError(
+            f"{path}: has {len(key)} bytes instead of 32; delete the file, and a new key is created"
+        )
     return key
 
 
 def artifact_root() -> str:
-    """Returns where the files of runs lie, unless a remote server says otherwise."""
+    """Returns the URI of the folder for files of MLflow runs; a remote server has its own."""
     return (home() / "mlflow-artifacts").as_uri()

@@ -1,4 +1,4 @@
-"""Sweeps in a storage, which other machines run: looked at, without their lease, and nothing is written."""
+"""Reads sweeps in a storage, which other machines run. Takes no lease and writes nothing there."""
 
 from __future__ import annotations
 
@@ -18,23 +18,20 @@ _SEGMENT = re.compile(r"segment-[0-9]{5}\.jsonl")
 
 
 def ledger_key(sweep: str) -> str:
-    """Returns where the ledger of a sweep lies in a storage."""
+    """Returns the key of a sweep's ledger in a storage."""
     return f"sweeps/{sweep}/ledger"
 
 
 def segment_names(storage: Storage, sweep: str) -> list[str]:
-    """Returns the names of the ledger's segments in the storage, the oldest first.
-
-    Beside them may lie what a driver is writing, or had half written when it was killed.
-    """
+    """Returns the names of a ledger's segments in the storage, the oldest first, without unfinished files."""
     return [name for name in storage.names(ledger_key(sweep)) if _SEGMENT.fullmatch(name)]
 
 
 def read_segments(storage: Storage, sweep: str) -> Iterator[tuple[str, bytes]]:
-    """Yields the segments of a sweep's ledger in the storage: name and content, the oldest first.
+    """Yields name and content of each segment of a ledger in the storage, the oldest first.
 
     Raises:
-        StorageError: it does not answer, or the sweep is being deleted there.
+        StorageError: the sweep is being deleted there, or the storage does not answer.
     """
     for name in segment_names(storage, sweep):
         try:
@@ -45,13 +42,7 @@ def read_segments(storage: Storage, sweep: str) -> Iterator[tuple[str, bytes]]:
 
 
 def copy_segments(storage: Storage, folder: Path) -> None:
-    """Brings the ledger of the sweep `folder.name` into that folder, each segment in one step.
-
-    A driver may be writing: it copies whole lines, and opens no segment before the last one is whole.
-
-    Raises:
-        StorageError: see `read_segments`.
-    """
+    """Copies the ledger of the sweep `folder.name` from the storage into that folder, even while it grows."""
     ledger = folder / "ledger"
     ledger.mkdir(parents=True, exist_ok=True)
     for name, content in read_segments(storage, folder.name):
@@ -61,16 +52,12 @@ def copy_segments(storage: Storage, folder: Path) -> None:
 
 
 def sweeps_in(storage: Storage) -> list[str]:
-    """Returns the names of the sweeps in a storage.
-
-    Raises:
-        StorageError: it does not answer, or is not there.
-    """
+    """Returns the names of the sweeps in a storage."""
     return list(_ledgers(storage))
 
 
 def _ledgers(storage: Storage) -> dict[str, list[str]]:
-    """Returns the segments of every sweep; a name that none can have here may lead out of a folder."""
+    """Returns the segments of every sweep with a valid name; others could lead out of a folder."""
     if names := storage.names("sweeps"):
         named = filter(is_sweep_name, names)
         segments = at_once(lambda name: segment_names(storage, name), named)
@@ -80,7 +67,7 @@ def _ledgers(storage: Storage) -> dict[str, list[str]]:
 
 
 def no_such_sweep(storage: Storage, name: str, here: Sequence[str]) -> DataError:
-    """Returns what to say of a name that is neither in the storage nor among the sweeps of this machine."""
+    """Returns the error for a sweep that is neither in the storage nor here, with the nearest name."""
     there = sweeps_in(storage)
     hint = did_you_mean(name, [*there, *here])
     return DataError(
@@ -89,11 +76,10 @@ def no_such_sweep(storage: Storage, name: str, here: Sequence[str]) -> DataError
 
 
 def newest_in(storage: Storage) -> str:
-    """Returns the sweep whose ledger was written last.
+    """Returns the name of the sweep whose ledger was written last.
 
     Raises:
-        DataError: there is none.
-        StorageError: it does not answer, is not there, or a sweep is being deleted there.
+        DataError: there is no sweep.
     """
     segments = _ledgers(storage)
 
@@ -112,16 +98,15 @@ def newest_in(storage: Storage) -> str:
 
 @contextmanager
 def copied(storage: Storage, name: str, here: Sequence[str]) -> Generator[Path]:
-    """Yields a folder with a copy of a sweep's ledger, for as long as it is looked at.
+    """Yields a temporary folder with a copy of a sweep's ledger.
 
     Args:
-        storage: where it lies.
+        storage: has the sweep.
         name: of the sweep.
-        here: the sweeps of this machine, to say what else was meant.
+        here: the sweeps on this machine, among which the nearest name is looked for too.
 
     Raises:
         DataError: no such sweep; offers the nearest name.
-        StorageError: the storage does not answer, is not there, or the sweep is being deleted there.
     """
     if not segment_names(storage, name):
         raise no_such_sweep(storage, name, here)
@@ -132,6 +117,6 @@ def copied(storage: Storage, name: str, here: Sequence[str]) -> Generator[Path]:
 
 def _gone(storage: Storage, sweep: str) -> StorageError:
     return StorageError(
-        f"storage {storage.uri}: the ledger of '{sweep}' was there and is gone; is somebody deleting the "
-        "sweep? If not, run the command again"
+        f"storage {storage.uri}: a file of the ledger of '{sweep}' has just disappeared; if nobody is "
+        "deleting the sweep, run the command again"
     )

@@ -1,7 +1,8 @@
-"""Where a sweep is kept beside the machines that run it. What is put there is whole, or is not there yet.
+"""The storage of a sweep: a folder or bucket that all machines of a sweep can reach.
 
-A folder's files come first and its manifest, with their SHA-256, last: it is not there until the manifest is.
-Keys are laid out as below a home: `sweeps/NAME/trials/KEY/results`, `store/adapters/KEY`.
+A file appears there only when it is complete. Of a folder, the files come first and the manifest, with their
+SHA-256, last: without a manifest the folder does not count. Keys equal the paths below a home, such as
+`sweeps/NAME/trials/KEY/results` and `store/adapters/KEY`.
 """
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -29,45 +30,45 @@ ATTEMPTS, PAUSE_SECONDS = 3, 0.5
 BLOCK_BYTES = 8 * 2**20
 MAX_THREADS = 16
 CHECKS = "checks"
-"""Where probes are written, and gone again."""
+"""Folder for small files that test the storage, and are deleted again."""
 PERMANENT = re.compile(
     "ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|HTTP status 403"
 )
-"""In what the S3 client says where another attempt would change nothing."""
+"""In messages of the S3 client: errors that another attempt would not change."""
 _HALF_WRITTEN = re.compile(r".+\.[0-9a-f]{16}\.tmp")
-"""A file of a folder while it is written, or after its writer was killed."""
+"""A file that is being written, or was when its writer was killed."""
 ResultT = TypeVar("ResultT")
 
 
 class StorageError(ClusterError):
-    """The storage does not do what it is asked: it is away, full, or closed to us."""
+    """The storage failed: it does not answer, is full, or denies access."""
 
 
 def open_storage(uri: str) -> Storage:
-    """Returns the storage at a URI; nothing is asked there yet.
+    """Returns the storage at a URI, without connecting to it.
 
     Raises:
-        ConfigError: no URI of a storage.
+        ConfigError: not the URI of a storage.
     """
     return Storage(read_uri(uri))
 
 
 class Storage:
-    """A place for files by key. Thread-safe; each verb tries a few times, then raises `StorageError`."""
+    """Files by key. Thread-safe. Each method tries a few times, then raises `StorageError`."""
 
     def __init__(self, place: StoragePlace) -> None:
         self.place, self.uri = place, place.uri
         self._files: Any = place.open()
 
     def put_bytes(self, key: str, content: bytes) -> None:
-        """Replaces a small file in one step."""
+        """Writes or replaces a small file, atomically."""
         self._patiently(f"write {key}", lambda: self._write(key, [content]))
 
     def get_bytes(self, key: str) -> bytes:
-        """Returns a small file.
+        """Returns the content of a small file.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is no such file.
         """
 
         def read() -> bytes:
@@ -77,10 +78,10 @@ class Storage:
         return self._patiently(f"read {key}", read)
 
     def put_file(self, source: Path, key: str, *, sha256: str | None = None) -> str:
-        """Copies a file there, and returns its SHA-256.
+        """Uploads a file, and returns its SHA-256.
 
         Raises:
-            DataError: it is not the file whose hash was given.
+            DataError: the file does not have the hash that was given.
         """
 
         def copy() -> str:
@@ -92,15 +93,15 @@ class Storage:
         found = self._patiently(f"write {key}", copy)
         if sha256 is not None and found != sha256:
             self.delete(key)
-            raise DataError(f"{source}: changed since it was written, so it is not put into {self.uri}")
+            raise DataError(f"{source}: changed since it was written, so it is not uploaded to {self.uri}")
         return found
 
     def get_file(self, key: str, target: Path, *, sha256: str) -> None:
-        """Copies a file here, in one step, once its hash is right.
+        """Downloads a file, atomically, and checks its hash.
 
         Raises:
-            FileNotFoundError: there is none.
-            DataError: another hash: it was damaged or changed in the storage.
+            FileNotFoundError: there is no such file.
+            DataError: the file was damaged or changed in the storage.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
@@ -114,18 +115,18 @@ class Storage:
         try:
             if (found := self._patiently(f"read {key}", copy)) != sha256:
                 raise DataError(
-                    f"{self.uri}: {key} is damaged: its SHA-256 is {found[:16]}…, and that of what was put "
-                    f"there {sha256[:16]}…"
+                    f"{self.uri}: {key} is damaged: its SHA-256 is {found[:16]}…, but that of the uploaded "
+                    f"file was {sha256[:16]}…"
                 )
             aside.replace(target)
         finally:
             aside.unlink(missing_ok=True)
 
     def put_folder(self, source: Path, key: str) -> dict[str, str]:
-        """Copies a folder there, its manifest last, and returns its files with their SHA-256.
+        """Uploads a folder, its manifest last, and returns its files with their SHA-256.
 
         Raises:
-            DataError: a file here is not what the folder's own manifest says.
+            DataError: a file here differs from the folder's own manifest.
         """
         paths = {p.relative_to(source).as_posix(): p for p in sorted(source.rglob("*")) if p.is_file()}
         own = paths.pop(MANIFEST, None)
@@ -134,50 +135,52 @@ class Storage:
             lambda name: self.put_file(paths[name], f"{key}/{name}", sha256=known.get(name)), paths
         )
         if missing := known.keys() - hashes.keys():
-            raise DataError(f"{source / min(missing)}: missing, so the folder is not put into {self.uri}")
+            raise DataError(f"{source / min(missing)}: missing, so the folder is not uploaded to {self.uri}")
         self.put_bytes(f"{key}/{MANIFEST}", json.dumps({"files": hashes}, indent=1).encode())
         return hashes
 
     def get_folder(self, key: str, target: Path) -> None:
-        """Copies a whole folder here, in one step, every hash compared.
+        """Downloads a folder, atomically, and checks every hash.
 
         Raises:
-            FileNotFoundError: it is not there, or was never finished.
-            DataError: a file is missing or damaged there.
+            FileNotFoundError: there is no such folder, or its upload was never finished.
+            DataError: a file is missing or damaged in the storage.
         """
         hashes = self.read_manifest(f"{key}/{MANIFEST}")
         with atomic_directory(target) as aside:
             self.get_files({name: (f"{key}/{name}", sha256) for name, sha256 in hashes.items()}, aside)
 
     def put_files(self, sources: Mapping[str, Path]) -> None:
-        """Copies files there, several at a time, by keys that end in their SHA-256.
+        """Uploads files, several at a time. Each key ends in the file's SHA-256.
 
         Raises:
-            DataError: a file changed since its hash was taken.
+            DataError: a file changed since its hash was computed.
         """
         at_once(lambda key: self.put_file(sources[key], key, sha256=key.rpartition("/")[2]), sources)
 
     def get_files(self, wanted: Mapping[str, tuple[str, str]], folder: Path) -> None:
-        """Copies files into a folder here, several at a time: name → (key, SHA-256).
+        """Downloads files into a folder, several at a time: name → (key, SHA-256).
 
         Raises:
-            DataError: one is missing or damaged there.
+            DataError: a file is missing or damaged in the storage.
         """
 
-        def bring(name: str) -> None:
+        def get(name: str) -> None:
             key, sha256 = wanted[name]
             try:
                 self.get_file(key, folder / _inside(name), sha256=sha256)
             except FileNotFoundError as error:
-                raise DataError(f"{self.uri}: {key} is missing there, and was put there once") from error
+                raise DataError(
+                    f"{self.uri}: {key} is missing in the storage, though it was uploaded"
+                ) from error
 
-        at_once(bring, wanted)
+        at_once(get, wanted)
 
     def read_manifest(self, key: str) -> dict[str, str]:
-        """Returns what a manifest lists: names with their SHA-256.
+        """Returns the files that a manifest lists, with their SHA-256.
 
         Raises:
-            FileNotFoundError: there is none, so what it would list was never finished.
+            FileNotFoundError: there is no manifest, so the upload was never finished.
             DataError: the manifest is damaged.
         """
         try:
@@ -187,18 +190,18 @@ class Storage:
             raise DataError(f"{self.uri}: {key} is damaged") from error
 
     def exists(self, key: str) -> bool:
-        """Says whether there is a file, or anything below a folder."""
+        """Whether there is a file or a folder with this key."""
         return self._info(key).type.name != "NotFound"
 
     def is_whole(self, key: str) -> bool:
-        """Says whether a folder was put there to its end."""
+        """Whether the upload of a folder was finished."""
         return self.exists(f"{key}/{MANIFEST}")
 
     def modified(self, key: str) -> float:
-        """Returns when a file was written, by the clock of the storage, in seconds.
+        """Returns when a file was written: seconds since the epoch, by the clock of the storage.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is no such file.
         """
         info = self._info(key)
         if info.mtime_ns is None:
@@ -206,10 +209,8 @@ class Storage:
         return info.mtime_ns / 1e9
 
     def names(self, key: str) -> list[str]:
-        """Returns what lies directly below a folder, sorted; nothing if there is no such folder.
-
-        What is being written is not there yet.
-        """
+        """Returns the sorted names in a folder, without files that are being written; [] for no folder."""
+        # As in `uri`: commands without a storage need no pyarrow.
         from pyarrow import fs
 
         selector = fs.FileSelector(self._path(key), allow_not_found=True)
@@ -218,7 +219,7 @@ class Storage:
         return [name for name in names if not _HALF_WRITTEN.fullmatch(name)]
 
     def delete(self, key: str) -> None:
-        """Deletes a file or a folder, a folder's manifest first; what is not there is no matter."""
+        """Deletes a file or a folder, if it exists; of a folder, the manifest first."""
 
         def remove() -> None:
             kind = self._info(key).type.name
@@ -235,7 +236,7 @@ class Storage:
         self._patiently(f"delete {key}", remove)
 
     def create(self, key: str, content: bytes) -> bool:
-        """Writes a file unless there is one; False = there is. Only a folder decides that in one step."""
+        """Writes a file, or returns False if it exists. Atomic in a folder, but not in a bucket."""
         if self.place.kind != "folder":  # pyarrow offers no conditional write
             if self.exists(key):
                 return False
@@ -256,10 +257,10 @@ class Storage:
         return True
 
     def check(self) -> None:
-        """Writes a file there, lists, reads and deletes it. A folder that is missing is made.
+        """Creates the folder if it is missing, then writes, lists, reads and deletes a file.
 
         Raises:
-            StorageError: one of these does not work; says what mends it.
+            StorageError: one of these fails; says what to do.
         """
         if self.place.kind == "folder":
             try:
@@ -273,21 +274,23 @@ class Storage:
         except FileNotFoundError:
             found = None
         if found != content:
-            raise StorageError(f"storage {self.uri}: what is read is not what was written; use another one")
+            raise StorageError(
+                f"storage {self.uri}: a file was not read as it was written; use another storage"
+            )
         self.delete(key)
 
     def check_there(self) -> None:
-        """Looks whether there is such a place, writing nothing: a missing one reads like an empty one.
+        """Checks that the folder or bucket exists, as a missing one would look empty. Writes nothing.
 
         Raises:
-            StorageError: there is none; says what mends it.
+            StorageError: it does not exist; says what to do.
         """
         is_folder, bucket = self.place.kind == "folder", self.place.path.partition("/")[0]
         top = self.place.path if is_folder else bucket
         found = self._patiently(f"look for {top}", lambda: self._files.get_file_info(top))
         if found.type.name != "Directory":
-            what = "no such folder on this machine; mount it, or" if is_folder else f"no bucket '{bucket}';"
-            raise StorageError(f"storage {self.uri}: there is {what} name another one")
+            what = "folder on this machine; mount it" if is_folder else f"bucket '{bucket}'; create it"
+            raise StorageError(f"storage {self.uri}: there is no such {what}, or name another storage")
 
     def _path(self, key: str) -> str:
         return f"{self.place.path}/{key}"
@@ -296,13 +299,13 @@ class Storage:
         return self._patiently(f"look for {key}", lambda: self._files.get_file_info(self._path(key)))
 
     def _write(self, key: str, blocks: Iterable[bytes]) -> None:
-        """An object appears when it is closed; a file of a folder is written aside and renamed."""
+        """Writes atomically: an object appears when it is closed; in a folder, a file is renamed."""
         path = self._path(key)
         is_folder = self.place.kind == "folder"
         aside = f"{path}.{secrets.token_hex(8)}.tmp" if is_folder else path
         if is_folder:
-            if not os.path.isdir(self.place.path):  # a mount that has gone must not become a folder
-                raise NotADirectoryError(f"{self.place.path} is not there")
+            if not os.path.isdir(self.place.path):  # do not create a folder in place of a lost mount
+                raise NotADirectoryError(f"{self.place.path} does not exist")
             os.makedirs(os.path.dirname(path), exist_ok=True)
         try:
             stream = self._files.open_output_stream(aside)
@@ -333,15 +336,15 @@ class Storage:
         raise AssertionError("unreachable")
 
     def _explained(self, what: str, error: OSError) -> StorageError:
-        """Says what mends it; what the store's own message quotes, such as a key id, stays out."""
+        """Returns an error that says what to do, without the original message, which may quote a key id."""
         said, bucket = str(error), self.place.path.partition("/")[0]
         if self.place.kind == "folder":
-            reason = f"{error.strerror or said}; mount it, free space or permit writing on this machine"
+            reason = f"{error.strerror or said}; mount it, free disk space, or allow writing on this machine"
         elif re.search("NO_SUCH_BUCKET|[Bb]ucket.*(not found|does not exist)", said):
-            reason = f"there is no bucket '{bucket}'; make it, or name another one"
+            reason = f"there is no bucket '{bucket}'; create it, or name another one"
         elif re.search("ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|403|[Aa]ccess [Dd]enied", said):
             reason = (
-                "no permission; credentials come from the environment of this machine (AWS_ACCESS_KEY_ID and "
+                "no permission; set credentials in the environment of this machine (AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, a profile or a role; gs: GOOGLE_APPLICATION_CREDENTIALS)"
             )
         elif re.search("301|PermanentRedirect|region", said):
@@ -349,8 +352,8 @@ class Storage:
         else:
             name = re.search("AWS Error ([A-Z_]+)", said)
             reason = (
-                f"it does not answer as it should ({name[1] if name else type(error).__name__}); is it up, "
-                + ("and is its address right (AWS_ENDPOINT_URL or ?endpoint_override=HOST:PORT)?")
+                f"it does not answer correctly ({name[1] if name else type(error).__name__}); check that it "
+                "runs, and its address (AWS_ENDPOINT_URL or ?endpoint_override=HOST:PORT)"
             )
         return StorageError(f"storage {self.uri}: cannot {what}: {reason}")
 
@@ -362,17 +365,17 @@ def _blocks(read: Callable[[int], bytes], digest: Any) -> Iterable[bytes]:
 
 
 def at_once(work: Callable[[str], ResultT], names: Iterable[str]) -> dict[str, ResultT]:
-    """Does one thing for each name, several at a time; the first exception ends it."""
+    """Returns name → `work(name)`, several at a time. The first exception ends it."""
     names = list(names)
     with ThreadPoolExecutor(MAX_THREADS) as pool:
         return dict(zip(names, pool.map(work, names), strict=True))
 
 
 def _inside(name: str) -> str:
-    """Returns a name of a manifest, which must stay below its folder.
+    """Returns a name from a manifest.
 
     Raises:
-        DataError: it leads out.
+        DataError: the name leads out of its folder.
     """
     path = PurePosixPath(name)
     if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
@@ -381,7 +384,7 @@ def _inside(name: str) -> str:
 
 
 def differing(folder: Path, hashes: Mapping[str, str]) -> list[str]:
-    """Returns which of these files are missing in a folder here, or have another hash."""
+    """Returns the files that are missing in a folder, or have another hash."""
     return [
         name
         for name, sha256 in hashes.items()

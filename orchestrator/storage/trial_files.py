@@ -1,4 +1,4 @@
-"""One trial's files between its node and the storage of its sweep, which are laid out alike."""
+"""Copies one trial's files between its node and the storage of its sweep, under the same paths."""
 
 from __future__ import annotations
 
@@ -15,56 +15,53 @@ from orchestrator.storage.store import Storage, StorageError
 from trainables.artifacts import is_whole, locked, write_atomically
 from trainables.errors import DataError
 
-# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
-
 RESULTS = "results"
 KEPT = "kept.json"
 """In a trial's folder: the folders of the store that it made or used, relative to the home."""
 LAST_WORDS = "last-words"
-"""In the storage: why an attempt failed, by its number."""
+"""In the storage: the reasons why attempts failed, by attempt."""
 PATIENCE_SECONDS = 30.0
-"""How long a storage that did not answer is not asked again, while a trial runs."""
+"""A storage that did not answer is asked again after this time, while a trial runs."""
 
 
 @dataclass
 class TrialFiles:
-    """Without a storage nothing happens: the files stay where they are.
+    """The files of one trial. Without a storage they stay where they are.
 
-    A trial does not fail because its checkpoint could not be put away: the next one is tried, and the driver
-    completes what it has itself.
+    A trial does not fail when a file cannot be uploaded: the driver uploads it later from its own disk.
     """
 
     home: Path
     workdir: Path
     storage: Storage | None = None
-    warnings: list[str] = field(default_factory=list[str])  # what went wrong and was done without
-    asks_again: float | None = None  # when, by the monotonic clock; None = the storage answers
+    warnings: list[str] = field(default_factory=list[str])  # problems that did not stop the trial
+    asks_again: float | None = None  # when to try the storage again (monotonic); None: it answers
 
     def key(self, path: Path) -> str:
-        """Returns where a file of this home lies in the storage."""
+        """Returns the storage key of a file below the home."""
         return path.relative_to(self.home).as_posix()
 
-    def bring_inputs(self, wanted: Mapping[str, str]) -> None:
+    def fetch_inputs(self, wanted: Mapping[str, str]) -> None:
         """Fetches the data and the weights that this node lacks."""
         if self.storage is not None:
-            input_staging.bring(self.storage, wanted, self.home / "store")
+            input_staging.fetch_inputs(self.storage, wanted, self.home / "store")
 
-    def bring_checkpoint(self, attempt: int) -> tuple[Path | None, list[str]]:
-        """Returns the newest sound checkpoint, fetched if the storage has a later one, and what was damaged.
+    def fetch_checkpoint(self, attempt: int) -> tuple[Path | None, list[str]]:
+        """Returns the newest sound checkpoint, here or in the storage, and a list of damaged ones.
 
         Raises:
-            DataError: there are checkpoints, and all of them are damaged.
-            StorageError: earlier attempts were elsewhere, and the storage does not say how far they got.
+            DataError: all checkpoints are damaged.
+            StorageError: the storage does not answer, and earlier attempts ran on other nodes.
         """
         damages: list[str] = []
         if self.storage is not None:
             try:
-                with locked(self.workdir / ".fetch.lock"):  # ranks of one node fetch it once
-                    damages = self._fetch_checkpoint(self.storage)
+                with locked(self.workdir / ".fetch.lock"):  # the ranks of a node fetch it once
+                    damages = self._fetch_newest(self.storage)
             except StorageError as error:
                 if not ran_here(self.workdir, attempt):
                     raise
-                self.warnings.append(f"{error}; it goes on from what is on this machine")
+                self.warnings.append(f"{error}; the trial continues from the checkpoint on this machine")
         try:
             place, here = find_checkpoint(self.workdir)
         except DataError as error:
@@ -73,8 +70,8 @@ class TrialFiles:
             raise DataError(f"no sound checkpoint is left: {'; '.join(damages)}")
         return place, here + damages
 
-    def _fetch_checkpoint(self, storage: Storage) -> list[str]:
-        """Fetches the newest checkpoint that is sound there, unless it is here; returns what is damaged."""
+    def _fetch_newest(self, storage: Storage) -> list[str]:
+        """Fetches the newest sound checkpoint, unless it is here; returns the damaged ones."""
         folder = self.workdir / CHECKPOINTS
         damages: list[str] = []
         for name in sorted(steps_in(storage, self.key(folder)), reverse=True):
@@ -83,107 +80,110 @@ class TrialFiles:
             try:
                 storage.get_folder(f"{self.key(folder)}/{name}", folder / name)
                 break
-            except FileNotFoundError:  # never finished
+            except FileNotFoundError:  # its upload was never finished
                 continue
             except DataError as error:
                 damages.append(str(error))
         return damages
 
-    def keep_checkpoints(self) -> None:
-        """Copies new checkpoints into the storage, and deletes those that are gone here."""
+    def upload_checkpoints(self) -> None:
+        """Uploads new checkpoints, and deletes those in the storage that are deleted here."""
         folder = self.workdir / CHECKPOINTS
         if self.storage is None or not folder.is_dir():
             return
-        storage, key = self.storage, self.key(folder)
+        # Imports torch, which the driver does not need.
         from trainables.training.checkpoint import NUM_KEPT, newest_first
 
+        key = self.key(folder)
         here = {place.name for place in newest_first(folder)[:NUM_KEPT] if is_whole(place)}
 
-        def copy() -> None:
-            there = steps_in(storage, key)
-            for name in sorted(here - {name for name in there if storage.is_whole(f"{key}/{name}")}):
+        def upload(storage: Storage) -> None:
+            known = steps_in(storage, key)
+            for name in sorted(here - {name for name in known if storage.is_whole(f"{key}/{name}")}):
                 storage.put_folder(folder / name, f"{key}/{name}")
-            for name in there - here:
+            for name in known - here:
                 storage.delete(f"{key}/{name}")
 
-        self._try(copy)
+        self._try(upload)
 
-    def keep_results(self) -> None:
-        """Copies the trial's results into the storage, where the driver finds them."""
-        if self.storage is not None and (self.workdir / RESULTS).is_dir():
-            storage, folder = self.storage, self.workdir / RESULTS
-            self._try(lambda: storage.put_folder(folder, self.key(folder)), at_once=True)
+    def upload_results(self) -> None:
+        """Uploads the trial's results, for the driver."""
+        if (folder := self.workdir / RESULTS).is_dir():
+            self._try(lambda storage: storage.put_folder(folder, self.key(folder)), is_last=True)
 
-    def drop_checkpoints(self) -> None:
-        """Deletes the checkpoints here of a trial that is done; the storage has them until it is recorded."""
+    def delete_checkpoints(self) -> None:
+        """Deletes a finished trial's checkpoints on this node; the driver deletes those in the storage."""
         if self.storage is not None and self.asks_again is None:
             shutil.rmtree(self.workdir / CHECKPOINTS, ignore_errors=True)
 
-    def keep_words(self, attempt: int, path: Path) -> None:
-        """Copies what an attempt said of its failure into the storage."""
-        if self.storage is not None:
-            storage, place = self.storage, self.words(attempt)
-            self._try(lambda: storage.put_bytes(f"{place}/{path.name}", path.read_bytes()), at_once=True)
+    def upload_failure(self, attempt: int, path: Path) -> None:
+        """Uploads a file that says why an attempt failed."""
 
-    def bring_words(self, attempt: int) -> None:
-        """Fetches what processes of an attempt said on other nodes."""
-        if self.storage is None:
-            return
-        storage, place = self.storage, self.words(attempt)
+        def upload(storage: Storage) -> None:
+            storage.put_bytes(f"{self._failures_of(attempt)}/{path.name}", path.read_bytes())
 
-        def copy() -> None:
-            for name in storage.names(place):
+        self._try(upload, is_last=True)
+
+    def fetch_failures(self, attempt: int) -> None:
+        """Fetches what the processes of an attempt on other nodes say about its failure."""
+
+        def fetch(storage: Storage) -> None:
+            key = self._failures_of(attempt)
+            for name in storage.names(key):
                 if not (self.workdir / Path(name).name).exists():
                     self.workdir.mkdir(parents=True, exist_ok=True)
-                    (self.workdir / Path(name).name).write_bytes(storage.get_bytes(f"{place}/{name}"))
+                    (self.workdir / Path(name).name).write_bytes(storage.get_bytes(f"{key}/{name}"))
 
-        self._try(copy, at_once=True)
+        self._try(fetch, is_last=True)
 
-    def words(self, attempt: int) -> str:
-        """Returns where an attempt's last words lie in the storage."""
+    def _failures_of(self, attempt: int) -> str:
         return f"{self.key(self.workdir)}/{LAST_WORDS}/{attempt}"
 
     def fetch(self, folder: Path) -> None:
-        """Fetches a finished folder of the store, if the storage has it and this home does not."""
-        if self.storage is None or is_whole(folder):
+        """Fetches a finished folder of the store, if only the storage has it."""
+        if is_whole(folder):
             return
-        storage, key = self.storage, self.key(folder)
 
-        def copy() -> None:
+        def fetch(storage: Storage) -> None:
             with locked(folder.with_name(f".{folder.name}.lock")):
-                if not is_whole(folder) and storage.is_whole(key):
-                    storage.get_folder(key, folder)
+                if not is_whole(folder) and storage.is_whole(self.key(folder)):
+                    storage.get_folder(self.key(folder), folder)
 
         try:
-            self._try(copy)
-        except DataError as error:  # it is made again
-            self.warnings.append(f"made again, as it is damaged in the storage: {error}")
+            self._try(fetch)
+        except DataError as error:
+            self.warnings.append(f"computed again, because it is damaged in the storage: {error}")
 
     def keep(self, folder: Path) -> None:
-        """Records that the trial uses a finished folder of the store, and copies it into the storage."""
+        """Records that the trial uses a finished folder of the store, and uploads the folder."""
         key, kept = self.key(folder), kept_by(self.workdir)
         if key not in kept:
             self.workdir.mkdir(parents=True, exist_ok=True)
             write_atomically(self.workdir / KEPT, json.dumps([*kept, key]))
-        if self.storage is not None:
-            storage = self.storage
-            self._try(lambda: storage.is_whole(key) or storage.put_folder(folder, key))
+        self._try(lambda storage: storage.is_whole(key) or storage.put_folder(folder, key))
 
-    def _try(self, copy: Callable[[], object], *, at_once: bool = False) -> None:
-        """Does without the storage while it is away, and says so once; `at_once`: there is no later try."""
-        if not at_once and self.asks_again is not None and time.monotonic() < self.asks_again:
+    def _try(self, copy: Callable[[Storage], object], *, is_last: bool = False) -> None:
+        """Copies something, if there is a storage; warns once while the storage does not answer.
+
+        Args:
+            copy: does it.
+            is_last: there is no later chance, so the storage is asked even if it did not answer just now.
+        """
+        if self.storage is None:
+            return
+        if not is_last and self.asks_again is not None and time.monotonic() < self.asks_again:
             return
         try:
-            copy()
+            copy(self.storage)
             self.asks_again = None
         except StorageError as error:
             if self.asks_again is None:
-                self.warnings.append(f"{error}; the trial goes on, its files stay on its node for now")
+                self.warnings.append(f"{error}; the trial continues, and its files stay on its node for now")
             self.asks_again = time.monotonic() + PATIENCE_SECONDS
 
 
 def steps_in(storage: Storage, key: str) -> set[str]:
-    """Returns the checkpoints that lie in the storage, whole or not."""
+    """Returns the names of the checkpoints in the storage, finished or not."""
     return {name for name in storage.names(key) if name.startswith("step-")}
 
 

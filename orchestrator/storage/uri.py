@@ -1,4 +1,4 @@
-"""What a storage URI names: a folder, `s3://BUCKET/FOLDER` or `gs://BUCKET/FOLDER`. Never a credential."""
+"""Reads storage URIs: a folder, `s3://BUCKET/FOLDER` or `gs://BUCKET/FOLDER`, without credentials."""
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trainables.errors import ConfigError
 STORAGE_VARIABLE = "CLIP_ORCHESTRATOR_STORAGE"
 CONNECT_SECONDS = 5.0
 SDK_ATTEMPTS = 2
-"""Within one of our own attempts: a store that is away is noticed within seconds."""
+"""In each attempt of ours. Few, so that a storage that does not answer is noticed within seconds."""
 OPTIONS = {"s3": ("endpoint_override", "region", "scheme"), "gs": ("endpoint_override", "scheme")}
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 FORMS = "use a folder, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"
@@ -27,7 +27,7 @@ FORMS = "use a folder, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"
 
 @dataclass(frozen=True)
 class StoragePlace:
-    """A place that files are kept at. `path` is a folder's, or `bucket/folder`."""
+    """A parsed storage URI. `path` is a folder, or `bucket/folder`."""
 
     kind: str  # "folder", "s3" or "gs"
     path: str
@@ -35,7 +35,7 @@ class StoragePlace:
 
     @property
     def uri(self) -> str:
-        """The place as every node reads it: a folder is absolute, an endpoint of the environment is in it."""
+        """The URI for all nodes: with an absolute folder, or with the endpoint of this environment."""
         if self.kind == "folder":
             return self.path
         return f"{self.kind}://{self.path}" + (
@@ -43,7 +43,8 @@ class StoragePlace:
         )
 
     def open(self) -> Any:
-        """Returns the file system of pyarrow's. Credentials come from the environment of this process."""
+        """Returns a pyarrow file system. Credentials come from the environment of this process."""
+        # Takes a moment, and commands without a storage need none.
         from pyarrow import fs
 
         options: dict[str, Any] = dict(self.options)
@@ -52,33 +53,33 @@ class StoragePlace:
         if self.kind == "gs":
             return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=15), **options)
         patience = fs.AwsStandardS3RetryStrategy(max_attempts=SDK_ATTEMPTS)
-        # A small file is one request then, and says at its end what is wrong.
+        # Then a small file is one request, and an error is reported when it is closed.
         own = {"allow_delayed_open": True, "connect_timeout": CONNECT_SECONDS, "retry_strategy": patience}
         return fs.S3FileSystem(**own, **options)
 
 
 def read_uri(text: str) -> StoragePlace:
-    """Returns the place that a URI names; nothing is asked there yet.
+    """Returns the place that a URI names, without connecting to it.
 
     Raises:
-        ConfigError: no such kind of place, no bucket, an unknown option, or a credential in the URI.
+        ConfigError: an unknown kind of storage, no bucket, an unknown option, or a credential in the URI.
     """
     scheme = text.partition("://")[0] if "://" in text else ""
     if scheme in ("", "file"):
         folder = text.removeprefix("file://")
         if not folder.strip():
-            raise ConfigError(f"storage '{text}': names nothing; {FORMS}")
+            raise ConfigError(f"storage '{text}': no folder given; {FORMS}")
         return StoragePlace("folder", os.path.abspath(Path(folder).expanduser()))
     if scheme not in OPTIONS:
-        raise ConfigError(f"storage '{scheme}://…': no such kind of storage; {FORMS}")
+        raise ConfigError(f"storage '{scheme}://…': unknown kind of storage; {FORMS}")
     parts = urlsplit(text)
     if "@" in parts.netloc:
         raise ConfigError(
-            f"storage '{scheme}://…@…': a URI is no place for credentials, it is on record; set them in the "
-            "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile or role)"
+            f"storage '{scheme}://…@…': a URI must not contain credentials, as it is recorded; set them in "
+            "the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile or role)"
         )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", parts.netloc):
-        raise ConfigError(f"storage '{scheme}://{parts.netloc}…': names no bucket; {FORMS}")
+        raise ConfigError(f"storage '{scheme}://{parts.netloc}…': no valid bucket name; {FORMS}")
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
     for name in given:
         if name not in OPTIONS[scheme]:
@@ -92,11 +93,11 @@ def read_uri(text: str) -> StoragePlace:
 
 
 def _with_bare_endpoint(options: dict[str, str]) -> dict[str, str]:
-    """Takes `http://` off an endpoint, where the SDK wants it as an option of its own."""
+    """Moves `http://` from the endpoint into the option `scheme`, as the SDK wants it."""
     scheme, found, address = options.get("endpoint_override", "").partition("://")
     if "@" in options.get("endpoint_override", ""):
         raise ConfigError(
-            "storage: the endpoint holds credentials, and it is on record; set them in the environment alone"
+            "storage: the endpoint must not contain credentials, as it is recorded; use the environment"
         )
     if not found:
         return options

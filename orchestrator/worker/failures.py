@@ -68,7 +68,7 @@ def leave_last_words(order: TrialSpec, files: TrialFiles, rank: int, cause: Caus
     """Leaves for the driver why this process fails."""
     path = Path(order.workdir) / _failure_file(rank)
     write_atomically(path, json.dumps([cause, message]))
-    files.keep_words(order.attempt, path)
+    files.upload_failure(order.attempt, path)
 
 
 def warn(workdir: Path, warnings: list[str]) -> None:

@@ -61,7 +61,7 @@ def run_trial(config: dict[str, str]) -> dict[str, str]:
         record = TrialRecord(time.perf_counter() - began, **done)
     except Exception as error:
         if order.num_workers > 1:
-            files.bring_words(order.attempt)
+            files.fetch_failures(order.attempt)
         cause, message = explain(error, workdir)
         if cause == "crash" and order.device == "cuda" and order.num_workers == 1:
             leave_last_words(order, files, 0, cause, message)
@@ -88,12 +88,12 @@ def _in_this_process(order: TrialSpec, files: TrialFiles) -> Done:
 def _taken_up(order: TrialSpec, files: TrialFiles) -> Generator[tuple[Path | None, list[str]]]:
     """Holds the trial's folder on this node, with all that the trial needs; yields as `taken_over` does."""
     with taken_over(
-        Path(order.workdir), order.attempt, find=lambda: files.bring_checkpoint(order.attempt)
+        Path(order.workdir), order.attempt, find=lambda: files.fetch_checkpoint(order.attempt)
     ) as (checkpoint, damages):
         _say_where(order)
         if order.storage is not None:
             Path(order.store).mkdir(parents=True, exist_ok=True)
-            files.bring_inputs(order.inputs)
+            files.fetch_inputs(order.inputs)
             check_inputs(order)
         said = "goes on from an earlier checkpoint, as the newest is damaged"
         yield checkpoint, [f"{said}: {damage}" for damage in damages]
@@ -131,8 +131,8 @@ class Done(TypedDict):
 
 def _done(metrics: Metrics, files: TrialFiles) -> Done:
     """Puts the results away; the driver takes a trial for finished once it has them."""
-    files.keep_results()
-    files.drop_checkpoints()
+    files.upload_results()
+    files.delete_checkpoints()
     warn(files.workdir, files.warnings)
     return Done(
         metrics=finite(metrics), results=hash_results(files.workdir), warnings=read_warnings(files.workdir)
@@ -254,7 +254,7 @@ class TuneContext:
         """Hands scalars to the driver; a scheduler may end the trial here. Collective."""
         del checkpoint  # lies in the workdir, where the next attempt finds it
         if self.rank == 0:
-            self.files.keep_checkpoints()
+            self.files.upload_checkpoints()
         self.num_reports += 1
         values = finite(metrics)
         result: dict[str, Any] = {

@@ -185,12 +185,12 @@ def test_as_a_process_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_storage_that_is_none(refused: Refused, home: Path, monkeypatch: pytest.MonkeyPatch):
-    assert "no such kind of storage; use a folder" in refused(
+    assert "unknown kind of storage; use a folder" in refused(
         "sweep", "demo", "--storage", "ftp://host/folder"
     )
     monkeypatch.setenv("CLIP_ORCHESTRATOR_STORAGE", "s3://key:secret@bucket/folder")
     said = refused("sweep", "demo")
-    assert "no place for credentials" in said
+    assert "must not contain credentials" in said
     assert "secret" not in said
     missing = refused("sweep", "--resume", "nothing", "--storage", str(home.with_name("kept")))
     assert f"no sweep 'nothing' in {home.with_name('kept')} (there: none)" in missing

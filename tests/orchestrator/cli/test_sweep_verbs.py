@@ -205,7 +205,7 @@ def test_what_is_not_in_a_storage_is_said(away: Storage, tmp_path: Path, capsys,
         ): f"storage {nothing}: there is no such folder on this machine; mount it, or",
         ("cut", str(empty)): "(there: none), nor on this machine",
         ("../cut", away.uri): "first a letter or digit",
-        ("cut", "s4://bucket"): "no such kind of storage",
+        ("cut", "s4://bucket"): "unknown kind of storage",
     }.items():
         assert words in refusal(capsys, command, arguments[0], "--storage", arguments[1])
     assert "no sweep in" in refusal(capsys, command, "--storage", str(empty))
@@ -222,7 +222,7 @@ def test_a_lock_that_says_a_stranger_s_number_gets_no_signal(cut: Path, capsys):
     with Ledger(cut):
         (cut / "ledger" / "lock").write_text("1")
         assert running_driver(cut) == 1
-        assert "process 1 of another machine" in refusal(capsys, "stop", "cut")
+        assert "process 1 on another machine" in refusal(capsys, "stop", "cut")
 
 
 def test_a_process_that_the_signal_would_kill_gets_none(cut: Path, capsys):

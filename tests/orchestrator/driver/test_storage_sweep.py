@@ -13,7 +13,7 @@ from sweep_process import run_driver, start_driver, wait_for
 from walk_sweep import WALK, sweep_of, walk_space
 
 from orchestrator.storage.ledger import SweepState
-from orchestrator.storage.mirror import bring_sweep, compare
+from orchestrator.storage.mirror import compare, fetch_sweep
 from orchestrator.storage.store import Storage, open_storage
 from trainables.artifacts import file_sha256
 from trainables.errors import ClusterError
@@ -71,7 +71,7 @@ def test_a_killed_sweep_goes_on_from_another_folder_and_an_empty_home(s3: S3Serv
     driver = start_driver(home, SPACE, **WALK, storage=storage.uri)
     assert wait_for(lambda: has_checkpoints(storage, 2), 120)
     with pytest.raises(ClusterError, match=f"'walk' in .* is being run by process {driver.pid} on "):
-        bring_sweep(storage, other / "sweeps" / "walk")  # as a second driver would
+        fetch_sweep(storage, other / "sweeps" / "walk")  # as a second driver would
     assert wait_for(lambda: b"trial_reported" in ledger_in(storage), 60)
     driver.kill()
     driver.communicate()
@@ -99,7 +99,7 @@ def test_a_storage_that_goes_away_costs_nothing_but_time(s3: S3Server, tmp_path:
     assert (driver.returncode, err) == (0, "")
     seen = json.loads(out)
     assert seen["exit_code"] == 0
-    assert sum("goes on here and is copied later" in text for text in messages(seen)) <= 1
+    assert sum("continues here and is copied later" in text for text in messages(seen)) <= 1
     assert_walked(sweep_of(home))
     assert compare(storage, home / "sweeps" / "walk") == "equal"
     trials = sweep_of(home).trials

@@ -15,10 +15,10 @@ from orchestrator.storage import mirror as mirror_module
 from orchestrator.storage import store as storage_module
 from orchestrator.storage import trial_files
 from orchestrator.storage.events import SweepStarted, TrialFinished, TrialPlaced
-from orchestrator.storage.input_staging import bring, offer
+from orchestrator.storage.input_staging import fetch_inputs, upload_inputs
 from orchestrator.storage.lease import Holder, Lease, machine
 from orchestrator.storage.ledger import Ledger, LedgerReader, read_ledger
-from orchestrator.storage.mirror import Mirror, bring_sweep, compare, reach
+from orchestrator.storage.mirror import Mirror, compare, fetch_sweep, reach
 from orchestrator.storage.store import Storage, StorageError, open_storage
 from orchestrator.storage.trial_files import TrialFiles
 from trainables import places
@@ -146,7 +146,7 @@ class TestTheLease:
 
 
 def test_the_home_is_no_storage_of_itself(home: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(ConfigError, match="is the home itself"):
+    with pytest.raises(ConfigError, match="is the home folder"):
         reach(str(home))
     reach(str(home.with_name("beside")))
 
@@ -158,7 +158,7 @@ class TestTheMirror:
         mirror.start(resumes=True)
         mirror.finish()
         other = tmp_path / "other" / "sweeps" / NAME
-        bring_sweep(storage, other)
+        fetch_sweep(storage, other)
         assert read_ledger(other) == read_ledger(folder)
         assert (other / "trials/a/results/confusion.json").read_text() == '"a"'
         assert storage.names(f"sweeps/{NAME}") == ["ledger", "trials"]  # the lease is given up
@@ -186,7 +186,7 @@ class TestTheMirror:
             ledger.append(SweepStarted(name=NAME))
             add(ledger, folder, "a")
             time.sleep(0.5)
-            assert [text for text in said if "goes on here and is copied later" in text] == said
+            assert [text for text in said if "continues here and is copied later" in text] == said
             assert len(said) == 1
             patch.undo()
             until = time.monotonic() + 10
@@ -254,15 +254,15 @@ class TestTheMirror:
         mirror = Mirror(storage, folder, print)
         mirror.start(resumes=True)
         mirror.finish()
-        bring_sweep(storage, other)
+        fetch_sweep(storage, other)
         for place, key in ((folder, "b"), (other, "c")):
             with Ledger(place) as ledger:
                 add(ledger, place, key)
         mirror = Mirror(storage, folder, print)
         mirror.start(resumes=True)
         mirror.finish()
-        with pytest.raises(DataError, match="two ledgers part"):
-            bring_sweep(storage, other)
+        with pytest.raises(DataError, match="two ledgers differ"):
+            fetch_sweep(storage, other)
 
     def test_a_driver_that_was_killed_while_it_wrote_there_can_be_resumed(
         self, storage: Storage, folder: Path
@@ -283,8 +283,8 @@ class TestTheMirror:
         mirror.finish()
         storage.put_bytes(f"sweeps/{NAME}/trials/a/results/confusion.json", b"{}")
         with pytest.raises(DataError, match=r"trials/a/results/confusion\.json is damaged"):
-            bring_sweep(storage, tmp_path / "other" / "sweeps" / NAME)
-        bring_sweep(storage, folder)  # here it lies whole
+            fetch_sweep(storage, tmp_path / "other" / "sweeps" / NAME)
+        fetch_sweep(storage, folder)  # here it lies whole
 
     def test_a_sweep_that_is_nowhere_names_those_that_are(
         self, storage: Storage, folder: Path, tmp_path: Path
@@ -294,7 +294,7 @@ class TestTheMirror:
         mirror.start(resumes=True)
         mirror.finish()
         with pytest.raises(DataError, match=r"no sweep 'wolk' in .* \(there: walk\)"):
-            bring_sweep(storage, tmp_path / "home" / "sweeps" / "wolk")
+            fetch_sweep(storage, tmp_path / "home" / "sweeps" / "wolk")
 
 
 def files_in(home: Path, storage: Storage | None) -> TrialFiles:
@@ -312,10 +312,10 @@ class TestATrialOnAnotherNode:
         first, second = files_in(tmp_path / "one", storage), files_in(tmp_path / "two", storage)
         for step in (1, 2, 3):
             checkpoint(first, step)
-            first.keep_checkpoints()
+            first.upload_checkpoints()
         assert storage.names("sweeps/walk/trials/key/checkpoints") == ["step-00000002", "step-00000003"]
         second.workdir.mkdir(parents=True)
-        place, damages = second.bring_checkpoint(2)
+        place, damages = second.fetch_checkpoint(2)
         assert (place.name, damages) == ("step-00000003", [])
         assert (place / "parameters.safetensors").read_text() == "of step 3"
 
@@ -323,18 +323,18 @@ class TestATrialOnAnotherNode:
         first, second = files_in(tmp_path / "one", storage), files_in(tmp_path / "two", storage)
         for step in (1, 2):
             checkpoint(first, step)
-        first.keep_checkpoints()
+        first.upload_checkpoints()
         key = "sweeps/walk/trials/key/checkpoints/step-00000002/parameters.safetensors"
         storage.put_bytes(key, b"others")
         second.workdir.mkdir(parents=True)
-        place, damages = second.bring_checkpoint(2)
+        place, damages = second.fetch_checkpoint(2)
         assert place.name == "step-00000001"
         assert "step-00000002/parameters.safetensors is damaged" in damages[0]
         storage.put_bytes(key.replace("02", "01"), b"others")
         shutil.rmtree(tmp_path / "two")
         second.workdir.mkdir(parents=True)
         with pytest.raises(DataError, match="no sound checkpoint is left"):
-            second.bring_checkpoint(2)
+            second.fetch_checkpoint(2)
 
     def test_without_an_answer_goes_on_only_where_all_attempts_were(self, storage: Storage, tmp_path: Path):
         first, second = files_in(tmp_path / "one", storage), files_in(tmp_path / "two", storage)
@@ -343,10 +343,10 @@ class TestATrialOnAnotherNode:
         second.workdir.mkdir(parents=True)
         with pytest.MonkeyPatch.context() as patch:
             away(storage, patch)
-            assert first.bring_checkpoint(2)[0] == place
-            assert "it goes on from what is on this machine" in first.warnings[0]
+            assert first.fetch_checkpoint(2)[0] == place
+            assert "the trial continues from the checkpoint on this machine" in first.warnings[0]
             with pytest.raises(StorageError):
-                second.bring_checkpoint(2)
+                second.fetch_checkpoint(2)
 
     def test_trains_on_while_the_storage_is_away_and_asks_rarely(self, storage: Storage, tmp_path: Path):
         files = files_in(tmp_path / "one", storage)
@@ -354,13 +354,13 @@ class TestATrialOnAnotherNode:
             away(storage, patch)
             for step in (1, 2, 3):
                 checkpoint(files, step)
-                files.keep_checkpoints()
+                files.upload_checkpoints()
             assert len(files.warnings) == 1
         checkpoint(files, 4)
-        files.keep_checkpoints()
+        files.upload_checkpoints()
         assert not storage.exists("sweeps/walk/trials/key/checkpoints")  # it was not asked again yet
         files.asks_again = 0.0
-        files.keep_checkpoints()
+        files.upload_checkpoints()
         assert len(storage.names("sweeps/walk/trials/key/checkpoints")) == 2
 
     def test_takes_an_adapter_that_another_node_made(self, storage: Storage, tmp_path: Path):
@@ -381,19 +381,19 @@ class TestATrialOnAnotherNode:
         first.workdir.mkdir(parents=True)
         words = first.workdir / "failure-1.json"
         words.write_text(json.dumps(["non_finite", "nan at step 3"]))
-        first.keep_words(2, words)
-        second.bring_words(1)
+        first.upload_failure(2, words)
+        second.fetch_failures(1)
         assert not (second.workdir / "failure-1.json").exists()
-        second.bring_words(2)
+        second.fetch_failures(2)
         assert (second.workdir / "failure-1.json").read_text() == words.read_text()
 
     def test_without_a_storage_nothing_moves(self, tmp_path: Path):
         files = files_in(tmp_path, None)
         place = checkpoint(files, 1)
-        files.keep_checkpoints()
-        files.keep_results()
+        files.upload_checkpoints()
+        files.upload_results()
         files.keep(tmp_path / "store" / "x")
-        assert files.bring_checkpoint(1) == (place, [])
+        assert files.fetch_checkpoint(1) == (place, [])
         assert [path.name for path in tmp_path.iterdir()] == ["sweeps"]
 
 
@@ -417,8 +417,8 @@ class TestInputs:
     ):
         monkeypatch.setattr(places, "_BROUGHT", {})
         config = from_flat({"data.dataset": "manifest", "data.root": str(images)})
-        inputs = offer(storage, [config, config])
-        assert offer(storage, [config]) == inputs
+        inputs = upload_inputs(storage, [config, config])
+        assert upload_inputs(storage, [config]) == inputs
         before = load_dataset(config.data)
         assert len(storage.names("blobs")) == 7  # six images and the table
         images.rename(tmp_path / "not on this node")
@@ -427,7 +427,9 @@ class TestInputs:
         fetched: list[str] = []
         get_files = storage.get_files
         monkeypatch.setattr(storage, "get_files", lambda *args: (fetched.append("once"), get_files(*args)))
-        threads = [threading.Thread(target=bring, args=(storage, inputs, tmp_path / "s")) for _ in range(4)]
+        threads = [
+            threading.Thread(target=fetch_inputs, args=(storage, inputs, tmp_path / "s")) for _ in range(4)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -442,7 +444,7 @@ class TestInputs:
 
     def test_what_lies_on_the_node_is_not_fetched(self, storage: Storage, images: Path, tmp_path: Path):
         config = from_flat({"data.dataset": "manifest", "data.root": str(images)})
-        bring(storage, offer(storage, [config]), tmp_path / "store")
+        fetch_inputs(storage, upload_inputs(storage, [config]), tmp_path / "store")
         assert not (tmp_path / "store").exists()
 
     def test_a_folder_of_weights_travels_without_what_is_never_read(
@@ -453,9 +455,9 @@ class TestInputs:
         weights.mkdir()
         for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
             (weights / name).write_text(name)
-        inputs = offer(storage, [from_flat({"encoder.name": str(weights)})])
+        inputs = upload_inputs(storage, [from_flat({"encoder.name": str(weights)})])
         weights.rename(tmp_path / "elsewhere")
-        bring(storage, inputs, tmp_path / "store")
+        fetch_inputs(storage, inputs, tmp_path / "store")
         from trainables.models.files.checkpoints import local_folder
 
         found = local_folder(str(weights))
@@ -466,12 +468,12 @@ class TestInputs:
     ):
         monkeypatch.setattr(places, "_BROUGHT", {})
         config = from_flat({"data.dataset": "manifest", "data.root": str(images)})
-        inputs = offer(storage, [config])
+        inputs = upload_inputs(storage, [config])
         sha256 = file_sha256(images / "deep" / "3.png")
         storage.put_bytes(f"blobs/{sha256}", b"another image")
         images.rename(tmp_path / "not on this node")
         with pytest.raises(DataError, match=f"blobs/{sha256} is damaged"):
-            bring(storage, inputs, tmp_path / "store")
+            fetch_inputs(storage, inputs, tmp_path / "store")
 
 
 def test_the_reader_of_a_ledger_from_a_storage_finds_every_entry(
@@ -481,6 +483,6 @@ def test_the_reader_of_a_ledger_from_a_storage_finds_every_entry(
     mirror = Mirror(storage, folder, print)
     mirror.start(resumes=True)
     mirror.finish()
-    bring_sweep(storage, tmp_path / "other" / "sweeps" / NAME)
+    fetch_sweep(storage, tmp_path / "other" / "sweeps" / NAME)
     entries = LedgerReader(tmp_path / "other" / "sweeps" / NAME).poll()
     assert [entry.seq for entry in entries] == list(range(7))

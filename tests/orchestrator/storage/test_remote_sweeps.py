@@ -47,7 +47,7 @@ def test_the_newest_is_the_one_that_was_written_last(storage: Storage, tmp_path:
 
 
 def test_a_storage_that_is_not_there_is_no_empty_one(tmp_path: Path):
-    with pytest.raises(StorageError, match=r"there is no such folder .* name another one"):
+    with pytest.raises(StorageError, match=r"there is no such folder .* name another storage"):
         sweeps_in(open_storage(str(tmp_path / "nowhere")))
     assert not (tmp_path / "nowhere").exists()
 
@@ -77,10 +77,10 @@ def test_a_sweep_that_is_deleted_while_it_is_read_is_one_message(
     listed = {key: storage.names(key) for key in ("sweeps", "sweeps/walk/ledger")}
     shutil.rmtree(Path(storage.uri) / "sweeps" / "walk")
     monkeypatch.setattr(storage, "names", listed.__getitem__)
-    with pytest.raises(StorageError, match="ledger of 'walk' was there and is gone"):
+    with pytest.raises(StorageError, match="ledger of 'walk' has just disappeared"):
         newest_in(storage)
     with (
-        pytest.raises(StorageError, match="ledger of 'walk' was there and is gone"),
+        pytest.raises(StorageError, match="ledger of 'walk' has just disappeared"),
         copied(storage, "walk", []),
     ):
         pass

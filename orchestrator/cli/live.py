@@ -77,7 +77,7 @@ class LiveTable(SweepObserver):
     def on_trial_placed(self, trial: TrialState) -> None:
         """Adds a row."""
         self.trials[trial.trial_key] = trial
-        self.time_left.place(trial, time.monotonic())
+        self.time_left.placed[trial.trial_key] = time.monotonic()
 
     def on_trial_finished(self, trial: TrialState) -> None:
         """Prints the trial's score where there is no terminal."""

@@ -13,17 +13,13 @@ from trainables.scoring.metric_names import REUSED
 
 @dataclass
 class TimeLeft:
-    """The trials of a sweep that have ended, run, or are still to be placed."""
+    """Estimates the time left. Times are in seconds."""
 
     num_searched: int  # planned trials beside the baselines
     num_baselines: int
     at_once: int
-    planned_seconds: float | None = None  # of all trials, where the plan timed a step
-    placed: dict[str, float] = field(default_factory=dict[str, float])  # trial key → when, in seconds
-
-    def place(self, trial: TrialState, now: float) -> None:
-        """Notes when an attempt of a trial began."""
-        self.placed[trial.trial_key] = now
+    planned_seconds: float | None = None  # of the whole sweep, where the plan timed a step
+    placed: dict[str, float] = field(default_factory=dict[str, float])  # trial key → start of its attempt
 
     def text(self, trials: Collection[TrialState], now: float, began: float) -> str:
         """Returns `about 3 min left`; nothing while no duration is known, or once all trials have ended."""
@@ -31,41 +27,33 @@ class TimeLeft:
         return "" if seconds is None else f"about {duration(seconds)} left"
 
     def seconds(self, trials: Collection[TrialState], now: float, began: float) -> float | None:
-        """Returns the seconds until the last trial ends.
+        """Returns the seconds until the last trial ends; None if no trial is left, or no duration known.
 
-        A baseline may take far less than a searched trial, so each kind has its own mean.
+        Baselines and searched trials have a mean duration each: a frozen encoder takes far less.
         """
-        baselines = [trial for trial in trials if trial.is_baseline]
-        searched = [trial for trial in trials if not trial.is_baseline]
-        typical = self._typical(searched, now), self._typical(baselines, now)
-        work, longest, is_open = 0.0, 0.0, False
-        for kind, mean, num_planned in (
-            (searched, typical[0], self.num_searched),
-            (baselines, typical[1] or typical[0], self.num_baselines),
-        ):
+        left: list[float] = []
+        for is_baseline, num_planned in ((False, self.num_searched), (True, self.num_baselines)):
+            kind = [trial for trial in trials if trial.is_baseline == is_baseline]
             running = [trial for trial in kind if trial.status in ("placed", "running")]
             num_unplaced = max(0, num_planned - len(kind))
             if not running and not num_unplaced:
                 continue
-            if mean is None:
-                return None if self.planned_seconds is None else max(0.0, self.planned_seconds - now + began)
-            left = [max(0.0, mean - self._elapsed(trial, now)) for trial in running]
-            left += [mean] * num_unplaced
-            work, longest, is_open = work + sum(left), max(longest, *left), True
-        return max(work / self.at_once, longest) if is_open else None
+            if (mean := self._mean_seconds(kind, now)) is None:
+                return None if self.planned_seconds is None else max(0.0, began + self.planned_seconds - now)
+            left += [max(0.0, mean - self._elapsed(trial, now)) for trial in running] + [mean] * num_unplaced
+        return max(sum(left) / self.at_once, *left) if left else None
 
-    def _typical(self, trials: Collection[TrialState], now: float) -> float | None:
-        """Returns the mean seconds of a kind: of those that ended, else as the epochs of running ones say."""
+    def _mean_seconds(self, trials: Collection[TrialState], now: float) -> float | None:
+        """Returns the mean over finished trials; before there is one, over running trials by their epochs."""
         ended = [trial for trial in trials if trial.status == "finished"]
-        whole = [trial for trial in ended if not any(key in trial.metrics for key in REUSED)] or ended
-        if whole:
-            return fmean(trial.seconds for trial in whole)
+        whole = [trial.seconds for trial in ended if not any(key in trial.metrics for key in REUSED)]
         projected = [
             self._elapsed(trial, now) * trial.config["num_epochs"] / trial.history[-1][1]
             for trial in trials
             if trial.status == "running" and trial.history and trial.trial_key in self.placed
         ]
-        return fmean(projected) if projected else None
+        known = whole or [trial.seconds for trial in ended] or projected
+        return fmean(known) if known else None
 
     def _elapsed(self, trial: TrialState, now: float) -> float:
         return now - self.placed.get(trial.trial_key, now)

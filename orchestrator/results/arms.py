@@ -28,12 +28,17 @@ CONFIRMED, PLAIN, INFEASIBLE = range(3)
 class Terms:
     """The rules by which the arms of a sweep are ranked."""
 
-    objective: str  # higher is better
+    objective: str  # the key that ranks trials, such as `val/probe_joint/macro_auroc`; higher is better
     also_minimise: str | None
     limits: dict[str, Limit]
     num_seeds: int  # of the best arms at the end; 1 = nothing is confirmed
     num_confirmed: int  # best arms
     num_repeated: int = 1  # seeds of every arm; 1 where arms repeat over folds too
+
+    @property
+    def metric(self) -> str:
+        """The objective's metric, by which every system is ranked."""
+        return read_key(self.objective)[2]
 
     @property
     def num_whole(self) -> int:
@@ -46,7 +51,7 @@ def terms(state: SweepState) -> Terms:
     space = state.started.space
     search, repeat = space.get("search", {}), space.get("repeat", {})
     return Terms(
-        objective=objective(state),
+        objective=state.started.objective,
         also_minimise=space.get("also_minimise"),
         limits={key: Limit(**entry) for key, entry in space.get("constraints", {}).items()},
         num_seeds=search.get("seeds", 1),
@@ -54,11 +59,6 @@ def terms(state: SweepState) -> Terms:
         # Folds share training images: seeds beside folds are no independent repetitions.
         num_repeated=1 if "data.fold" in repeat else len(set(repeat.get("seed", [0]))),
     )
-
-
-def objective(state: SweepState) -> str:
-    """Returns the key that ranks trials, such as `val/probe_joint/macro_auroc`; higher is better."""
-    return state.started.objective
 
 
 def finished_arms(state: SweepState) -> list[list[TrialState]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from orchestrator.results.arms import Estimate
 from orchestrator.search.constraints import Breach, Limit
@@ -37,10 +39,8 @@ class Row:
     system: str
     objective: Estimate  # this system's own value of the objective's metric, on val
     num_seeds: int | None  # of the arm; None: it has no seed, or its sweep repeats no seeds
-    differs: bool | None  # from the best row, over the same seeds; None: not known
     breaches: tuple[Breach, ...]  # the violated constraints of an infeasible row
     second: float | None  # the value of `also_minimise`
-    is_on_front: bool  # no feasible row is at least as good in both objectives and better in one
     accuracy: Estimate | None  # on val
     test_accuracy: Estimate | None
     test_auroc: Estimate | None
@@ -52,6 +52,8 @@ class Row:
     num_trainable: int | None
     seconds: float
     stopped_early: bool
+    differs: bool | None = None  # from the best row, over the same seeds; None: not known
+    is_on_front: bool = False  # no feasible row is at least as good in both objectives and better in one
     is_reused: bool = False  # a trial took embeddings or weights from the store: `seconds` are too few
 
 
@@ -100,8 +102,9 @@ class Leaderboard:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the board as JSON-like values."""
-        rows = [{"rank": rank} | asdict(row) for rank, row in enumerate(self.rows, start=1)]
-        return asdict(self) | {"rows": rows}
+        values = TypeAdapter(Leaderboard).dump_python(self, mode="json")
+        rows = [{"rank": rank} | row for rank, row in enumerate(values["rows"], start=1)]
+        return values | {"rows": rows}
 
     def to_json(self) -> str:
         """Returns the board as JSON."""

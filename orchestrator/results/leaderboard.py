@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.results.arms import (
@@ -42,7 +42,6 @@ from trainables.scoring.significance import holm
 SHOWN = (*PROBES, *(system for system in ZERO_SHOT if system != "zero_shot_training"), *BASELINES)
 """The systems of a board, beside few-shot ones. Prompts that training has seen prove nothing."""
 
-
 Paired = Mapping[tuple[tuple[str, str], tuple[str | None, str] | None, str], Difference]
 """Arm and system, another arm (None: a control) and system, metric → the first minus the second."""
 
@@ -54,8 +53,8 @@ def leaderboard(state: SweepState) -> Leaderboard:
     found = (read_row(state, arm, system, paired, frozen) for arm in arms for system in systems_of(arm))
     standing = standings(arms, agreed)
     rows = sorted(filter(None, found), key=lambda row: (standing[row.arm_key], -row.objective.value))
-    rows = correct_for_many(mark_front(compare_with_best(state, rows)))
-    controls = tuple(read_controls(state))
+    rows = correct_for_many(mark_front(compare_with_best(rows, arms, agreed)))
+    controls = tuple(read_controls(state, agreed.metric))
     return Leaderboard(
         sweep=state.name,
         objective=agreed.objective,
@@ -67,7 +66,7 @@ def leaderboard(state: SweepState) -> Leaderboard:
         controls=controls,
         absent=tuple(read_absent(state)),
         test_opened=state.test_opened[0][0] if state.test_opened else None,
-        shortcut=find_shortcuts(rows, controls, metric_of(state)),
+        shortcut=find_shortcuts(rows, controls, agreed.metric),
         notes=(*(state.evaluated or Evaluated()).notes, *read_overlaps(state)),
         is_finished=state.finished is not None,
     )
@@ -79,20 +78,16 @@ def systems_of(arm: Arm) -> list[str]:
     return [*SHOWN, *sorted(filter(is_few_shot, measured), key=split_few_shot)]
 
 
-def metric_of(state: SweepState) -> str:
-    """Returns the objective's metric, by which every system is ranked."""
-    return read_key(terms(state).objective)[2]
-
-
-def compare_with_best(state: SweepState, rows: Sequence[Row]) -> list[Row]:
+def compare_with_best(rows: Sequence[Row], arms: Iterable[Arm], agreed: Terms) -> list[Row]:
     """Returns the rows, each with whether it differs from the first over their common seeds."""
-    agreed, arms = terms(state), {arm[0].arm_key: arm for arm in finished_arms(state)}
     if not rows or agreed.num_whole == 1 or rows[0].breaches:
         return list(rows)
 
+    of_key = {arm[0].arm_key: arm for arm in arms}
+
     def compare(row: Row) -> bool | None:
-        keys = [metric_key("val", system, metric_of(state)) for system in (row.system, rows[0].system)]
-        return differs(arms[row.arm_key], keys[0], arms[rows[0].arm_key], keys[1])
+        keys = [metric_key("val", each.system, agreed.metric) for each in (row, rows[0])]
+        return differs(of_key[row.arm_key], keys[0], of_key[rows[0].arm_key], keys[1])
 
     return [rows[0], *(replace(row, differs=compare(row)) for row in rows[1:])]
 
@@ -147,7 +142,7 @@ def read_row(
         frozen: see `frozen_arms`.
     """
     first, agreed, evaluated = arm[0], terms(state), state.evaluated or Evaluated()
-    score = over_trials(arm, metric_key("val", system, metric_of(state)), agreed)
+    score = over_trials(arm, metric_key("val", system, agreed.metric), agreed)
     if score is None:
         return None
     ours, best = (first.arm_key, system), _named(evaluated.reference)
@@ -166,10 +161,8 @@ def read_row(
         system=system,
         objective=score,
         num_seeds=None if agreed.num_whole == 1 or is_seedless(arm) else len(arm),
-        differs=None,
         breaches=broken_by(arm, agreed),
         second=mean(arm, agreed.also_minimise) if agreed.also_minimise else None,
-        is_on_front=False,
         accuracy=over_trials(arm, metric_key("val", system, "accuracy"), agreed),
         test_accuracy=estimate(test, metric_key("test", system, "accuracy")),
         test_auroc=estimate(test, metric_key("test", system, "macro_auroc")),
@@ -222,9 +215,8 @@ def read_paired(state: SweepState) -> Paired:
     }
 
 
-def read_controls(state: SweepState) -> Iterator[Control]:
+def read_controls(state: SweepState, metric: str) -> Iterator[Control]:
     """Yields the controls of the first trial that has them: they do not depend on the encoder."""
-    metric = metric_of(state)
     opened = (state.evaluated or Evaluated()).controls
     for system in CONTROLS:
         key = metric_key("val", system, metric)

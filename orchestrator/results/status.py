@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.results.arms import objective
 from orchestrator.results.seed_repeats import num_still_to_confirm
 from orchestrator.storage.driver_lock import read_waiting, running_driver
 from orchestrator.storage.lease import Lease
@@ -77,11 +76,13 @@ class SweepStatus:
         there = f" --storage '{self.storage}'" if self.storage else ""
         if self.driver is not None:
             where = f" on {self.host}" if self.host else ""
-            return [f"stop it after the running epochs{where}: {command(f'stop {self.sweep}')}"]
+            return [f"end it after the running epochs{where}: {command(f'stop {self.sweep}')}"]
         if not self.is_complete:
-            return [f"go on: {command(f'sweep --resume {self.sweep}{there}')}"]
+            return [f"resume it: {command(f'sweep --resume {self.sweep}{there}')}"]
         if any(trial.progress in ("failed", "unavailable") for trial in self.trials):
-            return [f"try what failed again: {command(f'sweep --resume {self.sweep}{there} --retry-failed')}"]
+            return [
+                f"run failed trials again: {command(f'sweep --resume {self.sweep}{there} --retry-failed')}"
+            ]
         return []
 
 
@@ -136,6 +137,6 @@ def _status_of(trial: TrialState, state: SweepState, *, is_run: bool, waits: str
         attempts=trial.attempts,
         epoch=trial.history[-1][1] if trial.history else None,
         num_epochs=trial.config["num_epochs"],
-        score=trial.value(objective(state)),
+        score=trial.value(state.started.objective),
         reason=waits if progress == "waiting" else last_failure,
     )

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.results.arms import best_arm, mean, objective
+from orchestrator.results.arms import best_arm, mean
 from orchestrator.storage.driver_lock import running_driver
 from orchestrator.storage.ledger import read_ledger
 from orchestrator.storage.paths import sweep_folder, sweep_names
@@ -45,6 +45,6 @@ def _read_record(folder: Path) -> SweepRecord:
         return found
     is_run = running_driver(folder) is not None
     state = "running" if is_run else "complete" if ledger.is_complete else "interrupted"
-    goal, best = objective(ledger), best_arm(ledger)
+    goal, best = ledger.started.objective, best_arm(ledger)
     score = mean(best, goal) if best else None
     return replace(found, started=ledger.began or None, state=state, best_score=score, objective=goal)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from orchestrator.results.arms import objective
 from orchestrator.storage.ledger import SweepState
 from orchestrator.storage.paths import artifact_root, home
 from orchestrator.tracking.replay import POLL_SECONDS, absolute, environment, has_ended
@@ -132,7 +131,7 @@ def links(state: SweepState, base_url: str) -> dict[str, str]:
             f"tags.`orchestrator.sweep` = '{state.name}' and tags.`orchestrator.kind` = 'sweep'",
         )
         children = f"tags.mlflow.parentRunId = '{sweep[0]}'"
-        key = f"metrics.`{objective(state)}`"
+        key = f"metrics.`{state.started.objective}`"
         trials = _search(base_url, experiment, children, order_by=[f"{key} DESC"])
     except (OSError, LookupError) as error:
         raise ClusterError(

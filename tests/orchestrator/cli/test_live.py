@@ -81,9 +81,8 @@ def test_the_table_says_how_long_it_still_takes(table: LiveTable, monkeypatch: p
 
 
 def left(trials: list[TrialState], *, at_once: int = 1, now: float = 0, **planned: Any) -> float | None:
-    clock = TimeLeft(num_searched=4, num_baselines=1, at_once=at_once, **planned)
-    for trial in trials:
-        clock.place(trial, 0)
+    placed = dict.fromkeys((trial.trial_key for trial in trials), 0.0)
+    clock = TimeLeft(num_searched=4, num_baselines=1, at_once=at_once, placed=placed, **planned)
     return clock.seconds(trials, now, 0)
 
 

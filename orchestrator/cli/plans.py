@@ -25,22 +25,29 @@ def show_plan(
     as_json: bool,
     address: str | None,
 ) -> None:
-    """Plans a search space, prints the plan, and writes it to a file if one is named."""
+    """Plans a search space, prints the plan, and writes it to a file if one is named.
+
+    Raises:
+        ClusterError: the disk has no room for the sweep.
+    """
     with doing("planning, and timing one training step" if is_timed else "planning"):
         from orchestrator.planning.plan import make_plan
         from orchestrator.planning.plan_file import check_place, describe_plan, write_plan
         from orchestrator.search.space_file import load_space
+        from trainables.errors import ClusterError
 
         if to is not None:
             check_place(to)
         plan = make_plan(load_space(source, changes), is_timed=is_timed, cluster=find_cluster(address))
-    if to is not None:
-        write_plan(to, describe_plan(plan, source))
     if as_json:
         print_json(plan.to_dict())
-        return
-    print_plan(plan, out)
+    else:
+        print_plan(plan, out)
+    if shortage := plan.disk.shortage():
+        raise ClusterError(shortage)
     if to is not None:
+        write_plan(to, describe_plan(plan, source))
+    if to is not None and not as_json:
         print_line(f"The plan is in {to}. Run it: {command(f'sweep --from-plan {shlex.quote(str(to))}')}")
 
 

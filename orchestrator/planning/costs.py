@@ -16,7 +16,6 @@ from orchestrator.cluster.resources import (
 )
 from trainables.config import TrialConfig
 from trainables.errors import UserError, WeightsUnavailable
-from trainables.models.catalogue.registry import model_preprocessing
 from trainables.training.footprint import Footprint, footprint
 
 if TYPE_CHECKING:
@@ -24,14 +23,6 @@ if TYPE_CHECKING:
     from trainables.training.step_timing import StepTime
 
 # Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
-
-EMBEDDING_BYTES = (
-    4 * 2048
-)  # per image and adapter, pooled and joint, float32; an upper estimate over the families
-KEPT_CHECKPOINTS = 3
-"""Of a running trial at most: the newest two, and the one that is being written."""
-COPIES_OF_ADAPTER = 2
-"""In the store, and among the trial's results."""
 
 Datasets = Mapping[str, "Dataset"]
 """By the JSON of their configuration."""
@@ -168,44 +159,6 @@ def estimate_memory(
     workers = concurrency.num_workers
     trial = (memory.resident + graphs) * workers
     return MemoryEstimate(trial, graphs * workers, concurrency.max_concurrent, machine.memory_gb, of)
-
-
-def disk_bytes(
-    configs: list[TrialConfig], datasets: Datasets, *, num_trials: int, max_concurrent: int
-) -> int:
-    """Returns an upper estimate: decoded images, caches of activations, and of each trial what it leaves."""
-    images: dict[tuple[str, int], int] = {}
-    activations: dict[tuple[object, ...], float] = {}
-    checkpoint = adapter = 0
-    for config in configs:
-        dataset, found = datasets[config.data.model_dump_json()], footprint(config)
-        size = model_preprocessing(config).size
-        images[dataset.content_fingerprint, size] = len(dataset.records) * size**2
-        key, num_bytes = _cache_of(config, dataset, found)
-        activations[key] = num_bytes
-        if found is not None:
-            checkpoint = max(checkpoint, found.checkpoint)
-            adapter = max(adapter, COPIES_OF_ADAPTER * found.num_trainable * 4)
-    most = max(len(dataset.records) for dataset in datasets.values())
-    each = most * EMBEDDING_BYTES + adapter
-    written = KEPT_CHECKPOINTS * checkpoint * max_concurrent
-    return int(sum(images.values()) + sum(activations.values()) + num_trials * each + written)
-
-
-def _cache_of(
-    config: TrialConfig, dataset: Dataset, found: Footprint | None
-) -> tuple[tuple[object, ...], float]:
-    """Returns which cache of activations a trial shares with others, and its bytes."""
-    budget = config.execution.cache_budget_gb * 2**30
-    if config.is_baseline:
-        return (), 0
-    if found is None:
-        return (config.encoder,), budget
-    num_views = 1 if config.data.augmentation == "none" else config.data.num_views
-    num_trained = len(dataset.records if config.data.fold is not None else dataset.indices("train"))
-    num_images = len(dataset.records) + max(num_views - 1, 0) * num_trained
-    key = (config.encoder, found.activations, dataset.content_fingerprint, num_images, config.data.seed)
-    return key, num_images * found.activations if num_images * found.activations <= budget else 0
 
 
 @dataclass(frozen=True)

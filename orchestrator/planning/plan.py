@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.fit import fit
@@ -19,14 +16,13 @@ from orchestrator.planning.costs import (
     TimeEstimate,
     all_batches,
     describe_batches,
-    disk_bytes,
     estimate_memory,
     estimate_time,
     trial_memory,
 )
+from orchestrator.planning.disk import DiskEstimate, estimate_disk
 from orchestrator.results.seed_repeats import confirmed_counts, num_confirming
 from orchestrator.search.space import SearchSpace
-from orchestrator.storage.paths import HOME_VARIABLE
 from trainables.config import EncoderConfig, TrialConfig, from_flat
 from trainables.models.catalogue.medical import seen_in_training
 from trainables.models.catalogue.registry import encoder_fingerprint, find_encoder, preprocessing_of
@@ -56,8 +52,7 @@ class Plan:
     trial_memory: TrialMemory
     memory: MemoryEstimate
     time: TimeEstimate
-    disk_bytes: int
-    free_bytes: int
+    disk: DiskEstimate
     seen_in_training: tuple[str, ...] = ()  # of these data by these encoders
     missing_weights: tuple[str, ...] = ()  # whose trials will be `unavailable`, and what to do
 
@@ -67,7 +62,6 @@ class Plan:
         varied = [f"{key}: {_shown(parameter.to_dict())}" for key, parameter in space.parameters.items()]
         repeated = [f"{key}: {', '.join(map(str, values))}" for key, values in space.repeat.items()]
         early = "" if search.scheduler == "none" else f", stopped early by {search.scheduler}"
-        gigabytes = self.disk_bytes / 2**30, self.free_bytes / 2**30
         lines = {
             "space": f"{space.name}: {space.about}" if space.about else space.name,
             "data": self.data,
@@ -86,7 +80,7 @@ class Plan:
             "at once": self.concurrency.reason,
             "memory": str(self.memory),
             "time": str(self.time),
-            "disk": "at most {:.2g} GB, {:.0f} GB free".format(*gigabytes),
+            "disk": str(self.disk),
         }
         return [(label, text) for label, text in lines.items() if text]
 
@@ -115,8 +109,8 @@ class Plan:
             "batches": [asdict(batches) for batches in self.batches],
             "memory": asdict(self.memory),
             "time": asdict(self.time),
-            "disk_bytes": self.disk_bytes,
-            "free_bytes": self.free_bytes,
+            "disk_bytes": self.disk.total,
+            "free_bytes": self.disk.free,
         }
 
     @property
@@ -187,13 +181,12 @@ def make_plan(space: SearchSpace, *, is_timed: bool = False, cluster: Cluster | 
         )
         if is_timed
         else NOT_TIMED,
-        disk_bytes=disk_bytes(
+        disk=estimate_disk(
             configs,
             datasets,
             num_trials=num_trials + num_baselines + num_confirming(space),
             max_concurrent=concurrency.max_concurrent,
         ),
-        free_bytes=_free_bytes(),
         seen_in_training=_seen_in_training(configs),
         missing_weights=tuple(missing_weights(configs)),
     )
@@ -215,14 +208,6 @@ def _describe_encoder(config: EncoderConfig) -> str:
 def _seen_in_training(configs: list[TrialConfig]) -> tuple[str, ...]:
     pairs = dict.fromkeys((config.encoder.name, config.data.dataset) for config in configs)
     return tuple(line for pair in pairs for line in seen_in_training(*pair))
-
-
-def _free_bytes() -> int:
-    """Returns what is free where the home lies or would be made; nothing is made here."""
-    folder = Path(os.environ.get(HOME_VARIABLE) or Path.home()).expanduser().absolute()
-    while not folder.is_dir():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def _objectives(space: SearchSpace) -> str:

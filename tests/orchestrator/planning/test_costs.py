@@ -7,9 +7,10 @@ import pytest
 from orchestrator.cluster.fit import fit
 from orchestrator.cluster.nodes import one_node
 from orchestrator.cluster.resources import Machine, TrialMemory
-from orchestrator.planning import costs
+from orchestrator.planning import costs, disk
 from orchestrator.planning.checks import check_trials
-from orchestrator.planning.costs import disk_bytes, estimate_memory, estimate_time, trial_memory
+from orchestrator.planning.costs import estimate_memory, estimate_time, trial_memory
+from orchestrator.planning.disk import estimate_disk
 from trainables.config import from_flat
 from trainables.errors import WeightsUnavailable
 from trainables.training.step_timing import StepTime
@@ -93,13 +94,13 @@ def test_memory_that_is_not_there_is_said() -> None:
 def test_disk_counts_each_cache_once_and_checkpoints_of_what_runs_at_once() -> None:
     def total(*configs: Any, num_trials: int = 2, at_once: int = 1) -> int:
         datasets = check_trials(list(configs))
-        return disk_bytes(list(configs), datasets, num_trials=num_trials, max_concurrent=at_once)
+        return estimate_disk(list(configs), datasets, num_trials=num_trials, max_concurrent=at_once).total
 
     first = trial()
     assert total(first, trial(seed=1)) == total(first)
     assert total(first, trial(lora__num_blocks=1)) > total(first), "another cut, another cache"
     found = costs.footprint(first)
-    assert total(first, at_once=3) - total(first) == 2 * costs.KEPT_CHECKPOINTS * found.checkpoint
+    assert total(first, at_once=3) - total(first) == 2 * disk.KEPT_CHECKPOINTS * found.checkpoint
     assert found.checkpoint == 12 * found.num_trainable
     assert total(trial(execution__cache_budget_gb=0.0)) < total(first)
 

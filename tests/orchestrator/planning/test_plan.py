@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cluster.resources import Machine
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.search.space_file import load_space, read_space
 from trainables.errors import ClusterError, ConfigError, DataError
@@ -187,7 +188,7 @@ def test_baselines_of_any_kind_are_planned_without_their_weights() -> None:
     ]
     with_baselines, without = plan(arms=arms), plan(arms=arms[:1])
     assert with_baselines.memory.trial_gb > without.memory.trial_gb + 1  # ViT-B/16 with its moments
-    assert with_baselines.disk_bytes > without.disk_bytes + 3 * 4 * 4 * 85_000_000
+    assert with_baselines.disk.total > without.disk.total + 3 * 4 * 4 * 85_000_000
     lora, resnet, vit = (trial.config for trial in with_baselines.space.named_trials()[1:])
     assert model_preprocessing(resnet).size == 64
     assert len({model_fingerprint(config) for config in (lora, resnet, vit)}) == 3
@@ -220,3 +221,10 @@ def test_more_shots_than_patients_are_refused_before_anything_starts() -> None:
 
 def test_a_plan_without_timing_says_so() -> None:
     assert dict(plan().lines())["time"] == "not timed: not asked for"
+
+
+def test_the_memory_of_a_trial_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.planning.plan.this_machine", lambda: Machine(8, 0, memory_gb=4))
+    lines = dict(plan(parameters={"lora.rank": {"choice": [2, 4, 8, 16]}}).lines())
+    assert lines["at once"].endswith(", limited by the memory of a trial")
+    assert [label for label, text in lines.items() if " GB" in text] == ["memory", "disk"]

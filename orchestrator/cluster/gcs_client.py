@@ -1,4 +1,4 @@
-"""Asks the head of a cluster what it is and has, without joining it: quick, and it leaves no trace there."""
+"""Asks the head of a cluster for its nodes, without joining it: quick, and it leaves no trace."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.nodes import Cluster, Node
-from orchestrator.cluster.ray_internals import ALIVE, ask, autoscaler_groups, head_of, messages
+from orchestrator.cluster.ray_internals import ALIVE, ask, autoscaler_groups, head_of
 from orchestrator.cluster.resources import Machine
 from trainables.errors import ClusterError
 from trainables.shell import command
@@ -34,28 +34,28 @@ GPU_MEMORY_GB = {
     "H100": 79.0,
     "H200": 139.0,
 }
-"""By Ray's name of a node's GPUs, of the smallest that bears it; a head does not know what they have."""
+"""By Ray's name of a GPU: the smallest model of that name. A head does not know the memory of GPUs."""
 TOKEN_HINT = (
     "copy the token of its head to ~/.ray/auth_token (chmod 600), or name its file in RAY_AUTH_TOKEN_PATH"
 )
 
 
 def look_at(address: str) -> Cluster:
-    """Returns what answers at an address: its nodes and what they offer.
+    """Returns the cluster at an address: its nodes and what they offer.
 
     Args:
-        address: `host:port`, or `auto` for what runs on this machine.
+        address: `host:port`, or `auto` for the cluster that runs on this machine.
 
     Raises:
-        ClusterError: nothing answers, a wrong token or none, another version of Ray.
+        ClusterError: no answer, a wrong token or none, or another version of Ray.
     """
     import grpc
 
     check_token(address)
     address = find_head(address)
     try:
-        version = ask(address, "CheckAlive", messages().CheckAliveRequest()).ray_version
-        found = ask(address, "GetAllNodeInfo", messages().GetAllNodeInfoRequest()).node_info_list
+        version = ask(address, "CheckAlive").ray_version
+        found = ask(address, "GetAllNodeInfo").node_info_list
     except grpc.RpcError as error:
         raise ClusterError(_explain(address, error)) from error
     check_version(address, version)
@@ -64,39 +64,33 @@ def look_at(address: str) -> Cluster:
 
 
 def still_to_come(address: str, there: Sequence[Machine]) -> tuple[Machine, ...]:
-    """Returns the nodes that an autoscaler may start beside those that are there."""
-    return nodes_to_come(there, groups=node_groups(address))
-
-
-def node_groups(address: str) -> list[NodeGroup]:
-    """Returns the kinds of node that an autoscaler has told a head of; most tell none."""
+    """Returns the nodes that an autoscaler may start in addition to those that are there."""
     import grpc
 
     try:
         found = autoscaler_groups(address)
     except grpc.RpcError:
-        return []
-    return [NodeGroup(dict(group.resources), group.max_count) for group in found]
+        found = ()
+    return nodes_to_come(there, groups=[NodeGroup(dict(each.resources), each.max_count) for each in found])
 
 
 def is_alive(address: str, node_id: str) -> bool:
-    """Says whether the head of a cluster answers, and counts a node among the living."""
+    """Says whether the head of a cluster answers, and knows a node as alive."""
     import grpc
 
-    request = messages().GetAllNodeInfoRequest()
-    request.node_selectors.add(node_id=bytes.fromhex(node_id))
+    selectors = [{"node_id": bytes.fromhex(node_id)}]
     try:
-        found = ask(address, "GetAllNodeInfo", request).node_info_list
+        found = ask(address, "GetAllNodeInfo", node_selectors=selectors).node_info_list
     except grpc.RpcError:
         return False
     return any(info.state == ALIVE for info in found)
 
 
 def find_head(address: str) -> str:
-    """Returns the `host:port` that Ray makes of an address.
+    """Returns the `host:port` of the head at an address, which may be `auto`.
 
     Raises:
-        ClusterError: `auto`, and no cluster or several run on this machine; a host without an address.
+        ClusterError: `auto`, and no cluster or several run on this machine; an unknown host.
     """
     try:
         return head_of(address)
@@ -107,7 +101,7 @@ def find_head(address: str) -> str:
 
 
 def check_version(address: str, theirs: str) -> None:
-    """Raises ClusterError where a cluster runs another version of Ray than this process."""
+    """Raises ClusterError if a cluster runs another version of Ray than this process."""
     from ray import __version__ as ours
 
     if theirs != ours:
@@ -118,22 +112,18 @@ def check_version(address: str, theirs: str) -> None:
 
 
 def check_token(address: str) -> None:
-    """Makes sure that there is a token to show, and that its file is the user's alone.
-
-    Raises:
-        ClusterError: there is none.
-    """
+    """Raises ClusterError if there is no token. Makes the token's file readable by its user alone."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
     if not path.is_file() or not path.read_bytes().strip():
         raise ClusterError(
-            f"the cluster at {address}: no token to show it ({path} is missing or empty); {TOKEN_HINT}"
+            f"the cluster at {address} needs a token, and {path} is missing or empty; {TOKEN_HINT}"
         )
     found = path.stat()
     if found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) & 0o077:
-        with suppress(OSError):  # a secret that is mounted
-            path.chmod(0o600)  # Ray writes it so that everybody on the machine can read it
+        with suppress(OSError):  # a mounted secret
+            path.chmod(0o600)  # Ray writes a file that everybody on the machine can read
 
 
 def _node(info: Any) -> Node:
@@ -152,7 +142,7 @@ def _explain(address: str, error: Any) -> str:
     import grpc
 
     if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-        return f"the cluster at {address} does not take this token; {TOKEN_HINT}"
+        return f"the cluster at {address} refuses this token; {TOKEN_HINT}"
     host, _, port = address.rpartition(":")
     return (
         f"no cluster answers at {address} ({error.code().name.lower()}): is its head running there "
@@ -163,16 +153,16 @@ def _explain(address: str, error: Any) -> str:
 
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
-"""Where `ray up` leaves its settings on the head, as JSON."""
+"""File on the head with the settings of `ray up`, as JSON."""
 GB_PER_CORE = 2.0
-"""Where the settings do not tell a node's memory."""
+"""Memory of a node whose settings do not give it."""
 MOST_OF_A_GROUP = 100
-"""Nodes that are counted on, where a group has no limit."""
+"""Nodes that are expected of a group without a limit."""
 
 
 @dataclass(frozen=True)
 class NodeGroup:
-    """A kind of node that an autoscaler has told the head of, as KubeRay's does."""
+    """A kind of node that an autoscaler, such as KubeRay's, has registered with the head."""
 
     resources: Mapping[str, float]
     max_count: int  # negative: no limit
@@ -181,26 +171,29 @@ class NodeGroup:
 def nodes_to_come(
     there: Sequence[Machine], settings: Path = BOOTSTRAP, groups: Sequence[NodeGroup] = ()
 ) -> tuple[Machine, ...]:
-    """Returns the nodes that the autoscaler of this cluster may start for trials that wait, if it has one.
+    """Returns the nodes that the autoscaler of this cluster, if it has one, may start for pending trials.
 
     Args:
         there: nodes that are alive; each takes the place of one of its kind.
-        settings: of an autoscaler that `ray up` started, on this head.
-        groups: what the head was told; where there are some, `settings` are not read.
+        settings: file of an autoscaler that `ray up` started on this head; read if there are no `groups`.
+        groups: kinds of node that are registered with the head.
     """
     if groups:
-        return tuple(_without([m for group in groups for m in _of_group(group)], there))
+        number = [MOST_OF_A_GROUP if g.max_count < 0 else min(g.max_count, MOST_OF_A_GROUP) for g in groups]
+        kinds = [_machine(group.resources) for group in groups]
+        allowed = [kind for kind, num in zip(kinds, number, strict=True) if kind.num_cpus for _ in range(num)]
+        return tuple(_without(allowed, there))
     try:
         found: dict[str, Any] = json.loads(settings.expanduser().read_text())
         allowed = _allowed(found)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return ()  # no autoscaler, or one that is told otherwise
+        return ()  # no autoscaler, or one with other settings
     coming = _without(allowed, there)
     return tuple(coming[: max(0, int(found.get("max_workers", 2)) - (len(allowed) - len(coming)))])
 
 
 def _without(allowed: Sequence[Machine], there: Sequence[Machine]) -> list[Machine]:
-    """Returns the nodes that may run and do not."""
+    """Returns the allowed nodes that are not there yet."""
     alive = Counter((machine.num_cpus, machine.num_gpus) for machine in there)
     coming: list[Machine] = []
     for machine in allowed:
@@ -212,22 +205,19 @@ def _without(allowed: Sequence[Machine], there: Sequence[Machine]) -> list[Machi
     return coming
 
 
-def _of_group(group: NodeGroup) -> list[Machine]:
-    cpus, gpus = int(group.resources.get("CPU", 0)), int(group.resources.get("GPU", 0))
-    memory_gb = group.resources.get("memory", GB_PER_CORE * cpus * 2**30) / 2**30
-    number = MOST_OF_A_GROUP if group.max_count < 0 else min(group.max_count, MOST_OF_A_GROUP)
-    return [Machine(cpus, gpus, memory_gb)] * number if cpus else []
+def _machine(resources: Mapping[str, float]) -> Machine:
+    cpus = int(resources.get("CPU", 0))
+    memory_gb = resources["memory"] / 2**30 if "memory" in resources else GB_PER_CORE * cpus
+    return Machine(cpus, int(resources.get("GPU", 0)), memory_gb)
 
 
 def _allowed(settings: dict[str, Any]) -> list[Machine]:
-    """Returns every worker that may run at once by its own type, those with GPUs first."""
-    machines: list[Machine] = []
+    """Returns as many workers as each node type allows at once, those with GPUs first."""
     kinds: dict[str, dict[str, Any]] = settings["available_node_types"]
-    for name, kind in kinds.items():
-        has: dict[str, float] = kind.get("resources") or {}
-        cpus, gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0))
-        if name == settings["head_node_type"] or cpus == 0:
-            continue
-        memory_gb = has["memory"] / 2**30 if "memory" in has else GB_PER_CORE * cpus
-        machines += [Machine(cpus, gpus, memory_gb)] * int(kind.get("max_workers", 0))
+    machines = [
+        machine
+        for name, kind in kinds.items()
+        if (machine := _machine(kind.get("resources") or {})).num_cpus and name != settings["head_node_type"]
+        for _ in range(int(kind.get("max_workers", 0)))
+    ]
     return sorted(machines, key=lambda machine: -machine.num_gpus)

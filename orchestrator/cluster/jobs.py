@@ -176,9 +176,7 @@ class JobServer:
         try:
             return ask(*arguments, **options)
         except AuthenticationError as error:
-            raise ClusterError(
-                f"the cluster at {self.address} does not take this token; {TOKEN_HINT}"
-            ) from error
+            raise ClusterError(f"the cluster at {self.address} refuses this token; {TOKEN_HINT}") from error
         except (OSError, RuntimeError, LookupError, ValueError) as error:  # requests' errors are OSErrors
             raise ClusterError(f"the cluster at {self.address}: {error or type(error).__name__}") from error
 

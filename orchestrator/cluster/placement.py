@@ -1,7 +1,7 @@
 """What a trial takes of the nodes of a cluster, whether they can ever hold it, and what it waits for.
 
-Knows no Ray. All trials of a sweep take the same, so they never block each other: Ray gives a trial all its
-places at once or none, and any place that is free suits any worker.
+Imports no Ray. All trials of a sweep take the same, so they never block each other: Ray gives a trial all its
+places at once or none, and any free place suits any worker.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from orchestrator.cluster.resources import CPU, GPU, Machine, counted
 
 NOUNS = {GPU: "GPU", CPU: "CPU core"}
 PLACES = "clip_orchestrator_places"
-"""Namespace in a head's table of keys: on which nodes attempts stand."""
+"""Namespace in a head's key-value store: on which nodes attempts run."""
 TOLERANCE = 1e-6  # Ray counts in ten-thousandths
 
 
 @dataclass(frozen=True)
 class Need:
-    """What one trial takes: each worker stands on one node, two workers may stand on two."""
+    """What one trial takes. Each worker runs on one node; two workers may run on two."""
 
     num_workers: int
     cpus: float
@@ -28,11 +28,11 @@ class Need:
 
     @property
     def per_worker(self) -> dict[str, float]:
-        """By Ray's names, the scarcer first."""
+        """Amounts by Ray's names, GPUs first."""
         return {name: amount for name, amount in ((GPU, self.gpus), (CPU, self.cpus)) if amount > 0}
 
     def places(self, has: Mapping[str, float]) -> int:
-        """Returns how many workers a node holds that has so much."""
+        """Returns how many workers fit on a node with these amounts."""
         return min(
             (
                 _gpu_places(has.get(name, 0), amount) if name == GPU else _whole(has.get(name, 0) / amount)
@@ -49,46 +49,48 @@ class Need:
 
 @dataclass(frozen=True)
 class Room:
-    """One node: what it has, and what of it is free."""
+    """One node: what it has, and what is free."""
 
     node_id: str
     total: Mapping[str, float]
     free: Mapping[str, float]
-    is_leaving: bool = False  # it is being taken back, and takes nothing new
+    is_leaving: bool = False  # the cloud is taking it back: it gets no new trial
 
 
 def place_key(job_id: str, trial_key: str = "", attempt: int | None = None) -> str:
-    """Returns how the places of an attempt begin; without one, of a trial, or of all of a job."""
+    """Returns the key prefix of an attempt's places, or of all places of a trial or a job."""
     return "/".join([job_id, *([trial_key] if trial_key else []), *([str(attempt)] if attempt else []), ""])
 
 
 def can_ever_hold(need: Need, rooms: Iterable[Room], coming: Iterable[Machine] = ()) -> bool:
-    """Says whether a trial would find its places, were all others gone and all nodes there."""
+    """Says whether a trial has room once all others have ended and all coming nodes are there."""
     here = sum(need.places(room.total) for room in rooms if not room.is_leaving)
     later = sum(need.places(machine.amounts) for machine in coming)
     return here + later >= need.num_workers
 
 
 def waits_for(need: Need, rooms: Sequence[Room], coming: Sequence[Machine] = ()) -> str:
-    """Reads as `waits for 2 GPUs: 1 of 4 free`; what a trial waits for that Ray has not placed yet."""
+    """Returns what a pending trial waits for. Reads as `waits for 2 GPUs: 1 of 4 free`."""
     staying = [room for room in rooms if not room.is_leaving]
     if not can_ever_hold(need, staying):
         later = f", {len(coming)} may come" if coming else ""
         has = per_node([room.total for room in staying], list(need.per_worker))
-        return f"waits for a node: it takes {need}, and there {_is(len(staying))} {has}{later}"
+        verb = "is" if len(staying) <= 1 else "are"
+        return f"waits for a node: it takes {need}, and there {verb} {has}{later}"
     for name, amount in need.per_worker.items():
         wanted = amount * need.num_workers
-        free, total = (sum(has.get(name, 0) for has in kind) for kind in _free_and_total(staying))
+        free = sum(room.free.get(name, 0) for room in staying)
+        total = sum(room.total.get(name, 0) for room in staying)
         if free < wanted - TOLERANCE:
             return f"waits for {_amount(wanted, NOUNS[name])}: {free:g} of {total:g} free"
     num_free = sum(need.places(room.free) for room in staying)
     if num_free >= need.num_workers:
         return "waits for Ray to place it"
-    return f"waits for {need}: there is room for {num_free}, as what is free is scattered over nodes"
+    return f"waits for {need}: only {num_free} fit, as the free resources are scattered over nodes"
 
 
 def per_node(nodes: Sequence[Mapping[str, float]], names: Sequence[str]) -> str:
-    """Reads as `2 nodes with 2 + 2 GPUs and 8 + 4 CPU cores`; of more than four nodes equals are counted."""
+    """Reads as `2 nodes with 2 + 2 GPUs and 8 + 4 CPU cores`, or `5 nodes with 5 × 2 GPUs`."""
     if not nodes:
         return "no node"
     parts = [f"{_listed([has.get(name, 0) for has in nodes])} {NOUNS[name]}s" for name in names]
@@ -101,12 +103,8 @@ def _listed(amounts: Sequence[float]) -> str:
     return " + ".join(f"{number} × {amount:g}" for amount, number in Counter(amounts).items())
 
 
-def _free_and_total(rooms: Sequence[Room]) -> tuple[list[Mapping[str, float]], list[Mapping[str, float]]]:
-    return [room.free for room in rooms], [room.total for room in rooms]
-
-
 def _gpu_places(has: float, amount: float) -> int:
-    """A worker that takes a fraction of a GPU never stands on two of them."""
+    """Returns how many workers fit on these GPUs. A fraction is always of one GPU."""
     if amount >= 1:
         return _whole(has / amount)
     whole, rest = divmod(has + TOLERANCE, 1)
@@ -119,7 +117,3 @@ def _whole(number: float) -> int:
 
 def _amount(amount: float, noun: str) -> str:
     return f"{amount:g} {noun}{'' if amount == 1 else 's'}"
-
-
-def _is(number: int) -> str:
-    return "is" if number <= 1 else "are"

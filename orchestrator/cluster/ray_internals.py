@@ -25,21 +25,23 @@ PLACED, REMOVED = 2, 3
 """`PlacementGroupTableData.PlacementGroupState`."""
 
 
-def messages() -> Any:
-    """Returns the message types of a head's services."""
-    from ray.core.generated import gcs_service_pb2
+def ask(address: str, question: str, of: str = "NodeInfo", **fields: Any) -> Any:
+    """Returns the answer of one of a head's services; raises gRPC's errors.
 
-    return gcs_service_pb2
-
-
-def ask(address: str, question: str, request: Any, *, of: str = "NodeInfo") -> Any:
-    """Returns the answer of one of a head's services; raises gRPC's errors."""
+    Args:
+        address: of the head.
+        question: name of the call, such as `GetAllNodeInfo`.
+        of: the service.
+        fields: of the request.
+    """
     from ray._private.gcs_utils import create_gcs_channel
+    from ray.core.generated import gcs_service_pb2 as messages
     from ray.core.generated import gcs_service_pb2_grpc as services
 
     channel: Any = create_gcs_channel(address)
     with channel:
         stub = getattr(services, f"{of}GcsServiceStub")(channel)
+        request = getattr(messages, f"{question}Request")(**fields)
         return getattr(stub, question)(request, timeout=ASK_SECONDS)
 
 
@@ -48,11 +50,9 @@ def autoscaler_groups(address: str) -> Any:
     from ray._raylet import GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, GCS_AUTOSCALER_STATE_NAMESPACE
     from ray.core.generated import autoscaler_pb2
 
-    request = messages().InternalKVGetRequest(
-        namespace=GCS_AUTOSCALER_STATE_NAMESPACE.encode(), key=GCS_AUTOSCALER_CLUSTER_CONFIG_KEY.encode()
-    )
+    namespace, key = GCS_AUTOSCALER_STATE_NAMESPACE.encode(), GCS_AUTOSCALER_CLUSTER_CONFIG_KEY.encode()
+    told = ask(address, "InternalKVGet", "InternalKV", namespace=namespace, key=key).value
     generated: Any = autoscaler_pb2
-    told = ask(address, "InternalKVGet", request, of="InternalKV").value
     return generated.ClusterConfig.FromString(told).node_group_configs
 
 

@@ -1,4 +1,4 @@
-"""Notices that Ray has died under a call that waits for it."""
+"""Interrupts a call that waits for Ray once Ray has died."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from orchestrator.cluster.ray_internals import this_node
 
 WATCH_SECONDS = 1.0
 LOST_SECONDS = 10.0
-"""How long a cluster may keep silent: a busy head is not a dead one."""
+"""How long a cluster may be silent: a busy head is not dead."""
 WAKE_UP = signal.SIGURG
 """Ignored by default, and used by nobody else here."""
 
 
 class NodeDied(Exception):
-    """A process of Ray's own has died: what waits for Ray would wait for ever."""
+    """A process of Ray has died, so waiting for Ray would never end."""
 
 
 class NoRoom(NodeDied):
-    """Nothing runs, and no node that is there or to come can hold what waits: it would wait for ever."""
+    """Nothing runs, and no current or future node has room for a pending trial."""
 
 
 @contextmanager
 def watched_node(find_stuck: Callable[[], str] = lambda: "") -> Generator[None]:
-    """Raises `NodeDied` inside, also within a call of Ray's that waits, once Ray has died.
+    """Raises `NodeDied` in the block, even within a waiting call of Ray, once Ray has died.
 
-    A Ray of our own has died when one of its processes has; a cluster, when its head keeps silent about this
-    node. It is raised by a signal handler, so call this on the main thread; see `undisturbed`.
+    A local Ray has died when one of its processes has; a cluster, when its head no longer knows this node. A
+    signal handler raises it, so call this on the main thread; see `undisturbed`.
 
     Args:
-        find_stuck: is asked every second, and says what raises `NoRoom`.
+        find_stuck: called every second; what it returns, unless empty, is raised as `NoRoom`.
     """
     find_dead, is_over, main = _finder(), threading.Event(), threading.get_ident()
 
@@ -47,7 +47,7 @@ def watched_node(find_stuck: Callable[[], str] = lambda: "") -> Generator[None]:
             elif stuck := find_stuck():
                 died.append(NoRoom(stuck))
             if died:
-                signal.pthread_kill(main, WAKE_UP)  # again and again: Tune tidies up, and waits for Ray in it
+                signal.pthread_kill(main, WAKE_UP)  # repeatedly: while Tune cleans up, it waits for Ray again
 
     def wake_up(*_: object) -> None:
         raise died[0]
@@ -62,12 +62,12 @@ def watched_node(find_stuck: Callable[[], str] = lambda: "") -> Generator[None]:
         with undisturbed():
             is_over.set()
             watcher.join()
-            signal.signal(WAKE_UP, before)  # which ignores the one that may be waiting
+            signal.signal(WAKE_UP, before)  # the default handler ignores a pending signal
 
 
 @contextmanager
 def undisturbed() -> Generator[None]:
-    """Keeps `NodeDied` back until the end of what must not be cut in two."""
+    """Delays `NodeDied` until the end of the block, which must not be interrupted."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, set())
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, {WAKE_UP})
@@ -77,15 +77,11 @@ def undisturbed() -> Generator[None]:
 
 
 def _finder() -> Callable[[], str]:
-    """Returns what says, each time it is called, what has died; empty = nothing."""
+    """Returns a function that says what has died; empty = nothing."""
     node = this_node()
     if node.all_processes:
-        return lambda: _listed([kind for kind, _ in node.dead_processes()])
+        return lambda: ", ".join(f"{kind} died" for kind, _ in node.dead_processes())
     return Silence(node.gcs_address, node.node_id)
-
-
-def _listed(dead: list[str]) -> str:
-    return f"{', '.join(dead)} died" if dead else ""
 
 
 class Silence:
@@ -102,4 +98,4 @@ class Silence:
         seconds = time.monotonic() - self.heard
         if seconds < LOST_SECONDS:
             return ""
-        return f"the connection to the cluster at {self.address} is lost, for {seconds:.0f} s now"
+        return f"the connection to the cluster at {self.address} has been lost for {seconds:.0f} s"

@@ -14,15 +14,14 @@ STATE = """
 import json, sys
 from orchestrator.cluster.environment import secure_environment
 secure_environment()
-from orchestrator.cluster.ray_internals import ask, messages
+from orchestrator.cluster.ray_internals import ask
 address = sys.argv[1]
-question = messages().GetAllPlacementGroupRequest()
-groups = ask(address, "GetAllPlacementGroup", question, of="PlacementGroupInfo")
-actors = ask(address, "GetAllActorInfo", messages().GetAllActorInfoRequest(), of="ActorInfo")
-nodes = ask(address, "GetAllNodeInfo", messages().GetAllNodeInfoRequest()).node_info_list
-keys = messages().InternalKVKeysRequest(prefix=b"", namespace=b"clip_orchestrator_places")
+groups = ask(address, "GetAllPlacementGroup", "PlacementGroupInfo")
+actors = ask(address, "GetAllActorInfo", "ActorInfo")
+nodes = ask(address, "GetAllNodeInfo").node_info_list
+keys = ask(address, "InternalKVKeys", "InternalKV", prefix=b"", namespace=b"clip_orchestrator_places")
 print(json.dumps({
-    "places": [key.decode() for key in ask(address, "InternalKVKeys", keys, of="InternalKV").results],
+    "places": [key.decode() for key in keys.results],
     "groups": [group.state for group in groups.placement_group_table_data if group.state != 3],
     "actors": [actor.class_name for actor in actors.actor_table_data if actor.state != 4],
     "nodes": [info.node_id.hex() for info in nodes if info.state == 0 and not info.is_head_node],

@@ -158,7 +158,7 @@ def test_what_sweep_would_refuse_is_never_sent(arguments, message, capsys, monke
 def test_a_token_file_of_ours_becomes_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    with pytest.raises(ClusterError, match=r"no token to show it .* RAY_AUTH_TOKEN_PATH"):
+    with pytest.raises(ClusterError, match=r"needs a token, and .* RAY_AUTH_TOKEN_PATH"):
         check_token("head:6379")
     (tmp_path / "token").write_text("0123")
     (tmp_path / "token").chmod(0o644)
@@ -347,7 +347,7 @@ class TestWhoHasNoToken:
         command = (*ORCHESTRATOR, how, "tiny.yaml", "--name", "refused", "--address", where)
         none = head.run(*command, variables={"RAY_AUTH_TOKEN_PATH": ""})
         wrong = head.run(*command, variables={"RAY_AUTH_TOKEN": "0" * 64})
-        for found, said in ((none, "no token to show it"), (wrong, "does not take this token")):
+        for found, said in ((none, "needs a token"), (wrong, "refuses this token")):
             assert found.returncode == 2
             assert said in found.stderr
             assert len(without_progress(found.stderr).splitlines()) == 1

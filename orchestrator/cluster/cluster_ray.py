@@ -1,4 +1,4 @@
-"""A driver's connection to a cluster that is there: it joins, and leaves; nothing of the cluster is ended."""
+"""Connects this driver to a running cluster, and disconnects it. The cluster stays as it was."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -31,31 +31,31 @@ from trainables.shell import command
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it in the environment of a job."""
 OFFERED = ("HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
-"""Variables of the driver that trials get too, where they are set."""
+"""Variables of the driver that trials get too, if they are set."""
 PATIENCE = {
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",  # then Ray ends this process; the default is 60
-    "RAY_gcs_server_request_timeout_seconds": "20",  # no signal interrupts a question to a head that is gone
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",  # then Ray ends this process; the default is 60 s
+    "RAY_gcs_server_request_timeout_seconds": "20",  # no signal interrupts a call to a lost head
 }
-"""`watched_node` notices before Ray does that a cluster is lost, and must then get a word in."""
+"""Ray must wait longer than `watched_node`, which reports a lost cluster."""
 PLACES = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(24 * 3600)}
-"""A trial waits for its places as long as it takes; what can never have them, `cluster_watch` notices."""
+"""A trial may wait long for its places. `driver.pending_trials` finds those that can never have them."""
 PACKAGES = ("orchestrator", "trainables")
 
 
 def load_ray() -> None:
-    """Sets what Ray reads once, and imports it. What binds a Ray of our own to this machine is not set."""
+    """Sets the variables that Ray reads at import, but those of a local Ray, and imports it."""
     secure_environment()
     os.environ.update(EXECUTION | PATIENCE)
-    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # what a driver sets goes before what its job set
+    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # the driver's settings override its job's
     importlib.import_module("ray")
 
 
 def find_cluster(given: str | None) -> Cluster | None:
-    """Returns the cluster to connect to, as `--address` or `RAY_ADDRESS` says; None = neither does.
+    """Returns the cluster that `--address` or `RAY_ADDRESS` names; None = neither is set.
 
     Raises:
-        ConfigError: no address that a sweep can use.
-        ClusterError: nothing answers there, or not to us.
+        ConfigError: not an address that a sweep can use.
+        ClusterError: see `look_at`.
     """
     if (address := cluster_address(given)) is None:
         return None
@@ -67,19 +67,19 @@ def find_cluster(given: str | None) -> Cluster | None:
 def cluster_ray(cluster: Cluster, *, log: Path, scratch: Path, spans_nodes: bool) -> Generator[Path]:
     """Joins a cluster, and yields a scratch folder for Ray's files; leaves the cluster as it was.
 
-    Meanwhile standard output and error of this process go to `log`: what Ray prints bypasses Python.
+    Until it ends, standard output and error of this process go to `log`: Ray's output bypasses Python.
 
     Args:
         cluster: what `look_at` found.
-        log: takes what is printed.
-        scratch: emptied before and after. Every node must see it.
-        spans_nodes: the workers of a trial may stand on several nodes, and meet over their network.
+        log: file for the output.
+        scratch: folder that every node sees; emptied before and after.
+        spans_nodes: the workers of a trial may run on several nodes, and connect over their network.
 
     Raises:
-        ClusterError: it does not take this driver.
+        ClusterError: the cluster refuses this driver.
     """
     terminate = signal.getsignal(signal.SIGTERM)
-    shutil.rmtree(scratch, ignore_errors=True)  # of a driver that was killed: the ledger's lock is ours now
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a killed driver: the ledger's lock is ours now
     scratch.mkdir(parents=True)
     with quiet(log):
         try:
@@ -96,14 +96,14 @@ def join(cluster: Cluster, variables: dict[str, str]) -> None:
     """Connects this process as a driver.
 
     Raises:
-        ClusterError: the cluster is gone, this machine is none of its nodes, or Ray refuses.
+        ClusterError: the cluster is lost, this machine is not one of its nodes, or Ray refuses.
     """
     import ray
 
-    there = look_at(cluster.address)  # at once, where Ray would try for a minute
+    there = look_at(cluster.address)  # fails at once, while Ray would try for a minute
     if not {node.node_id for node in there.nodes} & nodes_here():
         raise ClusterError(
-            f"this machine is no node of the cluster at {cluster.address}, so no sweep can be run from here; "
+            f"this machine is not a node of the cluster at {cluster.address}, so no sweep can run from here; "
             f"submit it ({command('submit SPACE --address http://HOST:8265')}), or let this machine "
             f"join: ray start --address={cluster.address}"
         )
@@ -115,29 +115,29 @@ def join(cluster: Cluster, variables: dict[str, str]) -> None:
             log_to_driver=False,
         )
     except Exception as error:
-        raise ClusterError(f"the cluster at {cluster.address} does not take this driver: {error}") from error
+        raise ClusterError(f"the cluster at {cluster.address} refuses this driver: {error}") from error
 
 
 def leave(address: str) -> None:
-    """Ends this connection alone, and what Train would leave behind."""
+    """Ends this connection, and the actors that Train would leave behind."""
     import ray
 
     job_id = ray.get_runtime_context().get_job_id() if ray.is_initialized() else None
     if job_id is not None:
         end_what_outlives(address, job_id)
-    ray.shutdown()  # also what a connection that failed has left
+    ray.shutdown()  # also after a failed connection
     if job_id is not None:
         give_back_places(address, job_id)
 
 
 def environment(*, spans_nodes: bool) -> dict[str, str]:
-    """Returns the variables that trials need: their processes inherit those of their node, not ours."""
+    """Returns the environment variables of trials, which inherit those of their node, not of the driver."""
     inherited = {name: os.environ[name] for name in OFFERED if name in os.environ}
     return EXECUTION | PLACES | QUIET | ({} if spans_nodes else LOOPBACK) | inherited
 
 
 def code() -> dict[str, Any]:
-    """Returns how trials get this code: with the job's folder, or else from here."""
+    """Returns the part of a runtime environment that brings this code: empty if the job's folder does."""
     job: dict[str, Any] = json.loads(os.environ.get(JOB_CONFIG) or "{}")
     if (job.get("runtime_env") or {}).get("working_dir"):
         return {}

@@ -10,11 +10,11 @@ SECURE = {
     "RAY_AUTH_MODE": "token",  # Ray 2.60 leaves a cluster open unless a token file happens to exist
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
-"""Set whatever the user's environment says."""
+"""Set in any case."""
 LOCAL = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a local Ray binds every socket to 127.0.0.1 (`ss -ltn`)
 }
-"""Set before a Ray of our own is loaded; it would keep a driver from a cluster's addresses."""
+"""Set for a local Ray alone: it would keep a driver from connecting to a cluster."""
 QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -26,11 +26,11 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     **ALLOCATOR,
 }
-"""Set unless the user's environment says otherwise."""
+"""Set unless the user has set them."""
 
 
 def secure_environment() -> None:
-    """Makes this process and its children private and quiet. Call it before anything imports Ray."""
+    """Makes this process and its children private and quiet. Call it before Ray is imported."""
     os.environ.update(SECURE)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""Ray's Jobs API: submits a sweep to a cluster, follows it, lists and stops what runs there."""
+"""Ray's Jobs API: submits a sweep to a cluster, follows it, lists and stops jobs."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
@@ -36,14 +36,14 @@ SECRET = re.compile(r"RAY_AUTH|.*(PASSWORD|SECRET|TOKEN)", re.IGNORECASE)
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0
 STOP_SECONDS = 60
-"""Ray kills a job three seconds after it asked it to stop; a sweep ends after its running steps."""
+"""Ray's default is 3 seconds until it kills a job that it asked to stop. A sweep first ends its steps."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 FAILED, INTERRUPTED = 1, 130
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job, as the cluster tells it. `exit_code` is the driver's own; None where it has not ended."""
+    """One job. `exit_code` is that of its driver; None = still running."""
 
     job_id: str
     status: str
@@ -54,7 +54,7 @@ class Job:
 
     @property
     def has_ended(self) -> bool:
-        """Says whether nothing more will come."""
+        """Says whether the job has ended."""
         return self.status in ENDED
 
 
@@ -63,17 +63,17 @@ class JobServer:
 
     Args:
         address: see `job_address`.
-        warn: is told before the token crosses a network as it is.
+        warn: called with a message before the token crosses a network unencrypted.
 
     Raises:
         ConfigError: an address of another kind.
-        ClusterError: nothing answers there, a wrong token or none, another version of Ray.
+        ClusterError: no answer, a wrong token or none, or another version of Ray.
     """
 
     def __init__(self, address: str | None, warn: Callable[[str], object] = lambda _: None) -> None:
         self.address = job_address(address)
         check_token(self.address)
-        for name in ADDRESS_VARIABLES:  # Ray would let them go before the address that is given
+        for name in ADDRESS_VARIABLES:  # Ray would prefer them to the given address
             os.environ.pop(name, None)
         check_port(self.address)
         if host := plain_text_host(self.address):
@@ -89,16 +89,16 @@ class JobServer:
         *,
         python: str = "python",
     ) -> str:
-        """Sends `python -m orchestrator sweep …` with this code, and returns the id of the job.
+        """Submits `python -m orchestrator sweep …` with this code, and returns the id of the job.
 
         Args:
             arguments: of `sweep`, without the space.
-            space: its file here; none where the arguments need none.
-            variables: for the job and its trials; never the token.
-            python: what the cluster calls it.
+            space: its file here; None if the arguments need none.
+            variables: environment of the job and its trials; never the token.
+            python: the cluster's interpreter.
 
         Raises:
-            ConfigError: there is too much to take along.
+            ConfigError: the code is too large to send.
         """
         with tempfile.TemporaryDirectory() as folder:
             packed = pack(space, Path(folder))
@@ -110,11 +110,7 @@ class JobServer:
             return self._call(self.client.submit_job, entrypoint=shlex.join(words), runtime_env=environment)
 
     def find(self, job_id: str) -> Job:
-        """Returns a job.
-
-        Raises:
-            ConfigError: no such job; offers the nearest.
-        """
+        """Returns a job; raises ConfigError, with the nearest id, if there is none."""
         known = {job.job_id: job for job in self.jobs()}
         if job_id not in known:
             hint = did_you_mean(job_id, known) or f"; see {command('jobs list')}"
@@ -122,27 +118,27 @@ class JobServer:
         return known[job_id]
 
     def jobs(self) -> list[Job]:
-        """Returns the jobs that were submitted to the cluster, the newest last."""
+        """Returns the submitted jobs of the cluster, the newest last."""
         found = [_job(details) for details in self._call(self.client.list_jobs) if details.submission_id]
         return sorted(found, key=lambda job: job.started)
 
     def logs(self, job_id: str) -> str:
-        """Returns what a job has printed so far."""
+        """Returns the output of a job so far."""
         return self._call(self.client.get_job_logs, self.find(job_id).job_id)
 
     def stop(self, job_id: str) -> bool:
-        """Asks a job to end; says whether it was running."""
+        """Asks a job to end. Says whether it was running."""
         return self._call(self.client.stop_job, self.find(job_id).job_id)
 
     def follow(self, job_id: str, write: Callable[[str], object]) -> int:
-        """Writes what a job prints, as it comes, until it ends; returns its own exit code.
+        """Writes the output of a job until it ends, and returns its exit code.
 
-        A job that was stopped returns 130; one that never got to run, 1.
+        A job that was stopped returns 130; a job that never started, 1.
         """
         num_written = 0
         while True:
             job = _job(self._patiently(self.client.get_job_info, job_id))
-            if job.status != "PENDING":  # the log would hold what Ray says of setting it up
+            if job.status != "PENDING":  # until then the log is about the set-up
                 text = self._patiently(self.client.get_job_logs, job_id)
                 write(text[num_written:])
                 num_written = len(text)
@@ -157,7 +153,7 @@ class JobServer:
         return job.exit_code
 
     def _patiently(self, ask: Callable[[str], Any], job_id: str) -> Any:
-        """Asks again for a while: a tunnel that drops for a second ends no job."""
+        """Asks again for a minute: a tunnel may be interrupted for a second."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
@@ -165,12 +161,12 @@ class JobServer:
             except ClusterError as error:
                 if time.monotonic() > deadline:
                     raise ClusterError(
-                        f"{error}. {job_id} may go on; look again: {command('jobs list')}"
+                        f"{error}. {job_id} may still be running; see: {command('jobs list')}"
                     ) from error
                 time.sleep(POLL_SECONDS)
 
     def _call(self, ask: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Asks, and says in one message what went wrong."""
+        """Asks, and raises every failure as a ClusterError."""
         from ray.exceptions import AuthenticationError
 
         try:
@@ -182,7 +178,7 @@ class JobServer:
 
 
 def check_port(address: str) -> None:
-    """Raises ClusterError where nothing listens: requests would wait for minutes behind a firewall."""
+    """Raises ClusterError if nothing listens. Behind a firewall, requests would wait for minutes."""
     place = urlsplit(address)
     port = place.port or (443 if place.scheme == "https" else 80)
     try:
@@ -196,7 +192,7 @@ def check_port(address: str) -> None:
 
 
 def plain_text_host(address: str) -> str | None:
-    """Returns whom a token for this address would reach unencrypted; None where no network can read it."""
+    """Returns the host that a token for this address would reach unencrypted; None = encrypted or local."""
     place = urlsplit(address)
     is_safe = place.scheme == "https" or place.hostname in LOOPBACK_HOSTS
     return None if is_safe else place.hostname
@@ -206,11 +202,11 @@ def job_address(given: str | None) -> str:
     """Returns the address of a cluster's Jobs API.
 
     Args:
-        given: by `--address`; none = `RAY_API_SERVER_ADDRESS`, else `RAY_ADDRESS` where it is one, else
-            this machine.
+        given: value of `--address`. None = `RAY_API_SERVER_ADDRESS`, else `RAY_ADDRESS` if it is an http
+            address, else this machine.
 
     Raises:
-        ConfigError: no http or https address; others would have Ray import a module of that name.
+        ConfigError: not an http or https address. For another scheme, Ray would import a module of that name.
     """
     ours, rays = (os.environ.get(name, "") for name in ADDRESS_VARIABLES)
     if not rays.startswith(("http://", "https://")):
@@ -227,23 +223,23 @@ def job_address(given: str | None) -> str:
 
 
 def job_variables(names: Sequence[str]) -> dict[str, str]:
-    """Returns the environment variables that a job gets: those named, and where the home and MLflow are.
+    """Returns the environment variables of a job: the named ones, and those of the home and of MLflow.
 
     Raises:
-        ConfigError: a name that is not set here, or one that would put a secret where the cluster shows it.
+        ConfigError: a variable that is not set here, or that holds a secret, which the cluster would show.
     """
     for name in names:
         if SECRET.match(name):
             raise ConfigError(
-                f"--env {name}: no secret is sent along, as the cluster logs what a job is sent; its nodes "
-                "have their own token, and other secrets belong into the head's environment before ray start"
+                f"--env {name}: secrets are not sent, as the cluster logs the variables of a job. Its nodes "
+                "have their own token; set other secrets on the head before `ray start`"
             )
         if name not in os.environ:
             raise ConfigError(f"--env {name}: is not set here{did_you_mean(name, os.environ)}")
     found = {name: os.environ[name] for name in (*FORWARDED, *names) if name in os.environ}
     if urlsplit(found.get(TRACKING_VARIABLE, "")).password:
         raise ConfigError(
-            f"{TRACKING_VARIABLE}: holds a password, and who sees the cluster's jobs could read it; "
+            f"{TRACKING_VARIABLE}: holds a password, which everybody who sees the cluster's jobs could read; "
             "set it on the head before `ray start`, and unset it here"
         )
     return found
@@ -268,15 +264,15 @@ MAX_BYTES = 20 * 2**20
 
 
 def pack(space: Path | None, target: Path, *, project: Path = PROJECT) -> str | None:
-    """Copies what a job needs into a folder; returns how a search space is named there.
+    """Copies the files of a job into an empty folder, and returns the path of its search space there.
 
     Args:
-        space: a file, wherever it lies; none = the job takes one of `search_spaces/`, or none.
-        target: an empty folder.
-        project: where this code lies.
+        space: a file anywhere; None = the job uses one of `search_spaces/`, or none.
+        target: the empty folder.
+        project: folder of this code.
 
     Raises:
-        ConfigError: it takes too much, and what is largest.
+        ConfigError: the files are too large; names the largest.
     """
     found = [path for name in FOLDERS for path in sorted((project / name).rglob("*")) if _is_taken(path)]
     found += [project / name for name in FILES if (project / name).is_file()]
@@ -291,14 +287,14 @@ def pack(space: Path | None, target: Path, *, project: Path = PROJECT) -> str | 
 
 
 def check_size(files: list[Path], project: Path) -> None:
-    """Raises ConfigError where files are too many bytes for a head's memory."""
+    """Raises ConfigError if files are too large for the memory of a head."""
     sizes = {path: path.stat().st_size for path in files}
     if (total := sum(sizes.values())) > MAX_BYTES:
         largest = max(files, key=lambda path: sizes[path])
         raise ConfigError(
-            f"a job would take {total / 2**20:.0f} MB along, and at most {MAX_BYTES / 2**20:.0f} are "
-            f"allowed: the largest is {largest.relative_to(project)} ({sizes[largest] / 2**20:.0f} MB); move "
-            f"it out of {', '.join(FOLDERS)}: data belong where the cluster reads them"
+            f"a job would send {total / 2**20:.0f} MB, and {MAX_BYTES / 2**20:.0f} MB are allowed. The "
+            f"largest file is {largest.relative_to(project)} ({sizes[largest] / 2**20:.0f} MB); move it out of "
+            f"{', '.join(FOLDERS)}, to where the cluster reads its data"
         )
 
 

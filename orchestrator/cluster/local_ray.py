@@ -1,4 +1,4 @@
-"""A Ray of our own on 127.0.0.1, silent, that ends with the sweep and leaves nothing behind."""
+"""Starts a silent Ray on 127.0.0.1 that ends with the sweep and leaves nothing behind."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -25,32 +25,32 @@ from trainables.launch import LOOPBACK
 # Imports inside functions: Ray takes seconds to load, and reads its environment at that moment.
 
 OBJECT_STORE_BYTES = 100 * 2**20
-"""Orders and records travel as short texts, arrays never: the default would reserve a third of the memory."""
+"""Ray carries short texts, never arrays. The default would reserve a third of the memory."""
 
 TOO_SLOW = "timed out during startup"
-"""What Ray says after 30 seconds, which it lets nobody change; a busy machine may need a second go."""
+"""Ray's message after 30 seconds, a limit that cannot be changed. A busy machine may need a second try."""
 
 EXECUTION = {
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `interruption` handles it, and SIGTERM alike
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may need a while to give its process back
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `driver.signals` handles SIGINT and SIGTERM
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may take a while to return its process
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a frozen encoder has no epochs, a failed trial no score
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # `max_concurrent` limits; one at a time, starts would queue up
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # `max_concurrent` limits; else starts would queue up
     "TUNE_WARN_THRESHOLD_S": "60",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the next check; the default is 2 s
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # `cluster_watch` is ours, and stands on no spot node
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # `driver.pending_trials` watches instead
 }
-"""How Tune and Train work for us."""
+"""Settings of Tune and Train."""
 
 
 def load_ray() -> None:
-    """Sets what Ray reads once, and imports it here, so that no other thread meets it half imported."""
+    """Sets the variables that Ray reads at import, and imports it, before another thread can."""
     secure_environment()
     os.environ.update(LOCAL | EXECUTION | LOOPBACK)
-    # Ray would write one that everybody on the machine can read into ~/.ray.
+    # Else Ray writes a token to ~/.ray that everybody on the machine can read.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     importlib.import_module("ray")
 
@@ -59,9 +59,9 @@ def load_ray() -> None:
 def local_ray(concurrency: Concurrency, *, log: Path, num_workers: int = 1) -> Generator[Path]:
     """Starts Ray on this machine alone, and yields a scratch folder for its files.
 
-    While it runs, standard output and error of this process go to `log`: what Ray prints bypasses Python.
-    Call it on the main thread: Ray's processes die with the thread that started them, which is how a killed
-    driver leaves no trial running (two idle agents linger for a minute).
+    Until it ends, standard output and error of this process go to `log`: Ray's output bypasses Python. Call
+    it on the main thread: Ray's processes die with the thread that started them, so a killed driver leaves
+    no trial running (two idle agents stay for a minute).
     """
     load_ray()
     import ray
@@ -71,7 +71,7 @@ def local_ray(concurrency: Concurrency, *, log: Path, num_workers: int = 1) -> G
     with quiet(log):
         try:
             start_ray(concurrency, scratch, is_watched=num_workers > 1)
-            signal.signal(signal.SIGTERM, terminate)  # Ray put its own in place, which exits at once
+            signal.signal(signal.SIGTERM, terminate)  # Ray replaced the handler by one that exits at once
             yield scratch
         finally:
             ray.shutdown()
@@ -83,7 +83,7 @@ def start_ray(concurrency: Concurrency, scratch: Path, *, is_watched: bool) -> N
     """Starts Ray's processes; `is_watched`: with the dashboard, which Train needs for cleaning up.
 
     Raises:
-        ClusterError: they do not start here.
+        ClusterError: Ray does not start on this machine.
     """
     import ray
 
@@ -109,7 +109,7 @@ def start_ray(concurrency: Concurrency, scratch: Path, *, is_watched: bool) -> N
 
 @contextmanager
 def quiet(log: Path) -> Generator[None]:
-    """Sends standard output and error, of this process and what it starts, to a file."""
+    """Sends standard output and error of this process and its children to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
@@ -128,9 +128,9 @@ def quiet(log: Path) -> Generator[None]:
 
 
 def make_scratch() -> Path:
-    """Makes a folder for Ray's files, private to this process; removes those that killed drivers left.
+    """Returns a new private folder for Ray's files; removes the folders of killed drivers.
 
-    Not under the home: a socket's path may have 107 characters, and Ray adds 70.
+    It is not in the home: the path of a socket may have 107 characters, and Ray adds 70.
     """
     parent = Path("/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir())
     for left in parent.glob("co-*-*"):

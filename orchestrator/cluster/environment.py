@@ -1,4 +1,4 @@
-"""Environment variables that Ray, MLflow, Hugging Face and torch read once: set before any is imported."""
+"""Environment variables that Ray, MLflow, Hugging Face and torch read at import: set them before."""
 
 from __future__ import annotations
 

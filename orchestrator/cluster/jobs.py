@@ -293,8 +293,8 @@ def check_size(files: list[Path], project: Path) -> None:
         largest = max(files, key=lambda path: sizes[path])
         raise ConfigError(
             f"a job would send {total / 2**20:.0f} MB, and {MAX_BYTES / 2**20:.0f} MB are allowed. The "
-            f"largest file is {largest.relative_to(project)} ({sizes[largest] / 2**20:.0f} MB); move it out of "
-            f"{', '.join(FOLDERS)}, to where the cluster reads its data"
+            f"largest file is {largest.relative_to(project)} ({sizes[largest] / 2**20:.0f} MB); move it "
+            f"out of {', '.join(FOLDERS)}, to where the cluster reads its data"
         )
 
 

@@ -199,7 +199,7 @@ def test_the_command_says_what_it_found(
     text = SHIPPED.read_text()
     Path("cluster.yaml").write_text(text)
     assert execute(["cluster", "check"]) == 0
-    assert "ready" in capsys.readouterr().out
+    assert "cluster.yaml can be used" in capsys.readouterr().out
     Path("cluster.yaml").write_text(text.replace("idle_timeout_minutes: 10", "idle_timeout_minute: 10"))
     assert execute(["cluster", "check", "--json"]) == 2
     problems = json.loads(capsys.readouterr().out)["problems"]

@@ -82,7 +82,7 @@ def test_only_named_variables_go_along(monkeypatch: pytest.MonkeyPatch):
 
 def test_neither_tokens_nor_passwords_go_along(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
-    with pytest.raises(ConfigError, match="no secret is sent along"):
+    with pytest.raises(ConfigError, match="secrets are not sent"):
         job_variables(["RAY_AUTH_TOKEN"])
     with pytest.raises(ConfigError, match="is not set here"):
         job_variables(["NO_SUCH_VARIABLE"])
@@ -127,7 +127,7 @@ def test_too_much_to_take_along_is_refused_and_named(tmp_path: Path):
     (tmp_path / "trainables").mkdir()
     with (tmp_path / "trainables" / "all_of_it.json").open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    with pytest.raises(ConfigError, match=r"the largest is trainables/all_of_it.json \(20 MB\)"):
+    with pytest.raises(ConfigError, match=r"The largest file is trainables/all_of_it.json \(20 MB\)"):
         pack(None, tmp_path / "packed", project=tmp_path)
     assert not (tmp_path / "packed").exists()
 
@@ -145,7 +145,7 @@ def test_this_code_is_packed_as_it_can_be_imported(tmp_path: Path):
         (["dmo"], "did you mean 'demo'?"),
         (["demo", "--set", "lora.rnk=3"], "did you mean 'lora.rank'?"),
         (["--set", "lora.rank=4", "demo"], "the space comes first: submit demo"),
-        (["demo", "--out", "plan.json", "--plan"], "a job's files stay on the cluster"),
+        (["demo", "--out", "plan.json", "--plan"], "the files of a job stay on the cluster"),
         (["--from-plan", "plan.json"], "run it on the head"),
     ],
 )

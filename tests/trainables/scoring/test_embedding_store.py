@@ -32,9 +32,9 @@ def test_embeddings_are_computed_once(tmp_path: Path) -> None:
         calls.append(1)
         return table()
 
-    for _ in range(3):
-        store_embeddings(tmp_path / "key", compute)
+    found = [store_embeddings(tmp_path / "key", compute) for _ in range(3)]
     assert len(calls) == 1
+    assert [each.is_reused for each in found] == [False, True, True]
 
 
 def test_the_store_holds_no_labels(tmp_path: Path) -> None:

@@ -94,6 +94,16 @@ def test_the_frozen_row_carries_the_controls_and_trains_nothing(tmp_path: Path, 
     assert not (tmp_path / "results" / "adapter").exists()
 
 
+def test_a_trial_whose_embeddings_are_in_the_store_says_so(tmp_path: Path) -> None:
+    config = small(adapt__method="none", encoder__image_size=64)
+    first, again = (
+        adapt(config, LocalContext(workdir=tmp_path / name, store=tmp_path / "store")) for name in ("a", "b")
+    )
+    assert "perf/embeddings_reused" not in first
+    assert again["perf/embeddings_reused"] == 1.0
+    assert again["val/probe_joint/nll"] == first["val/probe_joint/nll"]
+
+
 def test_losses_do_not_depend_on_the_micro_batch(tmp_path: Path, untrained: Path) -> None:
     run(small(), tmp_path / "whole", untrained)
     shutil.rmtree(untrained / "adapters")

@@ -1,4 +1,4 @@
-"""Every configuration model: frozen, strict, importable without torch, so that checking takes an instant."""
+"""The blocks of settings of a trial, as frozen and strict models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Config(BaseModel):
 
 
 class PreprocessingSpec(Config):
-    """How an encoder wants its pixels: declared by it, carried out by `data` and by the encoder itself.
+    """Preprocessing of an encoder: declared by it, carried out by `data` and by the encoder.
 
     `data` decodes to 8-bit grey, windows, pads, resizes and crops, in the order of the fields; the encoder
     turns uint8 into floats (mean, std, channels). Nothing else touches pixels.
@@ -52,7 +52,7 @@ class PreprocessingSpec(Config):
     channels: Literal[1, 3] = 3
 
     def fitting(self) -> dict[str, Any]:
-        """Returns what `data` does; a step not taken is left out, and changes no fingerprint."""
+        """Returns the steps that `data` carries out; unused steps are left out of the fingerprint."""
         taken = {"size", "crop", "interpolation"}
         taken |= {name for name in ("window", "pad", "oversize") if getattr(self, name) != _default(name)}
         return self.model_dump(include=taken)
@@ -218,7 +218,7 @@ class LossConfig(Config):
 
     @property
     def asks_for_classes(self) -> bool:
-        """Whether an image is held against the classes, and not against the captions of its batch."""
+        """Whether images are compared with the classes, not with the captions of their batch."""
         return self.kind in ("class_prompt", "cross_entropy")
 
     @property
@@ -259,7 +259,7 @@ class ProbeConfig(Config):
 
 
 class ZeroShotConfig(Config):
-    """How classes are asked for by prompts; each family is a system of its own, `zero_shot_<family>`."""
+    """Families of zero-shot prompts; each is a system of its own, `zero_shot_<family>`."""
 
     prompts: tuple[PromptFamily, ...] = Field(
         default=("training", "unseen"),
@@ -279,7 +279,7 @@ class CaptionerConfig(Config):
 
 
 class ExecutionConfig(Config):
-    """How it runs: never part of a trial's identity, because it may change the time and never the result."""
+    """How a trial runs. Never part of its identity: it may change the time, never the result."""
 
     micro_batch_size: int | None = Field(
         default=None, ge=1, description="Pairs per forward; none = the whole share if it fits."

@@ -17,7 +17,7 @@ Condition = Callable[[TrialConfig], bool]
 
 
 def never(config: TrialConfig) -> bool:
-    """Places, whose content has a fingerprint of its own, and what changes the time alone."""
+    """Fields that never count: places, whose content has its own fingerprint, and execution."""
     del config
     return False
 

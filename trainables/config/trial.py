@@ -78,7 +78,7 @@ class TrialConfig(Config):
 
     @property
     def model_name(self) -> str:
-        """What that model is called."""
+        """Name of that model."""
         return self.baseline.architecture if self.is_baseline else self.encoder.name
 
     @property

@@ -1,4 +1,4 @@
-"""Every image decoded once: memory-mapped Arrow shards of uint8, in a folder named by what went in."""
+"""The image cache: every image decoded once, as memory-mapped Arrow shards of uint8."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def decode_some(dataset: Dataset, preprocessing: PreprocessingSpec, indices: Ite
 def open_image_cache(
     dataset: Dataset, preprocessing: PreprocessingSpec, store: Path, decode_all: DecodeAll = decode_here
 ) -> ImageCache:
-    """Returns the images of a data set at the size an encoder wants, decoded now unless they were before.
+    """Returns a data set's images at the size of an encoder; decodes them if they are not cached.
 
     Args:
         dataset: whose images.

@@ -1,4 +1,4 @@
-"""Random numbers as a pure function of what they are for: no state, so no order and no worker matters."""
+"""Random numbers as a pure function of their purpose: the order of calls and workers does not matter."""
 
 from __future__ import annotations
 

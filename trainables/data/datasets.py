@@ -107,7 +107,7 @@ def with_masks(of_images: str, config: DataConfig) -> str:
 
 @lru_cache(maxsize=4)
 def _masks(config: Any) -> str | None:  # Any: see `_without`
-    """Returns what identifies the masks that something is said of; None where there are none."""
+    """Returns the fingerprint of the masks that captions describe, or None."""
     hashes = [
         (record.image_id, file_sha256(record.mask_path), file_sha256(record.infection_mask_path))
         for record in sorted(_read(config).records, key=lambda record: record.image_id)
@@ -143,7 +143,7 @@ def _read(config: DataConfig) -> LabelledImages:
 
 
 def _without(config: DataConfig, *unread: str) -> Any:  # Any: pyright does not know that it can be hashed
-    """Returns the configuration with these fields at their defaults: arms and folds share one reading."""
+    """Returns the configuration with these fields at their defaults; arms and folds share one reading."""
     return config.model_copy(update={name: DataConfig.model_fields[name].default for name in unread})
 
 

@@ -1,4 +1,4 @@
-"""One image file becomes 8-bit grey, and no broken or hostile one does harm."""
+"""Decodes one image file to 8-bit grey; refuses broken and hostile files."""
 
 from __future__ import annotations
 

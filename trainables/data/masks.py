@@ -1,4 +1,4 @@
-"""What an infection mask says of a radiograph: how much of the lungs, which side, which zone."""
+"""Describes an infection mask in words: how much of the lungs, which side, which zone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLEARLY = 1.5
 
 
 def describe_record(record: ImageRecord) -> str | None:
-    """Returns what the masks of a record show; None where it has no mask, or an empty one.
+    """Returns a description of a record's masks, or None if it has no mask or an empty one.
 
     Raises:
         DataError: a mask that cannot be decoded.

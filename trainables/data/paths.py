@@ -1,4 +1,4 @@
-"""Paths of a data set: whatever a table or a link says, only regular files inside its root are opened."""
+"""Paths of a data set: only regular files inside its root are opened."""
 
 from __future__ import annotations
 

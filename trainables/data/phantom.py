@@ -1,4 +1,4 @@
-"""Procedural chest radiographs as a data set: who and what they show, and the words for it. No files."""
+"""Procedural chest radiographs as a data set, with patients, findings and reports. No files."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def phantom(config: DataConfig) -> LabelledImages:
 
 
 def who(seed: int, index: int, *, images_per_patient: int) -> tuple[int, str]:
-    """Returns the patient of an image and their class.
+    """Returns the patient of an image and the patient's class.
 
     Patients of a split have 1, 2, … `images_per_patient` images in turn; of each three in a row, every class
     has one.

@@ -1,4 +1,4 @@
-"""Many problems, one message: a user mends them in one go."""
+"""Lists many problems of a data set in one message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of one radiograph, and of a list of them with their splits. No torch here."""
+"""One radiograph's record, and a data set of records with splits. No torch."""
 
 from __future__ import annotations
 

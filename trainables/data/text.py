@@ -1,4 +1,4 @@
-"""Captions to train with, prompts to ask with. Our own words, as findings: a radiograph shows no test result.
+"""Captions for training and prompts for zero-shot, worded as findings that a radiograph can show.
 
 No caption negates another class ("no pneumonia", "non-covid"): text encoders hear the noun and miss the
 negation. Unseen prompts share no sentence and no five words in a row with anything trained on; a test holds
@@ -198,7 +198,7 @@ def with_label(description: str, text: ClassText) -> str:
 
 
 def every_caption(dataset: Dataset, *, kind: CaptionKind) -> list[str]:
-    """Returns each caption that `captions_for` can give to a train record, once."""
+    """Returns every caption that `captions_for` can return, once."""
     texts, train = [_text_of(name) for name in dataset.classes], dataset.indices("train")
     possible = (
         captions_of(dataset, dataset.records[i], texts[k], kind=kind)
@@ -228,7 +228,7 @@ def class_prompts(classes: Sequence[str], family: PromptFamily) -> dict[str, lis
 
 
 def contrary_prompts(classes: Sequence[str]) -> dict[str, list[str]]:
-    """Returns class → what contradicts its prompts of family `pair`, in the same order."""
+    """Returns class → contrary prompts of family `pair`, in the same order."""
     return {name: [contrary for _, contrary in _text_of(name).pairs] for name in classes}
 
 

@@ -1,4 +1,4 @@
-"""What happens to uint8 pixels: fitted once to the encoder's size, and changed lightly for training."""
+"""Transforms of uint8 pixels: fitting to the encoder's size, and light augmentation."""
 
 from __future__ import annotations
 

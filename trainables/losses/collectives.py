@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (torch's own types are partial)
-"""The few collectives of a global-batch step, on plain `torch.distributed`; with one process they do nothing.
+"""The collectives of a global-batch step, on plain `torch.distributed`; no-ops with one process.
 
 No autograd passes through any of them: what crosses between ranks is embeddings, one number per row, and the
 summed gradient of the parameters.
@@ -30,7 +30,7 @@ class PeerFailed(RuntimeError):
 
 
 class _Outcome(IntEnum):
-    """How a phase ended, in the order of what prevails."""
+    """How a phase ended; the higher value prevails over the ranks."""
 
     DONE = 0
     OUT_OF_MEMORY = 1

@@ -34,7 +34,7 @@ class NonFiniteLoss(ArithmeticError):
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step says about itself, the same on every rank; gradients are in `.grad`.
+    """The result of a step, the same on every rank; gradients are in `.grad`.
 
     Args:
         loss: mean over the global batch.

@@ -72,7 +72,7 @@ class NearestCaption:
         self.texts = torch.zeros_like(self.logits, dtype=torch.int64)
 
     def see(self, here: slice, columns: range, logits: Tensor) -> None:
-        """Takes note of one tile."""
+        """Updates the maximum with one tile."""
         largest, place = logits.max(1)
         is_nearer = largest > self.logits[here]
         self.logits[here] = torch.where(is_nearer, largest, self.logits[here])

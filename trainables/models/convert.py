@@ -1,4 +1,4 @@
-"""Foreign checkpoints become safetensors, once: hash first, then a quarantined process, then a manifest."""
+"""Converts foreign checkpoints to safetensors: checks the hash, reads in a quarantined process."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def convert_part(
 
 
 def _count_weights(name: str, spec: EncoderSpec) -> int | None:
-    """Loads an encoder whose parts are all here; returns how many weights it has, None if a part is to come.
+    """Returns the number of weights of an encoder, or None if a part of it is still missing.
 
     Raises:
         ConfigError: the parts do not fit it.
@@ -108,7 +108,7 @@ def _count_weights(name: str, spec: EncoderSpec) -> int | None:
 
 
 def convert_file(file: Path, folder: Path, *, trusted: str | None) -> Converted:
-    """Converts any checkpoint into `folder`/model.safetensors, beside what else lies there.
+    """Converts any checkpoint into `folder`/model.safetensors; other files there stay.
 
     Raises:
         ConfigError: no hash is trusted, or there are safetensors already.
@@ -235,7 +235,7 @@ def count_tensors(file: Path) -> int:
 
 
 def _copy_text(file: Path, folder: Path, part: str) -> None:
-    """Copies a vocabulary or a configuration, after looking whether it is one."""
+    """Copies a vocabulary or a configuration, after checking its form."""
     _check_file(file)
     try:
         text = file.read_text(encoding="utf-8")

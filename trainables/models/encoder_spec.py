@@ -1,4 +1,4 @@
-"""What is said of an encoder and of its family, before any of it is loaded. No torch."""
+"""Descriptions of encoders and of their families. No torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Tower:
     outline: tuple[tuple[str, ...], ...] | None = None
 
     def leaf_names(self) -> list[str]:
-        """Returns what modules that can be adapted are called, as far as known without the checkpoint."""
+        """Returns the leaf names of adaptable modules, as far as known without the checkpoint."""
         known = [self.presets["all"]] if self.outline is None else self.outline
         return list(dict.fromkeys(name.rsplit(".", 1)[-1] for names in known for name in names))
 

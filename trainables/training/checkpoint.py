@@ -25,7 +25,7 @@ NUM_KEPT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on as if it had never stopped.
+    """Everything a run needs to resume exactly.
 
     Args:
         parameters: by name.
@@ -59,12 +59,12 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """Returns every checkpoint below a folder, sound or damaged, the furthest one first."""
+    """Returns every checkpoint below a folder, sound or damaged, the latest first."""
     return sorted(folder.glob("step-*"), key=lambda place: -int(place.name.removeprefix("step-")))
 
 
 def latest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """Returns the furthest sound checkpoint below a folder, and what is wrong with those beyond it.
+    """Returns the latest sound checkpoint below a folder, and the problems of later ones.
 
     (None, []) where nothing was ever saved. Every file is compared with its hash.
 

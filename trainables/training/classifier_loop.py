@@ -1,4 +1,4 @@
-"""Image classifiers fine-tuned end to end: what every way of adapting a dual encoder is compared with.
+"""Image classifiers fine-tuned end to end, as baselines for dual encoders.
 
 ResNet-18 or ViT-B/16, cross-entropy, every weight trains. The epoch that is best on val is kept, and training
 stops once val no longer gains. A classifier trains in one process: batch norm looks at a whole batch, so a
@@ -54,7 +54,7 @@ VERSION = 1
 
 
 class Fitting:
-    """A classifier in training, on rank 0: what it was before an interruption, or from the beginning.
+    """A classifier in training on rank 0, resumed if it was interrupted.
 
     Attributes:
         state: parameters and optimiser; beside them go the statistics of batch norm, and the best weights.
@@ -193,7 +193,7 @@ class Fitting:
                 return
 
     def _keep(self) -> None:
-        """Leaves the best weights in the store, with what a later predict or export needs to know."""
+        """Saves the best weights in the store, with what a later predict or export needs."""
 
         def build(aside: Path) -> dict[str, Any]:
             tensors = {name: tensor.cpu().contiguous() for name, tensor in self.best.items()}
@@ -223,7 +223,7 @@ class Fitting:
 
 
 def rows_at_once(config: TrialConfig, device: torch.device) -> int | None:
-    """Returns how many images a forward pass takes: what fits where a batch may be cut; None: all of it."""
+    """Returns the number of images of a forward pass, or None if the batch must not be cut."""
     if not ARCHITECTURES[config.baseline.architecture].is_cut:
         return None
     budget = memory_budget(device, budget_gb=config.execution.memory_budget_gb, num_sharing=1)
@@ -250,11 +250,11 @@ def best_epoch(epochs: list[dict[str, float]], system: str) -> int:
 
 
 def is_over(epochs: list[dict[str, float]], system: str, patience: int | None) -> bool:
-    """Says whether the last `patience` epochs brought nothing better."""
+    """Returns whether the last `patience` epochs brought no improvement."""
     return bool(epochs) and patience is not None and len(epochs) - 1 - best_epoch(epochs, system) >= patience
 
 
 def baseline_key(config: TrialConfig, dataset: Dataset) -> str:
-    """Returns what names trained weights: all that training reads."""
+    """Returns the key of trained weights: a fingerprint of everything that training reads."""
     default, weights = classifier_learning_rate(config.baseline), classifier_fingerprint(config.baseline)
     return fingerprint("baseline", VERSION, science(config), default, dataset.fingerprint, weights)

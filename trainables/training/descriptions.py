@@ -52,7 +52,7 @@ def describe_here(
 def with_descriptions(
     dataset: Dataset, config: TrialConfig, context: RunContext, describe_all: DescribeAll = describe_here
 ) -> Dataset:
-    """Returns the data set with what its captions are made of: made now, unless it was before.
+    """Returns the data set with descriptions, if its captions need them; computes missing ones.
 
     Args:
         dataset: whose images.
@@ -72,7 +72,7 @@ def with_descriptions(
 
 
 def describe_by_masks(dataset: Dataset) -> dict[str, str]:
-    """Returns image_id → what its infection mask shows, of those in train and val that have one."""
+    """Returns image_id → description of its infection mask, for train and val images with a mask."""
     with bombs_are_errors():
         said = {
             record.image_id: describe_record(record) for record in dataset.records if record.split != "test"
@@ -83,7 +83,7 @@ def describe_by_masks(dataset: Dataset) -> dict[str, str]:
 def describe_by_model(
     dataset: Dataset, config: TrialConfig, context: RunContext, describe_all: DescribeAll = describe_here
 ) -> dict[str, str]:
-    """Returns image_id → BLIP's sentence, of all in train and val; from the store if they are there."""
+    """Returns image_id → BLIP's sentence for all train and val images, from the store if present."""
     captioner_folder(config.captioner)  # said before a fingerprint is asked of the Hub
     indices = dataset.indices("train", "val")
     image_ids = [dataset.records[i].image_id for i in indices]

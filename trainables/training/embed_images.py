@@ -14,7 +14,7 @@ from trainables.training.trial_setup import TrialSetup, set_up_trial
 
 
 def embed_all(setup: TrialSetup, context: RunContext) -> EmbeddingTable:
-    """Returns the embeddings of every image, from the store if they are there. Test images too; no labels."""
+    """Returns the embeddings of every image, test images too, from the store if present. No labels."""
     everything = np.arange(len(setup.dataset.records))
     context.fetch(setup.embeddings_folder)
     table = store_embeddings(
@@ -27,7 +27,7 @@ def embed_all(setup: TrialSetup, context: RunContext) -> EmbeddingTable:
 
 
 def embedding_folder(config: TrialConfig, context: RunContext) -> Path:
-    """Returns the folder of the embeddings of this config, made now if need be."""
+    """Returns the folder of this config's embeddings; computes them if they are missing."""
     setup = set_up_trial(config, context)
     train_adapter(setup, config, context)
     embed_all(setup, context)

@@ -1,4 +1,4 @@
-"""What a trial takes of memory and disk, by arithmetic on its encoder's shapes. No torch."""
+"""Memory and disk that a trial needs, computed from its encoder's shapes. No torch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Footprint:
 
     @property
     def resident(self) -> int:
-        """What a trial holds whatever the batch."""
+        """Memory that does not depend on the batch."""
         return self.weights + self.optimizer + self.forward
 
     @property
@@ -59,7 +59,7 @@ class Footprint:
 
 
 def footprint(config: TrialConfig) -> Footprint | None:
-    """Returns what a trial takes; None where the encoder is not on this machine.
+    """Returns the memory and disk that a trial needs, or None if the encoder is not on this machine.
 
     Raises:
         ConfigError: targets that match nothing.

@@ -1,4 +1,4 @@
-"""What enters the trainable part of the image tower: activations of the frozen blocks below it.
+"""Activations of the frozen image blocks: the input of the trainable part.
 
 Adapters in upper blocks leave the lower activations constant. They are computed once per image and view,
 stored content-addressed within a byte budget, memory-mapped, and shared by every epoch, trial, fold and seed.
@@ -32,7 +32,7 @@ CLEAN_VIEW = 0
 
 
 class Activations:
-    """Gives the activations below `cut` of any image in any view, from disk where they fit."""
+    """Returns the activations below `cut` of any image in any view, cached on disk where they fit."""
 
     def __init__(
         self,

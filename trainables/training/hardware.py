@@ -1,4 +1,4 @@
-"""What this machine's processors are good at. Imports torch only to time it."""
+"""Chooses device and precision for this machine's hardware."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ print(json.dumps(found))
 
 @cache
 def faster_precision(device: Literal["cpu", "cuda"]) -> Literal["float32", "bfloat16"]:
-    """Returns what `encoder.precision: auto` means here: bfloat16 where the hardware multiplies it faster."""
+    """Returns the precision that `auto` stands for here: bfloat16 if the hardware multiplies it faster."""
     if device == "cuda":
         slowest = min(find_gpus().capabilities, default=0.0)  # a trial may get any of them
         return "bfloat16" if slowest >= FIRST_CAPABILITY else "float32"
@@ -76,7 +76,7 @@ def bfloat16_speedup(*, rounds: int = 7) -> float:
 
 @cache
 def device_kind(device: str) -> Literal["cpu", "cuda"]:
-    """Returns what `execution.device` comes to on this machine."""
+    """Returns the kind of device that `execution.device` means on this machine."""
     return "cuda" if device == "cuda" or (device == "auto" and usable_gpus() > 0) else "cpu"
 
 

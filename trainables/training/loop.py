@@ -33,7 +33,7 @@ STEPS_FILE = "steps.jsonl"
 
 
 def train_adapter(setup: TrialSetup, config: TrialConfig, context: RunContext) -> Metrics:
-    """Leaves `setup.encoder` adapted, and the adapter in the store. Collective."""
+    """Trains the adapter of `setup.encoder`, or loads it from the store. Collective."""
     folder = setup.adapter_folder
     if folder is None:
         return {}
@@ -60,13 +60,13 @@ def train_adapter(setup: TrialSetup, config: TrialConfig, context: RunContext) -
 
 
 def is_there(folder: Path, context: RunContext) -> bool:
-    """Says whether every rank finds the adapter: one decision, or some would wait for ever. Collective."""
+    """Returns whether every rank finds the adapter; all ranks decide alike. Collective."""
     missing = Group.current(torch.device(context.device)).maximum(int(not is_whole(folder)))
     return missing == [0]
 
 
 def reuse_adapter(setup: TrialSetup, folder: Path, context: RunContext) -> Metrics:
-    """Loads an adapter that was trained before, and reports its epochs again, marked."""
+    """Loads an adapter that was trained before, and reports its epochs again, marked as reused."""
     load_adapter(setup.encoder, folder)
     context.keep(folder)
     epochs = [epoch | {ADAPTER_REUSED: 1.0} for epoch in about(folder)["epochs"]]
@@ -76,7 +76,7 @@ def reuse_adapter(setup: TrialSetup, folder: Path, context: RunContext) -> Metri
 
 
 def resume(state: TrainState, context: RunContext) -> None:
-    """Goes back to the checkpoint, if there is one, and says again what was said until then. Collective.
+    """Restores the checkpoint, if there is one, and reports its epochs again. Collective.
 
     Raises:
         DataError: a checkpoint that does not fit, or that only some ranks have.
@@ -144,7 +144,7 @@ def run_epochs(
 
 
 def after(result: StepResult, cut: Cut) -> Cut:
-    """Returns how to go on: as before, or with what fitted once memory had run out."""
+    """Returns the cut for the next step: the one that fitted, if memory ran out."""
     fitted = Cut(result.micro_batch_size, result.kept_graphs)
     if fitted != cut:
         logger.warning("out of memory: went on from %s with %s; the result is the same", cut, fitted)
@@ -152,7 +152,7 @@ def after(result: StepResult, cut: Cut) -> Cut:
 
 
 def training_metrics(epochs: list[dict[str, float]]) -> Metrics:
-    """Returns what the last epoch says of training; val is judged anew, with intervals."""
+    """Returns the training metrics of the last epoch; val metrics are computed anew, with intervals."""
     return {key: value for key, value in epochs[-1].items() if not key.startswith("val/")} if epochs else {}
 
 
@@ -163,19 +163,19 @@ def record_steps(path: Path, losses: list[float]) -> None:
 
 
 def is_due(epoch: int, config: TrialConfig) -> bool:
-    """Says whether this epoch (from 1) is evaluated on val; the last is evaluated by `adapt` anyway."""
+    """Returns whether this epoch (from 1) is evaluated on val; `adapt` evaluates the last one."""
     every = config.execution.evaluate_every_epochs
     return every > 0 and epoch % every == 0 and epoch < config.num_epochs
 
 
 def prove_adapters(setup: TrialSetup) -> None:
-    """Proves that every targeted module changes the output and receives a gradient, else fails."""
+    """Checks that every targeted module changes the output and receives a gradient."""
     pixels = setup.images.images(setup.dataset.indices("train")[:2])
     tokens = setup.encoder.tokenize(["clear lungs", "patchy opacity in both lower zones"])
     prove_alive(setup.encoder, setup.adaptation, torch.from_numpy(np.array(pixels)), tokens)
 
 
 def adapter_card(setup: TrialSetup, epochs: list[dict[str, float]]) -> dict[str, object]:
-    """Returns what a later predict or export needs to know of an adapter beside its encoder."""
+    """Returns what a later predict or export needs beside the encoder."""
     classes = setup.dataset.classes
     return {"classes": list(classes), "prompts": class_prompts(classes, "training"), "epochs": epochs}

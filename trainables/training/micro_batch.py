@@ -1,4 +1,4 @@
-"""How many rows a forward pass takes, and how many graphs are kept: measured, from a memory budget.
+"""Chooses the micro-batch and the number of kept graphs from a memory budget, by measurement.
 
 Neither changes a result. More graphs kept means fewer rows encoded twice; a larger micro-batch means fewer
 calls. The budget goes to graphs, because on a CPU a micro-batch of a few rows is as fast as one of hundreds.
@@ -64,7 +64,7 @@ class TowerCost:
 def choose_cut(
     budget: float, images: TowerCost, texts: TowerCost, *, micro_batch_size: int | None = None
 ) -> Cut:
-    """Returns the cut whose graphs fit into `budget` bytes; the smallest there is where none does.
+    """Returns the cut whose graphs fit into `budget` bytes, or the smallest one.
 
     A whole share that fits is the plain step: every row is encoded once. A micro-batch that is given stays.
     """
@@ -91,7 +91,7 @@ def cost_of(
 
 
 def memory_budget(device: torch.device, *, budget_gb: float | None, num_sharing: int) -> float:
-    """Returns the bytes that graphs may take: as configured, or a share of what is free now.
+    """Returns the bytes that graphs may take: as configured, or a share of the free memory.
 
     Args:
         device: where the towers compute.

@@ -1,4 +1,4 @@
-"""What images are contrasted with, by `loss.kind`: captions, the classes' prompts, or learned vectors.
+"""The text side of the loss, by `loss.kind`: captions, class prompts, or learned vectors.
 
 Here a batch of images, captions and classes becomes rows for the engine, which knows nothing of any of them.
 """
@@ -28,7 +28,7 @@ from trainables.training.trial_setup import TrialSetup
 
 
 class Texts(Protocol):
-    """The rows that stand on the text side of one batch."""
+    """The rows of the text side of one batch."""
 
     is_trained: bool
 
@@ -159,7 +159,7 @@ class BatchEncoder:
 
 
 class CaptionEmbeddings:
-    """Embeddings of captions under the text tower as it is when each is first asked for."""
+    """Caption embeddings, each computed once, with the text tower's weights at that time."""
 
     def __init__(self, setup: TrialSetup) -> None:
         self.setup = setup

@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up and cosine decay, how far a fine-tune is, and what it has said so far.
+"""The state of a fine-tune: AdamW with warm-up and cosine decay, steps done, reported epochs.
 
 Every rank applies the same summed gradient to the same parameters, so no parameter is sent between ranks.
 """
@@ -29,7 +29,7 @@ def lr_at(step: int, *, learning_rate: float, total_steps: int, warmup_fraction:
 
 
 class TrainState:
-    """Trainable parameters by name, their optimiser, and the steps done: how many, and what came of them.
+    """Trainable parameters by name, their optimiser, and the losses of the steps done.
 
     `losses` (one a step) and `epochs` (the metrics of each) are kept in every checkpoint, so that a resumed
     run has the whole curve, wherever it was interrupted.
@@ -93,7 +93,7 @@ class TrainState:
 
     @property
     def learning_rate(self) -> float:
-        """What the next step is taken with."""
+        """Learning rate of the next step."""
         return lr_at(
             self.step,
             learning_rate=self.peak_learning_rate,
@@ -129,7 +129,7 @@ class TrainState:
         return write_checkpoint(folder, Checkpoint(tensors, moments, progress, self.trains))
 
     def restore(self, place: Path) -> None:
-        """Goes back to a checkpoint; nothing changes unless all of it fits.
+        """Restores a checkpoint; changes nothing unless all of it fits.
 
         Raises:
             DataError: it is unfinished, damaged, of other parameters or of another training.
@@ -149,7 +149,7 @@ class TrainState:
         self.losses, self.epochs = checkpoint.progress["losses"], checkpoint.progress["epochs"]
 
     def _parameter_groups(self) -> list[dict[str, object]]:
-        """Splits off what never decays: gains, biases and the logit scale (CLIP §2.5)."""
+        """Groups the parameters: gains, biases and the logit scale never decay (CLIP §2.5)."""
         matrices = [parameter for parameter in self.parameters.values() if parameter.ndim >= 2]
         others = [parameter for parameter in self.parameters.values() if parameter.ndim < 2]
         groups: list[dict[str, object]] = [

@@ -155,7 +155,7 @@ class DecodedImages(ImageCache):
 
 
 class RememberedActivations(Activations):
-    """Keeps what it has computed in memory, where a trial would keep it on disk."""
+    """Keeps activations in memory; a trial keeps them on disk."""
 
     known: dict[tuple[int, int], Tensor]
 

@@ -1,4 +1,4 @@
-"""What every trainable stands on: the data set, its pixels, the encoder with adapters, frozen activations."""
+"""Sets up a trial: the data set, its pixels, the encoder with adapters, frozen activations."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def set_up_trial(config: TrialConfig, context: RunContext) -> TrialSetup:
 
 
 def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> str | None:
-    """Returns what names a trained adapter: all that training reads, not the probe. None: nothing trains."""
+    """Returns the key of a trained adapter, a fingerprint of all that training reads; None: nothing trains."""
     if config.adapt.method == "none":
         return None
     settings = science(config)

@@ -1,4 +1,4 @@
-"""What an encoder says of every image by prompts and by probes; the same at every epoch and at the end."""
+"""Scores images by prompts and by probes; the same at every epoch and at the end."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def zero_shot_predictions(
     splits: tuple[Split, ...],
     families: tuple[PromptFamily, ...],
 ) -> dict[tuple[Split, str], Scores]:
-    """Returns what each family of prompts says of these splits."""
+    """Returns the zero-shot scores of these splits, by family of prompts."""
     dataset, scale = setup.dataset, float(setup.encoder.log_logit_scale.detach().exp())
     predictions: dict[tuple[Split, str], Scores] = {}
 

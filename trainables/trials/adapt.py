@@ -1,4 +1,4 @@
-"""The main trial: fine-tune an adapter, embed every image, ask by prompts and by probes, judge on val."""
+"""The main trial: fine-tunes an adapter, embeds every image, scores prompts and probes on val."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def adapt(config: TrialConfig, context: RunContext) -> Metrics:
 
 
 def write_results(setup: TrialSetup, verdicts: Verdicts, folder: Path) -> None:
-    """Leaves all that is not a scalar in the trial's results folder."""
+    """Writes everything that is not a scalar into the trial's results folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_predictions(folder / FILE, verdicts.predictions)

@@ -1,4 +1,4 @@
-"""Captions of train images: what is seen on them, said without their label, and the caption made of it.
+"""The trainable `caption`: writes the captions of train images, and measures what they are worth.
 
 A description comes from pixels (BLIP) or from masks, for train and val alike. A caption holds the label, so
 there is none but for train: `data.text.captions_of` refuses other splits. `caption` leaves both as a table,
@@ -32,7 +32,7 @@ FILE = "captions.parquet"
 
 
 def caption(config: TrialConfig, context: RunContext) -> Metrics:
-    """Writes the captions that `data.captions` names into the store, and says what they are worth.
+    """Writes the captions of kind `data.captions` into the store, and returns measures of their worth.
 
     `<store>/captions/<key>/captions.parquet` has the columns image_id, split, description (null where the
     kind has none) and caption (of the first epoch; null for val). Collective; rank 0 works.
@@ -97,7 +97,7 @@ def duplicate_fraction(dataset: Dataset, config: TrialConfig) -> float:
 
 
 def shortcut(dataset: Dataset) -> dict[str, float]:
-    """Returns how well descriptions alone tell the classes of val, with intervals by patient.
+    """Returns how well descriptions alone predict the classes of val, with intervals by patient.
 
     Logistic regression on which words occur, strength as in the probe. An image without a description, as
     where only one class has masks, has no words; that too can give its class away.

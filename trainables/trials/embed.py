@@ -12,7 +12,7 @@ from trainables.training.trial_setup import set_up_trial
 
 
 def embed(config: TrialConfig, context: RunContext) -> Metrics:
-    """Embeds all splits with the config's encoder, adapted first where its adapter is not there yet."""
+    """Embeds all splits with the config's encoder; trains the adapter first if it is missing."""
     setup = set_up_trial(config, context)
     train_adapter(setup, config, context)
     began = time.perf_counter()

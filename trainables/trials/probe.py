@@ -14,7 +14,7 @@ from trainables.training.embed_images import embedding_folder
 
 
 def probe(config: TrialConfig, context: RunContext) -> Metrics:
-    """Probes the embeddings of the config's encoder; makes them first if they are not there.
+    """Probes the embeddings of the config's encoder; computes them first if they are missing.
 
     Returns metrics on val with intervals; writes probe path and predictions into `workdir/results`.
     Collective; rank 0 judges.

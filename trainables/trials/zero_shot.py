@@ -12,7 +12,7 @@ from trainables.training.validate import score_everything
 
 
 def zero_shot(config: TrialConfig, context: RunContext) -> Metrics:
-    """Asks the config's encoder by every family of prompts; adapts it first if its adapter is not there.
+    """Scores images by every family of prompts; trains the adapter first if it is missing.
 
     Returns metrics on val with intervals; writes `results/predictions.parquet` of val and test. Collective;
     rank 0 judges.

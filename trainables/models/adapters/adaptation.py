@@ -1,4 +1,4 @@
-"""What of an encoder trains: the answer of `attach`, read by training, saving and the proof of life."""
+"""The trainable part of an encoder, as `attach` returns it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained adapter on disk: PEFT's files, beside them the projection and what it was trained on."""
+"""A trained adapter on disk: PEFT's files, the projection, and a record of how it was trained."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def save_adapter(
 
 
 def load_adapter(encoder: DualEncoder, folder: Path) -> None:
-    """Gives an encoder the adapter of a folder; adapters are attached to it unless it has them already.
+    """Loads the adapter of a folder into an encoder; attaches adapters first if it has none.
 
     Raises:
         DataError: a file is missing or has changed.

@@ -18,7 +18,7 @@ from trainables.models.encoders.structure import (
 
 
 def check_targets(config: TrialConfig) -> None:
-    """Raises ConfigError if the adapters of a trial cannot be attached, or would change nothing.
+    """Raises ConfigError if the adapters of a trial cannot be attached or would change nothing.
 
     Names and ranks are held against the structure of the encoder, which takes no weights. Where the names of
     a family are not known, it is built with random weights, adapted, and proven alive on random images.

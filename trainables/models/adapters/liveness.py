@@ -1,4 +1,4 @@
-"""Proof, at the start of a trial, that every adapter does something.
+"""A check at the start of a trial that every adapter changes the output.
 
 PEFT attaches adapters by name. A forward pass may ignore them: a fused kernel reads the weights of a layer
 and never calls it, so an adapter there trains nothing while the loss goes down elsewhere (`attention`).
@@ -94,7 +94,7 @@ def _unreached(adapters: dict[str, list[nn.Parameter]], embed) -> list[str]:
 
 @contextmanager
 def _all_zero(adapters: dict[str, list[nn.Parameter]]) -> Iterator[None]:
-    """Sets every B to zero meanwhile."""
+    """Sets every B to zero inside the `with` block."""
     kept = [(b, b.detach().clone()) for matrices in adapters.values() for b in matrices]
     with torch.no_grad():
         for b, _ in kept:

@@ -23,7 +23,7 @@ ADAPTER = "default"  # PEFT's name of the only adapter an encoder has here
 
 
 def attach(encoder: DualEncoder, config: TrialConfig) -> Adaptation:
-    """Prepares an encoder in place for `adapt.method`: what that does not name is frozen.
+    """Prepares an encoder in place for `adapt.method` and freezes every other weight.
 
     The adapters' A matrices are drawn from `config.seed` alone, B is zero: the encoder's outputs do not
     change yet.
@@ -57,7 +57,7 @@ def attach(encoder: DualEncoder, config: TrialConfig) -> Adaptation:
 
 
 def _unfreeze(encoder: DualEncoder, config: TrialConfig) -> tuple[TowerName, ...]:
-    """Makes every weight of the towers that `adapt.towers` names train, and returns their names."""
+    """Makes all weights of the towers in `adapt.towers` trainable; returns the towers' names."""
     towers: tuple[TowerName, ...] = (
         ("image", "text") if config.adapt.towers == "both" else (config.adapt.towers,)
     )
@@ -69,7 +69,7 @@ def _unfreeze(encoder: DualEncoder, config: TrialConfig) -> tuple[TowerName, ...
 
 
 def merge(encoder: DualEncoder) -> None:
-    """Adds every adapter to the weights it adapts; outputs stay as they are, to rounding."""
+    """Adds every adapter to the weights it adapts; outputs stay the same up to rounding."""
     import_peft()
     from peft.tuners.lora import LoraLayer
 

@@ -1,4 +1,4 @@
-"""Frozen weights in bfloat16: half the memory of weights and activations, faster where hardware has it.
+"""Frozen weights in bfloat16: half the memory, and faster on hardware that supports it.
 
 What trains, its optimiser and the loss stay in float32. Weights are stored in bfloat16 instead of being cast
 by autocast, which would cast frozen weights again in every micro-batch.
@@ -16,7 +16,7 @@ from trainables.models.encoders.dual_encoder import DualEncoder
 
 
 def store_frozen_in_bfloat16(encoder: DualEncoder) -> None:
-    """Converts in place what does not train; call it after adapters are attached."""
+    """Converts the frozen weights in place. Call it after adapters are attached."""
     for module in encoder.modules():
         if module is encoder:
             continue
@@ -34,6 +34,6 @@ def store_frozen_in_bfloat16(encoder: DualEncoder) -> None:
 
 
 def _in_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Casts what enters a layer that trains, such as the projection."""
+    """Casts the input of a trainable layer, such as the projection, to float32."""
     del module
     return tuple(value.float() if isinstance(value, Tensor) else value for value in inputs)

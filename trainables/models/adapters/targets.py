@@ -49,7 +49,7 @@ def towers_of(lora: LoraConfig) -> tuple[TowerName, ...]:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What `lora.target_modules` asks for, as regular expressions of the ends of module names."""
+    """`lora.target_modules` as regular expressions that match the ends of module names."""
 
     lora: LoraConfig
     encoder: str
@@ -58,7 +58,7 @@ class _Wanted:
 
     @classmethod
     def read(cls, family: Family, lora: LoraConfig, encoder: str) -> _Wanted:
-        """Takes it for a preset if every chosen tower has it, else for leaf names joined by commas."""
+        """Reads the setting as a preset if every chosen tower has it, else as leaf names joined by commas."""
         name = lora.target_modules
         towers: dict[TowerName, Tower] = {tower: family.tower(tower) for tower in towers_of(lora)}
         if all(name in tower.presets for tower in towers.values()):
@@ -127,7 +127,7 @@ def _find(
 
 
 def _matching(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
-    """Returns the names that end, from a dot on, as one of the patterns says."""
+    """Returns the names whose end, after a dot, matches one of the patterns."""
     ending = re.compile(rf"(?:^|\.)(?:{'|'.join(patterns)})$")
     return [name for name in names if ending.search(name)]
 

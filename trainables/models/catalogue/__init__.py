@@ -1,1 +1,1 @@
-"""What is known of every encoder, classifier and captioner before it is loaded. No torch at import."""
+"""Facts about every encoder, classifier and captioner that are known before loading. No torch at import."""

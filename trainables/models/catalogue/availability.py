@@ -1,4 +1,4 @@
-"""Which encoders can be used on this machine now, without asking anyone. No network."""
+"""Checks which encoders can be used on this machine. No network."""
 
 from __future__ import annotations
 

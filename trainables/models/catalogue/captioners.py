@@ -1,4 +1,4 @@
-"""Which captioner describes images, where its weights lie, and how they get here. No torch."""
+"""The captioner: which model, where its weights are, and how to get them. No torch."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def captioner_folder(config: CaptionerConfig) -> Path:
 
 
 def missing_captioner(config: CaptionerConfig) -> str | None:
-    """Returns what to do where a captioner's safetensors are not on this machine, without asking anyone."""
+    """Returns how to get a captioner's safetensors if they are not on this machine, else None. No network."""
     folder = local_folder(config.name) or cached_folder(config.name, _revision(config))
     return None if folder and any(folder.glob("*.safetensors")) else _how_to_get(config)
 
 
 def may_be_fetched(config: CaptionerConfig) -> bool:
-    """Says whether the Hub may have safetensors of a captioner; of the commits looked at it has none."""
+    """Returns whether the Hub may have safetensors of a captioner; tested commits have none."""
     return local_folder(config.name) is None and _revision(config) not in REVISIONS.values()
 
 
 def captioner_fingerprint(config: CaptionerConfig) -> str:
-    """Returns what identifies the words of a captioner.
+    """Returns the fingerprint of a captioner: its weights and its settings.
 
     Raises:
         WeightsUnavailable: a Hub repository whose commit is not known here.
@@ -57,7 +57,7 @@ def captioner_fingerprint(config: CaptionerConfig) -> str:
 
 
 def known_captioner(config: CaptionerConfig) -> str | None:
-    """Returns `captioner_fingerprint`; None where the weights are not here and any may come."""
+    """Returns `captioner_fingerprint`, or None if the weights are not here and their revision is open."""
     if missing_captioner(config) and not may_be_fetched(config):
         return None
     try:
@@ -67,7 +67,7 @@ def known_captioner(config: CaptionerConfig) -> str | None:
 
 
 def captioner_preprocessing(config: CaptionerConfig) -> PreprocessingSpec:
-    """Returns how a captioner wants its pixels: at the size of its `config.json`."""
+    """Returns a captioner's preprocessing, at the size of its `config.json`."""
     said = checkpoint_json(config.name, "config.json", revision=_revision(config)) or {}
     size = said.get("vision_config", {}).get("image_size", PIXELS.size)
     return PreprocessingSpec.model_validate({**PIXELS.model_dump(), "size": size})

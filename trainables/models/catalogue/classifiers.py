@@ -72,13 +72,13 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def classifier_fingerprint(config: BaselineConfig) -> str:
-    """Returns what identifies a classifier before it is trained: its weights, and how it is fed."""
+    """Returns the fingerprint of an untrained classifier: its weights and its preprocessing."""
     weights = "random" if config.from_scratch else ARCHITECTURES[config.architecture].file
     return fingerprint("classifier", config.architecture, weights, classifier_preprocessing(config))
 
 
 def classifier_preprocessing(config: BaselineConfig) -> PreprocessingSpec:
-    """Returns how a classifier wants its pixels: ImageNet's, of the whole image and not of its middle."""
+    """Returns a classifier's preprocessing: that of ImageNet, without a centre crop."""
     return PreprocessingSpec(
         size=config.image_size,
         interpolation="bilinear",
@@ -88,13 +88,13 @@ def classifier_preprocessing(config: BaselineConfig) -> PreprocessingSpec:
 
 
 def classifier_learning_rate(config: BaselineConfig) -> float:
-    """Returns the learning rate of AdamW where none is set."""
+    """Returns the default learning rate of a classifier."""
     architecture = ARCHITECTURES[config.architecture]
     return architecture.scratch_learning_rate if config.from_scratch else architecture.learning_rate
 
 
 def graph_bytes(config: BaselineConfig) -> int:
-    """Returns what the backward pass keeps of one image: it goes with the pixels, or with the patches."""
+    """Returns the bytes that the backward pass keeps for one image, by its pixels or patches."""
     architecture = ARCHITECTURES[config.architecture]
     share = (config.image_size / TRAINED_SIZE) ** 2
     if config.architecture == "vit_b_16":
@@ -150,7 +150,7 @@ def weights_file(config: BaselineConfig) -> Path:
 
 
 def missing_classifier(config: BaselineConfig) -> str | None:
-    """Returns how ImageNet's weights are had where a classifier needs them and they are not here."""
+    """Returns how to get ImageNet's weights if a classifier needs them and they are not here, else None."""
     path = _place(config)
     if config.from_scratch or path.is_file():
         return None
@@ -162,7 +162,7 @@ def missing_classifier(config: BaselineConfig) -> str | None:
 
 
 def _place(config: BaselineConfig) -> Path:
-    """Returns where torch.hub keeps a file of weights, without loading torch."""
+    """Returns the path of a weights file in torch.hub's cache, without loading torch."""
     cache = os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
     home = Path(os.environ.get("TORCH_HOME", cache)).expanduser()
     return home / "hub" / "checkpoints" / ARCHITECTURES[config.architecture].file

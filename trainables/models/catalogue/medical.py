@@ -1,4 +1,4 @@
-"""Dual encoders that have read radiologists' reports, and what has to be known before one is believed.
+"""Medical dual encoders, and the facts that a reader needs to judge their scores.
 
 Sizes, files and hashes are those that their authors published; whoever trained on what it is tested on says
 so in `pretrained_on`.
@@ -243,7 +243,7 @@ MEDICAL: dict[str, EncoderSpec] = {
 
 
 def seen_in_training(encoder: str, data_set: str) -> list[str]:
-    """Returns a sentence for what an encoder has seen of a data set; none where nothing is known."""
+    """Returns a warning for each part of a data set that an encoder was trained on."""
     spec = MEDICAL.get(encoder)
     seen = overlaps(spec.pretrained_on, data_set) if spec else []
     return [f"{encoder} on {data_set}: {overlap}; its scores there are no external test" for overlap in seen]

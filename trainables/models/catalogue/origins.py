@@ -1,4 +1,4 @@
-"""Which data set holds images of which collection: what an encoder has seen is no external test. No torch.
+"""Origins of the public data sets: images seen in training are no external test. No torch.
 
 Only what their authors state; a collection that may be in another one is listed under `POSSIBLE`.
 """
@@ -72,14 +72,14 @@ class Overlap:
 
 
 def known_data_set(name: str) -> str | None:
-    """Returns a data set as `DATA_SETS` calls it, whatever its case and punctuation; None: not known."""
+    """Returns a data set's name in `DATA_SETS`, ignoring case and punctuation, or None."""
     by_letters = {_letters(known): known for known in DATA_SETS}
     by_letters |= {_letters(alias): known for alias, known in ALIASES.items()}
     return by_letters.get(_letters(name))
 
 
 def overlaps(pretrained_on: tuple[str, ...], data_set: str) -> list[Overlap]:
-    """Returns what an encoder has seen of a data set; nothing where the data set's origin is not known."""
+    """Returns the parts of a data set that an encoder was trained on, as far as its origin is known."""
     known = known_data_set(data_set)
     if known is None:
         return []

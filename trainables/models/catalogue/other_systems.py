@@ -1,4 +1,4 @@
-"""What stands beside dual encoders in a comparison: baselines, captioners, methods and controls. No torch."""
+"""Systems other than dual encoders: baselines, captioners, methods and controls. No torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class OtherSystem:
     page: str = ""
 
     def availability(self) -> Availability:
-        """Returns whether it can be used without a network, and how it is used if it can."""
+        """Returns whether it can be used without a network, and how to use it."""
         if not self.is_run:
             return Availability("unavailable", self.how)
         if missing := self._missing():
@@ -53,7 +53,7 @@ class OtherSystem:
 
     @property
     def preprocessing(self) -> PreprocessingSpec | None:
-        """How it wants its pixels; None where it is a method, a control, or not run."""
+        """Its preprocessing; None for a method, a control, or a system that is not run."""
         match self.model:
             case BaselineConfig():
                 return classifier_preprocessing(self.model)
@@ -64,7 +64,7 @@ class OtherSystem:
 
     @property
     def revision(self) -> str | None:
-        """The commit of its weights on the Hub; None where they are not from there."""
+        """The commit of its weights on the Hub; None for weights from elsewhere."""
         return REVISIONS.get(self.model.name) if isinstance(self.model, CaptionerConfig) else None
 
 

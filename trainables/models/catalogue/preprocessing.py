@@ -1,4 +1,4 @@
-"""How checkpoints say they want their pixels. No torch, unless timm or open_clip must be asked."""
+"""Preprocessing that checkpoints describe. No torch, unless timm or open_clip must be asked."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def read_open_clip(config: EncoderConfig, default: PreprocessingSpec) -> Preproc
 
 
 def read_dual(config: EncoderConfig, default: PreprocessingSpec) -> PreprocessingSpec:
-    """Reads what timm says of its image encoder: `config.json` of a folder, or timm's own table."""
+    """Reads the preprocessing of a timm image encoder: `config.json` of a folder, or timm's own table."""
     image, _ = split_dual(config.name)
     if local_folder(image):
         said = (checkpoint_json(image, "config.json") or {}).get("pretrained_cfg", {})
@@ -114,7 +114,7 @@ def _known_interpolation(name: str | None, encoder: str) -> str:
 
 
 def _changed(default: PreprocessingSpec, **said: Any) -> PreprocessingSpec:
-    """Returns the default with what a checkpoint says; validated, because it comes from a file."""
+    """Returns the default, updated and validated with the values of a checkpoint's file."""
     return PreprocessingSpec.model_validate(
         {**default.model_dump(), **{k: v for k, v in said.items() if v is not None}}
     )

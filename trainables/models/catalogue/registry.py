@@ -1,4 +1,4 @@
-"""Every encoder by name, and what is known of its family without torch. Literal tables, in the open."""
+"""All registered encoders and families, as literal tables. No torch."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ ENCODERS: dict[str, EncoderSpec] = {
 
 
 def find_encoder(config: EncoderConfig) -> EncoderSpec:
-    """Returns the entry of a name, or what its form says it is.
+    """Returns the entry of a registered name, or one made from the form of the name.
 
     `dual:IMAGE+TEXT` joins a timm image encoder and a Hugging Face text encoder; `open_clip:ARCH@TAG` (or a
     safetensors file for TAG, or `open_clip:FOLDER`) is open_clip's; `openai:FILE` is a file with OpenAI's
@@ -230,7 +230,7 @@ def default_learning_rate(config: TrialConfig) -> float:
 
 
 def preprocessing_of(config: EncoderConfig) -> PreprocessingSpec:
-    """Returns how an encoder wants its pixels: as its checkpoint says, else its family; at the size asked.
+    """Returns an encoder's preprocessing: its checkpoint's, else its family's, at the configured size.
 
     Raises:
         ConfigError: no such encoder, or a checkpoint that asks for what is not done here.
@@ -247,7 +247,7 @@ def preprocessing_of(config: EncoderConfig) -> PreprocessingSpec:
 
 
 def _own_preprocessing(config: EncoderConfig, spec: EncoderSpec) -> PreprocessingSpec | None:
-    """Returns what the checkpoint of an unpinned encoder says of its pixels; None while that is not here."""
+    """Returns the preprocessing in the checkpoint of an unpinned encoder, or None if it is not here."""
     if known_revision(config, spec) is None:
         return None
     kept = {} if config.revision else {"name": str(fetched_folder(config.name))}
@@ -275,17 +275,17 @@ def revision_of(config: EncoderConfig, spec: EncoderSpec) -> str | None:
 
 
 def known_revision(config: EncoderConfig, spec: EncoderSpec) -> str | None:
-    """Returns what `revision_of` does; None also where none is known."""
+    """Returns the same as `revision_of`, but None if no revision is known."""
     return config.revision or spec.revision or (None if spec.is_pinned else fetched_revision(config.name))
 
 
 def is_fetched(config: EncoderConfig, spec: EncoderSpec) -> bool:
-    """Says whether it is what was fetched on this machine that decides which weights these are."""
+    """Returns whether `models fetch` on this machine decided the encoder's revision."""
     return not (config.revision or spec.is_pinned) and fetched_revision(config.name) is not None
 
 
 def hub_checkpoint(config: EncoderConfig, spec: EncoderSpec, *, weights: bool = True) -> Path:
-    """Returns the folder of an encoder's checkpoint at its revision: local, as cached, or downloaded now.
+    """Returns the folder of an encoder's checkpoint at its revision: local, cached, or downloaded now.
 
     Without weights, that may be what a checkpoint that was fetched says of itself.
 
@@ -302,12 +302,12 @@ def hub_checkpoint(config: EncoderConfig, spec: EncoderSpec, *, weights: bool = 
 
 
 def encoder_preprocessing(spec: EncoderSpec) -> PreprocessingSpec:
-    """Returns how a registered encoder wants its pixels, at its own size."""
+    """Returns a registered encoder's preprocessing, at its own size."""
     return spec.preprocessing or FAMILIES[spec.family].preprocessing
 
 
 def encoder_fingerprint(config: EncoderConfig) -> str:
-    """Returns what identifies an encoder's outputs: its weights, its architecture and how it is fed.
+    """Returns the fingerprint of an encoder: its weights, architecture and preprocessing.
 
     Raises:
         WeightsUnavailable: a Hub repository without a pinned revision that is neither cached nor reachable.
@@ -332,7 +332,7 @@ def encoder_fingerprint(config: EncoderConfig) -> str:
 
 
 def model_fingerprint(config: TrialConfig) -> str:
-    """Returns what identifies the model that a trial starts from: an encoder, or a baseline's classifier.
+    """Returns the fingerprint of the model that a trial starts from: an encoder or a classifier.
 
     Raises:
         WeightsUnavailable: see `encoder_fingerprint`.
@@ -343,7 +343,7 @@ def model_fingerprint(config: TrialConfig) -> str:
 
 
 def has_known_weights(config: TrialConfig) -> bool:
-    """Says whether `model_fingerprint` is that of weights, and not of their absence.
+    """Returns whether the weights behind `model_fingerprint` are known.
 
     A revision alone does not say how an unpinned encoder is fed: its checkpoint's own description does.
     """
@@ -360,7 +360,7 @@ def has_known_weights(config: TrialConfig) -> bool:
 
 
 def model_preprocessing(config: TrialConfig) -> PreprocessingSpec:
-    """Returns how the model of a trial wants its pixels.
+    """Returns the preprocessing of a trial's model.
 
     Raises:
         ConfigError, WeightsUnavailable: see `preprocessing_of`.

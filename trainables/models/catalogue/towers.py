@@ -1,4 +1,4 @@
-"""Which modules of each architecture can be adapted, by preset; names are those in our encoders."""
+"""LoRA presets of each architecture; names are those of modules in our encoders."""
 
 from __future__ import annotations
 
@@ -71,5 +71,5 @@ TIMM_VIT = Tower(  # its q, k and v are one module
 
 
 def leaf_name(module: str) -> str:
-    """Returns what a module is called in every block: its name after the last number in it."""
+    """Returns the part of a module's name after its last number, which is the same in every block."""
     return re.split(r"(?:^|\.)\d+\.", module)[-1]

@@ -1,1 +1,1 @@
-"""Dual encoders, one file a family, and the towers and blocks that they are made of."""
+"""Dual encoders, one file a family, and their towers and blocks."""

@@ -1,4 +1,4 @@
-"""Attention whose projections are linear layers that are called, so that adapters on them do something.
+"""Attention that calls its projections as linear layers, so that adapters on them take effect.
 
 `nn.MultiheadAttention` keeps the weights of q, k and v in one matrix, and reads the weights of its output
 layer without calling it: PEFT cannot tell q from v there, ignores dropout, and adapts nothing of the output
@@ -56,7 +56,7 @@ class SplitAttention(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """CLIP's pooling of a feature map: its mean asks, the mean and every place answer (CLIP §2.4).
+    """CLIP's attention pooling of a feature map; the query is the map's mean (CLIP §2.4).
 
     It ends before its output layer, which is the projection into the joint space.
     """

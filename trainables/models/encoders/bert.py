@@ -1,4 +1,4 @@
-"""BERT text towers of medical dual encoders: one body, and for each a pooling and a projection of its own."""
+"""BERT text towers of medical dual encoders, each with its own pooling."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def sum_of_four(states: tuple[Tensor, ...], mask: Tensor) -> Tensor:
 
 
 class BertText(nn.Module):
-    """A BERT with its vocabulary. Without one it can be looked at, and cannot read."""
+    """A BERT with its vocabulary. Without a vocabulary it cannot encode texts."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ def build_bert(
     max_length: int,
     clean: Callable[[str], str] = str,
 ) -> BertText:
-    """Builds a BERT of random weights as wide and deep as `shapes` say, BERT-base where they say nothing.
+    """Builds a BERT with random weights; `shapes` give width and depth, default BERT-base.
 
     Raises:
         ConfigError: a vocabulary of another size than its embeddings.

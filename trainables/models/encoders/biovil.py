@@ -28,7 +28,7 @@ UNUSED = ("cls.",)  # guesses words that were masked
 
 
 class WithoutPrior(nn.Module):
-    """The map of one image beside what stands for the missing one: [B, 2048, H, W] → [B, 512, H, W]."""
+    """Appends the learned stand-in for a prior image: [B, 2048, H, W] → [B, 512, H, W]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class WithoutPrior(nn.Module):
         self.missing_previous_emb = nn.Parameter(torch.zeros(1, PATCH_DIM, 1, 1))
 
     def forward(self, activations: Tensor) -> Tensor:
-        """Returns both, side by side."""
+        """Returns the map of the image and the stand-in, concatenated."""
         now = self.backbone_to_vit(activations)
         return torch.cat([now, self.missing_previous_emb.expand_as(now)], dim=1)
 
@@ -113,5 +113,5 @@ class TextHead(nn.Module):
 
 
 def without_full_stop(text: str) -> str:
-    """Returns a prompt without its last mark, as CXR-BERT was asked by its authors."""
+    """Returns a prompt without its final punctuation mark, as its authors prompted CXR-BERT."""
     return text.rstrip(".!?")

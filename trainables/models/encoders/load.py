@@ -1,4 +1,4 @@
-"""The one way to get a dual encoder: by configuration, offline first."""
+"""Loads a dual encoder by its configuration, offline first."""
 
 from __future__ import annotations
 

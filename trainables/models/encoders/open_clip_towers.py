@@ -1,4 +1,4 @@
-"""Image towers of open_clip, cut into blocks: vision transformers, and the ResNets of CLIP."""
+"""Image towers of open_clip, cut into blocks: vision transformers and CLIP's ResNets."""
 
 from __future__ import annotations
 

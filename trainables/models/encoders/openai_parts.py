@@ -21,7 +21,7 @@ from trainables.models.torchvision_import import declare_missing_operators
 def load_openai_part(
     config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
 ) -> OpenClip:
-    """Builds a CLIP as deep and wide as its tensors say; without them, as its architecture is called.
+    """Builds a CLIP with the depth and width of its tensors, or of its named architecture.
 
     Raises:
         ConfigError: tensors that do not fit each other.
@@ -54,7 +54,7 @@ def load_openai_part(
 
 
 def _has_quick_gelu(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> bool:
-    """Says which activation it was trained with: tensors do not tell, and the wrong one is a silent error."""
+    """Returns whether it was trained with QuickGELU, which its tensors do not tell."""
     if not spec.has_configuration or not weights:
         return bool(spec.architecture and spec.architecture.endswith("quickgelu"))
     said = json.loads(part_file(config.name, spec, CONFIGURATION).read_text())

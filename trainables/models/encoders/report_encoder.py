@@ -48,7 +48,7 @@ class MapHead(nn.Module):
 
 
 class ReportEncoder(DualEncoder):
-    """An image tower and a BERT. Where a head reads a map, that map is what the last image block gives."""
+    """An image tower and a BERT. Before a `MapHead`, the last image block returns a feature map."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Counts what graphs keep for their backward pass."""
+"""Counts the bytes that graphs keep for their backward pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @contextmanager
 def saved_bytes(not_counted: Iterable[Tensor] = ()) -> Iterator[list[int]]:
-    """Counts, into the one element of the list, what graphs made meanwhile keep for their backward pass.
+    """Counts the bytes that graphs built in the `with` block keep for their backward pass.
 
     Each storage counts once; those of `not_counted`, the weights, are there anyway.
     """
@@ -30,6 +30,6 @@ def saved_bytes(not_counted: Iterable[Tensor] = ()) -> Iterator[list[int]]:
 
 
 def _identity(tensor: Tensor) -> int:
-    """Returns the address of what a tensor holds; on the meta device nothing is held, so of its record."""
+    """Returns the address of a tensor's storage; on the meta device, of the storage's record."""
     storage = tensor.untyped_storage()
     return storage.data_ptr() or storage._cdata

@@ -1,4 +1,4 @@
-"""What an encoder is made of, without its weights: which modules can be adapted, what they take of memory.
+"""The structure of an encoder without its weights: adaptable modules, and memory.
 
 Built once on PyTorch's meta device, where a tensor has a shape and no bytes. That takes seconds of imports,
 so the structures of registered encoders are kept beside this file; `python -m
@@ -95,7 +95,7 @@ class Structure(Config):
 
 
 def structure_of(config: EncoderConfig) -> Structure | None:
-    """Returns what an encoder is made of; None where not even its description is on this machine.
+    """Returns the structure of an encoder, or None if its description is not on this machine.
 
     Raises:
         ConfigError: no such encoder, or one that cannot be built.
@@ -110,7 +110,7 @@ def structure_of(config: EncoderConfig) -> Structure | None:
 
 
 def is_kept(config: EncoderConfig) -> bool:
-    """Says whether an encoder's structure is that which is kept, whose presets tests have shown alive.
+    """Returns whether an encoder's structure is stored, in which case tests cover its presets.
 
     Of parts that were converted here the shapes in their files decide, and which other sizes they take.
     """
@@ -167,7 +167,7 @@ def measure(encoder: DualEncoder) -> Structure:
 
 
 def adaptable_modules(encoder: DualEncoder, tower: TowerName) -> tuple[tuple[Adaptable, ...], ...]:
-    """Returns what LoRA can be attached to, block by block, lowest first."""
+    """Returns the adaptable modules, block by block, lowest first."""
     return tuple(
         tuple(
             Adaptable(name=f"{block}.{name}", matrices=matrices)
@@ -228,12 +228,12 @@ def _sizes(encoder: DualEncoder, cut: int) -> tuple[int, int, int]:
 
 
 def kept_names() -> list[str]:
-    """Returns the registered encoders whose structure is kept: those that can be built without a file."""
+    """Returns the registered encoders whose structure is stored: those that can be built without a file."""
     return [name for name, spec in ENCODERS.items() if spec.parts or spec.files or spec.architecture]
 
 
 def main() -> None:
-    """Writes the structures that are kept."""
+    """Writes the stored structures."""
     configs: list[Any] = [EncoderConfig(name=name) for name in kept_names()]
     lines = [
         f"{json.dumps(config.name)}: {json.dumps(_built(config).model_dump(mode='json'))}"

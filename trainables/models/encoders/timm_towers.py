@@ -86,7 +86,7 @@ def cut_into_blocks(model: Any) -> list[nn.Module]:
 
 
 class NamedBlocks(nn.Sequential):
-    """A sequence with names, which adapters are called by."""
+    """A sequence of named blocks; adapters use the names."""
 
     def __init__(self, **modules: nn.Module) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class NamedBlocks(nn.Sequential):
 
 
 class _VitEmbedding(nn.Module):
-    """What a vision transformer does before its layers: what is left of it once they are taken out."""
+    """The part of a vision transformer before its layers."""
 
     def __init__(self, emptied: Any) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class _VitEmbedding(nn.Module):
 
 
 class _VitPool(nn.Module):
-    """What a vision transformer does after its layers."""
+    """The part of a vision transformer after its layers."""
 
     def __init__(self, vit: Any) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where pretrained weights lie, and how they are read: offline first, safetensors only. No torch."""
+"""Finds and reads pretrained weights: offline first, safetensors only. No torch."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickle ever com
 
 
 def local_folder(name: str) -> Path | None:
-    """Returns the folder a name stands for, or None if it is not a folder on this machine."""
+    """Returns the local folder that a name refers to, or None."""
     folder = found(name)
     return folder if folder.is_dir() else None
 
 
 def local_places(name: str) -> dict[str, list[Path]]:
-    """Returns what an encoder's name says of this machine: each folder or file it names → its files."""
+    """Returns the local folders and files that an encoder's name refers to → their files."""
     parts = [name]
     if name.startswith("dual:"):
         parts = list(split_dual(name))
@@ -93,7 +93,7 @@ def sha256_asked(revision: str | None) -> str | None:
 
 
 def weights_identity(name: str, revision: str | None = None) -> list[str]:
-    """Returns what identifies an encoder's weights: hashes of local files, a Hub commit, or a tag.
+    """Returns the identity of an encoder's weights: hashes of local files, a Hub commit, or a tag.
 
     Raises:
         WeightsUnavailable: a Hub repository whose commit is not known here and cannot be asked for.
@@ -147,7 +147,7 @@ def package_file(name: str, md5: str) -> Path:
 
 
 def commit_of(repository: str, revision: str | None) -> str:
-    """Returns the commit of a Hub repository's revision: pinned, as cached, or asked of the Hub.
+    """Returns the commit of a Hub repository's revision: pinned, cached, or requested from the Hub.
 
     Raises:
         WeightsUnavailable: neither cached nor reachable.
@@ -189,7 +189,7 @@ def checkpoint_json(name: str, file: str, *, revision: str | None = None) -> dic
 
 
 def checkpoint_folder(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
-    """Returns a folder with configuration, tokenizer and safetensors: local, as cached, or downloaded now.
+    """Returns a folder with configuration, tokenizer and safetensors: local, cached, or downloaded now.
 
     Raises:
         WeightsUnavailable: not here and not reachable, or without safetensors.
@@ -222,7 +222,7 @@ def _snapshot(repository: str, commit: str, *, weights: bool) -> Path:
 
 @contextmanager
 def _or_unavailable(repository: str, revision: str | None) -> Iterator[None]:
-    """Turns all that the Hub's client raises (offline, no route, no such repository) into one message."""
+    """Turns every error of the Hub's client (offline, no route, no such repository) into one message."""
     try:
         yield
     except WeightsUnavailable:
@@ -298,7 +298,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def hash_of(path: Path, algorithm: str = "sha256") -> str:
-    """Returns a file's hash, read once as long as the file does not change."""
+    """Returns a file's SHA-256, cached until the file changes."""
     status = path.stat()
     return _hash_once(path, algorithm, status.st_size, status.st_mtime_ns)
 

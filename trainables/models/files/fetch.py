@@ -1,4 +1,4 @@
-"""Weights from the Hub: one revision, safetensors only, held against its hashes, remembered. No torch."""
+"""Downloads weights from the Hub: one revision, safetensors only, hashes checked. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CLIP in one file with OpenAI's names of tensors, as OpenAI publishes it or as others save their own.
+"""Reads CLIP from one file with OpenAI's names of tensors.
 
 Its architecture is read from the shapes. A safetensors file is data; of a `.pt`, which may be code, only
 tensors are read, and only after somebody vouched for its SHA-256: OpenAI, or the user as `encoder.revision`.
@@ -51,7 +51,7 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
 
 
 def shapes_of(path: Path, sha256: str | None = None) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of a file's tensors, read once as long as it does not change; see `read_tensors`."""
+    """Returns the shapes of a file's tensors, cached until the file changes; see `read_tensors`."""
     return _shapes(path, sha256, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
@@ -62,7 +62,7 @@ def _shapes(path: Path, sha256: str | None, modified: int) -> dict[str, tuple[in
 
 
 def openai_architecture(shapes: Mapping[str, Sequence[int]], path: Path) -> dict[str, Any]:
-    """Returns what open_clip's `CLIP` is built from.
+    """Returns the arguments of open_clip's `CLIP`.
 
     Raises:
         ConfigError: a tensor that says it is not there; the file is no CLIP of OpenAI's form.
@@ -123,7 +123,7 @@ def _check_hash(path: Path, wanted: str | None) -> None:
 
 
 def published_hashes() -> set[str]:
-    """Returns the SHA-256 of OpenAI's files, which the addresses in open_clip's table contain."""
+    """Returns the SHA-256 hashes of OpenAI's files, from the addresses in open_clip's table."""
     import open_clip
 
     known = [open_clip.get_pretrained_cfg(name, "openai") for name in open_clip.list_openai_models()]

@@ -1,4 +1,4 @@
-"""Tensors of published checkpoints: read whole, renamed, and loaded strictly. Nothing is left random."""
+"""Reads tensors of published checkpoints and loads them strictly: nothing stays random."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 def open_parts(
     config: EncoderConfig, spec: EncoderSpec, *, weights: bool
 ) -> tuple[dict[str, Tensor], Shapes]:
-    """Returns the tensors of an encoder's parts, none without weights, and the shapes as far as known here.
+    """Returns the tensors of an encoder's parts (none without weights) and their shapes as far as known.
 
     Raises:
         WeightsUnavailable: weights are asked for, and a part is not on this machine.
@@ -76,19 +76,19 @@ def shapes_of_parts(config: EncoderConfig, spec: EncoderSpec) -> dict[str, tuple
 
 
 def below(named: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Returns what lies below a prefix, without it."""
+    """Returns the entries whose name has a prefix, without the prefix."""
     return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
 
 
 def numbered(names: Iterable[str], prefix: str) -> int:
-    """Returns how many numbers follow a prefix: the layers of a stack."""
+    """Returns the number of layers in a stack: how many different numbers follow a prefix."""
     return len({name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)})
 
 
 def load_strictly(
     module: nn.Module, tensors: Mapping[str, Tensor], *, where: str | Path, ignorable: Iterable[str] = ()
 ) -> None:
-    """Fills a module; every tensor has its place, and every place its tensor.
+    """Fills a module; every tensor must fit, and every parameter must be filled.
 
     Args:
         module: what is filled.

@@ -32,7 +32,7 @@ LISTS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlis
 
 
 def is_torchscript(path: Path) -> bool:
-    """Says whether a file is a TorchScript archive."""
+    """Returns whether a file is a TorchScript archive."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -53,7 +53,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
 
 
 class _Module:
-    """Stands for an object of a scripted class; what the archive says of it lands in its attributes."""
+    """A placeholder for an object of a scripted class; holds its attributes."""
 
 
 class _Index(pickle.Unpickler):

@@ -1,4 +1,4 @@
-"""The quarantine: where `convert` opens a foreign pickle. It is a process of its own; nothing imports it.
+"""The quarantined process in which `convert` opens a foreign pickle. Nothing imports it.
 
 It has no network where the kernel allows that, bounded memory, time and output, and torch's own unpickler,
 which knows tensors and nothing else. Settings that travel in a training checkpoint become inert stand-ins.
@@ -29,7 +29,7 @@ REFUSED = 3
 
 
 class Setting:
-    """Stands for a value of a class that is not loaded: takes anything, does nothing."""
+    """A placeholder for a value of a class that is not loaded."""
 
     def __new__(cls, *values: Any) -> Setting:
         """Takes any arguments."""
@@ -44,7 +44,7 @@ class Setting:
 
 
 def main() -> int:
-    """Reads the pickle argv[1], writes its tensors to argv[2]; prints what it was as JSON."""
+    """Reads the pickle argv[1], writes its tensors to argv[2], and prints a summary as JSON."""
     source, target, memory_bytes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     has_network = not leave_network()
     limit(memory_bytes, source.stat().st_size)
@@ -61,13 +61,13 @@ def main() -> int:
 
 
 def leave_network() -> bool:
-    """Moves this process into a network namespace without any interface; says whether it could."""
+    """Moves this process into a network namespace without interfaces; returns whether it succeeded."""
     libc: Any = ctypes.CDLL(None, use_errno=True)
     return any(libc.unshare(flags) == 0 for flags in (CLONE_NEWNET, CLONE_NEWUSER | CLONE_NEWNET))
 
 
 def limit(memory_bytes: int, file_bytes: int) -> None:
-    """Bounds memory, time and what can be written."""
+    """Limits memory, time and written bytes."""
     written = 2 * file_bytes + 2**20
     for kind, value in (
         (resource.RLIMIT_AS, memory_bytes),

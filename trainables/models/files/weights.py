@@ -1,4 +1,4 @@
-"""Which weights of an encoder were converted or fetched here, and how others get here. No torch."""
+"""Records which weights were converted or fetched on this machine. No torch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COMMAND = command("models")
 
 
 def encoder_folder(name: str) -> Path:
-    """Returns where an encoder's parts lie, each a folder with a manifest; it need not exist."""
+    """Returns the folder of an encoder's parts, each a folder with a manifest; it need not exist."""
     home = Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME).expanduser()
     return home / "weights" / name.replace("/", "--")
 
@@ -49,13 +49,13 @@ _ON_TRIAL: dict[tuple[str, str], Path] = {}
 
 
 def part_folder(name: str, part: str) -> Path:
-    """Returns where a part of an encoder lies, or would lie."""
+    """Returns the folder of a part of an encoder; it need not exist."""
     return _ON_TRIAL.get((name, part)) or encoder_folder(name) / part
 
 
 @contextmanager
 def on_trial(name: str, part: str, folder: Path) -> Iterator[None]:
-    """Lets this process find a part of an encoder in another folder, before that takes its place."""
+    """Makes this process read a part of an encoder from another folder, before it is moved into place."""
     _ON_TRIAL[name, part] = folder
     try:
         yield
@@ -64,7 +64,7 @@ def on_trial(name: str, part: str, folder: Path) -> Iterator[None]:
 
 
 def needed_parts(spec: EncoderSpec) -> tuple[str, ...]:
-    """Returns what has to be converted or fetched before an encoder can be loaded."""
+    """Returns the parts that have to be converted or fetched before an encoder can be loaded."""
     return (*spec.parts, *text_parts(spec))
 
 
@@ -77,7 +77,7 @@ def text_parts(spec: EncoderSpec) -> dict[str, str]:
 
 
 def is_here(name: str, part: str) -> bool:
-    """Says whether a part of an encoder was converted on this machine."""
+    """Returns whether a part of an encoder was converted on this machine."""
     return is_whole(part_folder(name, part))
 
 
@@ -104,7 +104,7 @@ def part_file(name: str, spec: EncoderSpec, part: str) -> Path:
 
 
 def parts_identity(name: str, spec: EncoderSpec) -> dict[str, dict[str, str] | None]:
-    """Returns what identifies an encoder's parts: the hashes of each one's files; None of one not here.
+    """Returns the identity of an encoder's parts: hashes of their files, None for a missing part.
 
     What was noted of a conversion (which file it read, and what else was in that) makes no other weights.
 
@@ -120,7 +120,7 @@ def parts_identity(name: str, spec: EncoderSpec) -> dict[str, dict[str, str] | N
 
 
 def remember_fetched(name: str, checkpoint: Path, commit: str) -> None:
-    """Notes which commit of an encoder was fetched, what its weights hash to, and what it says of itself."""
+    """Records which commit of an encoder was fetched, with hashes and the checkpoint's description."""
     weights = _weight_hashes(checkpoint)
     with atomic_directory(fetched_folder(name)) as aside:
         for description in DESCRIPTIONS:
@@ -130,12 +130,12 @@ def remember_fetched(name: str, checkpoint: Path, commit: str) -> None:
 
 
 def fetched_folder(name: str) -> Path:
-    """Returns the folder that says which revision of an encoder was fetched; it need not exist."""
+    """Returns the folder that records which revision of an encoder was fetched; it need not exist."""
     return encoder_folder(name) / FETCHED
 
 
 def fetched_revision(name: str) -> str | None:
-    """Returns the commit of an encoder that was fetched last on this machine; None where none was.
+    """Returns the commit of an encoder that was fetched last on this machine, or None.
 
     Raises:
         DataError: what was noted of it has changed.
@@ -148,12 +148,12 @@ def fetched_revision(name: str) -> str | None:
 
 
 def fetched_identity(name: str) -> str:
-    """Returns what identifies the weights that were fetched: hashes of them, of revision and description."""
+    """Returns the identity of fetched weights: hashes of weights, revision and description."""
     return (fetched_folder(name) / MANIFEST).read_text()
 
 
 def check_fetched(name: str, checkpoint: Path) -> None:
-    """Holds the weights in a folder against those that were fetched.
+    """Checks that the weights in a folder are those that were fetched.
 
     Raises:
         DataError: they are others.
@@ -171,7 +171,7 @@ def _weight_hashes(checkpoint: Path) -> dict[str, str]:
 
 
 def how_to_get(name: str, spec: EncoderSpec, *, anew: bool = False) -> list[str]:
-    """Returns the steps that bring an encoder's weights here, as sentences with commands in them.
+    """Returns how to get an encoder's weights, as sentences with commands.
 
     Args:
         name: of the encoder.
@@ -208,7 +208,7 @@ def how_to_get(name: str, spec: EncoderSpec, *, anew: bool = False) -> list[str]
 
 
 def how_to_convert(name: str, folder: Path | None, revision: str | None) -> str:
-    """Returns how safetensors are had of a checkpoint in a folder, or on the Hub, that has a pickle only."""
+    """Returns how to convert a checkpoint that has only a pickle, in a folder or on the Hub."""
     if folder is not None:
         return _how_to_convert_in(folder)
     option = f" --revision {revision}" if revision else ""

@@ -107,7 +107,7 @@ def set_up_trial(config: TrialConfig, context: RunContext) -> TrialSetup:
 
 
 def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> str | None:
-    """Returns the key of a trained adapter, a fingerprint of all that training reads; None: nothing trains."""
+    """Returns the key of a trained adapter: a fingerprint of what training reads. None if nothing trains."""
     if config.adapt.method == "none":
         return None
     settings = science(config)

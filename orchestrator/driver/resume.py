@@ -73,7 +73,7 @@ def check_drift(state: SweepState, identify: Callable[[TrialConfig], Identity]) 
         DataError: says what differs; trials on both would stand in one table as if they compared. Or it
             cannot be told.
     """
-    if not all(trial.stood_on for trial in state.trials.values()):
+    if not all(trial.inputs for trial in state.trials.values()):
         raise DataError(
             f"sweep '{state.name}' was started by an older version, which did not note the data and weights "
             "that its trials stand on, so it cannot go on; start another sweep (--name)"
@@ -99,7 +99,7 @@ def _other_inputs(state: SweepState, identify: Callable[[TrialConfig], Identity]
         if inputs not in here:
             here[inputs] = identify(config)
         now = here[inputs]
-        for then in trial.stood_on:
+        for then in trial.inputs:
             if then.data != now.data:
                 found.setdefault("the data", _change(then.data, now.data))
             weights = by_name(config, now.model, now.captioner)
@@ -122,7 +122,7 @@ def keep_keys(controller: Controller, state: SweepState) -> None:
     identify, known = controller.identify, dict[str, str]()
     for trial in state.trials.values():
         config = from_flat(trial.config)
-        if None in by_name(config, *trial.stood_on[0][1:]).values():
+        if None in by_name(config, *trial.inputs[0][1:]).values():
             now = identify(config)
             known |= {now.trial_key: trial.trial_key, now.arm_key: trial.arm_key}
 

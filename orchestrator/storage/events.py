@@ -11,8 +11,13 @@ from typing import Any
 from trainables.scoring.metric_names import DEFAULT_OBJECTIVE
 
 
+@dataclass(frozen=True)
+class Event:
+    """An event of a sweep."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class SweepStarted:
+class SweepStarted(Event):
     """A driver started or resumed the sweep, with these inputs."""
 
     name: str
@@ -34,7 +39,7 @@ class SweepStarted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialPlaced:
+class TrialPlaced(Event):
     """An attempt of a trial was handed to a process."""
 
     trial_key: str
@@ -50,7 +55,7 @@ class TrialPlaced:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialReported:
+class TrialReported(Event):
     """A trial reported the metrics of an epoch."""
 
     trial_key: str
@@ -60,7 +65,7 @@ class TrialReported:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialWarned:
+class TrialWarned(Event):
     """Something went wrong in a trial, and the trial continued."""
 
     trial_key: str
@@ -69,7 +74,7 @@ class TrialWarned:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialFinished:
+class TrialFinished(Event):
     """A trial has its results: it ran to its end, or a scheduler stopped it early."""
 
     trial_key: str
@@ -82,7 +87,7 @@ class TrialFinished:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialFailed:
+class TrialFailed(Event):
     """An attempt failed. If `is_retried`, another attempt follows."""
 
     trial_key: str
@@ -93,7 +98,7 @@ class TrialFailed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenedTest:
+class OpenedTest(Event):
     """The test labels are about to be read for these trials."""
 
     trial_keys: list[str]
@@ -101,7 +106,7 @@ class OpenedTest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluated:
+class Evaluated(Event):
     """The test results, with the fields of `trainables.scoring.judge_arms.EvaluationResult`."""
 
     arms: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
@@ -114,7 +119,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepFinished:
+class SweepFinished(Event):
     """The driver ended."""
 
     exit_code: int
@@ -122,17 +127,6 @@ class SweepFinished:
     is_cut_short: bool = False  # trials were left undone
 
 
-Event = (
-    SweepStarted
-    | TrialPlaced
-    | TrialReported
-    | TrialWarned
-    | TrialFinished
-    | TrialFailed
-    | OpenedTest
-    | Evaluated
-    | SweepFinished
-)
 EVENTS: dict[str, type[Event]] = {
     "sweep_started": SweepStarted,
     "trial_placed": TrialPlaced,

@@ -1,8 +1,8 @@
-"""The truth of a sweep: append-only, checksummed JSON lines with one writer, and what replaying them gives.
+"""The ledger of a sweep: append-only JSON lines with checksums and one writer; and the state they give.
 
-A line is `{"v":1,"seq":0,"time":"…","type":"…", …payload, "sha":"…"}`; `sha` is the first 16 hex digits of
-the SHA-256 of the line without it. `seq` has no gaps. Lines lie in `ledger/segment-00000.jsonl`, …; only the
-last segment grows. A line counts once its newline is written: what a crash tore off never happened.
+A line is `{"v":1,"seq":0,"time":"…","type":"…", …fields of the event, "sha":"…"}`; `sha` is the first 16
+hex digits of the SHA-256 of the line without it. `seq` has no gaps. Files: `ledger/segment-00000.jsonl`, …;
+only the last one grows. A line without its newline does not count: it was cut off by a crash.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from orchestrator.storage.events import (
     TrialFinished,
     TrialPlaced,
     TrialReported,
-    TrialWarned,
     read_event,
 )
 from trainables.errors import DataError
@@ -53,25 +52,23 @@ class Entry:
 
 
 class LedgerReader:
-    """Reads a ledger from its start, in as many turns as wanted: each `poll` returns what is new."""
+    """Reads a ledger from its start. Each `poll` returns the new entries."""
 
     def __init__(self, sweep_folder: Path):
         self.folder = sweep_folder / "ledger"
         self.next_seq = 0
-        self.segment = 0  # where `offset` and `line` point into
+        self.segment = 0  # the file of `offset` and `line`
         self.offset = 0
         self.line = 0
 
     def poll(self) -> list[Entry]:
-        """Returns the entries written since the last call; a line without its newline is left for the next.
+        """Returns the entries written since the last call, up to the last newline.
 
         Raises:
-            DataError: a line that was changed, cut out or written by a newer version, with its place.
+            DataError: a line is damaged, missing or of a newer version; says which.
         """
         entries: list[Entry] = []
-        num_segments = len(
-            list(self.folder.glob("segment-*.jsonl"))
-        )  # before reading: a writer may be ahead of us
+        num_segments = len(list(self.folder.glob("segment-*.jsonl")))  # first, as a writer may add one
         while self.segment < num_segments:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
@@ -82,8 +79,8 @@ class LedgerReader:
                 self.line += 1
             if self.segment + 1 == num_segments:
                 break
-            if torn:  # a writer mends a torn tail before it opens the next segment
-                raise self._damaged("the line has no end, and a later segment exists")
+            if torn:  # a writer cuts off an incomplete line before it adds a segment
+                raise self._damaged("the line is incomplete, and a later segment exists")
             self.segment, self.offset, self.line = self.segment + 1, 0, 0
         return entries
 
@@ -97,11 +94,9 @@ class LedgerReader:
             raise self._damaged("its checksum does not match")
         values = json.loads(line)
         if values["v"] != SCHEMA:
-            raise self._damaged(
-                f"it has schema {values['v']}, this version reads {SCHEMA}; update the orchestrator"
-            )
+            raise self._damaged(f"it has schema {values['v']}, but this version reads {SCHEMA}: update it")
         if values["seq"] != self.next_seq:
-            raise self._damaged(f"entry {values['seq']} stands where entry {self.next_seq} belongs")
+            raise self._damaged(f"it is entry {values['seq']}, but entry {self.next_seq} was expected")
         self.next_seq += 1
         try:
             return Entry(values["seq"], values["time"], read_event(values["type"], values))
@@ -116,11 +111,11 @@ class LedgerReader:
 
 
 class Ledger:
-    """The one writer of a sweep's ledger; holds a lock that the kernel drops with the process.
+    """The only writer of a sweep's ledger: it holds the lock of the driver.
 
     Raises:
         ClusterError: another process is writing.
-        DataError: an earlier line is damaged. A torn last line is cut off instead.
+        DataError: a line is damaged. An incomplete last line is cut off instead.
     """
 
     def __init__(self, sweep_folder: Path, *, segment_bytes: int = _SEGMENT_BYTES):
@@ -142,8 +137,8 @@ class Ledger:
         """Writes an event to disk, and returns its entry.
 
         Raises:
-            OSError: the disk refuses; the ledger is as it was before.
-            ValueError: a value that is no finite number.
+            OSError: the disk is full or fails; the ledger is unchanged.
+            ValueError: a number is not finite.
         """
         with self._one_at_a_time:
             size = os.fstat(self._file).st_size
@@ -155,7 +150,7 @@ class Ledger:
             try:
                 self._write(_to_line(entry))
                 self._next_seq += 1
-            except BaseException:  # an interrupt too: a line that was not counted must not stay
+            except BaseException:  # also an interrupt: no part of the line may stay
                 os.ftruncate(self._file, size)
                 self._next_seq = entry.seq
                 raise
@@ -163,11 +158,11 @@ class Ledger:
 
     def _write(self, line: bytes) -> None:
         if os.write(self._file, line) != len(line):
-            raise OSError("the disk took only a part of a line")
+            raise OSError("the disk accepted only part of a line")
         os.fsync(self._file)
 
     def close(self) -> None:
-        """Lets another process write. Idempotent."""
+        """Releases the lock. May be called twice."""
         with self._one_at_a_time:
             if self._file >= 0:
                 os.close(self._file)
@@ -183,23 +178,23 @@ class Ledger:
     def _open(self, path: Path) -> int:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)  # the name of a new segment must survive too
+        os.fsync(folder)  # so that a new segment survives a crash
         os.close(folder)
         return descriptor
 
 
 Report = tuple[int, int, dict[str, float]]
-"""What a trial said on its way: (attempt, epoch, metrics)."""
+"""A report of a trial: (attempt, epoch, metrics)."""
 
 Failure = tuple[int, str, str]
-"""How an attempt failed: (attempt, cause, message)."""
+"""A failed attempt: (attempt, cause, message)."""
 
 Opening = tuple[str, OpenedTest]
-"""When the test labels were opened, and for which trials."""
+"""When the test labels were opened (ISO 8601), and for which trials."""
 
 
 class Inputs(NamedTuple):
-    """Fingerprints of what an attempt stood on; see `Identity`."""
+    """Fingerprints of the inputs of an attempt; see `Identity`."""
 
     data: str
     model: str | None
@@ -208,14 +203,14 @@ class Inputs(NamedTuple):
 
 @dataclass
 class TrialState:
-    """What the ledger knows of one trial, over all its attempts."""
+    """The state of one trial, over all its attempts."""
 
     trial_key: str
     arm_key: str
     name: str
     config: dict[str, Any]  # dotted keys
     is_baseline: bool = False
-    confirms: bool = False  # an arm that was drawn, on another seed
+    confirms: bool = False  # repeats an arm on another seed
     status: TrialStatus = "placed"
     attempts: int = 0
     history: list[Report] = field(default_factory=list[Report])
@@ -226,8 +221,8 @@ class TrialState:
     stopped_early: bool = False
     cause: str | None = None
     message: str | None = None
-    failures: list[Failure] = field(default_factory=list[Failure])  # also those that another attempt mended
-    stood_on: list[Inputs] = field(default_factory=list[Inputs])  # of each attempt, as it was placed
+    failures: list[Failure] = field(default_factory=list[Failure])  # of all attempts
+    inputs: list[Inputs] = field(default_factory=list[Inputs])  # of each attempt
 
     def own_key(self, key: str) -> str:
         """Returns the key under which this trial reports the value of a space's key; see `own_key`."""
@@ -288,7 +283,7 @@ class SweepState:
                 self.evaluated = event
             case SweepFinished() as event:
                 self.finished = event
-            case TrialWarned() | None:
+            case _:  # of no effect, or of a later version
                 pass
 
     def _fail(self, event: TrialFailed) -> None:
@@ -312,15 +307,15 @@ class SweepState:
         trial.status, trial.attempts = "placed", event.attempt
         trial.cause = trial.message = None
         if event.data_fingerprint is not None:
-            inputs = Inputs(event.data_fingerprint, event.model_fingerprint, event.captioner_fingerprint)
-            trial.stood_on.append(inputs)
+            placed = Inputs(event.data_fingerprint, event.model_fingerprint, event.captioner_fingerprint)
+            trial.inputs.append(placed)
 
 
 def read_ledger(sweep_folder: Path) -> SweepState:
-    """Replays a sweep's ledger. Safe while a writer is at work.
+    """Returns the state of a sweep by its ledger, even while a driver writes.
 
     Raises:
-        DataError: no such sweep (offers the nearest name), or a damaged line, with its place.
+        DataError: no such sweep (offers the nearest name), or a damaged line (says which).
     """
     if not (sweep_folder / "ledger").is_dir():
         raise no_such_sweep(sweep_folder)
@@ -357,4 +352,4 @@ def _plain(value: Any) -> Any:
         return dict(cast("Mapping[str, Any]", value))
     if hasattr(value, "item"):  # a NumPy scalar
         return value.item()
-    raise TypeError(f"{type(value).__name__} has no form in the ledger")
+    raise TypeError(f"the ledger cannot store a {type(value).__name__}")

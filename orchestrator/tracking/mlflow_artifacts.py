@@ -1,4 +1,4 @@
-"""The files of an MLflow run: a trial's results, a sweep's leaderboard; without ids, paths or messages."""
+"""Writes the files of an MLflow run: a trial's results or a sweep's leaderboard, without private values."""
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def stage(key: RunKey, state: SweepState, sweep_folder: Path, target: Path) -> None:
-    """Writes what belongs to a run into the folder `target`, ready to be logged."""
+    """Writes the files of a run into the folder `target`."""
     if key.trial_key:
         stage_trial(state.trials[key.trial_key], sweep_folder, target)
     else:
@@ -34,11 +34,11 @@ def stage(key: RunKey, state: SweepState, sweep_folder: Path, target: Path) -> N
 
 
 def stage_sweep(state: SweepState, target: Path) -> None:
-    """Writes the search space, what was evaluated and, once there is a row, the leaderboard."""
+    """Writes the search space, the test results and the leaderboard, as far as they exist."""
     _write_json(target / "space.json", private(state.started.space))
     if state.evaluated is not None:
         _write_json(target / "evaluated.json", private(vars(state.evaluated)))
-    # A failure's message quotes paths and image ids: its cause stands alone.
+    # Messages of failures quote paths and image ids, so only their causes are written.
     silent = {key: replace(trial, message=None) for key, trial in state.trials.items()}
     board = leaderboard(replace(state, trials=silent))
     if board.rows:
@@ -47,13 +47,13 @@ def stage_sweep(state: SweepState, target: Path) -> None:
 
 
 def stage_trial(trial: TrialState, sweep_folder: Path, target: Path) -> None:
-    """Writes the config and, of the files that the ledger names, confusion matrix, predictions, adapter."""
+    """Writes a trial's configuration, confusion matrix, predictions and adapter."""
     _write_json(target / "config.json", private(trial.config))
     results = sweep_folder / trial.workdir
     for name in trial.results:
         path, inside = results / name, Path(name).relative_to("results")
         if not path.is_file():
-            logger.warning("%s of trial %s is gone; not logged", name, trial.name)
+            logger.warning("%s of trial %s is missing, so it is not logged", name, trial.name)
         elif inside.name == "confusion.json":
             shutil.copy(path, target / inside.name)
         elif inside.name == "predictions.parquet":
@@ -66,7 +66,7 @@ def stage_trial(trial: TrialState, sweep_folder: Path, target: Path) -> None:
 
 
 def stage_predictions(source: Path, target: Path) -> None:
-    """Copies per-image predictions, each image id replaced by its HMAC-SHA256 under this home's key."""
+    """Copies predictions by image, with each image id replaced by its HMAC-SHA256 with this home's key."""
     table = parquet.read_table(source, columns=["image_id", "split", "system", "scores"])
     key = hmac_key()
     hidden = [hmac.digest(key, str(name).encode(), "sha256").hex() for name in table["image_id"].to_pylist()]
@@ -74,7 +74,7 @@ def stage_predictions(source: Path, target: Path) -> None:
 
 
 def strip_places(adapter: Path) -> None:
-    """Takes folders out of an adapter's JSON files (PEFT notes its base model's), and renews the manifest."""
+    """Removes paths from an adapter's JSON files (PEFT adds the base model's), and updates the manifest."""
     for path in adapter.rglob("*.json"):
         values = json.loads(path.read_text())
         if path.name != MANIFEST and (stripped := private(values)) != values:

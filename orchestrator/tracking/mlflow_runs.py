@@ -1,8 +1,7 @@
-"""What MLflow should hold of a sweep, as a function of its ledger: sweep → trial → probe strength.
+"""Turns a sweep's ledger into MLflow runs: sweep → trial → probe strength. `mlflow_store` writes them.
 
-Nothing here knows MLflow: `mlflow_store` writes what this module describes. The same ledger always gives the
-same runs, points and timestamps, so that a second replay has nothing to add. What must not leave the machine
-stops here: paths, image and patient ids, and the messages of failures, which quote both.
+The same ledger always gives the same runs, points and timestamps, so a second replay adds nothing. Private
+values are removed here: paths, image and patient ids, and the messages of failures, which quote both.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from orchestrator.storage.events import (
     TrialFinished,
     TrialPlaced,
     TrialReported,
-    TrialWarned,
 )
 from orchestrator.storage.ledger import Entry, SweepState, TrialState
 from trainables.artifacts import fingerprint
@@ -37,8 +35,10 @@ from trainables.scoring.metric_names import PATH_METRICS, interval_keys, metric_
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 NOTICE = "notice: "
-"""Starts a line of the replay's log that the user is told."""
-_PLACES = frozenset({"root", "manifest"})  # the data fingerprint says what lies there
+"""Marks a line of the replay's log that is shown to the user."""
+_PLACES = frozenset({"root", "manifest"})  # settings that are paths; the data fingerprint identifies the data
+_FINGERPRINTS = ("data_fingerprint", "encoder_fingerprint", "space_fingerprint")
+_TAGGED = ("git", "versions", "hardware", "seed", "objective", *_FINGERPRINTS)
 _STEP_LOSS = re.compile(r"train/step_loss_(\d+)")
 
 
@@ -53,7 +53,7 @@ class Point(NamedTuple):
 
 
 class RunKey(NamedTuple):
-    """What a run is found by, within its sweep; both are empty for the sweep itself."""
+    """Identifies a run within its sweep. Both fields are empty for the sweep's own run."""
 
     trial_key: str = ""
     probe: str = ""  # "joint/07": the eighth fit on joint features
@@ -61,7 +61,7 @@ class RunKey(NamedTuple):
 
 @dataclass
 class Run:
-    """One MLflow run as it should be. `points` holds what is still to be written."""
+    """The intended state of one MLflow run. `points` are those that are not written yet."""
 
     key: RunKey
     name: str
@@ -73,24 +73,24 @@ class Run:
     status: RunStatus = "RUNNING"
     ended: int | None = None
     seq: int = -1  # of the last ledger entry that changed it
-    has_files: bool = False  # something for `run_files.stage` to log
+    has_files: bool = False  # `mlflow_artifacts.stage` has files to log
     last_epoch: int = 0
 
 
 class SweepRuns:
-    """The runs of one sweep: `apply` one entry after another; `changed` is what MLflow does not have yet."""
+    """The runs of one sweep after the entries that were applied. `changed` are those to be written."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.state = SweepState(folder.name)
-        self.sweep_id = ""  # two homes, or two days, may give their sweeps one name
+        self.sweep_id = ""  # unlike its name, unique over homes and days
         self.sweep: Run | None = None
         self.trials: dict[str, Run] = {}
         self.changed: dict[RunKey, Run] = {}
         self.last = Entry(-1, "1970-01-01T00:00:00+00:00", None)
 
     def apply(self, entry: Entry) -> None:
-        """Takes in one ledger entry."""
+        """Updates the runs by one ledger entry."""
         self.last = entry
         self.state.apply(entry)
         match entry.event:
@@ -110,11 +110,11 @@ class SweepRuns:
                 self._evaluate(event, entry)
             case SweepFinished() as event:
                 self._end(event, entry)
-            case TrialWarned() | None:
+            case _:  # not shown in MLflow, or of a later version
                 pass
 
     def close(self) -> None:
-        """Ends what still runs once no driver writes: it was interrupted. A later attempt reopens it."""
+        """Ends the running runs as interrupted, once the driver is gone. A later attempt reopens them."""
         for run in [self.sweep, *self.trials.values()]:
             if run is not None and run.status == "RUNNING":
                 self._end_run(run, "KILLED", "interrupted", self.last)
@@ -143,16 +143,15 @@ class SweepRuns:
         self._begin_run(self.sweep, entry).tags |= about(self.state.started)
 
     def _place(self, event: TrialPlaced, entry: Entry) -> None:
-        trial = self.state.trials[event.trial_key]
-        key = RunKey(trial.trial_key)
-        if trial.trial_key not in self.trials:
-            run = Run(key, trial.name, self.sweep, milliseconds(entry), parameters(trial.config))
-            self.trials[trial.trial_key] = run
-        run = self._begin_run(self.trials[trial.trial_key], entry)
+        key, trial = event.trial_key, self.state.trials[event.trial_key]
+        if key not in self.trials:
+            settings = parameters(trial.config)
+            self.trials[key] = Run(RunKey(key), trial.name, self.sweep, milliseconds(entry), settings)
+        run = self._begin_run(self.trials[key], entry)
         run.tags |= about(self.state.started) | about_trial(trial, event.config)
 
     def _report(self, event: TrialReported, entry: Entry) -> None:
-        """An attempt that repeats epochs after a crash adds nothing: the first report of an epoch stands."""
+        """Adds the points of an epoch. A repeated epoch, after a crash, adds nothing."""
         run, epoch = self.trials[event.trial_key], event.epoch
         if epoch > run.last_epoch:
             run.last_epoch = epoch
@@ -172,7 +171,7 @@ class SweepRuns:
         self._roll_up(entry)
 
     def _fail(self, event: TrialFailed, entry: Entry) -> None:
-        if event.is_retried:  # the run goes on with the next attempt
+        if event.is_retried:  # the next attempt continues the run
             run = self._touch(self.trials[event.trial_key], entry)
             run.tags["orchestrator.retried_after"] = event.cause
             return
@@ -189,7 +188,7 @@ class SweepRuns:
             run.points += points(opened_metrics(self.state, best), len(self.state.trials), entry)
 
     def _roll_up(self, entry: Entry) -> None:
-        """Puts the best arm so far on the sweep's own row: over finished trials, the search's progress."""
+        """Writes the best arm so far into the sweep's own run, at the number of ended trials as the step."""
         run = self._touch(self.sweep, entry)
         status = [trial.status for trial in self.state.trials.values()]
         counts = {"sweep/num_finished": status.count("finished"), "sweep/num_failed": status.count("failed")}
@@ -228,7 +227,7 @@ class SweepRuns:
 
 
 def milliseconds(entry: Entry) -> int:
-    """Returns the time of an entry, as MLflow counts it."""
+    """Returns the time of an entry in milliseconds since the epoch, as MLflow wants it."""
     return round(datetime.fromisoformat(entry.time).timestamp() * 1000)
 
 
@@ -238,20 +237,18 @@ def points(metrics: Mapping[str, float], step: int, entry: Entry) -> list[Point]
 
 
 def points_of_epoch(metrics: Mapping[str, float], epoch: int, entry: Entry) -> list[Point]:
-    """Returns a report's points: step = epoch; `train/step_loss_<i>` becomes a curve over optimiser steps."""
+    """Returns the points of a report by epoch, and those of `train/step_loss_<i>` by optimiser step."""
     losses = {int(match[1]): value for key, value in metrics.items() if (match := _STEP_LOSS.fullmatch(key))}
-    rest = {
-        key: value for key, value in metrics.items() if not _STEP_LOSS.fullmatch(key) and key != "train/epoch"
-    }
-    first = (epoch - 1) * len(losses) + 1
-    curve = [
-        point for i, value in losses.items() for point in points({"train/step_loss": value}, first + i, entry)
-    ]
-    return points(rest, epoch, entry) + curve
+    rest = {key: value for key, value in metrics.items() if not _STEP_LOSS.fullmatch(key)}
+    rest.pop("train/epoch", None)
+    found, first = points(rest, epoch, entry), (epoch - 1) * len(losses) + 1
+    for step, loss in losses.items():
+        found += points({"train/step_loss": loss}, first + step, entry)
+    return found
 
 
 def probe_runs(trial: TrialState, parent: Run, workdir: Path, entry: Entry) -> list[Run]:
-    """Returns a run for each strength that the probe tried, from the trial's `probe_path.parquet`."""
+    """Returns one run per strength of the probe, from the trial's `probe_path.parquet`."""
     path = workdir / "results" / "probe_path.parquet"
     if not path.is_file():
         return []
@@ -259,9 +256,8 @@ def probe_runs(trial: TrialState, parent: Run, workdir: Path, entry: Entry) -> l
     rows = parquet.read_table(path).to_pylist()  # pyright: ignore
     for row in cast("list[dict[str, Any]]", rows):
         system, l2 = probe_name(row["features"]), row["l2"]
-        metrics = {
-            metric_key("val", system, name): row[name] for name in PATH_METRICS if row.get(name) is not None
-        }
+        known = [name for name in PATH_METRICS if row.get(name) is not None]
+        metrics = {metric_key("val", system, name): row[name] for name in known}
         run = Run(
             key=RunKey(trial.trial_key, f"{row['features']}/{row['fit_index']:02d}"),
             name=f"{trial.name} · {row['features']} λ={l2:.2g}",
@@ -278,37 +274,24 @@ def probe_runs(trial: TrialState, parent: Run, workdir: Path, entry: Entry) -> l
 
 
 def parameters(config: Mapping[str, Any]) -> dict[str, str]:
-    """Returns a trial's parameters: what can change its result, by dotted key, as text.
+    """Returns a trial's MLflow parameters: the settings that can change its result.
 
-    `execution.*` may differ between attempts, which MLflow forbids parameters: it goes into tags.
+    `execution.*` become tags, because they may differ between attempts and MLflow parameters may not.
     """
     return texts(flatten(private(science(from_flat(config)))))
 
 
 def about(started: SweepStarted) -> dict[str, str]:
-    """Returns the tags that say on what a sweep stands: code, versions, data, encoder, machine."""
-    kept = (
-        "git",
-        "versions",
-        "hardware",
-        "data_fingerprint",
-        "encoder_fingerprint",
-        "space_fingerprint",
-        "seed",
-        "objective",
-    )
-    facts = private({key: value for key in kept if (value := getattr(started, key)) is not None})
-    tags = texts(flatten({"orchestrator": facts}))
-    commit = tags.get("orchestrator.git.commit") or tags.get("orchestrator.git")
-    return (
-        tags
-        | ({"mlflow.source.git.commit": commit} if commit else {})
-        | {"mlflow.source.name": "orchestrator"}
-    )
+    """Returns the tags of a sweep's inputs: code, versions, data, encoder, machine."""
+    facts = private({key: value for key in _TAGGED if (value := getattr(started, key)) is not None})
+    tags = texts(flatten({"orchestrator": facts})) | {"mlflow.source.name": "orchestrator"}
+    if commit := tags.get("orchestrator.git.commit") or tags.get("orchestrator.git"):
+        tags["mlflow.source.git.commit"] = commit
+    return tags
 
 
 def about_trial(trial: TrialState, config: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the tags of one trial; `config` is the one of its newest attempt."""
+    """Returns the tags of one trial; `config` is that of its newest attempt."""
     execution = {key: value for key, value in config.items() if key.startswith("execution.")}
     tags = {
         "method": config.get("adapt.method"),
@@ -321,7 +304,7 @@ def about_trial(trial: TrialState, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def private(values: Any) -> Any:
-    """Returns JSON-like values without places: `root` and `manifest` go, other paths lose their folders."""
+    """Returns JSON-like values without paths: drops `root` and `manifest`, keeps only the names of files."""
     if isinstance(values, Mapping):
         items = cast("Mapping[str, Any]", values).items()
         return {key: private(value) for key, value in items if key.rpartition(".")[2] not in _PLACES}
@@ -335,5 +318,5 @@ def private(values: Any) -> Any:
 
 
 def texts(values: Mapping[str, Any]) -> dict[str, str]:
-    """Returns values as MLflow stores them."""
+    """Returns values as text, for MLflow."""
     return {k: v if isinstance(v, str) else "none" if v is None else json.dumps(v) for k, v in values.items()}

@@ -1,4 +1,4 @@
-"""The real MLflow server on the loopback interface, and links to the pages that show a sweep's trials."""
+"""Starts MLflow's server on the loopback interface, and returns links to the pages of a sweep."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from urllib.parse import quote
 
 from orchestrator.storage.ledger import SweepState
 from orchestrator.storage.paths import artifact_root, home
-from orchestrator.tracking.replay import POLL_SECONDS, absolute, environment, has_ended
+from orchestrator.tracking.owned_process import POLL_SECONDS, end_owned, has_ended, start_owned
+from orchestrator.tracking.replay import absolute, environment
 from trainables.errors import ClusterError
 from trainables.shell import command
 
@@ -28,64 +29,50 @@ START_SECONDS = 120.0
 STOP_SECONDS = 10.0
 CALL_SECONDS = 30
 API = "/api/2.0/mlflow"
-MAX_COMPARED = 50  # runs on one comparison page; MLflow slows down above 100
+MAX_COMPARED = 50  # runs on one page; MLflow is slow above 100
 
 
 @dataclass
 class Server:
-    """A running MLflow server: ends with its owner. `process` = None: the store is itself a server."""
+    """A running MLflow server, which ends with this process. `process` is None if we did not start it."""
 
     process: subprocess.Popen[bytes] | None
     base_url: str
 
     def stop(self) -> None:
-        """Ends the server and everything it started. Idempotent."""
+        """Ends the server and its processes. May be called twice."""
         if self.process is None:
             return
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(2 * STOP_SECONDS)
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # its own session, so its own group
-        self.process.wait()
+        end_owned(self.process, 2 * STOP_SECONDS)
         self.process = None
 
 
 def serve(uri: str, host: str = "127.0.0.1", port: int = 5000) -> Server:
-    """Starts MLflow's server on a store and returns it once it answers.
+    """Starts MLflow's server for a store, and returns it once it answers.
 
     Args:
-        uri: of the store. Where it is a server already, nothing is started.
-        host: anything but the loopback interface shows the runs to the network: MLflow asks for no password.
-        port: if it is taken, the next free one.
+        uri: of the store. If it is a server, nothing is started.
+        host: to listen on. Other than loopback, everyone in the network can read the runs without a password.
+        port: the first to try; then the next free one.
 
     Raises:
-        ClusterError: the server did not start; says why.
+        ClusterError: the server did not start.
     """
     if uri.startswith(("http://", "https://")):
         return Server(None, uri.rstrip("/"))
     port = free_port(host, port)
     log = home() / LOG
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.tracking.mlflow_server", host, str(port)],
-            stdin=subprocess.PIPE,  # when it ends, the owner is gone
-            stdout=output,
-            stderr=output,
-            cwd=home(),
-            env=environment(uri) | server_settings(uri, host, port),
-            start_new_session=True,
-        )
+        settings = environment(uri) | server_settings(uri, host, port)
+        module = "orchestrator.tracking.mlflow_server"
+        process = start_owned(module, host, str(port), env=settings, stdout=output, stderr=output)
     server = Server(process, f"http://{host}:{port}")
     deadline = time.monotonic() + START_SECONDS
     try:
         while not _answers(server.base_url):
             if process.poll() is not None or time.monotonic() > deadline:
                 last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no message"]
-                raise ClusterError(
-                    f"MLflow did not start on {server.base_url}: {last[0]}; the whole message is in {log}"
-                )
+                raise ClusterError(f"MLflow did not start on {server.base_url}: {last[0]} (log: {log})")
             time.sleep(0.2)
     except BaseException:
         server.stop()
@@ -94,19 +81,19 @@ def serve(uri: str, host: str = "127.0.0.1", port: int = 5000) -> Server:
 
 
 def server_settings(uri: str, host: str, port: int) -> dict[str, str]:
-    """Returns the server's environment. The store is not on its command line: it may hold a password."""
+    """Returns the server's environment. It names the store, whose URI may contain a password."""
     names = [host] if host == "127.0.0.1" else [host, "127.0.0.1"]
     hosts = [f"{name}:{port}" for name in [*names, "localhost"]]
     return {
         "MLFLOW_BACKEND_STORE_URI": absolute(uri),
-        "MLFLOW_DEFAULT_ARTIFACT_ROOT": artifact_root(),  # plain files: a sweep also writes past the server
-        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),  # another Host is a rebound DNS name
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven idle processes less
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": artifact_root(),  # files, as a sweep writes without the server
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),  # against DNS rebinding
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves seven idle processes
     }
 
 
 def free_port(host: str, port: int) -> int:
-    """Returns the first port from `port` on that can be bound."""
+    """Returns the first free port from `port` on."""
     for candidate in range(port, min(port + 100, 65536)):
         with socket.socket() as probe, suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -116,10 +103,10 @@ def free_port(host: str, port: int) -> int:
 
 
 def links(state: SweepState, base_url: str) -> dict[str, str]:
-    """Returns name → address of the pages worth opening: MLflow's plain list folds the trials away.
+    """Returns name → address of the useful pages. MLflow's own list of runs hides the trials.
 
     Raises:
-        ClusterError: the server does not answer, or does not hold this sweep.
+        ClusterError: the server does not answer, or does not have this sweep.
     """
     try:
         name = quote(state.started.experiment, safe="")
@@ -135,7 +122,7 @@ def links(state: SweepState, base_url: str) -> dict[str, str]:
         trials = _search(base_url, experiment, children, order_by=[f"{key} DESC"])
     except (OSError, LookupError) as error:
         raise ClusterError(
-            f"MLflow at {base_url} does not show sweep '{state.name}' ({type(error).__name__}: {error}); "
+            f"MLflow at {base_url} does not have sweep '{state.name}' ({type(error).__name__}: {error}); "
             f"write it with `{command(f'sync {state.name}')}`"
         ) from error
     page = f"{base_url}/#/experiments/{experiment}/runs"
@@ -175,7 +162,7 @@ def deleted_experiments(uri: str) -> list[str]:
 def _search(
     base_url: str, experiment: str, condition: str, *, order_by: list[str] | None = None
 ) -> list[str]:
-    """Returns run ids, the newest first unless ordered otherwise."""
+    """Returns the ids of runs, by default the newest first."""
     query = {
         "experiment_ids": [experiment],
         "filter": condition,
@@ -194,16 +181,16 @@ def _call(url: str, query: dict[str, Any] | None = None) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Runs MLflow's server until standard input ends. Arguments: HOST PORT.
+    """Runs MLflow's server until standard input is closed. Arguments: HOST PORT.
 
-    MLflow starts processes of its own; they share this one's group, so that none outlives the owner.
+    MLflow starts more processes, in this process's group. The whole group is ended.
     """
     host, port = sys.argv[1:]
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port, "--workers", "1"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     while process.poll() is None and not has_ended(sys.stdin.fileno(), POLL_SECONDS):
         pass
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # for this process; the others get it
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the signal is for the other processes of the group
     os.killpg(0, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)

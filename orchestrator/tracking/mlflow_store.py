@@ -1,4 +1,4 @@
-"""Writes what `runs` describes into one MLflow store or server. Only the replay process loads this module."""
+"""Writes the runs of `mlflow_runs` to an MLflow store or server. Only the replay process imports this."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ logger = logging.getLogger(__name__)
 
 METRICS_PER_BATCH = 800  # MLflow takes 1,000 entities a batch, at most 100 parameters and 100 tags among them
 RUNS_PER_PAGE = 1000
-SEQ = "orchestrator.seq"  # tag: up to which ledger entry the run is whole
+SEQ = "orchestrator.seq"  # tag: the last ledger entry that the run includes
 
 
 @dataclass
 class Known:
-    """What MLflow holds of a run."""
+    """The state of a run in MLflow."""
 
     run_id: str
     status: str = "RUNNING"
-    seq: int = -1  # it holds what the ledger says up to here
+    seq: int = -1  # the last ledger entry that it includes
     tags: dict[str, str] = field(default_factory=dict[str, str])
 
 
 class Store:
-    """One MLflow store or server, through a client of its own: never the fluent API's global state."""
+    """One MLflow store or server. Uses a client, not the global state of the fluent API."""
 
     def __init__(self, uri: str) -> None:
         self.client: Any = MlflowClient(tracking_uri=uri)
         self.is_server = uri.startswith(("http://", "https://", "databricks"))
-        self.experiment_id: str | None = None  # None until opened, and again when an answer was lost
+        self.experiment_id: str | None = None  # None before `open`, and after an error
         self.known: dict[RunKey, Known] = {}
 
     def open(self, runs: SweepRuns) -> None:
@@ -61,7 +61,7 @@ class Store:
         self.experiment_id = experiment_id
 
     def write(self, run: Run, runs: SweepRuns) -> None:
-        """Brings MLflow up to `run`, and takes it off the list of what has changed."""
+        """Writes a changed run to MLflow, and removes it from `runs.changed`."""
         if self.experiment_id is None:
             self.open(runs)
         known = self.known.get(run.key) or self._create(run, runs)
@@ -84,7 +84,7 @@ class Store:
                 return
 
     def _recognise(self, found: Any) -> None:
-        """Takes note of a run. Where the answer to making it was lost, there is a second one, which goes."""
+        """Records a run that exists. Deletes a duplicate, made when the answer to its creation was lost."""
         tags = found.data.tags
         key = RunKey(tags.get("orchestrator.trial_key", ""), tags.get("orchestrator.probe", ""))
         is_whole_probe = bool(key.probe) and found.info.status == "FINISHED"
@@ -115,9 +115,9 @@ class Store:
         return self.known[run.key]
 
     def _log_values(self, known: Known, run: Run) -> None:
-        """Logs points, parameters, tags; unless files follow, also the tag that says how far it is whole.
+        """Logs points, parameters and tags, and the tag `SEQ` unless files follow.
 
-        A probe run is written once and needs no such tag: that it is finished says it, at one write less.
+        A probe run is written once. It needs no `SEQ`, as its status says that it is complete.
         """
         metrics = [Metric(p.key, p.value, p.milliseconds, p.step) for p in run.points if p.seq > known.seq]
         while len(metrics) > METRICS_PER_BATCH:

@@ -283,10 +283,10 @@ def test_another_attempt_stands_on_what_its_driver_finds_under_the_keys_that_it_
         controller.failed(order.trial_key, "crash", "why")
     assert found == [("key-1 on None", 1, None), ("key-1 on None", 2, "one")]
     (trial,) = controller.state.trials.values()
-    assert [each.model for each in trial.stood_on] == [None, "one"]
+    assert [each.model for each in trial.inputs] == [None, "one"]
 
 
-def test_what_never_started_stood_on_no_weights(conduct):
+def test_a_trial_that_never_started_has_no_weights_as_inputs(conduct):
     def check(config: TrialConfig) -> None:
         raise WeightsUnavailable("get them there")
 
@@ -294,7 +294,7 @@ def test_what_never_started_stood_on_no_weights(conduct):
     controller.check = check
     assert controller.next_trial() is None
     (trial,) = controller.state.trials.values()
-    assert (trial.status, trial.stood_on) == ("unavailable", [("data", None, None)])
+    assert (trial.status, trial.inputs) == ("unavailable", [("data", None, None)])
 
 
 def test_a_searcher_that_draws_otherwise_loses_no_trial_and_runs_none_twice(conduct, tmp_path: Path):

@@ -82,7 +82,7 @@ def test_weights_that_come_while_a_driver_runs_are_for_the_next_one(home: Path, 
         assert run_all(controller) == []
         trials = controller.state.trials.values()
         assert [trial.status for trial in trials] == ["unavailable"] * 4
-        assert [trial.stood_on[-1].model for trial in trials] == [None] * 4
+        assert [trial.inputs[-1].model for trial in trials] == [None] * 4
     with driver(tmp_path, resumes=True) as controller:
         assert run_all(controller) == ["frozen encoder", *["adapted"] * 3]
         _, arm = finished_arms(controller.state)
@@ -102,7 +102,7 @@ def test_weights_that_are_exchanged_while_a_driver_runs_fail_its_trials_till_the
         controller.ended(first.trial_key, TrialRecord(1.0, {SPACE.objective: 0.5}))
         assert run_all(controller) == []
         _, *others = controller.state.trials.values()
-        assert [(trial.cause, trial.stood_on[-1].model) for trial in others] == [("user_error", None)] * 3
+        assert [(trial.cause, trial.inputs[-1].model) for trial in others] == [("user_error", None)] * 3
         assert "gloria: its weights were exchanged while the sweep runs" in others[0].message
     refused = pytest.raises(DataError, match=r"the weights of gloria .* Put it back")
     with refused, driver(tmp_path, resumes=True):
@@ -110,7 +110,7 @@ def test_weights_that_are_exchanged_while_a_driver_runs_fail_its_trials_till_the
     convert("one")
     with driver(tmp_path, resumes=True) as controller:
         assert run_all(controller) == ["adapted"] * 3
-        models = {trial.stood_on[-1].model for trial in controller.state.trials.values()}
+        models = {trial.inputs[-1].model for trial in controller.state.trials.values()}
         assert models == {first.model_fingerprint}
 
 
@@ -122,7 +122,7 @@ def test_a_retry_is_refused_what_its_first_attempt_did_not_have(home: Path, tmp_
         convert("another")
         assert run_all(controller) == []
         trial = controller.state.trials[first.trial_key]
-        assert [each.model for each in trial.stood_on] == [first.model_fingerprint, None]
+        assert [each.model for each in trial.inputs] == [first.model_fingerprint, None]
         assert (trial.status, trial.cause) == ("failed", "user_error")
 
 

@@ -49,7 +49,7 @@ def test_a_ledger_of_an_earlier_version_is_read(tmp_path: Path):
     assert (trial.status, trial.attempts, trial.is_baseline, trial.confirms) == ("finished", 2, False, False)
     assert trial.history == [(1, 1, {"train/epoch": 1, "train/loss": 0.5})]
     assert trial.failures == [(1, "crash", "killed")]
-    assert trial.stood_on == [Inputs("da7a", None, None)]  # of the second attempt: the first has no record
+    assert trial.inputs == [Inputs("da7a", None, None)]  # of the second attempt: the first has no record
     assert state.test_opened[0][1] == OpenedTest(trial_keys=["a"], reason="end of sweep")
     assert state.evaluated == Evaluated(arms={"a": {"test/probe_joint/accuracy": 0.5}})
     assert state.is_complete

@@ -104,7 +104,7 @@ def test_a_line_cut_out_is_found(tmp_path: Path):
     path = segments(tmp_path / "s")[0]
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:2] + lines[3:]))
-    with pytest.raises(DataError, match="line 3: entry 3 stands where entry 2"):
+    with pytest.raises(DataError, match="line 3: it is entry 3, but entry 2 was expected"):
         read_ledger(tmp_path / "s")
 
 

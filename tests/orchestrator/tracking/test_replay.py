@@ -318,7 +318,7 @@ def test_a_sweep_that_is_not_in_mlflow_is_named(server: Server):
     folder = sweep_folder("absent")
     with Ledger(folder) as ledger:
         start(ledger, "absent")
-    with pytest.raises(ClusterError, match=r"does not show sweep 'absent'.*sync absent"):
+    with pytest.raises(ClusterError, match=r"does not have sweep 'absent'.*sync absent"):
         links(read_ledger(folder), server.base_url)
 
 

@@ -11,7 +11,7 @@ from orchestrator.search.space import SearchSettings
 from orchestrator.storage.events import SweepFinished, TrialWarned
 from orchestrator.storage.ledger import Ledger, LedgerReader, SweepState, TrialState, read_ledger
 from orchestrator.worker.trial_spec import TrialRecord, TrialSpec
-from trainables.config import EncoderConfig, LoraConfig, TrialConfig, science
+from trainables.config import AdaptConfig, EncoderConfig, LoraConfig, TrialConfig, science
 from trainables.errors import ConfigError, DataError, WeightsUnavailable
 
 OBJECTIVE = "val/probe_joint/macro_auroc"
@@ -466,3 +466,14 @@ def test_a_draw_that_fails_its_check_fails_without_being_started(conduct):
     controller.ended("key-2", TrialRecord(1.0, {OBJECTIVE: 0.7}))
     assert controller.next_trial() is None
     assert controller.exit_code() == 3
+
+
+def test_a_baseline_is_placed_with_its_own_objective_and_scores_under_it(conduct):
+    config = TrialConfig(adapt=AdaptConfig(method="baseline"))
+    controller = conduct(Draw("ResNet-18", config, is_baseline=True), draw_of("rank=4", 4))
+    baseline, adapted = controller.next_trial(), controller.next_trial()
+    assert (baseline.objective, adapted.objective) == ("val/baseline/macro_auroc", OBJECTIVE)
+    controller.reported(baseline.trial_key, 1, {"val/baseline/macro_auroc": 0.8, "val/baseline/nll": 0.5})
+    trial = read_ledger(controller.folder).trials[baseline.trial_key]
+    assert (trial.value(OBJECTIVE), trial.value("val/zero_shot_unseen/nll")) == (0.8, 0.5)
+    assert trial.value("val/probe_joint/ece") is None

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ from trainables.data.records import Dataset
 from trainables.errors import DataError, TrainingDiverged
 from trainables.scoring.embedding_store import EmbeddingTable
 from trainables.scoring.logistic import FeatureSpace, LinearClassifier, PathSolver
-from trainables.scoring.metric_names import LOWER_IS_BETTER, PATH_METRICS, probe_name
+from trainables.scoring.metric_names import LOWER_IS_BETTER, PATH_METRICS, metric_key, probe_name
 from trainables.scoring.metrics import point_metrics
 from trainables.scoring.predictions import Scores, image_ids_of
 
@@ -76,23 +76,9 @@ class ProbePath:
         """Returns probabilities [N, K] by the refit on train and val: for test, never for val."""
         return self.classifier.scores(embeddings)
 
-    def rows(self, features: str) -> list[dict[str, Any]]:
-        """Returns the rows of `probe_path.parquet`: a metric that is undefined on val is null."""
-        return [
-            {
-                "features": features,
-                "l2": fit.l2,
-                "fit_index": index,
-                **{name: fit.metrics.get(name) for name in PATH_METRICS},
-                "is_chosen": fit is self.chosen,
-                "is_converged": fit.is_converged,
-            }
-            for index, fit in enumerate(self.fits)
-        ]
-
 
 def probe_embeddings(
-    table: EmbeddingTable, dataset: Dataset, config: ProbeConfig, objective: str = OBJECTIVE
+    table: EmbeddingTable, dataset: Dataset, config: ProbeConfig
 ) -> dict[Features, ProbePath]:
     """Fits a path on each kind of features that `config.features` names.
 
@@ -100,7 +86,6 @@ def probe_embeddings(
         table: embeddings of at least the train and val images.
         dataset: their splits and classes; test labels are not touched.
         config: a fixed `l2` makes it one fit.
-        objective: the metric on val that chooses, e.g. `macro_auroc`.
 
     Raises:
         TrainingDiverged: the encoder has collapsed.
@@ -112,7 +97,7 @@ def probe_embeddings(
         features = table.features(name)
         check_embeddings(features, name)
         examples = [Examples(features[r], c) for r, c in zip(rows, classes, strict=True)]
-        paths[name] = fit_path(*examples, class_names=dataset.classes, l2=config.l2, objective=objective)
+        paths[name] = fit_path(*examples, class_names=dataset.classes, l2=config.l2)
         if paths[name].num_unconverged:
             counts = paths[name].num_unconverged, len(paths[name].fits)
             logger.warning("probe on %s: %d of %d fits stopped before the tolerance", name, *counts)
@@ -214,17 +199,24 @@ def probe_predictions(
     return predictions
 
 
+def strengths(paths: Mapping[Features, ProbePath]) -> dict[str, float]:
+    """Returns `val/probe_<features>/l2`, the chosen λ of each path."""
+    return {metric_key("val", probe_name(features), "l2"): path.chosen.l2 for features, path in paths.items()}
+
+
 def write_probe_path(path: Path, paths: Mapping[Features, ProbePath]) -> None:
-    """Writes every fit of every path, with its metrics on val."""
-    rows = [row for features, probe_path in paths.items() for row in probe_path.rows(features)]
+    """Writes every fit of every path with its metrics on val; one that is undefined there is null."""
+    columns = {"features": pa.string(), "l2": pa.float64(), "fit_index": pa.int64()}
+    columns |= dict.fromkeys(PATH_METRICS, pa.float64())
+    columns |= {"is_chosen": pa.bool_(), "is_converged": pa.bool_()}
+    rows = [
+        (features, fit.l2, index, *map(fit.metrics.get, PATH_METRICS), fit is tried.chosen, fit.is_converged)
+        for features, tried in paths.items()
+        for index, fit in enumerate(tried.fits)
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    columns = {name: pa.float64() for name in PATH_METRICS}
-    schema = pa.schema(
-        {"features": pa.string(), "l2": pa.float64(), "fit_index": pa.int64()}
-        | columns
-        | {"is_chosen": pa.bool_(), "is_converged": pa.bool_()}
-    )
-    pq.write_table(pa.Table.from_pylist(rows, schema), path)
+    schema = pa.schema(columns)
+    pq.write_table(pa.Table.from_pylist([dict(zip(columns, row, strict=True)) for row in rows], schema), path)
 
 
 def _rank(metrics: Mapping[str, float], objective: str) -> tuple[float, float]:

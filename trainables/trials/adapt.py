@@ -10,8 +10,8 @@ from trainables.config import TrialConfig
 from trainables.context import Metrics, RunContext
 from trainables.scoring.audit import control_scores
 from trainables.scoring.few_shot import few_shot_predictions
-from trainables.scoring.linear_probe import write_probe_path
-from trainables.scoring.metric_names import EMBEDDINGS_REUSED, NUM_TRAINABLE, SECONDS, metric_key, probe_name
+from trainables.scoring.linear_probe import strengths, write_probe_path
+from trainables.scoring.metric_names import EMBEDDINGS_REUSED, NUM_TRAINABLE, SECONDS
 from trainables.scoring.predictions import CONFUSION_FILE, FILE, judge, write_confusion, write_predictions
 from trainables.training.embed_images import embed_all
 from trainables.training.loop import train_adapter
@@ -42,7 +42,7 @@ def adapt(config: TrialConfig, context: RunContext) -> Metrics:
     return {
         **training,
         **judge(verdicts.predictions, setup.dataset),
-        **{metric_key("val", probe_name(name), "l2"): path.l2 for name, path in verdicts.probes.items()},
+        **strengths(verdicts.probes),
         **({EMBEDDINGS_REUSED: 1.0} if table.is_reused else {}),
         NUM_TRAINABLE: float(setup.adaptation.num_trainable),
         SECONDS: time.perf_counter() - began,

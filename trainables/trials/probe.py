@@ -7,8 +7,7 @@ from trainables.context import Metrics, RunContext
 from trainables.data.datasets import load_dataset
 from trainables.scoring.embedding_store import read_embeddings
 from trainables.scoring.few_shot import few_shot_predictions
-from trainables.scoring.linear_probe import probe_embeddings, probe_predictions, write_probe_path
-from trainables.scoring.metric_names import metric_key, probe_name
+from trainables.scoring.linear_probe import probe_embeddings, probe_predictions, strengths, write_probe_path
 from trainables.scoring.predictions import FILE, judge, write_predictions
 from trainables.training.embed_images import embedding_folder
 
@@ -28,5 +27,4 @@ def probe(config: TrialConfig, context: RunContext) -> Metrics:
     predictions |= few_shot_predictions(table, dataset, config.probe)
     write_probe_path(context.workdir / "results" / "probe_path.parquet", paths)
     write_predictions(context.workdir / "results" / FILE, predictions)
-    strengths = {metric_key("val", probe_name(name), "l2"): path.l2 for name, path in paths.items()}
-    return judge(predictions, dataset) | strengths
+    return judge(predictions, dataset) | strengths(paths)

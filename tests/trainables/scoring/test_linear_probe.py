@@ -192,14 +192,16 @@ def test_permuted_labels_score_at_chance() -> None:
     assert interval.low < 0.5 < interval.high
 
 
-def test_fits_that_do_not_converge_are_counted_and_said(monkeypatch, caplog) -> None:
+def test_fits_that_do_not_converge_are_counted_and_said(tmp_path: Path, monkeypatch, caplog) -> None:
     monkeypatch.setattr("trainables.scoring.logistic.MAX_ITERATIONS", 1)
     dataset, table = embedded()
     with caplog.at_level(logging.WARNING, logger="trainables.scoring.linear_probe"):
         path = probe_embeddings(table, dataset, ProbeConfig(features=("joint",)))["joint"]
     assert 0 < path.num_unconverged <= len(path.fits)
     assert f"{path.num_unconverged} of {len(path.fits)} fits" in caplog.text
-    assert sum(not row["is_converged"] for row in path.rows("joint")) == path.num_unconverged
+    write_probe_path(tmp_path / "path.parquet", {"joint": path})
+    written = pq.read_table(tmp_path / "path.parquet")["is_converged"].to_pylist()
+    assert written.count(False) == path.num_unconverged
 
 
 def test_splits_that_cannot_be_probed_are_refused() -> None:

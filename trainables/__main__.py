@@ -118,11 +118,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Returns the options of the command line.
-
-    Raises:
-        ConfigError: they cannot hold.
-    """
+    """Returns the options of the command line."""
     parser = _Parser(prog="python -m trainables", description=__doc__, allow_abbrev=False)
     parser.add_argument("trainable", metavar="TRAINABLE", help=f"one of {', '.join(LAUNCHED)}")
     parser.add_argument(
@@ -172,11 +168,7 @@ def read_trial(path: Path, overrides: Sequence[str]) -> TrialConfig:
 
 
 def find_checkpoint(wanted: str | None, workdir: Path) -> Path | None:
-    """Returns the folder of the checkpoint that `--resume-from` names; None = begin.
-
-    Raises:
-        ConfigError: there is none at that place.
-    """
+    """Returns the folder of the checkpoint that `--resume-from` names; None = begin."""
     if wanted is None:
         return None
     from trainables.training.checkpoint import latest_checkpoint, newest_first
@@ -199,11 +191,7 @@ def find_checkpoint(wanted: str | None, workdir: Path) -> Path | None:
 
 
 def make_folders(*folders: Path) -> None:
-    """Makes what is not there yet.
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
+    """Makes what is not there yet."""
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -106,11 +106,7 @@ def verify(folder: Path) -> None:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Returns the files of a finished folder with their SHA-256, by its manifest.
-
-    Raises:
-        DataError: there is no manifest, or it is damaged.
-    """
+    """Returns the files of a finished folder with their SHA-256, by its manifest."""
     if not is_whole(folder):
         raise DataError(f"{folder}: no {MANIFEST}, so it was never finished; delete the folder and run again")
     try:

@@ -41,11 +41,7 @@ class Place:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Place:
-        """Returns what torchrun set; without it, this process is alone.
-
-        Raises:
-            ConfigError: a part of it is missing or no number.
-        """
+        """Returns what torchrun set; without it, this process is alone."""
         if "RANK" not in environment or "WORLD_SIZE" not in environment:
             return cls()
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")

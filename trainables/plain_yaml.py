@@ -37,11 +37,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, *, where: str) -> Any:
-    """Returns the values of a YAML text; `where` stands first in every message.
-
-    Raises:
-        ConfigError: not plain YAML.
-    """
+    """Returns the values of a YAML text; `where` stands first in every message."""
     try:
         _refuse_what_is_no_value(text, where)
         return yaml.load(text, Loader=_PlainLoader)

@@ -28,11 +28,7 @@ class FileDecoder:
     rows: Mapping[str, str]  # image_id → e.g. "manifest.csv line 7"; may be empty
 
     def __call__(self, record: ImageRecord) -> np.ndarray:
-        """Returns the image, uint8 [H, W].
-
-        Raises:
-            DataError: as `decode_grey`, with the place.
-        """
+        """Returns the image, uint8 [H, W]."""
         assert record.path is not None, "records of files have paths"
         try:
             return decode_grey(record.path)

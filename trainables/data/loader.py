@@ -78,11 +78,7 @@ def global_batches(dataset: Dataset, config: TrialConfig, *, start_step: int = 0
 
 
 def steps_per_epoch(num_train: int, global_batch_size: int) -> int:
-    """Returns the number of global batches an epoch is cut into.
-
-    Raises:
-        DataError: fewer than two images.
-    """
+    """Returns the number of global batches an epoch is cut into."""
     if num_train < 2:
         raise DataError(
             f"split 'train' has {num_train} images; a contrastive loss needs a pair to contrast with"

@@ -20,11 +20,7 @@ CLEARLY = 1.5
 
 
 def describe_record(record: ImageRecord) -> str | None:
-    """Returns a description of a record's masks, or None if it has no mask or an empty one.
-
-    Raises:
-        DataError: a mask that cannot be decoded.
-    """
+    """Returns a description of a record's masks, or None if it has no mask or an empty one."""
     if record.mask_path is None or record.infection_mask_path is None:
         return None
     try:

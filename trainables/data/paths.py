@@ -14,11 +14,7 @@ MAX_FILE_BYTES = 128 * 2**20
 
 
 def open_root(root: Path | None, *, dataset: str) -> Path:
-    """Returns the real path of a data set's folder.
-
-    Raises:
-        DataError: not set, missing, or not a folder.
-    """
+    """Returns the real path of a data set's folder."""
     if root is None:
         raise DataError(
             f"data.root: not set, and data set '{dataset}' is read from a folder; "
@@ -48,11 +44,7 @@ def confined(name: str, *, root: Path) -> Path:
 
 
 def regular_file(path: Path, *, root: Path) -> Path:
-    """Returns `path` with links resolved, if that is a regular file of a sane size inside `root`.
-
-    Raises:
-        ValueError: says what is wrong with it.
-    """
+    """Returns `path` with links resolved, if that is a regular file of a sane size inside `root`."""
     real = os.path.realpath(path)  # as text: a table may have a million rows, and `Path` takes its time
     if problem := _unreadable(real, os.fspath(root)):
         raise ValueError(f"{path.relative_to(root).as_posix()!r} {problem}")

@@ -172,9 +172,6 @@ def captions_of(
     """Returns the captions that a train record of a class may have.
 
     A record's own `report_text` is one finding more; what a mask shows is the only one.
-
-    Raises:
-        ValueError: a record of val or test.
     """
     if record.split != "train":
         raise ValueError(f"{record.image_id} is of split '{record.split}', and captions hold the label")
@@ -208,11 +205,7 @@ def every_caption(dataset: Dataset, *, kind: CaptionKind) -> list[str]:
 
 
 def class_prompts(classes: Sequence[str], family: PromptFamily) -> dict[str, list[str]]:
-    """Returns class → prompts of a family, in the order of `classes`; of `pair` the findings.
-
-    Raises:
-        ConfigError: a class without words.
-    """
+    """Returns class → prompts of a family, in the order of `classes`; of `pair` the findings."""
     texts = {name: _text_of(name) for name in classes}
     match family:
         case "class_name":

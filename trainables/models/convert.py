@@ -87,11 +87,7 @@ def convert_part(
 
 
 def _count_weights(name: str, spec: EncoderSpec) -> int | None:
-    """Returns the number of weights of an encoder, or None if a part of it is still missing.
-
-    Raises:
-        ConfigError: the parts do not fit it.
-    """
+    """Returns the number of weights of an encoder, or None if a part of it is still missing."""
     from trainables.models.encoders.load import load_dual_encoder
 
     if missing_parts(name, spec):
@@ -108,12 +104,7 @@ def _count_weights(name: str, spec: EncoderSpec) -> int | None:
 
 
 def convert_file(file: Path, folder: Path, *, trusted: str | None) -> Converted:
-    """Converts any checkpoint into `folder`/model.safetensors; other files there stay.
-
-    Raises:
-        ConfigError: no hash is trusted, or there are safetensors already.
-        DataError: a file that is refused.
-    """
+    """Converts any checkpoint into `folder`/model.safetensors; other files there stay."""
     if any(folder.glob("*.safetensors")):
         raise ConfigError(f"--to {folder}: holds safetensors already; name another folder")
     place = folder.resolve()  # "." has neither a name nor a parent
@@ -220,11 +211,7 @@ def _quarantined(file: Path, target: Path) -> dict[str, Any]:
 
 
 def count_tensors(file: Path) -> int:
-    """Returns how many tensors a safetensors file names.
-
-    Raises:
-        DataError: it is none.
-    """
+    """Returns how many tensors a safetensors file names."""
     from safetensors import SafetensorError, safe_open
 
     try:

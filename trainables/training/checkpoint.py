@@ -85,11 +85,7 @@ def latest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def read_checkpoint(place: Path, expected: Mapping[str, Tensor], *, trains: str) -> Checkpoint:
-    """Returns a checkpoint of the parameters `expected`, on the host.
-
-    Raises:
-        DataError: it is unfinished, damaged, holds other parameters, or was trained with other settings.
-    """
+    """Returns a checkpoint of the parameters `expected`, on the host."""
     verify(place)
     stored = load_file(place / PARAMETERS)
     for name in sorted(stored.keys() | expected.keys()):

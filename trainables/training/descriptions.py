@@ -59,10 +59,6 @@ def with_descriptions(
         config: names the kind of captions, and the captioner.
         context: has the store.
         describe_all: who runs BLIP; its words are the same.
-
-    Raises:
-        WeightsUnavailable: BLIP's weights are not here.
-        DataError: a mask that cannot be decoded.
     """
     if config.data.captions == "blip_label":
         return replace(dataset, descriptions=describe_by_model(dataset, config, context, describe_all))

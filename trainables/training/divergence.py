@@ -31,32 +31,20 @@ class DivergenceCheck:
 
     @contextmanager
     def of_step(self) -> Generator[None]:
-        """Adds the step to what the loss says of itself.
-
-        Raises:
-            TrainingDiverged: the loss or a gradient is not finite.
-        """
+        """Adds the step to what the loss says of itself."""
         try:
             yield
         except NonFiniteLoss as error:
             raise self._diverged(self.state.step + 1, str(error)) from error
 
     def check_collapse(self, spread: float) -> None:
-        """Checks the embeddings of the step just taken; see `StepResult.spread`.
-
-        Raises:
-            TrainingDiverged: all inputs had the same embedding for several steps.
-        """
+        """Checks the embeddings of the step just taken; see `StepResult.spread`."""
         self.num_collapsed = self.num_collapsed + 1 if spread < MIN_SPREAD else 0
         if self.num_collapsed >= MAX_COLLAPSED_STEPS:
             raise self._diverged(self.state.step, "the embeddings collapsed, all inputs have the same one")
 
     def check_losses(self, losses: Sequence[float]) -> None:
-        """Checks the losses of the epoch just ended.
-
-        Raises:
-            TrainingDiverged: they lie far above the loss at the start.
-        """
+        """Checks the losses of the epoch just ended."""
         mean, first = float(np.mean(losses)), self.state.losses[0]
         if mean > MAX_LOSS_RATIO * max(first, self.guess):
             raise self._diverged(

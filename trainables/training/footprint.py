@@ -59,11 +59,7 @@ class Footprint:
 
 
 def footprint(config: TrialConfig) -> Footprint | None:
-    """Returns the memory and disk that a trial needs, or None if the encoder is not on this machine.
-
-    Raises:
-        ConfigError: targets that match nothing.
-    """
+    """Returns the memory and disk that a trial needs, or None if the encoder is not on this machine."""
     if config.is_baseline:
         return _of_classifier(config)
     lora = config.lora.model_copy(update={"scaling": 1.0, "dropout": 0.0})  # they take nothing

@@ -76,11 +76,7 @@ def reuse_adapter(setup: TrialSetup, folder: Path, context: RunContext) -> Metri
 
 
 def resume(state: TrainState, context: RunContext) -> None:
-    """Restores the checkpoint, if there is one, and reports its epochs again. Collective.
-
-    Raises:
-        DataError: a checkpoint that does not fit, or that only some ranks have.
-    """
+    """Restores the checkpoint, if there is one, and reports its epochs again. Collective."""
     place, group = context.resume_from, Group.current(torch.device(context.device))
     group.together(lambda: state.restore(place) if place else None)
     last, first = group.maximum(state.step, -state.step)

@@ -129,11 +129,7 @@ class TrainState:
         return write_checkpoint(folder, Checkpoint(tensors, moments, progress, self.trains))
 
     def restore(self, place: Path) -> None:
-        """Restores a checkpoint; changes nothing unless all of it fits.
-
-        Raises:
-            DataError: it is unfinished, damaged, of other parameters or of another training.
-        """
+        """Restores a checkpoint; changes nothing unless all of it fits."""
         tensors = {**self.parameters, **self.buffers}
         checkpoint = read_checkpoint(place, tensors, trains=self.trains)
         with torch.no_grad():

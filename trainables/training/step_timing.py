@@ -54,9 +54,6 @@ def time_step(config: TrialConfig, *, device: str, num_threads: int, store: Path
 
     Only the images of one batch are decoded. Frozen activations are ready before the clock starts where a
     trial would find them in its cache.
-
-    Raises:
-        UserError: weights or data that are not there.
     """
     if config.data.captions in DESCRIBED:  # describing every image first would take minutes
         config = config.model_copy(update={"data": config.data.model_copy(update={"captions": "finding"})})

@@ -72,11 +72,7 @@ class TrialSetup:
 
 
 def set_up_trial(config: TrialConfig, context: RunContext) -> TrialSetup:
-    """Loads data and encoder, and attaches untrained adapters: the same weights on every rank.
-
-    Raises:
-        ConfigError: a baseline, which has no encoder.
-    """
+    """Loads data and encoder, and attaches untrained adapters: the same weights on every rank."""
     if config.is_baseline:
         raise ConfigError(
             "adapt.method=baseline: there is no dual encoder to open; run `adapt` or `baseline` with it"

@@ -24,9 +24,6 @@ def evaluate(config: TrialConfig, context: RunContext) -> Metrics:
     """Judges the predictions of one finished run on test, and records when the labels were opened.
 
     The same predictions are judged once: later calls read the record, `workdir/results/evaluation.json`.
-
-    Raises:
-        DataError: no predictions in `workdir/results`.
     """
     predictions = context.workdir / "results" / FILE
     read_predictions(predictions)  # without them the labels stay closed

@@ -27,9 +27,6 @@ def attach(encoder: DualEncoder, config: TrialConfig) -> Adaptation:
 
     The adapters' A matrices are drawn from `config.seed` alone, B is zero: the encoder's outputs do not
     change yet.
-
-    Raises:
-        ConfigError: targets that match nothing.
     """
     method = config.adapt.method
     encoder.requires_grad_(False)

@@ -87,10 +87,6 @@ def hub_repositories(name: str) -> list[str]:
     """Returns the Hub repositories that hold an encoder that is not registered; none where it is local.
 
     A name of timm's or a tag of open_clip's takes that library, and torch, to say which one it is.
-
-    Raises:
-        WeightsUnavailable: a file that is not there, or weights that are a pickle only.
-        ConfigError: a name or tag that its library does not know.
     """
     if name.startswith("openai:"):
         openai_file(name)

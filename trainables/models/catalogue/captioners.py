@@ -24,11 +24,7 @@ PIXELS = PreprocessingSpec(
 
 
 def captioner_folder(config: CaptionerConfig) -> Path:
-    """Returns the folder of a BLIP checkpoint with safetensors.
-
-    Raises:
-        WeightsUnavailable: it is not here; says how it is had.
-    """
+    """Returns the folder of a BLIP checkpoint with safetensors."""
     try:
         return checkpoint_folder(config.name, _revision(config))
     except WeightsUnavailable as error:
@@ -47,11 +43,7 @@ def may_be_fetched(config: CaptionerConfig) -> bool:
 
 
 def captioner_fingerprint(config: CaptionerConfig) -> str:
-    """Returns the fingerprint of a captioner: its weights and its settings.
-
-    Raises:
-        WeightsUnavailable: a Hub repository whose commit is not known here.
-    """
+    """Returns the fingerprint of a captioner: its weights and its settings."""
     weights = weights_identity(config.name, _revision(config))
     return fingerprint("captioner", weights, captioner_preprocessing(config), config.max_new_tokens)
 

@@ -106,10 +106,6 @@ def load_classifier(config: BaselineConfig, *, num_classes: int, seed: int) -> n
     """Returns a classifier of pixels [B, 3, S, S] in float32: logits [B, K].
 
     Its head is random, and from scratch all of it is: drawn from `seed` alone.
-
-    Raises:
-        WeightsUnavailable: ImageNet's weights are not on this machine.
-        DataError: the file is not the one that torchvision names.
     """
     declare_missing_operators()
     import torch

@@ -61,11 +61,7 @@ BY_NEED: dict[Need, Advice] = {
 
 
 def advise(data: str | None, need: str | None) -> list[tuple[str, Advice]]:
-    """Returns advice by data set and by need, each under its name.
-
-    Raises:
-        ConfigError: neither is asked for, or a name that is not known; offers the nearest.
-    """
+    """Returns advice by data set and by need, each under its name."""
     found: list[tuple[str, Advice]] = []
     if data is not None:
         known = known_data_set(data)

@@ -192,9 +192,6 @@ def find_encoder(config: EncoderConfig) -> EncoderSpec:
     `dual:IMAGE+TEXT` joins a timm image encoder and a Hugging Face text encoder; `open_clip:ARCH@TAG` (or a
     safetensors file for TAG, or `open_clip:FOLDER`) is open_clip's; `openai:FILE` is a file with OpenAI's
     names; any other Hub id or local folder is a CLIP checkpoint.
-
-    Raises:
-        ConfigError: none of these, with the nearest name.
     """
     name = config.name
     if name in ENCODERS:
@@ -288,10 +285,6 @@ def hub_checkpoint(config: EncoderConfig, spec: EncoderSpec, *, weights: bool = 
     """Returns the folder of an encoder's checkpoint at its revision: local, cached, or downloaded now.
 
     Without weights, that may be what a checkpoint that was fetched says of itself.
-
-    Raises:
-        WeightsUnavailable: see `revision_of` and `checkpoint_folder`.
-        DataError: weights of the fetched revision that are not those that were fetched.
     """
     if not weights and is_fetched(config, spec):
         return fetched_folder(config.name)
@@ -332,11 +325,7 @@ def encoder_fingerprint(config: EncoderConfig) -> str:
 
 
 def model_fingerprint(config: TrialConfig) -> str:
-    """Returns the fingerprint of the model that a trial starts from: an encoder or a classifier.
-
-    Raises:
-        WeightsUnavailable: see `encoder_fingerprint`.
-    """
+    """Returns the fingerprint of the model that a trial starts from: an encoder or a classifier."""
     return (
         classifier_fingerprint(config.baseline) if config.is_baseline else encoder_fingerprint(config.encoder)
     )
@@ -360,11 +349,7 @@ def has_known_weights(config: TrialConfig) -> bool:
 
 
 def model_preprocessing(config: TrialConfig) -> PreprocessingSpec:
-    """Returns the preprocessing of a trial's model.
-
-    Raises:
-        ConfigError, WeightsUnavailable: see `preprocessing_of`.
-    """
+    """Returns the preprocessing of a trial's model."""
     return (
         classifier_preprocessing(config.baseline) if config.is_baseline else preprocessing_of(config.encoder)
     )

@@ -9,11 +9,7 @@ from trainables.models.torchvision_import import declare_missing_operators
 
 
 def timm_repository(name: str) -> str:
-    """Returns the Hub repository of a model's weights.
-
-    Raises:
-        ConfigError: timm knows none.
-    """
+    """Returns the Hub repository of a model's weights."""
     declare_missing_operators()
     import timm
 
@@ -27,12 +23,7 @@ def timm_repository(name: str) -> str:
 
 
 def tag_repository(architecture: str, tag: str) -> str:
-    """Returns the Hub repository of a tag, after checking that it fits the architecture.
-
-    Raises:
-        ConfigError: open_clip has no such tag of it, or one that takes another activation.
-        WeightsUnavailable: published as a pickle only.
-    """
+    """Returns the Hub repository of a tag, after checking that it fits the architecture."""
     declare_missing_operators()
     import open_clip
 

@@ -76,11 +76,7 @@ class BertText(nn.Module):
         return self.model.config.hidden_size
 
     def tokenize(self, texts: list[str]) -> Tokens:
-        """Returns tokens padded to the longest text.
-
-        Raises:
-            WeightsUnavailable: its vocabulary is not on this machine.
-        """
+        """Returns tokens padded to the longest text."""
         if self.tokenizer is None:
             raise WeightsUnavailable(self.reason)
         cleaned = [self.clean(text) for text in texts]
@@ -107,11 +103,7 @@ def build_bert(
     max_length: int,
     clean: Callable[[str], str] = str,
 ) -> BertText:
-    """Builds a BERT with random weights; `shapes` give width and depth, default BERT-base.
-
-    Raises:
-        ConfigError: a vocabulary of another size than its embeddings.
-    """
+    """Builds a BERT with random weights; `shapes` give width and depth, default BERT-base."""
     declare_missing_operators()
     from transformers import BertConfig, BertModel
 
@@ -142,9 +134,6 @@ def read_vocabulary(config: EncoderConfig, spec: EncoderSpec, *, num_words: int)
 
     Everything is lower-cased, ClinicalBERT's cased vocabulary too: its repository says nothing of case, and
     those who trained with it got what transformers does then.
-
-    Raises:
-        ConfigError: its size is not that of the embeddings.
     """
     if not is_here(config.name, VOCABULARY):
         return None

@@ -142,10 +142,6 @@ def load_joined(
     """Joins the timm image encoder and the Hugging Face text encoder that `dual:IMAGE+TEXT` names.
 
     The projection between them is random, the same every time: zero-shot means nothing until it is trained.
-
-    Raises:
-        ConfigError: timm knows no such model, or a checkpoint does not fit its architecture.
-        WeightsUnavailable: weights that are neither here nor reachable.
     """
     del store  # nothing is derived from the weights
     preprocessing = preprocessing_of(config)

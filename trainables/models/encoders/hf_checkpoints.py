@@ -18,12 +18,7 @@ from trainables.models.torchvision_import import declare_missing_operators
 
 
 def load_clip(config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None) -> HFClip:
-    """Loads a CLIP checkpoint from a folder, the Hub's cache or the Hub.
-
-    Raises:
-        ConfigError: a checkpoint of another kind, or one with tensors missing.
-        WeightsUnavailable: neither here nor reachable.
-    """
+    """Loads a CLIP checkpoint from a folder, the Hub's cache or the Hub."""
     del store  # nothing is derived from the weights
     if not weights and spec.architecture:
         return _named(HFClip(_random(spec.architecture), None), config, spec, weights=False)

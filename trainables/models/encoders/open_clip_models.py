@@ -105,12 +105,7 @@ class OpenClip(DualEncoder):
 def load_open_clip(
     config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
 ) -> OpenClip:
-    """Loads a CLIP of open_clip, or of OpenAI's files, from safetensors or a `.pt` with a known hash.
-
-    Raises:
-        ConfigError: an unknown architecture or tag, one that is no CLIP, or tensors that do not fit it.
-        WeightsUnavailable: the weights are not here and cannot be fetched, or are not read.
-    """
+    """Loads a CLIP of open_clip, or of OpenAI's files, from safetensors or a `.pt` with a known hash."""
     del store  # nothing is derived from the weights
     declare_missing_operators()
     preprocessing = preprocessing_of(config)

@@ -21,12 +21,7 @@ from trainables.models.torchvision_import import declare_missing_operators
 def load_openai_part(
     config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
 ) -> OpenClip:
-    """Builds a CLIP with the depth and width of its tensors, or of its named architecture.
-
-    Raises:
-        ConfigError: tensors that do not fit each other.
-        WeightsUnavailable: not converted on this machine.
-    """
+    """Builds a CLIP with the depth and width of its tensors, or of its named architecture."""
     del store  # nothing is derived from the weights
     declare_missing_operators()
     import open_clip

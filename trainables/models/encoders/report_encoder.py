@@ -112,12 +112,7 @@ class ReportEncoder(DualEncoder):
 
 
 class PublishedTensors:
-    """The tensors of an encoder's converted parts. Without weights there are none, and nothing is filled.
-
-    Raises:
-        WeightsUnavailable: weights are asked for, and a part was not converted on this machine.
-        DataError: a part has changed since it was converted.
-    """
+    """The tensors of an encoder's converted parts. Without weights there are none, and nothing is filled."""
 
     def __init__(self, config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> None:
         self.config, self.has_weights = config, weights
@@ -145,9 +140,6 @@ class PublishedTensors:
             part: what the module is called in a message.
             names: renames the tensors from what lies below the prefix to their names in the module.
             ignorable: see `load_strictly`.
-
-        Raises:
-            ConfigError: tensors that do not fit.
         """
         self._used.append(prefix)
         if self.has_weights:

@@ -95,11 +95,7 @@ class Structure(Config):
 
 
 def structure_of(config: EncoderConfig) -> Structure | None:
-    """Returns the structure of an encoder, or None if its description is not on this machine.
-
-    Raises:
-        ConfigError: no such encoder, or one that cannot be built.
-    """
+    """Returns the structure of an encoder, or None if its description is not on this machine."""
     if is_kept(config):
         return _kept(config.name).at(preprocessing_of(config).size)
     try:

@@ -39,9 +39,6 @@ def swin_tower(shapes: Shapes, *, size: int) -> ImageTower:
     Args:
         shapes: how deep and wide it is, by the names before transformers 5; nothing = Swin-T.
         size: pixels.
-
-    Raises:
-        ConfigError: a size at which its last windows would not fit into an image.
     """
     declare_missing_operators()
     from transformers import SwinConfig, SwinModel

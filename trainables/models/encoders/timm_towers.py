@@ -33,12 +33,7 @@ class ImageTower(nn.Module):
 
 
 def load_timm_tower(name: str, *, size: int, weights: bool) -> ImageTower:
-    """Loads a timm model by name, its weights from the Hub, or from a folder with a `config.json`.
-
-    Raises:
-        ConfigError: timm knows no such model.
-        WeightsUnavailable: its safetensors are neither here nor reachable.
-    """
+    """Loads a timm model by name, its weights from the Hub, or from a folder with a `config.json`."""
     declare_missing_operators()
     import timm
     from timm.models import load_checkpoint

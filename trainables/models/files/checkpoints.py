@@ -53,11 +53,7 @@ def split_dual(name: str) -> tuple[str, str]:
 
 
 def split_open_clip(name: str) -> tuple[str, str | None]:
-    """Returns ARCH and TAG of `open_clip:ARCH@TAG`, or a folder and None of `open_clip:FOLDER`.
-
-    Raises:
-        ConfigError: an architecture without weights.
-    """
+    """Returns ARCH and TAG of `open_clip:ARCH@TAG`, or a folder and None of `open_clip:FOLDER`."""
     architecture, _, weights = name.removeprefix("open_clip:").partition("@")
     if not weights and not local_folder(architecture):
         raise ConfigError(
@@ -68,11 +64,7 @@ def split_open_clip(name: str) -> tuple[str, str | None]:
 
 
 def openai_file(name: str) -> Path:
-    """Returns FILE of `openai:FILE`.
-
-    Raises:
-        WeightsUnavailable: there is no such file.
-    """
+    """Returns FILE of `openai:FILE`."""
     path = found(name.removeprefix("openai:"))
     if not path.is_file():
         raise WeightsUnavailable(f"{path}: no such file")
@@ -80,11 +72,7 @@ def openai_file(name: str) -> Path:
 
 
 def sha256_asked(revision: str | None) -> str | None:
-    """Returns `encoder.revision` of a file of weights, which is its SHA-256.
-
-    Raises:
-        ConfigError: it is none.
-    """
+    """Returns `encoder.revision` of a file of weights, which is its SHA-256."""
     if revision is not None and not re.fullmatch("[0-9a-f]{64}", revision):
         raise ConfigError(
             f"encoder.revision='{revision}': of a file it is the SHA-256, 64 hex digits (sha256sum FILE)"
@@ -119,11 +107,7 @@ def weights_identity(name: str, revision: str | None = None) -> list[str]:
 
 
 def package_folder(package: str) -> Path:
-    """Returns the folder of an installed package, without importing it.
-
-    Raises:
-        WeightsUnavailable: it is not installed.
-    """
+    """Returns the folder of an installed package, without importing it."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise WeightsUnavailable(f"{package.replace('_', '-')} is not installed; get it with 'make setup'")
@@ -131,11 +115,7 @@ def package_folder(package: str) -> Path:
 
 
 def package_file(name: str, md5: str) -> Path:
-    """Returns a file that a package ships ("package/path/in/it"), after checking its hash.
-
-    Raises:
-        WeightsUnavailable: it is not installed, or is not the file that was tested.
-    """
+    """Returns a file that a package ships ("package/path/in/it"), after checking its hash."""
     package, _, inner = name.partition("/")
     path = package_folder(package) / inner
     found = hash_of(path, "md5") if path.is_file() else "none"
@@ -147,11 +127,7 @@ def package_file(name: str, md5: str) -> Path:
 
 
 def commit_of(repository: str, revision: str | None) -> str:
-    """Returns the commit of a Hub repository's revision: pinned, cached, or requested from the Hub.
-
-    Raises:
-        WeightsUnavailable: neither cached nor reachable.
-    """
+    """Returns the commit of a Hub repository's revision: pinned, cached, or requested from the Hub."""
     if revision and re.fullmatch("[0-9a-f]{40}", revision):
         return revision
     import huggingface_hub
@@ -166,11 +142,7 @@ def commit_of(repository: str, revision: str | None) -> str:
 
 
 def checkpoint_json(name: str, file: str, *, revision: str | None = None) -> dict[str, Any] | None:
-    """Returns a JSON file of a local folder or Hub repository, or None if it has no such file.
-
-    Raises:
-        WeightsUnavailable: the repository is neither cached nor reachable.
-    """
+    """Returns a JSON file of a local folder or Hub repository, or None if it has no such file."""
     folder = local_folder(name)
     if folder is None:
         import huggingface_hub

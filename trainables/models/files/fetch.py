@@ -49,22 +49,14 @@ def fetch(name: str, spec: EncoderSpec, *, revision: str | None) -> Path:
 
 
 def check_blob(file: Path) -> None:
-    """Compares a file of the Hub's cache with its name there, which for large files is their SHA-256.
-
-    Raises:
-        DataError: it has changed.
-    """
+    """Compares a file of the Hub's cache with its name there, which for large files is their SHA-256."""
     blob = file.resolve()
     if re.fullmatch("[0-9a-f]{64}", blob.name):
         check_hash(file, blob.name)
 
 
 def check_hash(file: Path, sha256: str) -> None:
-    """Compares a file with its SHA-256.
-
-    Raises:
-        DataError: it is another one.
-    """
+    """Compares a file with its SHA-256."""
     if file_sha256(file) != sha256:
         raise DataError(
             f"{file}: is not the file of SHA-256 {sha256}; delete {file.resolve()}, fetch it again"

@@ -62,11 +62,7 @@ def _shapes(path: Path, sha256: str | None, modified: int) -> dict[str, tuple[in
 
 
 def openai_architecture(shapes: Mapping[str, Sequence[int]], path: Path) -> dict[str, Any]:
-    """Returns the arguments of open_clip's `CLIP`.
-
-    Raises:
-        ConfigError: a tensor that says it is not there; the file is no CLIP of OpenAI's form.
-    """
+    """Returns the arguments of open_clip's `CLIP`."""
     try:
         width = shapes["ln_final.weight"][0]
         text = {

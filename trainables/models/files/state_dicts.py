@@ -21,13 +21,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 def open_parts(
     config: EncoderConfig, spec: EncoderSpec, *, weights: bool
 ) -> tuple[dict[str, Tensor], Shapes]:
-    """Returns the tensors of an encoder's parts (none without weights) and their shapes as far as known.
-
-    Raises:
-        WeightsUnavailable: weights are asked for, and a part is not on this machine.
-        DataError: a part has changed since it was converted.
-        ConfigError: two parts name the same tensor.
-    """
+    """Returns the tensors of an encoder's parts (none without weights) and their shapes as far as known."""
     if not weights:
         return {}, shapes_of_parts(config, spec)
     tensors = read_parts(config, spec)
@@ -35,13 +29,7 @@ def open_parts(
 
 
 def read_parts(config: EncoderConfig, spec: EncoderSpec) -> dict[str, Tensor]:
-    """Returns the tensors of all of an encoder's parts, in float32.
-
-    Raises:
-        WeightsUnavailable: a part is not on this machine.
-        DataError: a part has changed since it was converted.
-        ConfigError: two parts name the same tensor.
-    """
+    """Returns the tensors of all of an encoder's parts, in float32."""
     from safetensors.torch import load_file
 
     tensors: dict[str, Tensor] = {}
@@ -54,11 +42,7 @@ def read_parts(config: EncoderConfig, spec: EncoderSpec) -> dict[str, Tensor]:
 
 
 def shapes_of_parts(config: EncoderConfig, spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of the tensors of those parts that are on this machine; reads no values.
-
-    Raises:
-        DataError: a part has changed since it was converted.
-    """
+    """Returns the shapes of the tensors of those parts that are on this machine; reads no values."""
     from safetensors import SafetensorError, safe_open
 
     shapes: dict[str, tuple[int, ...]] = {}

@@ -40,12 +40,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Returns a scripted module's parameters and buffers by name.
-
-    Raises:
-        pickle.UnpicklingError: its index names anything but tensors, lists and scripted classes.
-        zipfile.BadZipFile: it is cut short or damaged.
-    """
+    """Returns a scripted module's parameters and buffers by name."""
     with zipfile.ZipFile(path) as archive:
         index = next(name for name in archive.namelist() if name.endswith(f"/{INDEX}"))
         root = _Index(archive, index.removesuffix(INDEX)).load()

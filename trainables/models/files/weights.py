@@ -87,12 +87,7 @@ def missing_parts(name: str, spec: EncoderSpec) -> list[str]:
 
 
 def part_file(name: str, spec: EncoderSpec, part: str) -> Path:
-    """Returns a part's file, after comparing it with its manifest.
-
-    Raises:
-        WeightsUnavailable: it is not here; says how to get it.
-        DataError: it has changed since it was converted.
-    """
+    """Returns a part's file, after comparing it with its manifest."""
     folder = part_folder(name, part)
     if not is_whole(folder):
         raise WeightsUnavailable(
@@ -107,9 +102,6 @@ def parts_identity(name: str, spec: EncoderSpec) -> dict[str, dict[str, str] | N
     """Returns the identity of an encoder's parts: hashes of their files, None for a missing part.
 
     What was noted of a conversion (which file it read, and what else was in that) makes no other weights.
-
-    Raises:
-        DataError: a manifest is damaged.
     """
     return {
         part: {file: sha256 for file, sha256 in hashes(part_folder(name, part)).items() if file != ABOUT}
@@ -135,11 +127,7 @@ def fetched_folder(name: str) -> Path:
 
 
 def fetched_revision(name: str) -> str | None:
-    """Returns the commit of an encoder that was fetched last on this machine, or None.
-
-    Raises:
-        DataError: what was noted of it has changed.
-    """
+    """Returns the commit of an encoder that was fetched last on this machine, or None."""
     folder = fetched_folder(name)
     if not is_whole(folder):
         return None
@@ -153,11 +141,7 @@ def fetched_identity(name: str) -> str:
 
 
 def check_fetched(name: str, checkpoint: Path) -> None:
-    """Checks that the weights in a folder are those that were fetched.
-
-    Raises:
-        DataError: they are others.
-    """
+    """Checks that the weights in a folder are those that were fetched."""
     fetched = about(fetched_folder(name))
     if _weight_hashes(checkpoint) != fetched["weights"]:
         raise DataError(

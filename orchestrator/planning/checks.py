@@ -1,4 +1,4 @@
-"""What is checked of trials before they start, as far as that takes no weights and no pixels."""
+"""Checks trials before they start, as far as that needs neither weights nor pixels."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 # Imports inside functions: a check loads only what it looks at.
 
 COPY = "copy them there, or remove the folder from this node and it is fetched"
-"""What mends data or a checkpoint in a folder, which reach nodes through the storage where they lack it."""
+"""For weights in a folder: a node that lacks the folder gets it through the storage."""
 
 
 def check_trial(config: TrialConfig) -> None:
-    """Holds one trial against the structure of its encoder; quick where one like it was checked before.
+    """Checks a trial against the structure of its encoder.
 
     Raises:
-        ConfigError: no such encoder, adapters that match nothing in it, or of a rank that cannot be.
+        ConfigError: no such encoder, adapters that match none of its modules, or an impossible rank.
     """
     if config.is_baseline:
         return
@@ -62,11 +62,11 @@ def _check_adaptation(encoder: EncoderConfig, adapt: AdaptConfig, lora: LoraConf
 
 
 def check_ready(config: TrialConfig) -> None:
-    """Holds a trial against its encoder, and says before a process is started for it what is surely not here.
+    """Checks a trial, and that its weights are here or may be fetched, before a process is started for it.
 
     Raises:
         ConfigError: see `check_trial`.
-        WeightsUnavailable: weights that nothing can fetch, with the way to get them.
+        WeightsUnavailable: nothing can fetch the weights; says how to get them.
     """
     check_trial(config)
     if config.is_baseline:
@@ -86,7 +86,7 @@ def check_ready(config: TrialConfig) -> None:
 
 
 def missing_weights(configs: Iterable[TrialConfig]) -> list[str]:
-    """Returns a line for all weights that trials need and this machine lacks; some may yet be fetched."""
+    """Returns a line for each model whose weights this machine lacks. Some of them can be fetched."""
     asked = dict.fromkeys((c.model_to_load, c.captioner if c.needs_captioner else None) for c in configs)
     found: list[str | None] = []
     for model, captioner in asked:
@@ -98,14 +98,14 @@ def missing_weights(configs: Iterable[TrialConfig]) -> list[str]:
 
 
 def how_to_mend(config: TrialConfig, name: str, *, is_here: bool) -> str:
-    """Returns how the weights of a trial that are called `name` get on a machine that lacks them.
+    """Returns how to get weights on a machine that lacks them.
 
-    Converted parts and fetched revisions do not travel with a trial; folders do.
+    Folders travel with a trial; converted parts and fetched revisions do not.
 
     Args:
         config: of the trial.
         name: of its model, or of its captioner.
-        is_here: the machine has others.
+        is_here: the machine has other weights of this name.
     """
     if config.needs_captioner and name == config.captioner.name:
         return missing_captioner(config.captioner) or COPY
@@ -118,7 +118,7 @@ def how_to_mend(config: TrialConfig, name: str, *, is_here: bool) -> str:
 def _missing_encoder(config: EncoderConfig) -> str | None:
     if (here := availability_of(config)).status != "unavailable":
         return None
-    show = f"'{command(f'models show {config.name}')}' says how it is had"
+    show = f"'{command(f'models show {config.name}')}' says how to get it"
     return "; ".join([f"{config.name}: {here.reason}", *(here.steps if len(here.steps) < 2 else [show])])
 
 
@@ -129,10 +129,7 @@ def _is_offline() -> bool:
 
 
 def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
-    """Opens what trials read, as far as that takes no weights and no pixels.
-
-    Returns:
-        Each different data set once, by the JSON of its configuration.
+    """Checks all trials, and returns their data sets by the JSON of the configuration.
 
     Raises:
         ConfigError, DataError: see `plan.make_plan`.
@@ -162,7 +159,7 @@ def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
 
 
 def may_be_here(config: TrialConfig) -> bool:
-    """Says whether a trial's weights are here or can be fetched; for others, images are decoded in vain."""
+    """Says whether a trial's weights are here or can be fetched."""
     try:
         check_ready(config)
     except WeightsUnavailable:
@@ -171,7 +168,7 @@ def may_be_here(config: TrialConfig) -> bool:
 
 
 def decode_files(space: SearchSpace, decode_all: DecodeAll) -> None:
-    """Decodes the images that lie in files, once, so that a broken one is said before anything starts.
+    """Decodes all images that come from files into the cache, so that a broken one is found before the start.
 
     Raises:
         DataError: lists the images that cannot be decoded, with their rows.

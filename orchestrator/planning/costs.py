@@ -1,4 +1,4 @@
-"""What a sweep will take, before anything starts: steps, memory, disk and time, each with its arithmetic."""
+"""Estimates what a sweep will take before it starts: steps, memory and time, each with its arithmetic."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 # Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
 
 Datasets = Mapping[str, "Dataset"]
-"""By the JSON of their configuration."""
+"""Data sets by the JSON of their configuration."""
 
 
 @dataclass(frozen=True)
 class Batches:
-    """How many optimiser steps a trial takes."""
+    """The optimiser steps of a trial."""
 
     num_train: int
     global_batch_size: int
@@ -40,7 +40,7 @@ class Batches:
 
     @property
     def num_steps(self) -> int:
-        """Of the whole trial."""
+        """Number of steps of the whole trial."""
         return self.steps_per_epoch * self.num_epochs
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ def batches_of(config: TrialConfig, dataset: Dataset) -> Batches:
 
 
 def all_batches(configs: Iterable[TrialConfig], datasets: Datasets) -> list[Batches]:
-    """Returns the different numbers of steps that trials take, the first trial's first; frozen ones none."""
+    """Returns the different batches of trials that train, the first trial's first."""
     num_train = {key: len(dataset.indices("train")) for key, dataset in datasets.items()}
     found: dict[tuple[int, int, int], Batches] = {}
     for config in configs:
@@ -74,7 +74,7 @@ def all_batches(configs: Iterable[TrialConfig], datasets: Datasets) -> list[Batc
 
 
 def describe_batches(batches: list[Batches]) -> str:
-    """Returns the first trial's arithmetic, and how far the others' is from it."""
+    """Returns the arithmetic of the first trial, and the ranges of the others."""
     if not batches:
         return "nothing trains"
     if len(batches) == 1:
@@ -96,7 +96,7 @@ def span(values: list[int]) -> str:
 
 
 def trial_memory(configs: Iterable[TrialConfig], *, num_workers: int) -> TrialMemory:
-    """Returns what a worker of the largest of these trials takes; what is not known counts as a small one."""
+    """Returns the memory of a worker of the largest trial. An unknown encoder counts as a small one."""
     shares: list[TrialMemory] = []
     for config in configs:
         if (found := footprint(config)) is None:
@@ -131,14 +131,14 @@ class MemoryEstimate:
     graphs_gb: float
     num_at_once: int
     machine_gb: float
-    of: str  # what has so much memory
+    of: str  # the owner of the memory, such as "of this machine"
 
     def __str__(self) -> str:
         """Reads as `at most 1.4 GB a trial (…), 2 at once: 2.8 of 23 GB`."""
         total = self.trial_gb * self.num_at_once
         fixed = self.trial_gb - self.graphs_gb
         parts = f"{fixed:.1f} GB libraries, weights and optimiser, the rest activations of a batch"
-        too_much = "; more than there is, so the system may end it" if total > self.machine_gb else ""
+        too_much = "; more than there is, so the system may end trials" if total > self.machine_gb else ""
         return (
             f"at most {self.trial_gb:.1f} GB a trial ({parts}), {self.num_at_once} at once: {total:.1f} of "
             f"{self.machine_gb:.0f} GB {self.of}{too_much}"
@@ -148,7 +148,7 @@ class MemoryEstimate:
 def estimate_memory(
     memory: TrialMemory, concurrency: Concurrency, machine: Machine, *, of: str = "of this machine"
 ) -> MemoryEstimate:
-    """Returns what trials take of the host, or a GPU of it; graphs get no more than their share."""
+    """Returns the memory of trials on the host or, with GPUs, on one GPU. Graphs get at most their share."""
     num_gpus = concurrency.gpus_per_trial
     if concurrency.device == "cuda" and (gpu := machine.gpu_memory_gb) is not None:
         num_sharing = int(1 / num_gpus) if num_gpus < 1 else 1
@@ -163,7 +163,7 @@ def estimate_memory(
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """`seconds` of all training and embedding, probes not counted; none = not timed, for a `reason`."""
+    """Duration of all training and embedding, without probes. `seconds` None = not timed, for a `reason`."""
 
     reason: str = ""
     seconds: float | None = None
@@ -185,14 +185,14 @@ def estimate_time(
     concurrency: Concurrency,
     stops_early: bool,
 ) -> TimeEstimate:
-    """Times a step of the first LoRA trial and returns what all trials take; never fails.
+    """Times one step of the first LoRA trial, and returns the duration of all trials; never fails.
 
     Args:
-        configs: what stands for all trials, the `num_baselines` first.
-        datasets: theirs.
+        configs: trials that stand for all, the `num_baselines` first.
+        datasets: of these trials.
         num_trials: beside the baselines.
-        num_baselines: named trials that are compared with.
-        concurrency: how many run at once, on what.
+        num_baselines: at the head of `configs`.
+        concurrency: of the sweep.
         stops_early: a scheduler may end trials before their last epoch.
     """
     with_classifiers = [config for config in configs if config.adapt.method != "none"]
@@ -223,13 +223,13 @@ def estimate_time(
             stops_early,
             not_counted="probes" if trained == with_classifiers else "probes and classifiers",
         ),
-        max(work / concurrency.max_concurrent, *each, *ahead),  # no trial is shared out
+        max(work / concurrency.max_concurrent, *each, *ahead),  # one trial runs in one place
         step.seconds,
     )
 
 
 def _trial_seconds(config: TrialConfig, datasets: Datasets, step: StepTime, num_workers: int) -> float:
-    """Returns what a trial takes: workers share its steps; one of them embeds."""
+    """Returns the duration of a trial: its workers share the steps, one of them embeds."""
     training = step.seconds_per_pair * _num_pairs(config, datasets) / num_workers
     return training + step.embed_seconds * _num_embedded(config, datasets)
 
@@ -245,13 +245,13 @@ def _time_step(config: TrialConfig, concurrency: Concurrency) -> StepTime:
 
 def _num_pairs(config: TrialConfig, datasets: Datasets) -> int:
     """Returns how many pairs a trial trains on, over all its steps."""
-    if config.adapt.method in ("none", "baseline"):  # a baseline's step is another one, and is not timed
+    if config.adapt.method in ("none", "baseline"):  # the step of a classifier is not timed
         return 0
     return len(datasets[config.data.model_dump_json()].indices("train")) * config.num_epochs
 
 
 def _num_embedded(config: TrialConfig, datasets: Datasets) -> int:
-    """Returns how many images a trial embeds: train and val after an evaluated epoch, all at its end."""
+    """Returns how many images a trial embeds: train and val after each evaluated epoch, all at the end."""
     if config.is_baseline:
         return 0
     dataset, every = datasets[config.data.model_dump_json()], config.execution.evaluate_every_epochs

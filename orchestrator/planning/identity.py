@@ -1,4 +1,4 @@
-"""What a trial is, and what it stands on: its science, the data that it reads, the weights it starts from."""
+"""Identifies a trial: by its settings, its data and the weights that it starts from."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from trainables.models.catalogue.registry import has_known_weights, model_finger
 
 
 class Identity(NamedTuple):
-    """`trial_key` and `arm_key` name a trial, by fingerprints of its science, its data and its weights."""
+    """The keys of a trial and of its arm, and the fingerprints that are in them."""
 
     trial_key: str
     arm_key: str
     data: str
-    model: str | None  # None: the weights are not here, and the keys say so; whichever come may be used
-    captioner: str | None = None  # the same; None too where it has none
+    model: str | None  # None: the weights are not here; any that come may be used
+    captioner: str | None = None  # also None if the trial has no captioner
 
 
 class Weights(NamedTuple):
     """Fingerprints of the weights that a trial starts from; see `Identity`."""
 
-    named: str  # of the model, for the keys: of its weights, or of their absence
+    named: str  # of the model for the keys, also if its weights are not here
     model: str | None
     captioner: str | None
 
 
 def find_weights(config: TrialConfig) -> Weights:
-    """Returns which weights of a configuration are here now.
+    """Returns the weights of a configuration that are here now.
 
     Raises:
         WeightsUnavailable: see `model_fingerprint`.
@@ -41,23 +41,23 @@ def find_weights(config: TrialConfig) -> Weights:
 
 
 def by_name(config: TrialConfig, model: str | None, captioner: str | None) -> dict[str, str | None]:
-    """Returns fingerprints of the weights that a trial starts from, by what its configuration calls them."""
+    """Returns the fingerprints of a trial's weights by the name of the model or captioner."""
     return {config.model_name: model} | ({config.captioner.name: captioner} if config.needs_captioner else {})
 
 
 def find_model(config: TrialConfig) -> tuple[str, str | None]:
-    """Returns of a model what `Weights` says of it."""
+    """Returns `named` and `model` of `Weights`."""
     named = model_fingerprint(config)
     return named, named if has_known_weights(config) else None
 
 
 def weights_of(config: TrialConfig) -> str:
-    """Returns what names the weights that a trial starts from: a model's, and a captioner's if it has one."""
+    """Returns the same text for all trials that start from the same model and captioner."""
     return fingerprint(config.model_to_load, config.captioner if config.needs_captioner else None)
 
 
 def identify(config: TrialConfig, find: Callable[[TrialConfig], Weights] = find_weights) -> Identity:
-    """Returns what a configuration is on the data that are here now, and on the weights that `find` tells.
+    """Returns the identity of a configuration, with the data that are here now and the weights of `find`.
 
     Raises:
         ConfigError, DataError: see `load_dataset`.

@@ -1,4 +1,4 @@
-"""Which weights the trials of one driver stand on, whatever is converted or fetched while it runs."""
+"""Pins the weights of each model at its first use, so that all trials of a driver start from the same."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ GO_ON = f"once this sweep has ended: {command('sweep --resume NAME --retry-faile
 
 
 class PinnedWeights:
-    """What a driver found when it first looked for each model and captioner; as long as it runs, that holds.
+    """The weights of each model and captioner at its first use.
 
-    With what is converted or fetched meanwhile, an arm would stand on both and a trial run under two keys.
+    Weights that are converted or fetched while a sweep runs would put trials of one arm on different weights.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class PinnedWeights:
         self._captioners: dict[CaptionerConfig, str | None] = {}
 
     def find(self, config: TrialConfig) -> Weights:
-        """Returns `find_weights`, as it was at first."""
+        """Returns the pinned weights of a trial."""
         model, captioner = config.model_to_load, config.captioner
         if model not in self._models:
             self._models[model] = find_model(config)
@@ -32,15 +32,15 @@ class PinnedWeights:
         return Weights(*self._models[model], self._captioners[captioner] if config.needs_captioner else None)
 
     def identify(self, config: TrialConfig) -> Identity:
-        """Returns `identify`, on the weights of the first look."""
+        """Returns the identity of a trial with its pinned weights."""
         return identify(config, self.find)
 
     def check(self, config: TrialConfig) -> None:
-        """Compares the weights that are here now with those of the first look.
+        """Compares the weights that are here now with the pinned ones.
 
         Raises:
-            WeightsUnavailable: there were none.
-            DataError: they are others. What is gone is no matter here: a trial says itself what it misses.
+            WeightsUnavailable: none were here at first.
+            DataError: other weights are here now. A trial reports missing weights itself.
         """
         first, now = self.find(config), find_weights(config)
         here = by_name(config, now.model, now.captioner)
@@ -48,11 +48,11 @@ class PinnedWeights:
             if then is None:
                 steps = [how_to_mend(config, name, is_here=False)] if here[name] is None else []
                 raise WeightsUnavailable(
-                    f"{name}: its weights were not here when this driver first looked for them, and those "
-                    f"that come while it runs are for the next one; {'; '.join([*steps, GO_ON])}"
+                    f"{name}: its weights were not here at the start of this sweep, and weights that are "
+                    f"added meanwhile are not used; {'; '.join([*steps, GO_ON])}"
                 )
             if here[name] not in (None, then):
                 raise DataError(
-                    f"{name}: its weights were exchanged while the sweep runs ({then} at first, {here[name]} "
-                    f"now), and trials on both would not compare; put the first ones back, and {GO_ON}"
+                    f"{name}: its weights changed while the sweep runs ({then} at first, {here[name]} now), "
+                    f"so its trials would not compare; restore the first ones, and {GO_ON}"
                 )

@@ -1,4 +1,4 @@
-"""What a sweep is going to do: every trial checked, every input opened, the arithmetic written out."""
+"""Plans a sweep: checks every trial, opens every input, and estimates memory, time and disk."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # Imports inside functions: pyarrow and Pillow load only once a data set is read.
 
-UNLESS_THEY_COME = "unless they come, their rows are `unavailable`"
+UNLESS_THEY_COME = "until they are here, their rows are `unavailable`"
 NOT_TIMED = TimeEstimate("not asked for")
 
 
@@ -47,14 +47,14 @@ class Plan:
     encoder: str
     data_fingerprint: str  # of the first trial's data; folds differ
     encoder_fingerprint: str
-    batches: list[Batches]  # all that there are, the first trial's first; none where nothing trains
+    batches: list[Batches]  # all that differ, the first trial's first; empty if nothing trains
     concurrency: Concurrency
     trial_memory: TrialMemory
     memory: MemoryEstimate
     time: TimeEstimate
     disk: DiskEstimate
-    seen_in_training: tuple[str, ...] = ()  # of these data by these encoders
-    missing_weights: tuple[str, ...] = ()  # whose trials will be `unavailable`, and what to do
+    seen_in_training: tuple[str, ...] = ()  # data sets that encoders were trained on
+    missing_weights: tuple[str, ...] = ()  # with what to do
 
     def lines(self) -> list[tuple[str, str]]:
         """Returns the plan as labelled lines."""
@@ -104,7 +104,7 @@ class Plan:
         }
 
     def estimates(self) -> dict[str, Any]:
-        """Returns what the sweep will take, as JSON-like values."""
+        """Returns the estimates as JSON-like values."""
         return {
             "batches": [asdict(batches) for batches in self.batches],
             "memory": asdict(self.memory),
@@ -115,7 +115,7 @@ class Plan:
 
     @property
     def num_confirming(self) -> int:
-        """How many trials run the best arms and the baselines on more seeds, once the search has ended."""
+        """How many trials repeat the best arms and the baselines on more seeds, after the search."""
         return num_confirming(self.space)
 
     def _confirmed(self) -> str:
@@ -128,17 +128,17 @@ class Plan:
 
 
 def make_plan(space: SearchSpace, *, is_timed: bool = False, cluster: Cluster | None = None) -> Plan:
-    """Checks every trial of a space against its data, its encoder and what it is to run on.
+    """Returns the plan of a sweep, every trial checked against its data, its encoder and the machine.
 
     Args:
-        space: what a sweep tries.
-        is_timed: takes a step of the first LoRA trial, which loads its weights: seconds, and more on a CPU.
-        cluster: takes the trials; none = this machine.
+        space: what the sweep tries.
+        is_timed: time one step of the first LoRA trial, which loads its weights: seconds, or more on a CPU.
+        cluster: the nodes that take the trials; None = this machine.
 
     Raises:
-        ConfigError: unknown data set or encoder, targets that match nothing, a class without prompts.
-        DataError: data that is missing, unsafe, or would leak between splits.
-        ClusterError: more workers than this machine, or the cluster, has.
+        ConfigError: unknown data set or encoder, targets that match no module, a class without prompts.
+        DataError: data that are missing, unsafe, or would leak between splits.
+        ClusterError: a trial has more workers than there is room for.
     """
     from trainables.data.datasets import with_masks
 
@@ -211,14 +211,14 @@ def _seen_in_training(configs: list[TrialConfig]) -> tuple[str, ...]:
 
 
 def _objectives(space: SearchSpace) -> str:
-    """Returns what is maximised and minimised, and which of it a scheduler looks at."""
+    """Returns what is maximised and minimised, and which of the two a scheduler uses."""
     if space.also_minimise is None:
         return space.objective
     both, scheduler = (
-        f"{space.objective}, which ranks; minimised too: {space.also_minimise}",
+        f"{space.objective}, which ranks; also minimised: {space.also_minimise}",
         space.search.scheduler,
     )
-    return both if scheduler == "none" else f"{both}. {scheduler} looks at the first one only"
+    return both if scheduler == "none" else f"{both}. {scheduler} uses the first one only"
 
 
 def _shown(entry: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""A plan on disk: what a sweep will stand on, with a checksum, so that it runs as planned or not at all."""
+"""Plans as files: with the fingerprints of all inputs, so that a sweep runs as planned or not at all."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 from pydantic import Field, ValidationError
 
@@ -32,45 +34,34 @@ MAX_BYTES = 8_000_000
 MEND = f"write it again: {command('sweep SPACE --plan --out FILE')}"
 
 
-class PlannedData(Config):
-    """One data set, and what was in it."""
-
-    config: DataConfig
-    fingerprint: str
+ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-class PlannedEncoder(Config):
-    """One encoder, and which weights it had."""
+class Planned(Config, Generic[ConfigT]):
+    """A data set, encoder or captioner, and its fingerprint; None = its weights were not on this machine."""
 
-    config: EncoderConfig
-    fingerprint: str
-
-
-class PlannedCaptioner(Config):
-    """One captioner, and which weights it had; None where they were not here."""
-
-    config: CaptionerConfig
+    config: ConfigT
     fingerprint: str | None
 
 
 class PlannedSpace(Config):
-    """The file that a space was read from; no other is looked at when the plan is run."""
+    """The file that a space was read from."""
 
     path: str
     fingerprint: str = Field(description="Of its values: comments do not count.")
 
 
 class PlanFile(Config):
-    """What a plan says. All but `versions`, `max_concurrent` and `estimates` binds."""
+    """The content of a plan. When it runs, all but `versions`, `max_concurrent` and `estimates` must hold."""
 
-    space: dict[str, Any] = Field(description="With every override in it.")
+    space: dict[str, Any] = Field(description="With every override.")
     space_fingerprint: str
     source: PlannedSpace | None = None
     num_trials: int
     num_baselines: int
-    data: tuple[PlannedData, ...]
-    encoders: tuple[PlannedEncoder, ...]
-    captioners: tuple[PlannedCaptioner, ...] = ()
+    data: tuple[Planned[DataConfig], ...]
+    encoders: tuple[Planned[EncoderConfig], ...]
+    captioners: tuple[Planned[CaptionerConfig], ...] = ()
     code_fingerprint: str
     versions: dict[str, str]
     max_concurrent: int
@@ -78,29 +69,30 @@ class PlanFile(Config):
 
     @property
     def fingerprint(self) -> str:
-        """Returns what identifies a plan: planned twice on the same, it is the same."""
+        """Identifies a plan: two plans of the same space on the same inputs have the same."""
         return fingerprint(self.space, self.data, self.encoders, self.captioners, self.code_fingerprint)
 
 
 def describe_plan(plan: Plan, source: Path | None) -> PlanFile:
-    """Returns what a plan says, with fingerprints of all that it stands on."""
+    """Returns the content of a plan, with the fingerprints of its inputs."""
     configs = list(plan.space.trials_to_check())
     check_trials(configs)
     inputs = {config.data_to_read.model_dump_json(): config.data_to_read for config in configs}
     different = {_fingerprint_of(data): data for data in reversed(inputs.values())}
     encoders = dict.fromkeys(config.encoder for config in configs)
     captioners = dict.fromkeys(config.captioner for config in configs if config.needs_captioner)
+    origin = None
+    if source is not None:
+        origin = PlannedSpace(path=str(source.absolute()), fingerprint=fingerprint(read_yaml(source)))
     return PlanFile(
         space=plan.space.to_dict(),
         space_fingerprint=plan.space.fingerprint,
-        source=PlannedSpace(path=str(source.absolute()), fingerprint=fingerprint(read_yaml(source)))
-        if source
-        else None,
+        source=origin,
         num_trials=plan.num_trials,
         num_baselines=plan.num_baselines,
-        data=tuple(PlannedData(config=c, fingerprint=found) for found, c in reversed(different.items())),
-        encoders=tuple(PlannedEncoder(config=c, fingerprint=encoder_fingerprint(c)) for c in encoders),
-        captioners=tuple(PlannedCaptioner(config=c, fingerprint=known_captioner(c)) for c in captioners),
+        data=tuple(Planned(config=c, fingerprint=found) for found, c in reversed(different.items())),
+        encoders=tuple(Planned(config=c, fingerprint=encoder_fingerprint(c)) for c in encoders),
+        captioners=tuple(Planned(config=c, fingerprint=known_captioner(c)) for c in captioners),
         code_fingerprint=provenance.code_fingerprint(),
         versions=provenance.versions(),
         max_concurrent=plan.concurrency.max_concurrent,
@@ -109,28 +101,26 @@ def describe_plan(plan: Plan, source: Path | None) -> PlanFile:
 
 
 def check_place(path: Path) -> None:
-    """Says before a plan is made that it could not be written.
+    """Checks that a plan can be written to a path, before the plan is made.
 
     Raises:
-        ConfigError: no such folder, or something else of this name.
+        ConfigError: the folder does not exist, or the path is something other than a plan.
     """
     if not path.parent.is_dir():
         raise ConfigError(f"--out {path}: there is no folder {path.parent}; make it: mkdir -p {path.parent}")
-    if path.exists() and not path.is_file():
-        raise ConfigError(f"--out {path}: is a {'folder' if path.is_dir() else 'device'}, not a file")
     if path.exists():
         try:
             read_plan(path)
         except DataError as error:
-            raise ConfigError(f"--out {path}: exists, and is not written over ({error})") from error
+            raise ConfigError(f"--out {path}: exists and is not a plan, so it is kept ({error})") from error
 
 
 def write_plan(path: Path, content: PlanFile) -> None:
-    """Writes a plan in one step, readable by its user alone. The same plan is renewed, with its estimates.
+    """Writes a plan in one step, readable by its user alone. The same plan gets its new estimates.
 
     Raises:
-        ConfigError: another plan lies there.
-        DataError: the disk refuses.
+        ConfigError: the file holds another plan.
+        DataError: the file system refuses.
     """
     check_place(path)
     if path.exists() and (there := read_plan(path)).fingerprint != content.fingerprint:
@@ -154,15 +144,15 @@ def write_plan(path: Path, content: PlanFile) -> None:
 
 
 def read_plan(path: Path) -> PlanFile:
-    """Returns a plan, whole and as it was written.
+    """Returns a plan from its file.
 
     Raises:
-        DataError: no file, too large, damaged, of a newer version, or no plan; says which.
+        DataError: the file is missing, too large, damaged, of a newer version, or not a plan.
     """
-    values = _parse(path, _read(path))
+    values = _read(path)
     checksum = values.pop("sha256", None)
     if values.get("format") != FORMAT or not isinstance(checksum, str):
-        raise DataError(f"plan {path}: is no plan (its format is not '{FORMAT}'); {MEND}")
+        raise DataError(f"plan {path}: is not a plan (its format is not '{FORMAT}'); {MEND}")
     if checksum != _checksum(values):
         raise DataError(
             f"plan {path}: its checksum does not match, so it was changed or damaged after it was written; "
@@ -177,71 +167,53 @@ def read_plan(path: Path) -> PlanFile:
     try:
         return PlanFile.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise DataError(f"plan {path}: is no plan ({explain(error)}); {MEND}") from error
+        raise DataError(f"plan {path}: is not a plan ({explain(error)}); {MEND}") from error
 
 
 def space_of_plan(path: Path, content: PlanFile) -> SearchSpace:
-    """Returns the space of a plan, after comparing all that it stands on with what is here now.
+    """Returns the space of a plan, once its inputs are the same as when it was written.
 
     Raises:
         DataError: lists everything that changed since.
     """
-    drifted: list[str] = []
-    space: SearchSpace | None = None
-    try:
-        space = read_space(content.space)
-        drifted += _changed(
-            "the space, as this version reads it", content.space_fingerprint, space.fingerprint
-        )
-    except UserError as error:
-        drifted.append(f"the space no longer holds ({error})")
-    drifted += _source_drift(content.source)
-    drifted += _changed("the code in trainables/", content.code_fingerprint, provenance.code_fingerprint())
-    for data in content.data:
-        drifted += _input_drift(
-            _name(data.config), data.fingerprint, lambda c=data.config: _fingerprint_of(c)
-        )
-    for encoder in content.encoders:
-        name = f"the weights of {encoder.config.name}"
-        drifted += _input_drift(name, encoder.fingerprint, lambda c=encoder.config: encoder_fingerprint(c))
-    for captioner in content.captioners:
-        name = f"the weights of {captioner.config.name}"
-        drifted += _input_drift(name, captioner.fingerprint, lambda c=captioner.config: known_captioner(c))
-    if drifted or space is None:
-        listed = "".join(f"\n  - {what}" for what in drifted)
+    checks: list[tuple[str, str | None, Callable[[], str | None]]] = [
+        ("the space", content.space_fingerprint, lambda: read_space(content.space).fingerprint),
+        ("the code in trainables/", content.code_fingerprint, provenance.code_fingerprint),
+    ]
+    source = content.source
+    if source is not None and (file := Path(source.path)).is_file():  # the plan is enough without it
+        checks.append((f"the space in {file}", source.fingerprint, lambda: fingerprint(read_yaml(file))))
+    for each in content.data:
+        checks.append((_name(each.config), each.fingerprint, partial(_fingerprint_of, each.config)))
+    for planned, find in ((content.encoders, encoder_fingerprint), (content.captioners, known_captioner)):
+        for each in planned:
+            weights = f"the weights of {each.config.name}"
+            checks.append((weights, each.fingerprint, partial(cast(Any, find), each.config)))
+    drifted = [line for what, then, find in checks if (line := _drift(what, then, find))]
+    if drifted:
         raise DataError(
-            f"plan {path}: what it stands on changed since it was written, so nothing was started:{listed}\n"
-            f"Put it back, or plan again under another name: {MEND.partition(': ')[2]}"
+            f"plan {path}: its inputs changed since it was written, so nothing was started:"
+            + "".join(f"\n  - {line}" for line in drifted)
+            + f"\nRestore them, or plan again under another name: {MEND.partition(': ')[2]}"
         )
-    return space
+    return read_space(content.space)
 
 
 def other_versions(content: PlanFile) -> list[str]:
-    """Returns the packages that have another version than when the plan was written: said, not refused."""
+    """Returns a line for each package whose version has changed since the plan was written."""
     now = provenance.versions()
     names = sorted(content.versions.keys() | now.keys())
     pairs = {name: (content.versions.get(name, "none"), now.get(name, "none")) for name in names}
     return [f"{name} {then} then, {new} now" for name, (then, new) in pairs.items() if then != new]
 
 
-def _source_drift(source: PlannedSpace | None) -> list[str]:
-    """A plan stands alone: the file of its space may be gone, but may not say something else."""
-    if source is None or not Path(source.path).is_file():
-        return []
-    return _input_drift(
-        f"the space in {source.path}", source.fingerprint, lambda: fingerprint(read_yaml(Path(source.path)))
-    )
-
-
-def _input_drift(what: str, then: str | None, look: Any) -> list[str]:
+def _drift(what: str, then: str | None, find: Callable[[], str | None]) -> str:
+    """Returns how an input has changed; empty = it has not."""
     try:
-        return _changed(what, then, look())
+        now = find()
     except UserError as error:
-        return [f"{what} cannot be read ({error})"]
-
-
-def _changed(what: str, then: str | None, now: str | None) -> list[str]:
-    return [] if then == now else [f"{what} ({then or 'none'} then, {now or 'none'} now)"]
+        return f"{what} cannot be read ({error})"
+    return "" if then == now else f"{what} ({then or 'none'} then, {now or 'none'} now)"
 
 
 def _fingerprint_of(config: DataConfig) -> str:
@@ -253,38 +225,30 @@ def _name(config: DataConfig) -> str:
     return f"the data set {config.dataset}{fold}"
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         kind = "is not a file" if path.exists() else "there is no such file"
         raise DataError(f"plan {path}: {kind}; {MEND}")
+    content = b""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise DataError(f"plan {path}: is larger than {MAX_BYTES:,} bytes, so it is not a plan; {MEND}")
+        values = json.loads(content.decode(), parse_constant=_refuse_constant)
     except OSError as error:
         raise DataError(f"plan {path}: cannot be read ({error.strerror or error})") from error
-    if len(content) > MAX_BYTES:
-        raise DataError(f"plan {path}: is larger than {MAX_BYTES:,} bytes, so it is no plan; {MEND}")
-    return content
-
-
-def _parse(path: Path, content: bytes) -> dict[str, Any]:
-    try:
-        values = json.loads(content.decode(), parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        raise DataError(f"plan {path}: is damaged: not UTF-8 text at byte {error.start}; {MEND}") from error
-    except json.JSONDecodeError as error:
-        is_cut = not content.rstrip().endswith(b"}")
-        how = "it ends in the middle" if is_cut else f"no JSON at line {error.lineno}, column {error.colno}"
-        raise DataError(f"plan {path}: is damaged: {how}; {MEND}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"plan {path}: is no plan (not plain JSON); {MEND}") from error
+    except (ValueError, RecursionError) as error:  # of UTF-8, of JSON
+        is_cut = isinstance(error, json.JSONDecodeError) and not content.rstrip().endswith(b"}")
+        how = "it ends in the middle" if is_cut else str(error)
+        raise DataError(f"plan {path}: is damaged, or not a plan: {how}; {MEND}") from error
     if not isinstance(values, dict):
-        raise DataError(f"plan {path}: is no plan (its format is not '{FORMAT}'); {MEND}")
+        raise DataError(f"plan {path}: is not a plan (its format is not '{FORMAT}'); {MEND}")
     return cast("dict[str, Any]", values)
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(name)
+    raise ValueError(f"{name} is no JSON")
 
 
 def _to_text(content: PlanFile) -> str:
@@ -293,6 +257,6 @@ def _to_text(content: PlanFile) -> str:
 
 
 def _checksum(values: dict[str, Any]) -> str:
-    """Of the values in canonical form, so that line ends and indentation do not count."""
+    """Returns the checksum of values in canonical form: line ends and indentation do not count."""
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What a result stands on beside its configuration: code, package versions, machine."""
+"""The origin of a result beside its configuration: code, package versions, machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 def git() -> dict[str, Any]:
-    """Returns the commit of this source tree and whether it was changed since; empty outside a checkout."""
+    """Returns the commit of this code, and whether files have changed since; empty outside a checkout."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {}
@@ -37,7 +37,7 @@ def git() -> dict[str, Any]:
 
 
 def code_fingerprint() -> str:
-    """Returns what identifies the code that computes numbers; the orchestrator may change under a sweep."""
+    """Returns the fingerprint of the code that computes numbers; the orchestrator does not count."""
     science = PROJECT / "trainables"
     return fingerprint(
         [(path.relative_to(science), file_sha256(path)) for path in sorted(science.rglob("*.py"))]
@@ -56,7 +56,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware(machine: Machine) -> dict[str, Any]:
-    """Returns what this machine is, without its name."""
+    """Returns the system, processor, GPUs and memory of this machine, without its name."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
@@ -67,7 +67,7 @@ def hardware(machine: Machine) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    if not (PROJECT / ".git").exists():  # an installed package; the folder around it is none of ours
+    if not (PROJECT / ".git").exists():  # an installed package: its folder is not our checkout
         return None
     command = ["git", "-C", os.fspath(PROJECT), *arguments]
     try:

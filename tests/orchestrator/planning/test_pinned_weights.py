@@ -103,7 +103,7 @@ def test_weights_that_are_exchanged_while_a_driver_runs_fail_its_trials_till_the
         assert run_all(controller) == []
         _, *others = controller.state.trials.values()
         assert [(trial.cause, trial.inputs[-1].model) for trial in others] == [("user_error", None)] * 3
-        assert "gloria: its weights were exchanged while the sweep runs" in others[0].message
+        assert "gloria: its weights changed while the sweep runs" in others[0].message
     refused = pytest.raises(DataError, match=r"the weights of gloria .* Put it back")
     with refused, driver(tmp_path, resumes=True):
         pass
@@ -145,7 +145,7 @@ def test_a_captioner_is_looked_at_once_too(tmp_path: Path):
         looks[0].check(config)
     looks[1].check(config)
     weights.write_text("another")
-    with pytest.raises(DataError, match=rf"{tmp_path}: its weights were exchanged"):
+    with pytest.raises(DataError, match=rf"{tmp_path}: its weights changed"):
         looks[1].check(config)
     looks[0].check(config.model_copy(update={"data": from_flat({}).data}))  # which reads no captions
 

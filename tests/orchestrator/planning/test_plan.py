@@ -82,7 +82,7 @@ def test_an_encoder_whose_weights_are_not_here_is_planned_and_said_to_have_seen_
     missing, unless = lines["not here"].splitlines()
     assert missing.startswith("medclip-vit: model and vocabulary not on this machine; ")
     assert "models show medclip-vit'" in missing
-    assert unless.startswith("unless they come")
+    assert unless.startswith("until they are here")
     assert "not here" not in dict(plan().lines())
 
 
@@ -163,7 +163,7 @@ def test_a_second_objective_and_constraints_are_said_with_what_a_scheduler_looks
     lines = dict(
         plan(parameters={"lora.rank": {"choice": [2, 4]}}, search={"scheduler": "asha"}, **blocks).lines()
     )
-    assert lines["objective"].endswith(f"minimised too: {weights}. asha looks at the first one only")
+    assert lines["objective"].endswith(f"also minimised: {weights}. asha uses the first one only")
     assert lines["constraints"] == f"{weights}: at most 500,000"
 
 

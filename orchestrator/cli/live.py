@@ -131,11 +131,11 @@ class LiveTable(SweepObserver):
 
     def progress(self) -> str:
         """Returns `3 of 6 trials, 0:41, about 2 min left`."""
-        ended = sum(trial.status in ("finished", "failed", "unavailable") for trial in self.trials.values())
-        now = time.monotonic()
+        trials, now = list(self.trials.values()), time.monotonic()  # drawn on another thread
+        ended = sum(trial.status in ("finished", "failed", "unavailable") for trial in trials)
         minutes, seconds = divmod(int(now - self.began), 60)
         planned = self.plan.num_trials + self.plan.num_baselines + self.plan.num_confirming
-        left = self.time_left.text(self.trials.values(), now, self.began)
+        left = self.time_left.text(trials, now, self.began)
         return ", ".join([f"{ended} of {planned} trials", f"{minutes}:{seconds:02d}", *filter(None, [left])])
 
     def score(self, trial: TrialState) -> str:

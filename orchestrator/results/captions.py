@@ -50,8 +50,10 @@ def _of_test(board: Leaderboard) -> Iterator[str]:
         for column in DIFFERENCES
     ]
     if most := max(map(len, tested)):
-        mark = " ≈: not told apart from 0." if any(map(is_uncertain, chain(*tested))) else ""
-        yield f"Differences of a column, up to {most}, are tested together at 5 % (Holm's correction).{mark}"
+        mark = (
+            " ≈ after a difference: not told apart from 0." if any(map(is_uncertain, chain(*tested))) else ""
+        )
+        yield f"The differences of a column, up to {most}, are tested together at 5 % (Holm).{mark}"
 
 
 def _of_seeds(board: Leaderboard) -> Iterator[str]:
@@ -80,7 +82,7 @@ def _of_systems(rows: tuple[Row, ...]) -> Iterator[str]:
 
 def _of_marks(board: Leaderboard) -> Iterator[str]:
     if any(row.differs is False for row in board.rows):
-        yield "≈ not told apart from the first row: over common seeds, the difference's interval holds 0."
+        yield "≈ after a score: not told apart from the first row; over common seeds, the interval holds 0."
     if any(row.is_on_front for row in board.rows):
         both = f"{board.metric} and {second_title(board)}"
         yield f"◆ Pareto front: no feasible row is at least as good in {both}, and better in one."
@@ -90,4 +92,4 @@ def _of_marks(board: Leaderboard) -> Iterator[str]:
     if any(row.stopped_early for row in board.rows):
         yield "† stopped early: ranked by its last value, never tested."
     if any(row.is_reused for row in board.rows):
-        yield ("↺ embeddings or weights came from the store: the seconds leave out the work that made them.")
+        yield "↺ embeddings or weights came from the store: the seconds leave out the work that made them."

@@ -31,14 +31,14 @@ class Limit(Config):
         return self
 
     def excess(self, value: float) -> float:
-        """Returns how far a value is beyond its limit, as a share of the limit; 0 where it holds."""
+        """Returns how far a value exceeds the limit, as a fraction of the limit; 0 = it does not."""
         for limit, beyond in ((self.at_most, 1), (self.at_least, -1)):
             if limit is not None and beyond * (value - limit) > 0:
                 return abs(value - limit) / (abs(limit) or 1.0)
         return 0.0
 
     def to_dict(self) -> dict[str, float]:
-        """Returns the limit as a search-space file writes it."""
+        """Returns the limit as in a search-space file."""
         return self.model_dump(exclude_none=True)
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ Limits = Mapping[str, Limit]
 
 @dataclass(frozen=True)
 class Breach:
-    """A constraint that does not hold; `value` None: it was not measured, so nothing shows that it holds."""
+    """A violated constraint. `value` None = not measured, which counts as violated."""
 
     metric: str
     limit: Limit
@@ -67,11 +67,11 @@ class Breach:
 
 
 def breaches(limits: Limits, values: Mapping[str, float]) -> tuple[Breach, ...]:
-    """Returns the constraints that these values break."""
+    """Returns the constraints that these values violate."""
     found = [Breach(key, limit, values.get(key)) for key, limit in limits.items()]
     return tuple(each for each in found if each.value is None or each.limit.excess(each.value) > 0)
 
 
 def number(value: float) -> str:
-    """Returns a number as a reader counts: `1,200,000`, `0.5`."""
+    """Reads as `1,200,000` or `0.5`."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -38,7 +38,7 @@ class Choice:
         return random_numbers.choice(self.values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the parameter as a search-space file writes it."""
+        """Returns the parameter as in a search-space file."""
         return {"choice": list(self.values), **_when_to_dict(self.when)}
 
 
@@ -77,7 +77,7 @@ class Range:
         return min(math.floor(value), int(self.high)) if self.is_integer else min(max(value, low), high)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the parameter as a search-space file writes it."""
+        """Returns the parameter as in a search-space file."""
         return {
             "int" if self.is_integer else "float": [self.low, self.high],
             "log": self.log,
@@ -271,7 +271,7 @@ def _when_to_dict(when: Condition) -> dict[str, Any]:
 
 
 def encoder_families(fixed: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> list[Family]:
-    """Returns the families of all encoders that a space can draw, each once.
+    """Returns the different families of the encoders that a space can draw.
 
     Raises:
         ConfigError: an encoder that does not exist.

@@ -1,4 +1,4 @@
-"""Which trial comes next: named ones first, then what a searcher draws. Knows neither Ray nor torch."""
+"""Chooses the next trial: named ones first, then drawn ones. Imports neither Ray nor torch."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from trainables.config import TrialConfig, to_flat
 from trainables.scoring.metric_names import own_key
 
 MAX_REPEATS = 100
-"""So many samples in a row that were all drawn before mean that a space is exhausted."""
+"""A space counts as exhausted after so many repeated samples in a row."""
 
 Metrics = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Draw:
-    """A trial to run. `number` is the searcher's own, for `tell`."""
+    """A trial to run. `number` is the searcher's own name for it."""
 
     name: str
     config: TrialConfig
     is_baseline: bool = False
     number: int | None = None
-    confirms: bool = False  # an arm on another seed: `confirmation` asks for it, no searcher
+    confirms: bool = False  # an arm on another seed, drawn by `results.seed_repeats`
 
 
 class Searcher(Protocol):
-    """Asked for a trial whenever a place is free, told what each drawn one measured."""
+    """Gives the next trial whenever there is room, and learns from the metrics of finished ones."""
 
     def ask(self) -> Draw | None:
         """Returns the next trial, or None at the end."""
         ...
 
     def tell(self, draw: Draw, metrics: Metrics | None) -> None:
-        """Takes in what a finished trial measured; None = it failed."""
+        """Records the metrics of a finished trial; None = it failed."""
         ...
 
 
 def open_searcher(space: SearchSpace) -> Searcher:
-    """Returns what draws the trials of a space: baselines and arms in the file's order, then the search."""
+    """Returns the searcher of a space: baselines and arms in the file's order, then the search."""
     named = [Draw(trial.name, trial.config, trial.is_baseline) for trial in space.named_trials()]
     if space.arms:
         return ListSearcher(iter(named))
@@ -56,11 +56,11 @@ def open_searcher(space: SearchSpace) -> Searcher:
 
 
 def _random_samples(space: SearchSpace) -> Iterator[dict[str, Any]]:
-    """Yields different samples, the default first; ends where new ones no longer turn up."""
+    """Yields different samples, the default first, until no new ones are found."""
     random_numbers = random.Random(space.search.seed)
     sample, seen, num_repeats = space.default_sample(), set[str](), 0
     while num_repeats < MAX_REPEATS:
-        key = fingerprint({name: value for name, value in sample.items() if space.is_active(name, sample)})
+        key = fingerprint(space.active(sample))
         num_repeats = num_repeats + 1 if key in seen else 0
         if key not in seen:
             seen.add(key)
@@ -70,12 +70,12 @@ def _random_samples(space: SearchSpace) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class ListSearcher:
-    """Draws that do not depend on scores."""
+    """A fixed list of trials."""
 
     draws: Iterator[Draw]
 
     def ask(self) -> Draw | None:
-        """Returns the next of the list."""
+        """Returns the next trial of the list."""
         return next(self.draws, None)
 
     def tell(self, draw: Draw, metrics: Metrics | None) -> None:
@@ -84,19 +84,19 @@ class ListSearcher:
 
 @dataclass
 class TpeSearcher:
-    """Optuna's tree-structured Parzen estimator, after the named trials; the default sample first.
+    """Named trials, then Optuna's tree-structured Parzen estimator, the default sample first.
 
-    A parameter whose `when` does not hold is not suggested, so that it is learnt from only where it counts. A
-    sample that was drawn before counts as no trial: its values are told again as soon as they are known.
-    With `also_minimise` the estimator has two objectives. It is told how far a trial breaks each constraint.
+    A parameter whose `when` does not hold is not suggested, so the estimator learns from it only where it
+    counts. A repeated sample is not run again: the estimator gets its known metrics. With `also_minimise` it
+    has two objectives. It also gets the excess of each constraint.
     """
 
     named: list[Draw]
     space: SearchSpace
     measured: dict[str, Metrics | None] = field(default_factory=dict[str, "Metrics | None"])  # by sample
-    waiting: dict[str, list[Any]] = field(default_factory=dict[str, "list[Any]"])  # repeats of running trials
+    waiting: dict[str, list[Any]] = field(default_factory=dict[str, "list[Any]"])  # repeated samples
     samples: dict[int, str] = field(default_factory=dict[int, str])
-    asked: dict[int, Any] = field(default_factory=dict[int, Any])  # Optuna's trials that still run
+    asked: dict[int, Any] = field(default_factory=dict[int, Any])  # Optuna's running trials
 
     def __post_init__(self) -> None:
         import optuna  # a second of imports: only where it is used
@@ -108,10 +108,10 @@ class TpeSearcher:
         self.study = optuna.create_study(
             directions=["maximize", "minimize"] if is_double else ["maximize"], sampler=sampler
         )
-        self.study.enqueue_trial(self._active(self.space.default_sample()))
+        self.study.enqueue_trial(self.space.active(self.space.default_sample()))
 
     def ask(self) -> Draw | None:
-        """Returns a named trial, or a sample that was not drawn before."""
+        """Returns a named trial, or a new sample."""
         if self.named:
             return self.named.pop(0)
         if len(self.samples) == self.space.num_trials:
@@ -130,7 +130,7 @@ class TpeSearcher:
         return None
 
     def tell(self, draw: Draw, metrics: Metrics | None) -> None:
-        """Hands the values to the estimator, also for repeats of the same sample."""
+        """Gives the metrics to the estimator, also for repeats of the same sample."""
         if draw.number is None:
             return
         key, config = self.samples[draw.number], to_flat(draw.config)
@@ -143,7 +143,7 @@ class TpeSearcher:
             self._tell(trial, metrics)
 
     def _tell(self, trial: Any, metrics: Metrics | None) -> None:
-        """Tells one of Optuna's trials; without a value for each objective and constraint it failed."""
+        """Ends one of Optuna's trials: as failed if an objective or constraint has no value."""
         state, limits = self._optuna.trial.TrialState, self.space.constraints
         goals = [self.space.objective, *filter(None, [self.space.also_minimise])]
         if metrics is None or not metrics.keys() >= {*goals, *limits}:
@@ -155,7 +155,7 @@ class TpeSearcher:
 
     def _suggest(self, trial: Any) -> dict[str, Any]:
         sample: dict[str, Any] = {}
-        for key, parameter in self.space.parameters.items():  # a condition names what stands above it
+        for key, parameter in self.space.parameters.items():  # a condition names fields above it
             if not self.space.is_active(key, sample):
                 continue
             if isinstance(parameter, Choice):
@@ -167,6 +167,3 @@ class TpeSearcher:
             else:
                 sample[key] = trial.suggest_float(key, parameter.low, parameter.high, log=parameter.log)
         return sample
-
-    def _active(self, sample: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in sample.items() if self.space.is_active(key, sample)}

@@ -1,4 +1,4 @@
-"""What a sweep tries: values that are fixed, parameters that vary, arms that are compared."""
+"""A search space: fixed values, parameters that vary, arms that are compared, and the trials of all of it."""
 
 from __future__ import annotations
 
@@ -28,56 +28,62 @@ class SearchSettings(Config):
     """How the parameters are searched."""
 
     searcher: Literal["random", "grid", "tpe"] = Field(
-        default="random", description="tpe: Optuna's, informed by finished trials."
+        default="random", description="tpe = Optuna's, which learns from finished trials."
     )
     scheduler: Literal["none", "asha", "median"] = Field(
-        default="none", description="What stops a trial early."
+        default="none", description="Stops unpromising trials early."
     )
     num_trials: int | None = Field(
-        default=None, ge=1, le=100_000, description="Beside the baselines; null = 16, or the whole grid."
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Without the baselines; null = 16, or the whole grid.",
     )
     max_concurrent: int | None = Field(default=None, ge=1, le=10_000, description="null = as many as fit.")
     gpus_per_trial: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | Literal["auto"] | None = Field(
         default=None,
-        description="Below 1, trials of one worker share a GPU; auto: where their planned memory fits; "
-        "null = a whole one for each worker.",
+        description="GPUs of one trial. Below 1, trials of one worker share a GPU; auto = they share it if "
+        "its memory allows; null = a GPU for each worker.",
     )
     max_retries: int = Field(
-        default=1, ge=0, le=100, description="Of a trial whose process died, from its last checkpoint."
+        default=1,
+        ge=0,
+        le=100,
+        description="Of a trial whose process died, each from its last checkpoint.",
     )
     max_crashes_in_a_row: int = Field(
         default=5,
         ge=1,
         le=1_000,
-        description="Then the machine is at fault, and no trial is started any more.",
+        description="After so many crashes, the sweep starts no more trials: the machine is at fault.",
     )
     min_free_disk_gb: float = Field(
-        default=1.0, ge=0, allow_inf_nan=False, description="Below this, trials wait for space."
+        default=1.0, ge=0, allow_inf_nan=False, description="With less free disk, trials wait."
     )
     checkpoint_budget_gb: float = Field(
-        default=20.0, ge=0, allow_inf_nan=False, description="For the checkpoints of failed trials."
+        default=20.0, ge=0, allow_inf_nan=False, description="Disk for the checkpoints of failed trials."
     )
-    seed: int = Field(default=0, ge=0, description="Of the draws; the trials' own seed is `seed`.")
+    seed: int = Field(default=0, ge=0, description="Of the draws. The training seed is the field `seed`.")
     seeds: int = Field(
         default=1,
         ge=1,
         le=100,
-        description="Training seeds that the best arms and the baselines end up with.",
+        description="Number of training seeds of the best arms and the baselines, after the search.",
     )
     num_confirmed: int = Field(
-        default=3, ge=1, le=1_000, description="How many of the best arms run on all `seeds`."
+        default=3, ge=1, le=1_000, description="Number of best arms that run on all `seeds`."
     )
 
 
 class EvaluationSettings(Config):
-    """Which arms the test labels are opened for, once, at the end."""
+    """The arms that are scored on the test set, once, at the end."""
 
     open_test: Literal["best_and_baselines", "all"] = "best_and_baselines"
 
 
 @dataclass(frozen=True)
 class NamedTrial:
-    """A trial that the file names, rather than a searcher draws."""
+    """A baseline or an arm: the file names it, no searcher draws it."""
 
     name: str
     config: TrialConfig
@@ -132,7 +138,7 @@ class SearchSpace(Config):
 
     @property
     def num_trials(self) -> int:
-        """How many trials run beside the baselines."""
+        """How many trials run in addition to the baselines."""
         if self.arms:
             return sum(not trial.is_baseline for trial in self.named_trials())
         if self.search.searcher == "grid":
@@ -142,21 +148,24 @@ class SearchSpace(Config):
 
     @property
     def num_baselines(self) -> int:
-        """How many trials run beside those that are searched or compared."""
+        """How many baselines run."""
         return sum(trial.is_baseline for trial in self.named_trials())
 
     @property
     def fingerprint(self) -> str:
-        """What identifies a space: of its values, not of its file."""
+        """Identifies a space by its values, not by its file."""
         return fingerprint(self.to_dict())
 
     def resolve(self, sample: dict[str, Any]) -> TrialConfig:
-        """Returns the trial of a sample; values of parameters that do not count are passed over."""
-        active = {key: sample[key] for key in self.parameters if self.is_active(key, sample)}
-        return build_trial(self.fixed | active, where=self.name)
+        """Returns the trial of a sample, without the values of parameters that do not count."""
+        return build_trial(self.fixed | self.active(sample), where=self.name)
+
+    def active(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Returns the part of a sample that counts."""
+        return {key: value for key, value in sample.items() if self.is_active(key, sample)}
 
     def is_active(self, key: str, sample: dict[str, Any]) -> bool:
-        """Says whether a parameter counts: every field that its condition names has to count itself."""
+        """Says whether a parameter counts: its condition holds, and the fields in the condition count too."""
         for other, allowed in self.parameters[key].when.items():
             if other in self.parameters and not self.is_active(other, sample):
                 return False
@@ -166,15 +175,15 @@ class SearchSpace(Config):
         return True
 
     def base(self, key: str) -> Any:
-        """Returns the value of a field where no parameter sets it."""
+        """Returns the value of a field that is not a parameter."""
         return self.fixed.get(key, DEFAULTS[key])
 
     def default_sample(self) -> dict[str, Any]:
-        """Returns the first trial's sample: each field's own default where the parameter contains it."""
+        """Returns the sample of the first trial: the default of each field if its range contains it."""
         return {key: self._default(key, parameter) for key, parameter in self.parameters.items()}
 
     def default_config(self) -> dict[str, Any]:
-        """Returns the first trial (of a comparison: the first baseline) by dotted keys."""
+        """Returns the first trial, or with arms the first baseline, by dotted keys."""
         if self.arms:
             return to_flat(self.named_trials()[0].config)
         return to_flat(self.resolve(self.default_sample()))
@@ -187,21 +196,20 @@ class SearchSpace(Config):
         """Yields each different sample once, the default first.
 
         Raises:
-            ConfigError: a parameter is a range, which has no list of values, or the grid is too large.
+            ConfigError: a parameter is a range, or the grid is too large.
         """
         for key, parameter in self.parameters.items():
             if isinstance(parameter, Range):
                 raise ConfigError(
                     f"parameters.{key}: a grid needs `choice: [...]`; or use searcher random or tpe"
                 )
-        if (
-            size := math.prod(len(parameter.corners()) for parameter in self.parameters.values())
-        ) > LARGEST_GRID:
+        size = math.prod(len(parameter.corners()) for parameter in self.parameters.values())
+        if size > LARGEST_GRID:
             raise ConfigError(f"search.searcher: a grid of {size:,} trials is too large; use random or tpe")
         yield from self._different(itertools.chain([self.default_sample()], self._corners()))
 
     def named_trials(self) -> list[NamedTrial]:
-        """Returns the baselines, then the arms, each over `repeat` and every encoder; equal trials once."""
+        """Returns the baselines, then the arms, each over `repeat` and every encoder, without duplicates."""
         encoders = {
             key: p.values
             for key, p in self.parameters.items()
@@ -218,22 +226,21 @@ class SearchSpace(Config):
         return list(trials.values())
 
     def label(self, sample: dict[str, Any]) -> str:
-        """Returns a trial's name: what it varies, such as `rank=4 target_modules=all`."""
-        words = {key: value for key, value in sample.items() if self.is_active(key, sample)}
-        names = {key: key.removesuffix(".kind").rpartition(".")[2] for key in words}
-        parts = [
-            f"{names[k]}={v:.3g}" if isinstance(v, float) else f"{names[k]}={v}" for k, v in words.items()
-        ]
+        """Returns the name of a trial: its parameters, such as `rank=4 target_modules=all`."""
+        parts: list[str] = []
+        for key, value in self.active(sample).items():
+            name = key.removesuffix(".kind").rpartition(".")[2]
+            parts.append(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}")
         return " ".join(parts) or "default"
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the space as a file writes it; `read_space` of it is an equal space."""
+        """Returns the content of a file from which `read_space` reads an equal space."""
         limits = {key: limit.to_dict() for key, limit in self.constraints.items()}
         parameters = {key: parameter.to_dict() for key, parameter in self.parameters.items()}
         return self.model_dump(mode="json") | {"parameters": parameters, "constraints": limits}
 
     def trials_to_check(self) -> Iterator[TrialConfig]:
-        """Yields what stands for all: named trials, the default, every corner, and seeded draws."""
+        """Yields trials that stand for all: named ones, the default, every corner, and seeded draws."""
         yield from (trial.config for trial in self.named_trials())
         if self.arms:
             return
@@ -243,7 +250,7 @@ class SearchSpace(Config):
         yield from map(self.resolve, self._different(samples))
 
     def _corners(self) -> Iterator[dict[str, Any]]:
-        """Yields every combination of choices and range ends; of a large space, one parameter at a time."""
+        """Yields all combinations of choices and range ends; in a large space, one parameter at a time."""
         ends = {key: parameter.corners() for key, parameter in self.parameters.items()}
         if math.prod(map(len, ends.values())) <= LARGEST_GRID:
             yield from (dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values()))
@@ -254,11 +261,9 @@ class SearchSpace(Config):
 
     def _default(self, key: str, parameter: Parameter) -> Any:
         value = DEFAULTS[key]
-        if (
-            key == "optim.learning_rate"
-            and len(families := encoder_families(self.fixed, self.parameters)) == 1
-        ):
-            value = families[0].learning_rate
+        if key == "optim.learning_rate":
+            families = encoder_families(self.fixed, self.parameters)
+            value = families[0].learning_rate if len(families) == 1 else value
         if parameter.contains(value):
             return value
         return parameter.values[0] if isinstance(parameter, Choice) else parameter.middle()
@@ -266,7 +271,7 @@ class SearchSpace(Config):
     def _different(self, samples: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         seen: set[str] = set()
         for sample in samples:
-            active = {key: value for key, value in sample.items() if self.is_active(key, sample)}
+            active = self.active(sample)
             if (key := fingerprint(active)) not in seen:
                 seen.add(key)
                 yield active

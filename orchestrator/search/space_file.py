@@ -31,16 +31,15 @@ OVERRIDABLE = (
 
 
 def load_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
-    """Reads a search space and checks every corner of it.
+    """Returns the search space of a YAML file, checked in every corner.
 
     Args:
         path: the YAML file.
-        overrides: `key=value`, the value as YAML. A field is fixed, no longer searched or repeated;
-            `search.*`, `evaluation.*`, `objective`, `also_minimise`, `name` and `experiment` replace what
-            the file says.
+        overrides: `key=value`, the value as YAML. A field of a trial becomes fixed, no longer searched or
+            repeated; the other keys of `OVERRIDABLE` replace the value of the file.
 
     Raises:
-        ConfigError: what, where, and the nearest valid name.
+        ConfigError: says what is wrong and where, with the nearest valid name.
     """
     changes = read_overrides(overrides, also=OVERRIDABLE)
     content = read_yaml(path)
@@ -51,7 +50,7 @@ def load_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
 
 
 def read_space(content: dict[str, Any], *, changes: dict[str, Any] | None = None) -> SearchSpace:
-    """Returns the space of a file's content, or of `SearchSpace.to_dict()`.
+    """Returns the space of the content of a file, or of `SearchSpace.to_dict()`.
 
     Raises:
         ConfigError: see `load_space`.
@@ -84,7 +83,7 @@ def _blocks(content: Any) -> dict[str, Any]:
 
 
 def _override(blocks: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Returns the blocks with the changes: a changed field is fixed, neither searched nor repeated."""
+    """Returns the blocks with the changes. A changed field is fixed, neither searched nor repeated."""
     blocks = {key: copy.copy(value) for key, value in blocks.items()}
     for key, value in changes.items():
         block, _, word = key.partition(".")
@@ -122,14 +121,14 @@ def _explain(error: ValidationError) -> str:
 def _check_arms(space: SearchSpace) -> None:
     if space.arms and space.parameters:
         raise ConfigError(
-            "arms: compared one by one, so there is nothing to search; remove parameters, or the arms"
+            "arms: all are compared, so there is nothing to search; remove parameters, or the arms"
         )
     if space.arms and space.search.num_trials is not None:
         raise ConfigError(
-            "search.num_trials (--trials): arms are all compared, so there is no number to choose"
+            "search.num_trials (--trials): all arms are compared, so there is no number to choose"
         )
     if space.repeat and not space.arms:
-        raise ConfigError("repeat: repeats arms, and there are none")
+        raise ConfigError("repeat: needs arms, and there are none")
 
 
 def _check_objectives(space: SearchSpace) -> None:
@@ -144,18 +143,18 @@ def _check_objectives(space: SearchSpace) -> None:
         check(key, where=f"constraints.{key}", costs=COSTS)
     if space.search.scheduler != "none" and SECONDS in (space.also_minimise, *space.constraints):
         raise ConfigError(
-            f"search.scheduler: what {space.search.scheduler} stops early has no whole {SECONDS} to compare; "
+            f"search.scheduler: {space.search.scheduler} stops trials early, and {SECONDS} would not compare; "
             "use search.scheduler=none"
         )
 
 
 def _check_seeds(space: SearchSpace) -> None:
-    """Checks that nothing else decides which seeds an arm runs on."""
+    """Checks that only `search.seeds` sets the seeds of an arm."""
     if space.search.seeds == 1:
         return
     where = f"search.seeds={space.search.seeds}"
     if space.arms:
-        raise ConfigError(f"{where}: repeats the best of a search; arms are all repeated: use repeat.seed")
+        raise ConfigError(f"{where}: repeats the best of a search; to repeat these arms, use repeat.seed")
     for row in space.baselines:
         if "seed" in row:
-            raise ConfigError(f"{where}: baseline '{row['name']}' sets a seed of its own; leave it out")
+            raise ConfigError(f"{where}: baseline '{row['name']}' sets a seed of its own; remove it")

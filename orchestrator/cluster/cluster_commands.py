@@ -1,4 +1,4 @@
-"""The shell lines of a cluster file, taken apart: simple commands, their variables, what pip installs."""
+"""Parses the shell lines of a cluster file: simple commands, their variables, the packages of pip."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ PIP_VALUES = ("-i", "--index-url", "--extra-index-url", "-f", "--find-links", "-
 
 @dataclass(frozen=True)
 class Command:
-    """One simple command of a shell line, and the variables that are set for it."""
+    """One simple command of a shell line, with its variables."""
 
     where: str
     words: tuple[str, ...]
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def runs(self, *names: str) -> bool:
-        """Says whether it begins with these words, wherever the program lies."""
+        """Says whether the command starts with these words, for any path of the program."""
         return tuple(Path(word).name for word in self.words[:1]) + self.words[1 : len(names)] == names
 
     def option(self, name: str) -> str | None:
-        """Returns the value of `--name value` or `--name=value`; none where it is not given."""
+        """Returns the value of `--name value` or `--name=value`; None = not given."""
         for word, following in zip(self.words, (*self.words[1:], ""), strict=True):
             if word == name:
                 return following
@@ -43,15 +43,15 @@ class Command:
         return None
 
     def is_in(self, name: str) -> bool:
-        """Says whether it stands in this field of the file."""
+        """Says whether the command is in this field of the file."""
         return self.where.startswith(f"{name}[")
 
     def pip_files(self) -> list[str]:
-        """Returns the requirement and constraint files of `pip install`, however pip is called."""
+        """Returns the requirement and constraint files of `pip install`."""
         return [value for name in PIP_FILES if self._of_pip() and (value := self.option(name))]
 
     def pip_packages(self) -> list[str]:
-        """Returns the packages that `pip install` names."""
+        """Returns the packages of `pip install`."""
         packages: list[str] = []
         is_value = False
         for word in self._of_pip():
@@ -68,7 +68,7 @@ class Command:
 
 
 def lines_of(prepared: Mapping[str, Any], name: str) -> list[str]:
-    """Returns the lines of a field as written: Ray puts `setup_commands` before those of head and workers."""
+    """Returns the lines of a field, without the `setup_commands` that Ray puts before them."""
     lines: list[str] = prepared.get(name) or []
     shared: list[str] = prepared.get("setup_commands") or []
     is_joined = name in ("head_setup_commands", "worker_setup_commands") and lines[: len(shared)] == shared
@@ -97,7 +97,7 @@ def commands_of(prepared: Mapping[str, Any], name: str) -> Iterator[Command]:
 def _words(text: str) -> list[str]:
     try:
         return shlex.split(text)
-    except ValueError:  # a quote that closes in another part
+    except ValueError:  # a quotation mark that is closed in another part
         return text.split()
 
 

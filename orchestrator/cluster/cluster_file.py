@@ -1,4 +1,4 @@
-"""`cluster.yaml`: what `ray up` reads. Held here against Ray's own schema, and against what Ray lets pass."""
+"""Checks `cluster.yaml`, which `ray up` reads, against Ray's schema and against our own rules."""
 
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false
 
@@ -24,7 +24,7 @@ CLUSTER_FILE = "cluster.yaml"
 
 @dataclass(frozen=True)
 class ClusterCheck:
-    """What was found in a file. Notes are for the user to judge; a problem means that it must not be used."""
+    """What was found in a file: problems, which must be solved first, and notes for the user to judge."""
 
     config: Mapping[str, Any]
     problems: tuple[Finding, ...]
@@ -32,24 +32,30 @@ class ClusterCheck:
 
 
 def check_cluster(path: Path) -> ClusterCheck:
-    """Checks a cluster file without any cloud: every problem at once, each with its field.
+    """Returns every problem of a cluster file at once, without asking any cloud.
 
     Raises:
-        ConfigError: it cannot be read, or is no YAML mapping.
+        ConfigError: it cannot be read, or is not a YAML mapping.
     """
-    from orchestrator.cluster.cluster_rules import notes, problems
+    from orchestrator.cluster.cluster_rules import PreparedFile, notes, problems
 
     config = read_cluster(path)
     found = tuple(schema_problems(config))
-    if found:  # the rules below count on the types that the schema demands
+    if found:  # the rules need the types of the schema
         return ClusterCheck(config, found, ())
     prepared, refused = prepare(config)
-    found = refused or tuple(problems(config, prepared, folder=path.parent))
-    return ClusterCheck(prepared, found, () if found else tuple(notes(prepared)))
+    if refused:
+        return ClusterCheck(config, refused, ())
+    file = PreparedFile(prepared, path.parent)
+    found = tuple(problems(file))
+    if not config.get("idle_timeout_minutes"):  # Ray's default hides that it is missing
+        mend = "write 10, or idle workers cost money for ever"
+        found = (Finding("idle_timeout_minutes", "missing", mend), *found)
+    return ClusterCheck(prepared, found, () if found else tuple(notes(file)))
 
 
 def usable_cluster(path: Path) -> Mapping[str, Any]:
-    """Returns a cluster file with Ray's defaults filled in.
+    """Returns a cluster file with Ray's defaults.
 
     Raises:
         ConfigError: it has problems; names all of them.
@@ -57,7 +63,7 @@ def usable_cluster(path: Path) -> Mapping[str, Any]:
     check = check_cluster(path)
     if check.problems:
         lines = "\n".join(f"  {problem}" for problem in check.problems)
-        raise ConfigError(f"{path}: {len(check.problems)} to mend first\n{lines}")
+        raise ConfigError(f"{path}: problems to solve first:\n{lines}")
     return check.config
 
 
@@ -65,18 +71,18 @@ def read_cluster(path: Path) -> dict[str, Any]:
     """Returns the values of a cluster file.
 
     Raises:
-        ConfigError: it cannot be read, or is no YAML mapping.
+        ConfigError: it cannot be read, or is not a YAML mapping.
     """
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file; name one, or run it in the project's folder")
+        raise ConfigError(f"{path}: no such file; name one, or change to the project's folder")
     values = read_yaml(path)
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds no fields; start from {CLUSTER_FILE} of the project")
+        raise ConfigError(f"{path}: has no fields; start from {CLUSTER_FILE} of the project")
     return cast("dict[str, Any]", values)
 
 
 def schema_problems(config: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yields what Ray's schema refuses; `ray up` itself stops at the first one."""
+    """Yields all violations of Ray's schema. `ray up` stops at the first one."""
     import jsonschema
 
     errors = jsonschema.Draft7Validator(cluster_file_schema()).iter_errors(config)
@@ -100,15 +106,15 @@ def schema_problems(config: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def prepare(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[Finding, ...]]:
-    """Returns the file as `ray up` completes it, and why Ray refuses it, if it does."""
+    """Returns the file as `ray up` completes it, and Ray's reason if it refuses the file."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             return complete_cluster_file(config), ()
-    except Exception as error:  # Ray raises of all kinds here: click's, NotImplementedError, KeyError, …
+    except Exception as error:  # Ray raises click's errors, NotImplementedError, KeyError, …
         reason = str(error) or said.getvalue().strip() or type(error).__name__
         kind = config["provider"]["type"]
-        return config, (Finding(f"provider.type={kind}", "Ray does not take this file", reason),)
+        return config, (Finding(f"provider.type={kind}", "Ray refuses this file", reason),)
 
 
 def _join(where: str, key: str) -> str:

@@ -1,10 +1,12 @@
-"""What Ray accepts in a cluster file and we do not: open doors, versions that differ, a head that trains."""
+"""Rules for cluster files that Ray does not check: open ports, mixed versions, a head that takes trials."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,156 +19,170 @@ TOKEN_FILE = ".ray/auth_token"
 EVERYWHERE = ("0.0.0.0/0", "::/0")
 LEAST_PYTHON = (3, 11)
 MAKE_TOKEN = "(umask 077; ray get-auth-token --generate > /dev/null)"
-
-STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
+HEAD_STARTS, WORKER_STARTS = STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
 _RAY_IMAGE = re.compile(r"(?:.*/)?ray:(?P<ray>\d+\.\d+\.\d+)(?:-py(?P<major>\d)(?P<minor>\d+))?(?:-.*)?")
+_PUBLISHED = re.compile(r"(?:-p|--publish)(?:[ =](?P<what>.*))?$")
 
 
-def problems(config: Mapping[str, Any], prepared: Mapping[str, Any], *, folder: Path) -> Iterator[Finding]:
-    """Yields every problem of a file that Ray's schema takes.
+@dataclass(frozen=True)
+class PreparedFile:
+    """A cluster file that Ray's schema accepts, completed with Ray's defaults.
 
-    Args:
-        config: as written.
-        prepared: with Ray's defaults, whose commands run where the file has none.
-        folder: of the file; what it mounts is relative to it.
+    Attributes:
+        config: its values.
+        folder: where it is; the files that it mounts are relative to it.
     """
-    commands = [command for name in COMMAND_FIELDS for command in commands_of(prepared, name)]
-    pinned = read_constraints(prepared, folder)
-    if not config.get("idle_timeout_minutes"):
-        yield Finding("idle_timeout_minutes", "missing", "write 10, or idle workers cost money for ever")
-    yield from check_token(prepared, commands)
-    yield from check_head(prepared, commands)
-    yield from check_ports(prepared, commands)
-    yield from check_packages(prepared, commands, folder)
-    yield from check_images(prepared, pinned)
-    yield from check_ray_version(commands, pinned)
+
+    config: Mapping[str, Any]
+    folder: Path
+
+    @cached_property
+    def commands(self) -> list[Command]:
+        """The simple commands of all its shell lines."""
+        return [command for name in COMMAND_FIELDS for command in commands_of(self.config, name)]
+
+    def starts(self, name: str) -> list[Command]:
+        """Returns the `ray start` commands of one field."""
+        return [each for each in self.commands if each.is_in(name) and each.runs("ray", "start")]
+
+    @cached_property
+    def docker(self) -> Mapping[str, Any]:
+        """The Docker section, empty if there is none."""
+        return self.config.get("docker") or {}
+
+    @cached_property
+    def run_options(self) -> list[str]:
+        """The options with which each container is started."""
+        options: list[Any] = self.docker.get("run_options") or []
+        return [str(option) for option in options]
+
+    @cached_property
+    def mounts(self) -> dict[str, str]:
+        """The files that are copied to every node: path there → path here."""
+        mounts: dict[str, Any] = self.config.get("file_mounts") or {}
+        return {remote: str(local) for remote, local in mounts.items()}
+
+    @cached_property
+    def pinned(self) -> dict[str, str]:
+        """The versions of the first mounted `constraints.txt`, by package."""
+        for local in self.mounts.values():
+            path = self.folder / Path(local).expanduser()
+            if path.name == "constraints.txt" and path.is_file():
+                lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
+                return {
+                    name.lower(): version for name, _, version in (line.partition("==") for line in lines)
+                }
+        return {}
+
+    @property
+    def provider(self) -> Mapping[str, Any]:
+        """The cloud."""
+        return self.config["provider"]
+
+    @property
+    def types(self) -> Mapping[str, Any]:
+        """The types of nodes."""
+        return self.config["available_node_types"]
 
 
-def notes(prepared: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yields what only the user can judge."""
+def problems(file: PreparedFile) -> Iterator[Finding]:
+    """Yields everything that must be changed before a cluster is started."""
+    for rule in (_token, _head, _ports, _packages, _images, _ray_version):
+        yield from rule(file)
+
+
+def notes(file: PreparedFile) -> Iterator[Finding]:
+    """Yields findings that only the user can judge."""
     for rule in (_note_token, _note_storage, _note_image, _note_ssh):
-        yield from rule(prepared)
+        yield from rule(file)
 
 
-def check_token(prepared: Mapping[str, Any], commands: Sequence[Command]) -> Iterator[Finding]:
-    """Token authentication, set before every `ray start`, its token in a file that nobody else can read."""
+def _token(file: PreparedFile) -> Iterator[Finding]:
+    """Every `ray start` uses a token, from a file that only the user can read."""
     for name in STARTS:
-        starts = [command for command in commands if command.is_in(name) and command.runs("ray", "start")]
-        if not starts:
+        if not file.starts(name):
             yield Finding(name, "starts no Ray", "write `RAY_AUTH_MODE=token ray start …`")
-        for command in starts:
+        for command in file.starts(name):
             mode = command.variables.get("RAY_AUTH_MODE")
             if mode != "token":
                 found = "missing" if mode is None else f"RAY_AUTH_MODE={mode}"
-                yield Finding(
-                    f"{command.where} (`ray start`)", found, "write `RAY_AUTH_MODE=token` before `ray start`"
-                )
-    texts = {name: lines_of(prepared, name) for name in COMMAND_FIELDS}
-    texts["docker.run_options"] = run_options_of(prepared)
-    for name, lines in texts.items():
+                mend = "write `RAY_AUTH_MODE=token` before `ray start`"
+                yield Finding(f"{command.where} (`ray start`)", found, mend)
+    texts = {name: lines_of(file.config, name) for name in COMMAND_FIELDS}
+    for name, lines in (texts | {"docker.run_options": file.run_options}).items():
         if any("RAY_AUTH_TOKEN=" in line for line in lines):
-            yield Finding(
-                name, "a token on a command line, where every process reads it", f"mount {TOKEN_FILE} instead"
-            )
-    mounts = mounts_of(prepared)
-    if not any(remote.endswith(TOKEN_FILE) for remote in mounts):
+            found = "a token on a command line, where every process reads it"
+            yield Finding(name, found, f"mount {TOKEN_FILE} instead")
+    if not any(remote.endswith(TOKEN_FILE) for remote in file.mounts):
         yield Finding(
             "file_mounts", "brings no token to the nodes", f'add "~/{TOKEN_FILE}": "~/{TOKEN_FILE}"'
         )
-    if not any(
-        command.runs("chmod", "600") and any(word.endswith(TOKEN_FILE) for word in command.words)
-        for command in commands
-    ):
+    protects = (each.words for each in file.commands if each.runs("chmod", "600"))
+    if not any(word.endswith(TOKEN_FILE) for words in protects for word in words):
         yield Finding("setup_commands", "leave the token readable", f"add `chmod 600 ~/{TOKEN_FILE}`")
 
 
-def check_head(prepared: Mapping[str, Any], commands: Sequence[Command]) -> Iterator[Finding]:
-    """A head that takes no trials: it holds the drivers, and its death ends all of them."""
-    types: Mapping[str, Any] = prepared["available_node_types"]
-    head = prepared["head_node_type"]
-    if prepared["provider"]["type"] == "local":  # which has no types of nodes
-        starts = [
-            command for command in commands if command.is_in(STARTS[0]) and command.runs("ray", "start")
-        ]
-        if any(command.option("--num-cpus") != "0" for command in starts):
-            yield Finding(STARTS[0], "the head takes trials", "add --num-cpus=0 to `ray start`")
+def _head(file: PreparedFile) -> Iterator[Finding]:
+    """The head takes no trials: it runs the drivers, and all of them end with it."""
+    if file.provider["type"] == "local":  # which has no types of nodes
+        if any(command.option("--num-cpus") != "0" for command in file.starts(HEAD_STARTS)):
+            yield Finding(HEAD_STARTS, "the head takes trials", "add --num-cpus=0 to `ray start`")
         return
-    resources = types[head].get("resources", {})
+    name = file.config["head_node_type"]
+    head, where = file.types[name], f"available_node_types.{name}"
     for resource in ("CPU", "GPU"):
-        amount = resources.get(resource)
+        amount = head.get("resources", {}).get(resource)
         if amount or (resource == "CPU" and amount is None):
             found = "missing, so all its cores" if amount is None else f"{amount}: the head takes trials"
-            yield Finding(f"available_node_types.{head}.resources.{resource}", found, "write 0")
-    if types[head].get("max_workers"):
-        yield Finding(
-            f"available_node_types.{head}.max_workers", str(types[head]["max_workers"]), "write 0: one head"
-        )
-    if not any(kind.get("max_workers") for name, kind in types.items() if name != head):
+            yield Finding(f"{where}.resources.{resource}", found, "write 0")
+    if most := head.get("max_workers"):
+        yield Finding(f"{where}.max_workers", str(most), "write 0: one head")
+    if not any(kind.get("max_workers") for other, kind in file.types.items() if other != name):
         yield Finding("available_node_types", "no type of worker may start", "give one `max_workers: 4`")
 
 
-def check_ports(prepared: Mapping[str, Any], commands: Sequence[Command]) -> Iterator[Finding]:
-    """Nothing listens for strangers: dashboard on loopback, no port open to the world."""
-    for command in commands:
+def _ports(file: PreparedFile) -> Iterator[Finding]:
+    """The dashboard listens on loopback, and no port is open to the world."""
+    for command in file.commands:
         host = command.option("--dashboard-host")
         if command.runs("ray", "start") and host is not None and host not in LOOPBACK_HOSTS:
-            yield Finding(
-                f"{command.where} --dashboard-host",
-                host,
-                "write 127.0.0.1 and reach it with `ray dashboard cluster.yaml`, over SSH",
-            )
-    rules = prepared["provider"].get("security_group", {}).get("IpPermissions", [])
-    for number, rule in enumerate(rules):
-        text = json.dumps(rule, default=str)
+            mend = "write 127.0.0.1 and reach it with `ray dashboard cluster.yaml`, over SSH"
+            yield Finding(f"{command.where} --dashboard-host", host, mend)
+    for number, rule in enumerate(file.provider.get("security_group", {}).get("IpPermissions", [])):
+        where, text = f"provider.security_group.IpPermissions[{number}]", json.dumps(rule, default=str)
         for network in (network for network in EVERYWHERE if f'"{network}"' in text):
-            port = rule.get("FromPort", "any")
-            yield Finding(
-                f"provider.security_group.IpPermissions[{number}]",
-                f"{network} may reach port {port}",
-                "name your own network, such as 203.0.113.0/24",
-            )
-    published = re.compile(r"(?:-p|--publish)(?:[ =](?P<what>.*))?$")
-    for number, option in enumerate(run_options_of(prepared)):
-        if (match := published.match(option)) and not (match["what"] or "").startswith("127.0.0.1:"):
-            yield Finding(
-                f"docker.run_options[{number}]",
-                option,
-                "leave it out: Ray's containers use the host's network",
-            )
+            found = f"{network} may reach port {rule.get('FromPort', 'any')}"
+            yield Finding(where, found, "name your own network, such as 203.0.113.0/24")
+    for number, option in enumerate(file.run_options):
+        match = _PUBLISHED.match(option)
+        if match and not (match["what"] or "").startswith("127.0.0.1:"):
+            mend = "leave it out: Ray's containers use the host's network"
+            yield Finding(f"docker.run_options[{number}]", option, mend)
 
 
-def check_packages(
-    prepared: Mapping[str, Any], commands: Sequence[Command], folder: Path
-) -> Iterator[Finding]:
+def _packages(file: PreparedFile) -> Iterator[Finding]:
     """Every package has one version, that of the constraints file."""
-    mounts = mounts_of(prepared)
-    for command in commands:
-        files = command.pip_files()
-        for name in files:
-            local = mounts.get(name)
-            if local is None or not (folder / Path(local).expanduser()).is_file():
+    for command in file.commands:
+        for name in (files := command.pip_files()):
+            local = file.mounts.get(name)
+            if local is None or not (file.folder / Path(local).expanduser()).is_file():
                 found = "is not among file_mounts" if local is None else f"{local}: no such file"
-                yield Finding(
-                    f"{command.where} ({name})", found, f'add "{name}": "constraints.txt" to file_mounts'
-                )
+                mend = f'add "{name}": "constraints.txt" to file_mounts'
+                yield Finding(f"{command.where} ({name})", found, mend)
         for package in command.pip_packages():
             if not files and "==" not in package:
-                yield Finding(
-                    f"{command.where} (pip install {package})",
-                    "no version",
-                    "add --constraint with constraints.txt, or ==VERSION",
-                )
+                mend = "add --constraint with constraints.txt, or ==VERSION"
+                yield Finding(f"{command.where} (pip install {package})", "no version", mend)
 
 
-def check_images(prepared: Mapping[str, Any], pinned: Mapping[str, str]) -> Iterator[Finding]:
-    """Images carry a version, and Ray's own carry the tested one."""
-    docker, ray = docker_of(prepared), pinned.get("ray")
-    images = {
-        f"docker.{name}": docker[name] for name in ("image", "head_image", "worker_image") if docker.get(name)
-    }
-    for name, kind in prepared["available_node_types"].items():
-        if image := kind.get("docker", {}).get("worker_image"):
-            images[f"available_node_types.{name}.docker.worker_image"] = image
+def _images(file: PreparedFile) -> Iterator[Finding]:
+    """Images have a version, and those of Ray have the tested one."""
+    ray = file.pinned.get("ray")
+    images = {f"docker.{name}": file.docker.get(name) for name in ("image", "head_image", "worker_image")}
+    for name, kind in file.types.items():
+        where = f"available_node_types.{name}.docker.worker_image"
+        images[where] = kind.get("docker", {}).get("worker_image")
+    images = {where: image for where, image in images.items() if image}
     for where, image in images.items():
         tag = image.rpartition("/")[2].partition(":")[2]
         if "@sha256:" not in image and (not tag or tag.startswith(("latest", "nightly"))):
@@ -183,77 +199,44 @@ def check_images(prepared: Mapping[str, Any], pinned: Mapping[str, str]) -> Iter
         yield Finding("docker", f"images of Python 3.{' and 3.'.join(sorted(map(str, pythons)))}", "use one")
 
 
-def check_ray_version(commands: Sequence[Command], pinned: Mapping[str, str]) -> Iterator[Finding]:
+def _ray_version(file: PreparedFile) -> Iterator[Finding]:
     """A Ray that is installed by name is the tested one."""
-    for command in commands:
+    for command in file.commands:
         for word in command.pip_packages():
             match = re.fullmatch(r"ray(?:\[.*\])?==(.+)", word)
-            if match and match[1] != pinned.get("ray", match[1]):
-                mend = f"constraints.txt has {pinned['ray']}"
+            if match and match[1] != file.pinned.get("ray", match[1]):
+                mend = f"constraints.txt has {file.pinned['ray']}"
                 yield Finding(f"{command.where} ({word})", "another Ray", mend)
 
 
-def docker_of(prepared: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the Docker section, empty where there is none."""
-    return prepared.get("docker") or {}
-
-
-def run_options_of(prepared: Mapping[str, Any]) -> list[str]:
-    """Returns what every container is started with."""
-    options: list[Any] = docker_of(prepared).get("run_options") or []
-    return [str(option) for option in options]
-
-
-def mounts_of(prepared: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the files that are copied to every node: place there → place here."""
-    mounts: dict[str, Any] = prepared.get("file_mounts") or {}
-    return {remote: str(local) for remote, local in mounts.items()}
-
-
-def read_constraints(prepared: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """Returns the versions of the first mounted `constraints.txt`, by package; empty where there is none."""
-    for local in mounts_of(prepared).values():
-        path = folder / Path(local).expanduser()
-        if path.name == "constraints.txt" and path.is_file():
-            lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
-            return {name.lower(): version for name, _, version in (line.partition("==") for line in lines)}
-    return {}
-
-
-def _note_token(prepared: Mapping[str, Any]) -> Iterator[Finding]:
-    for remote, local in mounts_of(prepared).items():
+def _note_token(file: PreparedFile) -> Iterator[Finding]:
+    for remote, local in file.mounts.items():
         if remote.endswith(TOKEN_FILE) and not Path(local).expanduser().is_file():
             yield Finding(f"file_mounts.{remote}", f"there is no {local} on this machine", MAKE_TOKEN)
 
 
-def _note_storage(prepared: Mapping[str, Any]) -> Iterator[Finding]:
-    texts = [*run_options_of(prepared), *(line for name in STARTS for line in lines_of(prepared, name))]
+def _note_storage(file: PreparedFile) -> Iterator[Finding]:
+    texts = [*file.run_options, *(line for name in STARTS for line in lines_of(file.config, name))]
     if not any(STORAGE_VARIABLE in text for text in texts):
-        yield Finding(
-            "docker.run_options",
-            "no storage that all nodes share, so a trial cannot go on on another node",
-            "take in the lines marked `storage: nfs` or `storage: s3`",
-        )
+        found = "no storage that all nodes share, so no trial can resume on another node"
+        yield Finding("docker.run_options", found, "use the lines marked `storage: nfs` or `storage: s3`")
 
 
-def _note_image(prepared: Mapping[str, Any]) -> Iterator[Finding]:
-    if prepared["provider"]["type"] != "aws":
-        return
-    for name, kind in prepared["available_node_types"].items():
+def _note_image(file: PreparedFile) -> Iterator[Finding]:
+    for name, kind in file.types.items() if file.provider["type"] == "aws" else ():
         if kind["resources"].get("GPU") and not kind["node_config"].get("ImageId"):
             yield Finding(
                 f"available_node_types.{name}.node_config.ImageId",
-                "not set; Ray takes one of 2023, whose driver is too old for CUDA 13",
-                "docs/how-to/ray-up.md has the command that finds one for your region",
+                "not set; Ray uses an image of 2023, whose driver is too old for CUDA 13",
+                "docs/cluster.md has the command that finds one for your region",
             )
 
 
-def _note_ssh(prepared: Mapping[str, Any]) -> Iterator[Finding]:
-    configs = [kind["node_config"] for kind in prepared["available_node_types"].values()]
-    is_aws = prepared["provider"]["type"] == "aws"
-    if is_aws and not all("SecurityGroupIds" in config for config in configs):
+def _note_ssh(file: PreparedFile) -> Iterator[Finding]:
+    configs = [kind["node_config"] for kind in file.types.values()]
+    if file.provider["type"] == "aws" and not all("SecurityGroupIds" in config for config in configs):
         yield Finding(
             "available_node_types.*.node_config.SecurityGroupIds",
-            "not set; the group that Ray makes lets all the world knock at port 22",
+            "not set; the group that Ray makes opens port 22 to the world",
             "name a group of your own to keep SSH to your network",
         )

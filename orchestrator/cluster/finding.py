@@ -1,4 +1,4 @@
-"""What is wrong with one field of a cluster file, and how to mend it."""
+"""A finding about one field of a cluster file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about one field: where it stands, what is there, and what to write instead."""
+    """A finding: the field, what is there, and what to write instead."""
 
     where: str
     found: str

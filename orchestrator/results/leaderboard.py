@@ -132,15 +132,7 @@ def name_of(arm: Arm, agreed: Terms) -> str:
 def read_row(
     state: SweepState, arm: Arm, system: str, paired: Paired, frozen: Mapping[str, Sequence[str]]
 ) -> Row | None:
-    """Returns one system of an arm; None if its trials did not score it.
-
-    Args:
-        state: the sweep.
-        arm: its finished trials.
-        system: such as `probe_joint`.
-        paired: see `read_paired`.
-        frozen: see `frozen_arms`.
-    """
+    """Returns one system of an arm; None if its trials did not score it."""
     first, agreed, evaluated = arm[0], terms(state), state.evaluated or Evaluated()
     score = over_trials(arm, metric_key("val", system, agreed.metric), agreed)
     if score is None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from trainables.config import ZeroShotConfig
 from trainables.config.fields import did_you_mean
 from trainables.errors import ConfigError
 from trainables.scoring.metric_names import METRICS, PROBES, ZERO_SHOT, probe_name, read_key, zero_shot_name
 
-DEFAULT_FAMILIES = ZeroShotConfig().prompts
 SYSTEMS = (*PROBES, *ZERO_SHOT)
 """The systems that a space may name."""
 
@@ -19,19 +17,14 @@ def check_measured(
     *,
     where: str,
     features: Sequence[str],
-    families: Sequence[str] = DEFAULT_FAMILIES,
+    families: Sequence[str],
     metrics: Collection[str] = METRICS,
     costs: Collection[str] = (),
 ) -> None:
-    """Checks that every trial of a space measures `key` at its end.
+    """Checks that every trial of a space measures `key`: `val/<system>/<metric>`, or one of `costs`.
 
-    Args:
-        key: `val/<system>/<metric>`, or one of `costs`.
-        where: the place in the file; every message starts with it.
-        features: the space's `probe.features`.
-        families: the space's `zero_shot.prompts`.
-        metrics: the allowed metrics.
-        costs: the allowed `perf/*` keys.
+    Every message starts with `where`. `features` and `families` are the space's `probe.features` and
+    `zero_shot.prompts`; `metrics` and `costs` are what it may name.
 
     Raises:
         ConfigError: no trial measures the key on val; the message names the nearest key that is measured.

@@ -39,11 +39,6 @@ def comparisons(
     - Each adapted zero-shot system with the probes of its own arm.
     - Adapted systems and frozen probes with the controls.
     - Up to eight adapted arms with each other, and their probes with the baselines.
-
-    Args:
-        systems: all but few-shot ones, which have intervals and are not compared.
-        arms: a trial of each arm.
-        probes: see `frozen_probes`.
     """
     controls = [system for system in systems if system.arm is None]
     frozen = [system for system in systems if _is_frozen(system, arms)]

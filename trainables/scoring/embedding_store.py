@@ -51,14 +51,7 @@ class EmbeddingTable:
 
 
 def embeddings_folder(store: Path, images: str, encoder: str, adapter: str | None) -> Path:
-    """Returns the folder of the embeddings of a data set; it need not exist.
-
-    Args:
-        store: root of the store.
-        images: fingerprint of the image cache.
-        encoder: fingerprint of the encoder.
-        adapter: key of the adapter; None = the encoder is frozen.
-    """
+    """Returns the folder of embeddings, from the fingerprints of images and encoder and the adapter's key."""
     return store / "embeddings" / fingerprint("embeddings", images, encoder, adapter)
 
 
@@ -67,10 +60,7 @@ def store_embeddings(
 ) -> EmbeddingTable:
     """Returns the table in `folder`, and computes it if it is absent. Concurrent callers wait for the first.
 
-    Args:
-        folder: see `embeddings_folder`.
-        compute: embeds every image; called at most once per machine.
-        about: stored beside the table, as JSON.
+    `about` is stored beside the table, as JSON.
     """
     is_reused = True
 

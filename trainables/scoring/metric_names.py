@@ -65,13 +65,9 @@ def interval_keys(key: str) -> tuple[str, str]:
 
 
 def own_key(key: str, config: Mapping[str, Any]) -> str:
-    """Returns the key under which a trial has the value that a space names.
+    """Returns the key under which a trial of this config reports the value of a space's key.
 
     A baseline has one system, which stands for whichever system the space names.
-
-    Args:
-        key: of a metric, as a space writes it.
-        config: of the trial, by dotted keys.
     """
     split, _, metric = read_key(key)
     if config.get("adapt.method") != "baseline" or split not in ("val", "test"):

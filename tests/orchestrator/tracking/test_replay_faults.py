@@ -168,7 +168,7 @@ def test_a_database_that_another_writer_locks_is_waited_for(server: Server, undi
 def test_a_full_or_read_only_disk_under_mlflow_costs_neither_run_nor_point(tmp_path: Path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    script = Path(__file__).with_name("small_disk.py")
+    script = Path(__file__).parents[1] / "small_disk.py"
     on_small_disk = f'mount -t tmpfs -o size=16m none {disk} && exec "$@"'
     command = ["unshare", "-rm", "sh", "-c", on_small_disk, "sh", sys.executable, script, disk, tmp_path]
     found = subprocess.run(command, capture_output=True, text=True, timeout=280)

@@ -274,16 +274,16 @@ def pack(space: Path | None, target: Path, *, project: Path = PROJECT) -> str | 
     Raises:
         ConfigError: the files are too large; names the largest.
     """
-    found = [path for name in FOLDERS for path in sorted((project / name).rglob("*")) if _is_taken(path)]
-    found += [project / name for name in FILES if (project / name).is_file()]
-    check_size(found, project)
-    for path in found:
-        _copy(path, target / path.relative_to(project))
-    if space is None:
-        return None
-    name = f"search_spaces/{space.name}"
-    _copy(space, target / name)
-    return name
+    found = [path for name in FOLDERS for path in sorted((project / name).rglob("*")) if path.suffix in KINDS]
+    found += [project / name for name in FILES]
+    copies = {path: path.relative_to(project) for path in found if path.is_file() and not path.is_symlink()}
+    check_size(list(copies), project)
+    if space is not None:
+        copies[space] = Path("search_spaces", space.name)
+    for path, name in copies.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target / name)
+    return str(copies[space]) if space is not None else None
 
 
 def check_size(files: list[Path], project: Path) -> None:
@@ -296,12 +296,3 @@ def check_size(files: list[Path], project: Path) -> None:
             f"largest file is {largest.relative_to(project)} ({sizes[largest] / 2**20:.0f} MB); move it "
             f"out of {', '.join(FOLDERS)}, to where the cluster reads its data"
         )
-
-
-def _is_taken(path: Path) -> bool:
-    return path.suffix in KINDS and path.is_file() and not path.is_symlink()
-
-
-def _copy(path: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, target)

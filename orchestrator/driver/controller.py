@@ -15,8 +15,8 @@ from orchestrator.driver.checkpoint_retention import forget, prune
 from orchestrator.driver.circuit_breaker import CircuitBreaker
 from orchestrator.planning.identity import Identity, weights_of
 from orchestrator.results.seed_repeats import next_to_confirm
-from orchestrator.search.searcher import Draw, Metrics, Searcher
-from orchestrator.search.space import SearchSettings
+from orchestrator.search.searcher import Metrics, Searcher
+from orchestrator.search.space import Draw, SearchSettings
 from orchestrator.storage.events import (
     Event,
     TrialFailed,

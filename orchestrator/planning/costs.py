@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster.resources import (
@@ -50,27 +50,19 @@ class Batches:
         return f"{cut}{tail} × {self.num_epochs} epochs = {self.num_steps:,} steps"
 
 
-def batches_of(config: TrialConfig, dataset: Dataset) -> Batches:
-    """Returns the steps of one trial."""
-    from trainables.data.loader import steps_per_epoch
-
-    num_train, size = len(dataset.indices("train")), config.global_batch_size
-    steps = steps_per_epoch(num_train, size)
-    return Batches(num_train, size, config.num_epochs, steps, last_batch=num_train - (steps - 1) * size)
-
-
 def all_batches(configs: Iterable[TrialConfig], datasets: Datasets) -> list[Batches]:
     """Returns the different batches of trials that train, the first trial's first."""
-    num_train = {key: len(dataset.indices("train")) for key, dataset in datasets.items()}
-    found: dict[tuple[int, int, int], Batches] = {}
+    from trainables.data.loader import steps_per_epoch
+
+    num_images = {key: len(dataset.indices("train")) for key, dataset in datasets.items()}
+    found: dict[Batches, None] = {}
     for config in configs:
-        if config.adapt.method == "none":
-            continue
-        data = config.data.model_dump_json()
-        key = num_train[data], config.global_batch_size, config.num_epochs
-        if key not in found:
-            found[key] = batches_of(config, datasets[data])
-    return list(found.values())
+        if config.adapt.method != "none":
+            num_train, size = num_images[config.data.model_dump_json()], config.global_batch_size
+            steps = steps_per_epoch(num_train, size)
+            last = num_train - (steps - 1) * size
+            found[Batches(num_train, size, config.num_epochs, steps, last)] = None
+    return list(found)
 
 
 def describe_batches(batches: list[Batches]) -> str:
@@ -101,17 +93,11 @@ def trial_memory(configs: Iterable[TrialConfig], *, num_workers: int) -> TrialMe
     for config in configs:
         if (found := footprint(config)) is None:
             shares.append(TrialMemory())
-            continue
-        shares.append(
-            TrialMemory(
-                resident=LIBRARIES_GB + found.resident / 2**30,
-                graphs=_graph_bytes(config, found) / num_workers / 2**30,
-                least=max(found.largest_graph / 2**30, LEAST_FOR_GRAPHS_GB),
-            )
-        )
-    return TrialMemory(
-        *(max(getattr(share, name) for share in shares) for name in ("resident", "graphs", "least"))
-    )
+        else:
+            resident, least = LIBRARIES_GB + found.resident / 2**30, found.largest_graph / 2**30
+            graphs = _graph_bytes(config, found) / num_workers / 2**30
+            shares.append(TrialMemory(resident, graphs, max(least, LEAST_FOR_GRAPHS_GB)))
+    return TrialMemory(*(max(of) for of in zip(*map(astuple, shares), strict=True)))
 
 
 def _graph_bytes(config: TrialConfig, found: Footprint) -> float:

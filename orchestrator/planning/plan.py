@@ -59,7 +59,7 @@ class Plan:
     def lines(self) -> list[tuple[str, str]]:
         """Returns the plan as labelled lines."""
         space, search = self.space, self.space.search
-        varied = [f"{key}: {_shown(parameter.to_dict())}" for key, parameter in space.parameters.items()]
+        varied = [f"{key}: {parameter}" for key, parameter in space.parameters.items()]
         repeated = [f"{key}: {', '.join(map(str, values))}" for key, values in space.repeat.items()]
         early = "" if search.scheduler == "none" else f", stopped early by {search.scheduler}"
         lines = {
@@ -219,14 +219,3 @@ def _objectives(space: SearchSpace) -> str:
         space.search.scheduler,
     )
     return both if scheduler == "none" else f"{both}. {scheduler} uses the first one only"
-
-
-def _shown(entry: dict[str, Any]) -> str:
-    kind = next(kind for kind in ("choice", "float", "int") if kind in entry)
-    values = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in entry[kind])
-    text = values if kind == "choice" else f"{entry[kind][0]:g} to {entry[kind][1]:g}"
-    text += " (log)" if entry.get("log") else ""
-    when = ", ".join(
-        f"{key} is {' or '.join(map(str, values))}" for key, values in entry.get("when", {}).items()
-    )
-    return f"{text} where {when}" if when else text

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.results.arms import broken_by, is_seedless, rank, terms
-from orchestrator.search.searcher import Draw
-from orchestrator.search.space import SearchSpace
+from orchestrator.search.space import Draw, SearchSpace
 from orchestrator.storage.ledger import SweepState, TrialState
 from trainables.config import from_flat
 

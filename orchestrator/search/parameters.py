@@ -41,6 +41,12 @@ class Choice:
         """Returns the parameter as in a search-space file."""
         return {"choice": list(self.values), **_when_to_dict(self.when)}
 
+    def __str__(self) -> str:
+        """Reads as `4, 8 where adapt.method is lora`."""
+        return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in self.values) + _where(
+            self.when
+        )
+
 
 @dataclass(frozen=True)
 class Range:
@@ -68,12 +74,11 @@ class Range:
 
     def draw(self, random_numbers: random.Random) -> float:
         """Returns a value of the range."""
-        low, high = (self.low, self.high + 1) if self.is_integer else (self.low, self.high)
-        value = (
-            math.exp(random_numbers.uniform(math.log(low), math.log(high)))
-            if self.log
-            else random_numbers.uniform(low, high)
-        )
+        low, high = self.low, self.high + self.is_integer
+        if self.log:
+            value = math.exp(random_numbers.uniform(math.log(low), math.log(high)))
+        else:
+            value = random_numbers.uniform(low, high)
         return min(math.floor(value), int(self.high)) if self.is_integer else min(max(value, low), high)
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,6 +88,10 @@ class Range:
             "log": self.log,
             **_when_to_dict(self.when),
         }
+
+    def __str__(self) -> str:
+        """Reads as `1e-05 to 0.002 (log)`."""
+        return f"{self.low:g} to {self.high:g}{' (log)' if self.log else ''}{_where(self.when)}"
 
 
 Parameter: TypeAlias = Choice | Range
@@ -264,6 +273,11 @@ def _adapted_towers(
     values = when.get(key, drawn)
     towers: tuple[TowerName, ...] = ("image", "text")
     return [tower for tower in towers if tower in values or "both" in values]
+
+
+def _where(when: Condition) -> str:
+    parts = (f"{key} is {' or '.join(map(str, values))}" for key, values in when.items())
+    return f" where {', '.join(parts)}" if when else ""
 
 
 def _when_to_dict(when: Condition) -> dict[str, Any]:

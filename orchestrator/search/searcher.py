@@ -9,26 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from orchestrator.search.parameters import Choice
-from orchestrator.search.space import SearchSpace
+from orchestrator.search.space import Draw, SearchSpace
 from trainables.artifacts import fingerprint
-from trainables.config import TrialConfig, to_flat
+from trainables.config import to_flat
 from trainables.scoring.metric_names import own_key
 
 MAX_REPEATS = 100
 """A space counts as exhausted after so many repeated samples in a row."""
 
 Metrics = Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Draw:
-    """A trial to run. `number` is the searcher's own name for it."""
-
-    name: str
-    config: TrialConfig
-    is_baseline: bool = False
-    number: int | None = None
-    confirms: bool = False  # an arm on another seed, drawn by `results.seed_repeats`
 
 
 class Searcher(Protocol):
@@ -45,7 +34,7 @@ class Searcher(Protocol):
 
 def open_searcher(space: SearchSpace) -> Searcher:
     """Returns the searcher of a space: baselines and arms in the file's order, then the search."""
-    named = [Draw(trial.name, trial.config, trial.is_baseline) for trial in space.named_trials()]
+    named = space.named_trials()
     if space.arms:
         return ListSearcher(iter(named))
     if space.parameters and space.search.searcher == "tpe":

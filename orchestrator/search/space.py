@@ -82,12 +82,14 @@ class EvaluationSettings(Config):
 
 
 @dataclass(frozen=True)
-class NamedTrial:
-    """A baseline or an arm: the file names it, no searcher draws it."""
+class Draw:
+    """A trial to run: one that the file names, or a sample that a searcher draws."""
 
     name: str
     config: TrialConfig
-    is_baseline: bool
+    is_baseline: bool = False
+    number: int | None = None  # the searcher's own name for it
+    confirms: bool = False  # an arm on another seed, drawn by `results.seed_repeats`
 
 
 def _read_parameters(given: Any, info: ValidationInfo) -> Any:
@@ -208,7 +210,7 @@ class SearchSpace(Config):
             raise ConfigError(f"search.searcher: a grid of {size:,} trials is too large; use random or tpe")
         yield from self._different(itertools.chain([self.default_sample()], self._corners()))
 
-    def named_trials(self) -> list[NamedTrial]:
+    def named_trials(self) -> list[Draw]:
         """Returns the baselines, then the arms, each over `repeat` and every encoder, without duplicates."""
         encoders = {
             key: p.values
@@ -217,12 +219,12 @@ class SearchSpace(Config):
         }
         each = {**self.repeat, **encoders}
         repeats = [dict(zip(each, values, strict=True)) for values in itertools.product(*each.values())]
-        trials: dict[str, NamedTrial] = {}
+        trials: dict[str, Draw] = {}
         rows = [(row, True) for row in self.baselines] + [(row, False) for row in self.arms]
         for (row, is_baseline), repeat in itertools.product(rows, repeats):
             overrides = {key: value for key, value in row.items() if key != "name"}
             config = build_trial(self.fixed | repeat | overrides, where=row["name"])
-            trials.setdefault(fingerprint(science(config)), NamedTrial(row["name"], config, is_baseline))
+            trials.setdefault(fingerprint(science(config)), Draw(row["name"], config, is_baseline))
         return list(trials.values())
 
     def label(self, sample: dict[str, Any]) -> str:

@@ -102,7 +102,7 @@ def test_a_lost_cluster_is_said_and_the_sweep_goes_on_elsewhere(tmp_path: Path, 
     seen = json.loads(out)
     assert seen["exit_code"] == 3
     said = " ".join(event[1] for event in seen["events"] if event[0] == "message")
-    assert f"the connection to the cluster at {head.address} is lost" in said
+    assert f"the connection to the cluster at {head.address} has been lost for" in said
     assert "python -m orchestrator sweep --resume lost" in said
     assert wait_for(lambda: not alive(seen["pids"]), 30), [cmdline(pid) for pid in alive(seen["pids"])]
 

@@ -6,8 +6,7 @@ import pytest
 from orchestrator.driver.controller import Controller, SweepObserver
 from orchestrator.driver.resume import check_drift, replay
 from orchestrator.planning.identity import Identity
-from orchestrator.search.searcher import Draw
-from orchestrator.search.space import SearchSettings
+from orchestrator.search.space import Draw, SearchSettings
 from orchestrator.storage.events import SweepFinished, TrialWarned
 from orchestrator.storage.ledger import Ledger, LedgerReader, SweepState, TrialState, read_ledger
 from orchestrator.worker.trial_spec import TrialRecord, TrialSpec

@@ -2,8 +2,8 @@ import warnings
 
 import pytest
 
-from orchestrator.search.searcher import Draw, open_searcher
-from orchestrator.search.space import SearchSpace
+from orchestrator.search.searcher import open_searcher
+from orchestrator.search.space import Draw, SearchSpace
 from orchestrator.search.space_file import read_space
 
 RANKS = {"lora.rank": {"choice": [1, 2, 4, 8, 16]}}

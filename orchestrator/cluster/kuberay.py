@@ -1,4 +1,4 @@
-"""A KubeRay `RayJob` from the same settings as `ray up`: worker types, limits, idle timeout, versions, token.
+"""Makes a KubeRay `RayJob` from the same settings as `ray up`: worker types, limits, versions, token.
 
 Field names and types are those of the custom resource `rayjobs.ray.io/v1` (ray-project/kuberay,
 `ray-operator/apis/ray/v1/rayjob_types.go` and `raycluster_types.go`), `authOptions` those of KubeRay 1.5.1.
@@ -16,7 +16,7 @@ from orchestrator.storage.uri import STORAGE_VARIABLE
 from trainables.errors import ConfigError
 
 LEAST_KUBERAY = "1.5.1"
-"""The first one that sets up the token for every way of submitting a job."""
+"""The first version that sets up the token for every way to submit a job."""
 MOUNT = "/mnt/clip"
 MLFLOW_SECRET = "mlflow"
 HEAD_LIMITS = {"cpu": "2", "memory": "8Gi"}
@@ -27,15 +27,15 @@ _CLAIM = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 @dataclass(frozen=True)
 class KubernetesOptions:
-    """What Kubernetes needs beside the cluster file.
+    """Settings of Kubernetes that the cluster file does not have.
 
     Attributes:
-        command: what the job runs in the image.
-        image: holds Ray, the packages of constraints.txt and the project.
+        command: the job's command in the image.
+        image: has Ray, the packages of constraints.txt and the project.
         ray_version: of the image.
-        gpus: of one worker pod; none = as its type says.
+        gpus: of one worker pod; None = those of its type.
         memory: of one worker pod, a Kubernetes quantity.
-        claim: a volume that all pods mount, for ledger and checkpoints; none = they end with the pods.
+        claim: a volume that all pods mount, for ledger and checkpoints; None = both are lost with the pods.
     """
 
     command: str
@@ -49,25 +49,27 @@ class KubernetesOptions:
 def ray_job(cluster: Mapping[str, Any], options: KubernetesOptions) -> dict[str, Any]:
     """Returns the manifest.
 
-    The operator draws the token, keeps it in a Secret and hands it to every container through `secretKeyRef`;
-    no token passes through the manifest. The dashboard listens in the pod, behind that token, since the
-    operator itself asks it how the job goes; its Service is reachable inside Kubernetes alone.
+    The operator draws the token, keeps it in a Secret, and gives it to each container through `secretKeyRef`;
+    the manifest has no token. The dashboard listens in the pod and needs that token, since the operator asks
+    it for the state of the job. Its Service is reachable inside Kubernetes only.
 
     Args:
         cluster: a checked cluster file with Ray's defaults.
-        options: what it does not say.
+        options: settings that the file does not have.
 
     Raises:
-        ConfigError: an option that is no quantity, or no name.
+        ConfigError: `memory` is not a quantity, or `claim` not a name.
     """
     if not _QUANTITY.fullmatch(options.memory):
-        raise ConfigError(f"--memory {options.memory}: no Kubernetes quantity; write for example 12Gi")
+        raise ConfigError(f"--memory {options.memory}: not a Kubernetes quantity; write for example 12Gi")
     if options.claim is not None and not _CLAIM.fullmatch(options.claim):
-        raise ConfigError(f"--claim {options.claim}: no name of a PersistentVolumeClaim; `kubectl get pvc`")
+        raise ConfigError(
+            f"--claim {options.claim}: not the name of a PersistentVolumeClaim; see `kubectl get pvc`"
+        )
     idle_seconds = round(60 * cluster["idle_timeout_minutes"])
     head = cluster["head_node_type"]
     workers = {name: kind for name, kind in cluster["available_node_types"].items() if name != head}
-    if not workers:  # `local`: one type, machines that are there
+    if not workers:  # `local` has one type
         workers = {"worker": cluster["available_node_types"][head]}
     return {
         "apiVersion": "ray.io/v1",
@@ -76,7 +78,7 @@ def ray_job(cluster: Mapping[str, Any], options: KubernetesOptions) -> dict[str,
         "spec": {
             "entrypoint": options.command,
             "submissionMode": "K8sJobMode",
-            "backoffLimit": 0,  # a second cluster would begin another sweep; `--resume` goes on with this one
+            "backoffLimit": 0,  # a second cluster would start another sweep; use `--resume`
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": idle_seconds,
             "rayClusterSpec": {
@@ -114,7 +116,7 @@ def worker_group(name: str, kind: Mapping[str, Any], options: KubernetesOptions)
 def pod(
     name: str, limits: Mapping[str, str], options: KubernetesOptions, *, is_driver: bool = False
 ) -> dict[str, Any]:
-    """Returns a pod with one container. Only the driver's may write to MLflow, so only it learns how."""
+    """Returns a pod with one container. Only the driver's gets the variables of MLflow."""
     container: dict[str, Any] = {
         "name": name,
         "image": options.image,
@@ -137,6 +139,6 @@ def pod(
 
 
 def mlflow_variable(key: str) -> dict[str, Any]:
-    """Returns one of MLflow's variables, out of a Secret that need not exist."""
+    """Returns one of MLflow's variables, from an optional Secret."""
     reference = {"name": MLFLOW_SECRET, "key": key, "optional": True}
     return {"name": f"MLFLOW_TRACKING_{key.upper()}", "valueFrom": {"secretKeyRef": reference}}

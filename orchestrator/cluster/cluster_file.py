@@ -32,11 +32,7 @@ class ClusterCheck:
 
 
 def check_cluster(path: Path) -> ClusterCheck:
-    """Returns every problem of a cluster file at once, without asking any cloud.
-
-    Raises:
-        ConfigError: it cannot be read, or is not a YAML mapping.
-    """
+    """Returns every problem of a cluster file at once, without asking any cloud."""
     from orchestrator.cluster.cluster_rules import PreparedFile, notes, problems
 
     config = read_cluster(path)
@@ -68,11 +64,7 @@ def usable_cluster(path: Path) -> Mapping[str, Any]:
 
 
 def read_cluster(path: Path) -> dict[str, Any]:
-    """Returns the values of a cluster file.
-
-    Raises:
-        ConfigError: it cannot be read, or is not a YAML mapping.
-    """
+    """Returns the values of a cluster file."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; name one, or change to the project's folder")
     values = read_yaml(path)

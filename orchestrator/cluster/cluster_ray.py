@@ -51,12 +51,7 @@ def load_ray() -> None:
 
 
 def find_cluster(given: str | None) -> Cluster | None:
-    """Returns the cluster that `--address` or `RAY_ADDRESS` names; None = neither is set.
-
-    Raises:
-        ConfigError: not an address that a sweep can use.
-        ClusterError: see `look_at`.
-    """
+    """Returns the cluster that `--address` or `RAY_ADDRESS` names; None = neither is set."""
     if (address := cluster_address(given)) is None:
         return None
     load_ray()
@@ -74,9 +69,6 @@ def cluster_ray(cluster: Cluster, *, log: Path, scratch: Path, spans_nodes: bool
         log: file for the output.
         scratch: folder that every node sees; emptied before and after.
         spans_nodes: the workers of a trial may run on several nodes, and connect over their network.
-
-    Raises:
-        ClusterError: the cluster refuses this driver.
     """
     terminate = signal.getsignal(signal.SIGTERM)
     shutil.rmtree(scratch, ignore_errors=True)  # left by a killed driver: the ledger's lock is ours now
@@ -93,11 +85,7 @@ def cluster_ray(cluster: Cluster, *, log: Path, scratch: Path, spans_nodes: bool
 
 
 def join(cluster: Cluster, variables: dict[str, str]) -> None:
-    """Connects this process as a driver.
-
-    Raises:
-        ClusterError: the cluster is lost, this machine is not one of its nodes, or Ray refuses.
-    """
+    """Connects this process as a driver."""
     import ray
 
     there = look_at(cluster.address)  # fails at once, while Ray would try for a minute

@@ -121,11 +121,7 @@ def most_workers(cluster: Cluster, num_workers: int, device: str) -> int:
 
 
 def _usable(cluster: Cluster, num_workers: int, device: str) -> list[Machine]:
-    """Returns the nodes that take trials on a device: those with GPUs, if there are any.
-
-    Raises:
-        ClusterError: they cannot hold one trial.
-    """
+    """Returns the nodes that take trials on a device: those with GPUs, if there are any."""
     machines = cluster.working
     with_gpus = [machine for machine in machines if machine.num_gpus > 0]
     if not machines:
@@ -167,9 +163,6 @@ def _settle_share(
 
     A fraction grows if the trials that share a GPU would exceed its memory. `auto` becomes a fraction if the
     memory of a GPU holds several trials with all their graphs.
-
-    Raises:
-        ClusterError: the workers of a trial could not use such a share.
     """
     gpu = machine.gpu_memory_gb
     if share is None or num_workers > 1:

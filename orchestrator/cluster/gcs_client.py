@@ -87,11 +87,7 @@ def is_alive(address: str, node_id: str) -> bool:
 
 
 def find_head(address: str) -> str:
-    """Returns the `host:port` of the head at an address, which may be `auto`.
-
-    Raises:
-        ClusterError: `auto`, and no cluster or several run on this machine; an unknown host.
-    """
+    """Returns the `host:port` of the head at an address, which may be `auto`."""
     try:
         return head_of(address)
     except (OSError, ValueError) as error:

@@ -96,9 +96,6 @@ class JobServer:
             space: its file here; None if the arguments need none.
             variables: environment of the job and its trials; never the token.
             python: the cluster's interpreter.
-
-        Raises:
-            ConfigError: the code is too large to send.
         """
         with tempfile.TemporaryDirectory() as folder:
             packed = pack(space, Path(folder))
@@ -270,9 +267,6 @@ def pack(space: Path | None, target: Path, *, project: Path = PROJECT) -> str | 
         space: a file anywhere; None = the job uses one of `search_spaces/`, or none.
         target: the empty folder.
         project: folder of this code.
-
-    Raises:
-        ConfigError: the files are too large; names the largest.
     """
     found = [path for name in FOLDERS for path in sorted((project / name).rglob("*")) if path.suffix in KINDS]
     found += [project / name for name in FILES]

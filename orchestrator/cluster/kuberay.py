@@ -56,9 +56,6 @@ def ray_job(cluster: Mapping[str, Any], options: KubernetesOptions) -> dict[str,
     Args:
         cluster: a checked cluster file with Ray's defaults.
         options: settings that the file does not have.
-
-    Raises:
-        ConfigError: `memory` is not a quantity, or `claim` not a name.
     """
     if not _QUANTITY.fullmatch(options.memory):
         raise ConfigError(f"--memory {options.memory}: not a Kubernetes quantity; write for example 12Gi")

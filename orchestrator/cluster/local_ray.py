@@ -80,11 +80,7 @@ def local_ray(concurrency: Concurrency, *, log: Path, num_workers: int = 1) -> G
 
 
 def start_ray(concurrency: Concurrency, scratch: Path, *, is_watched: bool) -> None:
-    """Starts Ray's processes; `is_watched`: with the dashboard, which Train needs for cleaning up.
-
-    Raises:
-        ClusterError: Ray does not start on this machine.
-    """
+    """Starts Ray's processes; `is_watched`: with the dashboard, which Train needs for cleaning up."""
     import ray
 
     for is_last in (False, True):

@@ -26,14 +26,7 @@ PLACED, REMOVED = 2, 3
 
 
 def ask(address: str, question: str, of: str = "NodeInfo", **fields: Any) -> Any:
-    """Returns the answer of one of a head's services; raises gRPC's errors.
-
-    Args:
-        address: of the head.
-        question: name of the call, such as `GetAllNodeInfo`.
-        of: the service.
-        fields: of the request.
-    """
+    """Returns the answer of a head's service `of` to a request with these fields; raises gRPC's errors."""
     from ray._private.gcs_utils import create_gcs_channel
     from ray.core.generated import gcs_service_pb2 as messages
     from ray.core.generated import gcs_service_pb2_grpc as services

@@ -37,11 +37,7 @@ COPY = "copy them there, or remove the folder from this node and it is fetched"
 
 
 def check_trial(config: TrialConfig) -> None:
-    """Checks a trial against the structure of its encoder.
-
-    Raises:
-        ConfigError: no such encoder, adapters that match none of its modules, or an impossible rank.
-    """
+    """Checks a trial against the structure of its encoder."""
     if config.is_baseline:
         return
     parts: Any = config.encoder, config.adapt, config.lora, config.loss.kind
@@ -98,14 +94,9 @@ def missing_weights(configs: Iterable[TrialConfig]) -> list[str]:
 
 
 def how_to_mend(config: TrialConfig, name: str, *, is_here: bool) -> str:
-    """Returns how to get weights on a machine that lacks them.
+    """Returns how to get the weights of a trial's model or captioner `name`; `is_here`: others are here.
 
     Folders travel with a trial; converted parts and fetched revisions do not.
-
-    Args:
-        config: of the trial.
-        name: of its model, or of its captioner.
-        is_here: the machine has other weights of this name.
     """
     if config.needs_captioner and name == config.captioner.name:
         return missing_captioner(config.captioner) or COPY
@@ -129,11 +120,7 @@ def _is_offline() -> bool:
 
 
 def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
-    """Checks all trials, and returns their data sets by the JSON of the configuration.
-
-    Raises:
-        ConfigError, DataError: see `plan.make_plan`.
-    """
+    """Checks all trials, and returns their data sets by the JSON of the configuration."""
     from trainables.data.datasets import load_dataset
     from trainables.data.text import class_prompts
     from trainables.scoring.few_shot import check_shots

@@ -173,13 +173,7 @@ def estimate_time(
 ) -> TimeEstimate:
     """Times one step of the first LoRA trial, and returns the duration of all trials; never fails.
 
-    Args:
-        configs: trials that stand for all, the `num_baselines` first.
-        datasets: of these trials.
-        num_trials: beside the baselines.
-        num_baselines: at the head of `configs`.
-        concurrency: of the sweep.
-        stops_early: a scheduler may end trials before their last epoch.
+    `configs` stand for all trials, the `num_baselines` first; `num_trials` are without these.
     """
     with_classifiers = [config for config in configs if config.adapt.method != "none"]
     if not with_classifiers:

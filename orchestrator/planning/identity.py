@@ -31,11 +31,7 @@ class Weights(NamedTuple):
 
 
 def find_weights(config: TrialConfig) -> Weights:
-    """Returns the weights of a configuration that are here now.
-
-    Raises:
-        WeightsUnavailable: see `model_fingerprint`.
-    """
+    """Returns the weights of a configuration that are here now."""
     captioner = known_captioner(config.captioner) if config.needs_captioner else None
     return Weights(*find_model(config), captioner)
 
@@ -57,12 +53,7 @@ def weights_of(config: TrialConfig) -> str:
 
 
 def identify(config: TrialConfig, find: Callable[[TrialConfig], Weights] = find_weights) -> Identity:
-    """Returns the identity of a configuration, with the data that are here now and the weights of `find`.
-
-    Raises:
-        ConfigError, DataError: see `load_dataset`.
-        WeightsUnavailable: see `model_fingerprint`.
-    """
+    """Returns the identity of a configuration, with the data that are here now and the weights of `find`."""
     read, weights = config.data_to_read, find(config)
     dataset = load_dataset(read)
     data, images = (with_masks(of, read) for of in (dataset.fingerprint, dataset.content_fingerprint))

@@ -86,18 +86,12 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the plan as JSON-like values."""
+        names = ("num_trials", "num_baselines", "num_confirming", "data", "data_fingerprint", "encoder")
+        names += ("encoder_fingerprint", "seen_in_training", "missing_weights")
         return {
             "space": self.space.to_dict(),
             "space_fingerprint": self.space.fingerprint,
-            "num_trials": self.num_trials,
-            "num_baselines": self.num_baselines,
-            "num_confirming": self.num_confirming,
-            "data": self.data,
-            "data_fingerprint": self.data_fingerprint,
-            "encoder": self.encoder,
-            "encoder_fingerprint": self.encoder_fingerprint,
-            "seen_in_training": list(self.seen_in_training),
-            "missing_weights": list(self.missing_weights),
+            **{name: getattr(self, name) for name in names},
             "max_concurrent": self.concurrency.max_concurrent,
             "reason": self.concurrency.reason,
             "estimates": self.estimates(),

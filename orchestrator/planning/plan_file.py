@@ -101,11 +101,7 @@ def describe_plan(plan: Plan, source: Path | None) -> PlanFile:
 
 
 def check_place(path: Path) -> None:
-    """Checks that a plan can be written to a path, before the plan is made.
-
-    Raises:
-        ConfigError: the folder does not exist, or the path is something other than a plan.
-    """
+    """Checks that a plan can be written to a path, before the plan is made."""
     if not path.parent.is_dir():
         raise ConfigError(f"--out {path}: there is no folder {path.parent}; make it: mkdir -p {path.parent}")
     if path.exists():
@@ -116,12 +112,7 @@ def check_place(path: Path) -> None:
 
 
 def write_plan(path: Path, content: PlanFile) -> None:
-    """Writes a plan in one step, readable by its user alone. The same plan gets its new estimates.
-
-    Raises:
-        ConfigError: the file holds another plan.
-        DataError: the file system refuses.
-    """
+    """Writes a plan in one step, readable by its user alone. The same plan gets its new estimates."""
     check_place(path)
     if path.exists() and (there := read_plan(path)).fingerprint != content.fingerprint:
         raise ConfigError(

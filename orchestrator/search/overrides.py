@@ -46,11 +46,7 @@ def _as_mapping(value: Any) -> dict[str, Any]:
 
 
 def read_fixed(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns checked values, the data folder as an absolute path: workers start in another folder.
-
-    Raises:
-        ConfigError: an unknown field, or a value that it does not take.
-    """
+    """Returns checked values, the data folder as an absolute path: workers start in another folder."""
     _check_values(values, where="fixed")
     if not values.get("data.root"):
         return values
@@ -58,11 +54,7 @@ def read_fixed(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_rows(rows: list[Any], *, where: str) -> list[dict[str, Any]]:
-    """Returns checked baselines or arms: each has a name of its own, and overrides of `fixed`.
-
-    Raises:
-        ConfigError: no name, a name that is used twice, or a value that its field does not take.
-    """
+    """Returns checked baselines or arms: each has a name of its own, and overrides of `fixed`."""
     names: set[str] = set()
     for position, row in enumerate(rows):
         if not isinstance(row, dict) or not isinstance(name := cast(dict[str, Any], row).get("name"), str):
@@ -83,11 +75,7 @@ def with_frozen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def read_repeat(lists: dict[str, list[Any]], *, fixed: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Returns checked lists of seeds or folds.
-
-    Raises:
-        ConfigError: another field, one that is fixed too, an empty list, an impossible value.
-    """
+    """Returns checked lists of seeds or folds."""
     for key, values in lists.items():
         where = f"repeat.{key}"
         if key not in REPEATABLE:

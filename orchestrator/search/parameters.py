@@ -113,9 +113,6 @@ def read_parameters(
         entries: field → its range, as the file writes it.
         fixed: values of the fields that all trials share.
         changed: fields that `--set` fixed. A parameter that can no longer count because of them is dropped.
-
-    Raises:
-        ConfigError: a field that is not searchable, an unknown key, an empty or impossible range.
     """
     parameters: dict[str, Parameter] = {}
     for key, entry in entries.items():
@@ -285,11 +282,7 @@ def _when_to_dict(when: Condition) -> dict[str, Any]:
 
 
 def encoder_families(fixed: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> list[Family]:
-    """Returns the different families of the encoders that a space can draw.
-
-    Raises:
-        ConfigError: an encoder that does not exist.
-    """
+    """Returns the different families of the encoders that a space can draw."""
     parameter = parameters.get("encoder.name")
     names = parameter.corners() if parameter else (fixed.get("encoder.name", DEFAULTS["encoder.name"]),)
     found = dict.fromkeys(find_encoder(EncoderConfig.model_validate({"name": name})).family for name in names)

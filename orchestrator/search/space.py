@@ -195,11 +195,7 @@ class SearchSpace(Config):
         return {key: parameter.draw(random_numbers) for key, parameter in self.parameters.items()}
 
     def grid(self) -> Iterator[dict[str, Any]]:
-        """Yields each different sample once, the default first.
-
-        Raises:
-            ConfigError: a parameter is a range, or the grid is too large.
-        """
+        """Yields each different sample once, the default first."""
         for key, parameter in self.parameters.items():
             if isinstance(parameter, Range):
                 raise ConfigError(

@@ -50,11 +50,7 @@ def load_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
 
 
 def read_space(content: dict[str, Any], *, changes: dict[str, Any] | None = None) -> SearchSpace:
-    """Returns the space of the content of a file, or of `SearchSpace.to_dict()`.
-
-    Raises:
-        ConfigError: see `load_space`.
-    """
+    """Returns the space of the content of a file, or of `SearchSpace.to_dict()`."""
     changes = changes or {}
     try:
         blocks = settle_precision(_override(_blocks(content), changes))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from orchestrator.storage.store import Storage
+from orchestrator.storage.store import Storage, at_once
 from trainables import places
 from trainables.artifacts import build_once, file_sha256, fingerprint
 from trainables.config import TrialConfig
@@ -62,8 +62,8 @@ def _upload(storage: Storage, files: Mapping[str, Path]) -> str:
     key = fingerprint("inputs", hashes)
     if not storage.exists(f"{INPUTS}/{key}.json"):
         known = set(storage.names(BLOBS))
-        blobs = {f"{BLOBS}/{sha256}": files[name] for name, sha256 in hashes.items() if sha256 not in known}
-        storage.put_files(blobs)
+        blobs = {sha256: files[name] for name, sha256 in hashes.items() if sha256 not in known}
+        at_once(lambda sha256: storage.put_file(blobs[sha256], f"{BLOBS}/{sha256}", sha256=sha256), blobs)
         storage.put_bytes(f"{INPUTS}/{key}.json", json.dumps({"files": hashes}, indent=1).encode())
     return key
 

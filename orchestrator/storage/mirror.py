@@ -133,11 +133,7 @@ class Mirror:
                 self._sizes[path.name] = len(content)
 
     def fetch_results(self, trial_key: str, hashes: dict[str, str]) -> None:
-        """Fetches the results of a trial that ended on another node.
-
-        Raises:
-            DataError: a file is missing or damaged in the storage.
-        """
+        """Fetches the results of a trial that ended on another node; `DataError` if a file is damaged."""
         fetch_results(self.storage, self.folder, trial_key, hashes)
 
     def fetch_failures(self, trial_key: str, attempt: int) -> None:

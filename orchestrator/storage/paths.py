@@ -9,20 +9,8 @@ import tempfile
 from pathlib import Path
 
 from trainables.errors import ConfigError, DataError
-from trainables.models.files.weights import DEFAULT_HOME, HOME_VARIABLE
-
-__all__ = [
-    "HOME_VARIABLE",
-    "PROJECT",
-    "artifact_root",
-    "hmac_key",
-    "home",
-    "is_sweep_name",
-    "mlflow_uri",
-    "store",
-    "sweep_folder",
-    "sweep_names",
-]
+from trainables.models.files.weights import DEFAULT_HOME
+from trainables.models.files.weights import HOME_VARIABLE as HOME_VARIABLE
 
 PROJECT = Path(__file__).resolve().parents[2]
 """The checkout, or the folder of installed packages."""

@@ -150,14 +150,6 @@ class Storage:
         with atomic_directory(target) as aside:
             self.get_files({name: (f"{key}/{name}", sha256) for name, sha256 in hashes.items()}, aside)
 
-    def put_files(self, sources: Mapping[str, Path]) -> None:
-        """Uploads files, several at a time. Each key ends in the file's SHA-256.
-
-        Raises:
-            DataError: a file changed since its hash was computed.
-        """
-        at_once(lambda key: self.put_file(sources[key], key, sha256=key.rpartition("/")[2]), sources)
-
     def get_files(self, wanted: Mapping[str, tuple[str, str]], folder: Path) -> None:
         """Downloads files into a folder, several at a time: name → (key, SHA-256).
 
@@ -266,7 +258,7 @@ class Storage:
             try:
                 Path(self.place.path).mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise self._explained("be made", error) from error
+                raise self._explained("create the folder", error) from error
         key, content = f"{CHECKS}/{secrets.token_hex(8)}", secrets.token_bytes(64)
         self.put_bytes(key, content)
         try:

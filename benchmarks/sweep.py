@@ -27,7 +27,7 @@ import sweep_trainables
 import torch
 from measure import in_fresh_process, provenance, ratio, resident_mib, write
 
-from orchestrator.driver.controller import SweepObserver
+from orchestrator.driver.observer import SweepObserver
 from orchestrator.driver.sweep import SweepOptions, run_sweep
 from orchestrator.search.space import SearchSpace
 from orchestrator.search.space_file import read_space

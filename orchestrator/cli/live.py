@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.time_left import TimeLeft
-from orchestrator.driver.controller import SweepObserver
+from orchestrator.driver.observer import SweepObserver
 from orchestrator.planning.plan import Plan
 from orchestrator.results.seed_repeats import confirmed_counts
 from orchestrator.storage.ledger import SweepState, TrialState

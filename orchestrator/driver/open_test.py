@@ -33,7 +33,7 @@ def open_test(controller: Controller, arms: list[list[TrialState]]) -> None:
     from trainables.scoring.judge_arms import evaluate_arms, open_cases
     from trainables.scoring.test_predictions import ScoredTrial
 
-    controller.observer.on_message(f"opening the test labels, once, for {len(trials)} trials")
+    controller.say(f"opening the test labels, once, for {len(trials)} trials")
     keys, before = [trial.trial_key for trial in trials], controller.state.test_opened
     if before and before[-1][1].trial_keys != keys:
         controller.say(f"they were opened before, at {before[-1][0]}; that it is done again is on record")

@@ -1,4 +1,4 @@
-"""Beside the trials that run on a cluster: why some have no place, and whether any can have one."""
+"""Finds out why placed trials wait on a cluster, and whether any node can ever hold them."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.cluster.cluster_state import num_unplaced, places_of, rooms
 from orchestrator.cluster.gcs_client import still_to_come
-from orchestrator.cluster.placement import CPU, GPU, Room, can_ever_hold, waits_for
+from orchestrator.cluster.placement import CPU, GPU, Need, Room, can_ever_hold, waits_for
 from orchestrator.cluster.resources import Machine
 from orchestrator.driver.controller import Controller
 from orchestrator.storage.driver_lock import WAITING
@@ -21,17 +21,18 @@ from trainables.artifacts import write_atomically
 
 LOOK_SECONDS = 3.0
 STUCK_SECONDS = 10.0
-"""How long no node may be able to hold what waits: one that is replaced needs a moment."""
+"""How long no node may have room before the trials fail; replacing a node takes a moment."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class PendingTrials:
-    """Looks at the head every few seconds, on a thread of its own. Whatever fails in it, no sweep does."""
+    """Asks the head every few seconds, on a thread of its own. Its failures never end a sweep."""
 
     controller: Controller
-    open_trials: Callable[[], Sequence[str]]  # that were handed out, by key, oldest first
+    need: Need  # of each trial
+    open_trials: Callable[[], Sequence[str]]  # keys of the placed trials, oldest first
     address: str
     job_id: str
     is_stopping: Callable[[], bool] = lambda: False
@@ -40,21 +41,21 @@ class PendingTrials:
     fits_none_since: float | None = None
 
     def __call__(self) -> str:
-        """Says what is missing once nothing runs and no node, there or to come, can hold what waits.
+        """Returns what is missing if nothing runs and no current or future node has room; "" = go on.
 
-        Or once nothing runs and the user wants the sweep to end: what waits would begin only to stop.
+        Also if nothing runs and the user ends the sweep: waiting trials would start only to stop.
         """
         if time.monotonic() - self.looked < LOOK_SECONDS:
             return ""
         self.looked = time.monotonic()
         try:
             return self.look()
-        except Exception:  # a busy head, another version of its protocol: a reason less
-            logger.debug("no reason could be found", exc_info=True)
+        except Exception:  # a busy head, or another version of its protocol
+            logger.debug("found no reason why trials wait", exc_info=True)
             return ""
 
     def look(self) -> str:
-        """Asks once, and tells; see `__call__`."""
+        """Asks once and tells the controller; see `__call__`."""
         keys = list(self.open_trials())
         num_waiting = num_unplaced(self.address, self.job_id)
         waiting = self.idle(keys)[-num_waiting:] if num_waiting else []
@@ -64,31 +65,30 @@ class PendingTrials:
             return ""
         here = rooms(self.address)
         coming = still_to_come(self.address, [_machine(room) for room in here])
-        need = self.controller.order.need
-        why = waits_for(need, here, coming)
+        why = waits_for(self.need, here, coming)
         self.tell(dict.fromkeys(waiting, why))
         if len(waiting) == len(keys) and self.is_stopping():
-            return why  # no epoch is under way that could end
-        if len(waiting) < len(keys) or can_ever_hold(need, here, coming):
+            return why  # no epoch is running that could end
+        if len(waiting) < len(keys) or can_ever_hold(self.need, here, coming):
             self.fits_none_since = None
             return ""
         self.fits_none_since = self.fits_none_since or time.monotonic()
         return why if time.monotonic() - self.fits_none_since >= STUCK_SECONDS else ""
 
     def idle(self, keys: Sequence[str]) -> list[str]:
-        """Returns the trials of which no process has run yet."""
+        """Returns the trials without a process so far."""
         trials = self.controller.state.trials
         return [key for key in keys if not places_of(self.address, self.job_id, key, trials[key].attempts)]
 
     def tell(self, reasons: dict[str, str]) -> None:
-        """Tells whoever watches, and leaves it for `status`; only what has changed."""
+        """Tells the controller, and writes a file for `status`, if something changed."""
         if reasons != self.reasons:
             self.reasons = reasons
             write_atomically(self.controller.folder / WAITING, json.dumps(reasons))
             self.controller.waiting(reasons)
 
     def close(self) -> None:
-        """Nothing waits any more."""
+        """Ends: no trial waits any more."""
         with suppress(OSError):
             (self.controller.folder / WAITING).unlink(missing_ok=True)
         self.controller.waiting({})

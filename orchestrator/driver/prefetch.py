@@ -1,4 +1,4 @@
-"""What is done once for all trials: images, data and weights in place; over nodes captions and embeddings."""
+"""Makes once what trials share: image caches, inputs in the storage; captions and embeddings over nodes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.cluster.nodes import Cluster
+from orchestrator.cluster.placement import Need
 from orchestrator.driver.controller import Controller
-from orchestrator.driver.signals import Stopped
+from orchestrator.driver.signals import Stopped, StopRequest
 from orchestrator.planning.checks import may_be_here, missing_weights
 from orchestrator.planning.identity import weights_of
 from orchestrator.search.space import SearchSpace
@@ -33,81 +32,72 @@ if TYPE_CHECKING:
 # Imports inside functions: Ray Data loads only where a sweep spreads over nodes.
 
 logger = logging.getLogger(__name__)
+ResultT = TypeVar("ResultT")
 
 
-def preparation(
-    space: SearchSpace, cluster: Cluster | None, controller: Controller, is_stopping: Callable[[], bool]
-) -> Callable[[], None]:
-    """Begins `prepare`, and returns what waits for it; over several nodes it begins once Ray is joined.
+def begin_prefetch(
+    space: SearchSpace, controller: Controller, stop: StopRequest, *, cluster: Cluster | None, need: Need
+) -> Callable[[], dict[str, str]]:
+    """Starts `prefetch`; the returned function waits for its end and returns its result.
 
-    With a storage, nodes need not see what this one does: each decodes for itself. Over nodes, which may take
-    hours, it ends early where the sweep is to end.
+    Over several nodes that share the store, the work starts only when that function is called, once Ray is
+    joined. It may take hours there, so it ends early when the user stops the sweep. With a storage, each node
+    decodes for itself.
     """
-    if cluster is None or not cluster.is_spread or controller.mirror is not None:
-        return in_background(lambda: prepare(space, controller)).result
+    if cluster is None or not cluster.is_spread or controller.settings.mirror is not None:
+        return in_background(lambda: prefetch(space, controller)).result
 
-    def over_nodes() -> None:
+    def over_nodes() -> dict[str, str]:
         from orchestrator.driver.pipelines import Pipelines
 
-        pipelines = Pipelines(controller.order.need, controller.say, is_stopping)
+        pipelines = Pipelines(need, controller.say, lambda: stop.is_asked_to_stop)
         with suppress(Stopped):
-            prepare(space, controller, pipelines.decode)
-            describe_and_embed(space, controller, pipelines)
+            prefetch(space, controller, pipelines.decode)
+            describe_and_embed(space, pipelines)
+        return {}
 
     return over_nodes
 
 
-def prepare(space: SearchSpace, controller: Controller, decode_all: DecodeAll = decode_here) -> None:
+def prefetch(
+    space: SearchSpace, controller: Controller, decode_all: DecodeAll = decode_here
+) -> dict[str, str]:
     """Fills the image caches that all trials read, and imports Tune, while Ray's processes start.
 
-    With a storage, data and local weights are put there, for nodes that lack them.
-
-    Args:
-        space: whose data sets and encoders.
-        controller: has the storage, and what its orders say of it.
-        decode_all: who decodes.
+    Returns:
+        What the storage offers to nodes that lack data or local weights: place → fingerprint.
 
     Raises:
         DataError: an image cannot be decoded.
-        StorageError: the storage does not take them.
+        StorageError: the storage cannot be written.
     """
     for config in filter(may_be_here, distinct_inputs(space)):
         open_image_cache(load_dataset(config.data), model_preprocessing(config), store(), decode_all)
-    if controller.mirror is not None:
-        found = upload_inputs(controller.mirror.storage, distinct_inputs(space))
-        controller.order = replace(controller.order, inputs=found)
+    mirror = controller.settings.mirror
+    offered = upload_inputs(mirror.storage, distinct_inputs(space)) if mirror is not None else {}
     importlib.import_module("orchestrator.driver.tune_adapter")
+    return offered
 
 
-def describe_and_embed(space: SearchSpace, controller: Controller, pipelines: Pipelines) -> None:
-    """Makes over all nodes what one trial would make on its own while others wait for it, or make it again.
+def describe_and_embed(space: SearchSpace, pipelines: Pipelines) -> None:
+    """Makes BLIP's captions and the embeddings of frozen encoders over all nodes, once for all trials.
 
-    These are BLIP's words on the images, and the embeddings of frozen encoders, which differ neither by seed
-    nor by fold; of those whose weights are here, as many workers would fetch others at once. Nothing stands
-    on it: what fails here, a trial makes, or says why it cannot.
-
-    Args:
-        space: whose trials.
-        controller: tells whoever watches what was not made.
-        pipelines: make it.
+    Without it, one trial would make them alone while the others wait. Only weights that are on this machine
+    are used, as many workers would fetch others at once. If something fails here, a trial makes it, or
+    reports why it cannot.
 
     Raises:
-        Stopped: the sweep is to end.
+        Stopped: the user ended the sweep.
     """
     kinds = distinct(
         space.trials_to_check(),
         lambda it: [it.data, it.model_to_load, it.captioner, it.needs_captioner, it.adapt.method == "none"],
     )
     here = [it for it in kinds if not (it.is_baseline or missing_weights([it]))]
-    captioned = [it for it in here if it.needs_captioner]
-    frozen = [it for it in here if it.adapt.method == "none"]
-    wanted: list[tuple[str, Callable[[TrialConfig, Path], None], TrialConfig]] = [
-        *(
-            ("captions", pipelines.caption, it)
-            for it in distinct(captioned, lambda it: [it.data, it.captioner])
-        ),
-        *(("embeddings", pipelines.embed, it) for it in distinct(frozen, lambda it: [it.data, it.encoder])),
-    ]
+    captioned = distinct((it for it in here if it.needs_captioner), lambda it: [it.data, it.captioner])
+    frozen = distinct((it for it in here if it.adapt.method == "none"), lambda it: [it.data, it.encoder])
+    wanted = [("captions", pipelines.caption, config) for config in captioned]
+    wanted += [("embeddings", pipelines.embed, config) for config in frozen]
     for what, make, config in wanted:
         if pipelines.is_stopping():
             raise Stopped
@@ -118,25 +108,25 @@ def describe_and_embed(space: SearchSpace, controller: Controller, pipelines: Pi
         except Exception as error:
             logger.warning("%s were not made over the nodes", what, exc_info=error)
             reason = error if isinstance(error, UserError) else f"{type(error).__name__}, see ray.log"
-            controller.say(f"{what} of {config.data.dataset} are left to the trials: {reason}")
+            pipelines.say(f"{what} of {config.data.dataset} are left to the trials: {reason}")
 
 
 def distinct_inputs(space: SearchSpace) -> list[TrialConfig]:
-    """Returns one trial for each data set, with model and captioner, that the space is known to need."""
+    """Returns one trial for each combination of data set, model and captioner in the space."""
     return distinct(space.trials_to_check(), lambda config: [config.data, weights_of(config)])
 
 
 def distinct(configs: Iterable[TrialConfig], of: Callable[[TrialConfig], list[Any]]) -> list[TrialConfig]:
-    """Returns the first trial of each kind, which `of` tells by parts of its configuration."""
+    """Returns the first trial of each kind; `of` returns what distinguishes kinds."""
     found: dict[str, TrialConfig] = {}
     for config in configs:
         found.setdefault(fingerprint(of(config)), config)
     return list(found.values())
 
 
-def in_background(work: Callable[[], None]) -> Future[None]:
-    """Starts work on a thread that does not keep an interrupted process alive."""
-    future: Future[None] = Future()
+def in_background(work: Callable[[], ResultT]) -> Future[ResultT]:
+    """Starts work on a daemon thread, which does not keep an interrupted process alive."""
+    future: Future[ResultT] = Future()
 
     def run() -> None:
         try:

@@ -1,70 +1,49 @@
-"""A cluster that shrank under a sweep: what is left of it takes the trials, if need be with fewer workers."""
+"""Fits the trials to a cluster that lost nodes, if need be with fewer workers."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
-from typing import TypedDict
+from collections.abc import Callable
+from typing import NamedTuple
 
 from orchestrator.cluster.fit import most_workers
 from orchestrator.cluster.nodes import Cluster
 from orchestrator.cluster.resources import Concurrency
-from orchestrator.driver.controller import Controller
-from orchestrator.driver.signals import Interruption
-from orchestrator.worker.trial_spec import TrialSpec
-
-# Imports inside functions: a sweep on this machine asks no cluster.
+from orchestrator.driver.signals import StopRequest
 
 WAIT_SECONDS = 5.0
 """Between two looks at a cluster that has lost all its nodes."""
 
 
-class Left(TypedDict):
-    """What changes of a sweep's options."""
+class NodesLeft(NamedTuple):
+    """A cluster, and how many workers a trial may have on it."""
 
     cluster: Cluster
     num_workers: int
 
 
-def what_is_left(
-    controller: Controller, address: str, planned: int, interrupted: Interruption
-) -> Left | None:
-    """Returns a cluster as it is now, and how many workers a trial may have on it; waits for a node.
+def wait_for_nodes(
+    address: str, at_first: Concurrency, say: Callable[[str], None], stop: StopRequest
+) -> NodesLeft | None:
+    """Returns the cluster as it is now; waits until it has a node. None = the user ended the sweep meanwhile.
 
-    Losses do not depend on how many workers share a batch. None = the user ended the sweep meanwhile.
-
-    Args:
-        controller: of the sweep, which stays on the device that it began on.
-        address: of the cluster.
-        planned: workers of a trial.
-        interrupted: whether the user wants the sweep to end.
+    The number of workers changes no loss. The device stays that of the start.
 
     Raises:
         ClusterError: the cluster does not answer.
     """
+    # A sweep on this machine needs no client of a cluster.
     from orchestrator.cluster.gcs_client import look_at
 
-    cluster, has_said = look_at(address), False
-    while not (num_workers := most_workers(cluster, planned, controller.order.device)):
-        if interrupted.exit_code:
+    cluster, is_first, planned = look_at(address), True, at_first.num_workers
+    while not (num_workers := most_workers(cluster, planned, at_first.device)):
+        if stop.exit_code:
             return None
-        if not has_said:
-            controller.say(f"waits for a node: the cluster at {address} has none that takes trials")
-        has_said = True
+        if is_first:
+            say(f"waiting for a node: the cluster at {address} has none that takes trials")
+        is_first = False
         time.sleep(WAIT_SECONDS)
         cluster = look_at(address)
     if num_workers < planned:
-        controller.say(f"{planned} workers have no room any more: trials go on with {num_workers}")
-    return {"cluster": cluster, "num_workers": num_workers}
-
-
-def ordered(order: TrialSpec, concurrency: Concurrency) -> TrialSpec:
-    """Returns what all trials have in common, on their new shares."""
-    return replace(
-        order,
-        num_workers=concurrency.num_workers,
-        cpus_per_trial=concurrency.cpus_per_trial,
-        gpus_per_trial=concurrency.gpus_per_trial,
-        memory_budget_gb=concurrency.memory_budget_gb,
-        spans_nodes=concurrency.spans_nodes,
-    )
+        say(f"{planned} workers have no room any more: trials continue with {num_workers}")
+    return NodesLeft(cluster, num_workers)

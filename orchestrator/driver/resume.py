@@ -1,16 +1,14 @@
-"""A sweep that goes on: its space and its past come from the ledger; what it stands on must be the same."""
+"""Resumes a sweep: reads its space from the ledger, and refuses other code, data or weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-from orchestrator.driver.controller import Controller
 from orchestrator.planning import provenance
 from orchestrator.planning.identity import Identity, by_name, weights_of
 from orchestrator.search.space import SearchSpace
 from orchestrator.search.space_file import read_space
-from orchestrator.storage.ledger import LedgerReader, SweepState, read_ledger
+from orchestrator.storage.ledger import SweepState, read_ledger
 from orchestrator.storage.paths import sweep_folder
 from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig, from_flat
@@ -28,22 +26,22 @@ def read_started(name: str) -> SweepState:
     state = read_ledger(sweep_folder(name))
     if not state.began:
         raise DataError(
-            f"sweep '{name}' was ended before its first trial, so there is nothing to go on with; start it: "
+            f"sweep '{name}' ended before its first trial, so there is nothing to resume; start it: "
             + command(f"sweep SPACE --name {name}")
         )
     return state
 
 
 def space_of(state: SweepState, *, extend: int | None = None, num_workers: int | None = None) -> SearchSpace:
-    """Returns the space that a sweep searches, by its ledger, with `extend` more trials.
+    """Returns the search space of a sweep, from its ledger.
 
     Args:
         state: of the sweep.
         extend: trials to add.
-        num_workers: of the trials from now on, which changes no result; None = as before.
+        num_workers: of each further trial; changes no result. None = as before.
 
     Raises:
-        ConfigError: it has no more trials to give.
+        ConfigError: the space has fewer trials left than `extend`.
     """
     changes = {"execution.num_workers": num_workers} if num_workers else {}
     space = read_space(state.started.space, changes=changes)
@@ -64,19 +62,17 @@ def space_of(state: SweepState, *, extend: int | None = None, num_workers: int |
 
 
 def check_drift(state: SweepState, identify: Callable[[TrialConfig], Identity]) -> None:
-    """Compares code, data and weights with those that the sweep was started with; `identify` tells them.
+    """Refuses to resume with code, data or weights that changed; `identify` returns those that are here now.
 
-    Weights that were not here may have come since. Once a trial was placed with them, they are what the sweep
-    stands on, like any others.
+    Weights that were missing may have come since. Once a trial was placed with them, they must not change.
 
     Raises:
-        DataError: says what differs; trials on both would stand in one table as if they compared. Or it
-            cannot be told.
+        DataError: names what changed. Or an older version wrote the ledger, without fingerprints.
     """
     if not all(trial.inputs for trial in state.trials.values()):
         raise DataError(
-            f"sweep '{state.name}' was started by an older version, which did not note the data and weights "
-            "that its trials stand on, so it cannot go on; start another sweep (--name)"
+            f"sweep '{state.name}' was started by an older version, which did not record the data and "
+            "weights of its trials, so it cannot be resumed; start another sweep (--name)"
         )
     drifted: list[str] = []
     if (code := state.opened.code_fingerprint) and code != (now := provenance.code_fingerprint()):
@@ -84,13 +80,13 @@ def check_drift(state: SweepState, identify: Callable[[TrialConfig], Identity]) 
     drifted += _other_inputs(state, identify)
     if drifted:
         raise DataError(
-            f"sweep '{state.name}' was started on something else: {' and '.join(drifted)} changed since, so "
-            "new trials would not compare with the ones there. Put it back, or start another sweep (--name)"
+            f"sweep '{state.name}' cannot be resumed: {' and '.join(drifted)} changed since its start, so "
+            "new trials could not be compared with old ones. Put it back, or start another sweep (--name)"
         )
 
 
 def _other_inputs(state: SweepState, identify: Callable[[TrialConfig], Identity]) -> list[str]:
-    """Returns what an attempt was placed with and is something else now, each once, with how it was first."""
+    """Returns the data and weights that changed since an attempt was placed with them, each once."""
     here: dict[str, Identity] = {}
     found: dict[str, str] = {}
     for trial in state.trials.values():
@@ -109,17 +105,11 @@ def _other_inputs(state: SweepState, identify: Callable[[TrialConfig], Identity]
     return [f"{what} ({change})" for what, change in found.items()]
 
 
-def replay(controller: Controller, folder: Path, *, retry_failed: bool) -> None:
-    """Brings a controller to where the last driver of its sweep was."""
-    keep_keys(controller, read_ledger(folder))
-    for entry in LedgerReader(folder).poll():
-        controller.take_in(entry)
-    controller.go_on(retry_failed=retry_failed)
-
-
-def keep_keys(controller: Controller, state: SweepState) -> None:
-    """Lets trials whose weights were not here keep their keys: weights that came make no other trial."""
-    identify, known = controller.identify, dict[str, str]()
+def keep_keys(
+    state: SweepState, identify: Callable[[TrialConfig], Identity]
+) -> Callable[[TrialConfig], Identity]:
+    """Returns `identify` changed so that trials keep their keys when their missing weights came."""
+    known: dict[str, str] = {}
     for trial in state.trials.values():
         config = from_flat(trial.config)
         if None in by_name(config, *trial.inputs[0][1:]).values():
@@ -131,11 +121,11 @@ def keep_keys(controller: Controller, state: SweepState) -> None:
         key, arm_key = (known.get(key, key) for key in (now.trial_key, now.arm_key))
         return now._replace(trial_key=key, arm_key=arm_key)
 
-    controller.identify = identify_as_before
+    return identify_as_before
 
 
 def was_complete(state: SweepState, space: SearchSpace) -> bool:
-    """Says whether a driver went through all of this space to the end."""
+    """Says whether the last driver ran all trials of this space."""
     is_same = read_space(state.started.space).num_trials == space.num_trials
     return is_same and state.is_complete
 

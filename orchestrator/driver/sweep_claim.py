@@ -1,4 +1,4 @@
-"""Whose a sweep is: its name, its folder and ledger, its lease in the storage; one driver at a time."""
+"""Claims a sweep for this driver: its name, its folder and ledger, its lease in the storage."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from trainables.errors import ConfigError
 
 @contextmanager
 def claimed(space_name: str, name: str | None, *, resumes: bool) -> Generator[tuple[Path, Ledger]]:
-    """Yields the folder and the ledger of a sweep; those of a new one are gone again if nothing was started.
+    """Yields the folder and the ledger of a sweep; deletes those of a new one if nothing was started.
 
     Args:
-        space_name: what a sweep without a name is called after, with the time.
+        space_name: with the time, the name of a sweep without one.
         name: of the sweep.
-        resumes: goes on with the one of this name.
+        resumes: the sweep of this name exists already.
 
     Raises:
         ConfigError: the name is in use; suggests a free one.
-        DataError: there is no sweep of this name to resume.
-        ClusterError: another process runs a sweep of this name, or is starting one.
+        DataError: no sweep of this name exists.
+        ClusterError: another process runs the sweep, or is starting it.
     """
     name = name or free_name(f"{space_name}-{datetime.now():%Y%m%d-%H%M%S}")
     folder = sweep_folder(name)
@@ -36,7 +36,7 @@ def claimed(space_name: str, name: str | None, *, resumes: bool) -> Generator[tu
         read_started(name)
     elif is_taken(folder):
         raise ConfigError(
-            f"sweep '{name}' exists already; go on with it: --resume {name}, or choose another name, such as "
+            f"sweep '{name}' exists already; resume it (--resume {name}), or choose another name, such as "
             f"--name {free_name(name)}"
         )
     with Ledger(folder) as ledger:
@@ -49,17 +49,24 @@ def claimed(space_name: str, name: str | None, *, resumes: bool) -> Generator[tu
 
 @contextmanager
 def mirrored(
-    storage: Storage | None, folder: Path, say: Callable[[str], None], *, resumes: bool
+    storage: Storage | None, folder: Path, say: Callable[[str], None], *, resumes: bool, is_shared: bool
 ) -> Generator[Mirror | None]:
     """Holds the sweep's lease in its storage and copies its ledger there; without a storage yields None.
 
+    Args:
+        storage: of the sweep.
+        folder: of the sweep on this machine.
+        say: shows a line to the user.
+        resumes: the sweep exists already.
+        is_shared: trials run on other machines, which exchange files through the storage.
+
     Raises:
-        ClusterError: another driver holds it, or the name is taken there.
+        ClusterError: another driver holds the lease, or the name is taken there.
     """
     if storage is None:
         yield None
         return
-    mirror = Mirror(storage, folder, say)
+    mirror = Mirror(storage, folder, say, is_shared=is_shared)
     mirror.start(resumes=resumes)
     try:
         yield mirror
@@ -68,7 +75,7 @@ def mirrored(
 
 
 def is_taken(folder: Path) -> bool:
-    """Says whether a sweep was ever started here: a first line that a kill tore off does not count."""
+    """Says whether a sweep was ever started here; an incomplete first line does not count."""
     return any(b"\n" in path.read_bytes() for path in folder.glob("ledger/segment-00000.jsonl"))
 
 

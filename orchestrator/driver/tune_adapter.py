@@ -1,4 +1,4 @@
-"""Ray Tune as a disposable executor: it asks the controller for trials and tells it what they report."""
+"""Connects Ray Tune to the controller: Tune asks it for trials, and tells it what they report."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 
@@ -10,7 +10,6 @@ import logging
 import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,14 +17,13 @@ from typing import Any, cast
 import ray
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
 from orchestrator.cluster.nodes import Cluster
 from orchestrator.cluster.ray_watchdog import NoRoom, undisturbed, watched_node
 from orchestrator.driver.controller import Controller
+from orchestrator.driver.trial_schedulers import open_scheduler, remind
 from orchestrator.search.space import SearchSpace
-from orchestrator.storage.ledger import SweepState
 from orchestrator.worker.failures import OUT_OF_MEMORY, last_words
 from orchestrator.worker.runner import run_trial
 from orchestrator.worker.trial_spec import Cause, TrialRecord, TrialSpec
@@ -33,11 +31,10 @@ from trainables.errors import DataError
 
 # Imports inside functions: a sweep on this machine asks no cluster.
 
-REDUCTION_FACTOR = 3
 OF_A_LOST_NODE: tuple[Cause | None, ...] = ("process_died", "crash")
-"""What the workers that are left say when a node is lost; what a trial says of itself stands."""
+"""What surviving workers report when a node is lost. Any other cause is the trial's own."""
 NODE_DIED = re.compile("node (it was running on )?(has died|is dead|was preempted)|node was terminated")
-"""In what Ray says of an actor that went with its node."""
+"""In Ray's message about an actor whose node was lost."""
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
 
 logger = logging.getLogger(__name__)
@@ -46,50 +43,44 @@ logger = logging.getLogger(__name__)
 def run_trials(
     controller: Controller,
     space: SearchSpace,
+    template: TrialSpec,
     *,
     max_concurrent: int,
-    scratch: Path,
-    is_stopping: Callable[[], bool] = lambda: False,
+    is_stopping: Callable[[], bool],
     cluster: Cluster | None = None,
 ) -> bool:
-    """Runs trials until the controller has no more, or Tune is told to stop; says whether it got there.
-
-    False: Ray or Tune broke under the trials, which another call, on another Ray, goes on with.
+    """Runs trials until the controller has no more, or Tune is told to stop.
 
     Args:
-        controller: gives out trials, takes in what they say.
+        controller: gives out trials, and records what they report.
         space: has the trial scheduler.
+        template: what all trials have in common.
         max_concurrent: trials at once.
-        scratch: for Tune's own files.
-        is_stopping: once true, no trial is placed any more, and running ones end with their epoch.
-        cluster: whose nodes may be lost; none = a Ray of our own.
+        is_stopping: once true, no trial is placed any more, and running trials end with their epoch.
+        cluster: where the trials run; None = a Ray of our own.
+
+    Returns:
+        Whether the trials ended by themselves. False: Ray broke down; call again with another Ray.
 
     Raises:
-        DataError: the ledger could not be written; running trials were stopped.
-        Exception: whatever else broke the controller; likewise.
+        DataError: the ledger cannot be written; running trials were stopped.
+        Exception: the controller failed otherwise; running trials were stopped.
     """
-    desk = Desk(controller, is_stopping)
+    bridge = Bridge(controller, template, is_stopping)
     has_ended = True
     try:
-        with watched_cluster(desk, cluster) as find_stuck, watched_node(find_stuck):
-            open_tuner(desk, space, max_concurrent=max_concurrent, scratch=scratch).fit()
+        with watched_cluster(bridge, cluster) as find_stuck, watched_node(find_stuck):
+            open_tuner(bridge, space, max_concurrent=max_concurrent).fit()
     except Exception as error:  # such as a process of Tune's that died while it started
         has_ended = False
-        desk.broke_down(error)
-    if isinstance(desk.problem, OSError) and desk.problem.errno in UNWRITABLE:
-        reason = desk.problem.strerror or desk.problem
-        raise DataError(
-            f"{controller.folder}: cannot be written ({reason}), so the sweep was stopped; its ledger is "
-            "kept. Free some space"
-        ) from desk.problem
-    if desk.problem is not None:
-        raise desk.problem
+        bridge.broke_down(error)
+    bridge.raise_problem()
     return has_ended
 
 
 @contextmanager
-def watched_cluster(desk: Desk, cluster: Cluster | None) -> Generator[Callable[[], str]]:
-    """Yields what looks after the nodes of a cluster, if there is one; see `PendingTrials`."""
+def watched_cluster(bridge: Bridge, cluster: Cluster | None) -> Generator[Callable[[], str]]:
+    """Yields a `PendingTrials` for a cluster, else a function that finds nothing."""
     if cluster is None:
         yield lambda: ""
         return
@@ -97,132 +88,70 @@ def watched_cluster(desk: Desk, cluster: Cluster | None) -> Generator[Callable[[
     from orchestrator.driver.pending_trials import PendingTrials
 
     address, job_id = cluster.address, ray.get_runtime_context().get_job_id()
-    desk.find_lost = partial(lost_under, address, job_id)
-    watch = PendingTrials(
-        desk.controller, lambda: list(desk.open_trials.values()), address, job_id, desk.is_stopping
+    bridge.find_lost = partial(lost_under, address, job_id)
+    pending = PendingTrials(
+        bridge.controller,
+        bridge.template.need,
+        lambda: list(bridge.open_trials.values()),
+        address,
+        job_id,
+        bridge.is_stopping,
     )
     try:
-        yield watch
+        yield pending
     finally:
-        watch.close()
+        pending.close()
 
 
-def open_tuner(desk: Desk, space: SearchSpace, *, max_concurrent: int, scratch: Path) -> tune.Tuner:
-    """Returns Tune, told what to ask, what to tell, and what the finished trials scored."""
-    controller, scheduler = desk.controller, open_scheduler(space)
-    remind(scheduler, controller.state, space.objective)
+def open_tuner(bridge: Bridge, space: SearchSpace, *, max_concurrent: int) -> tune.Tuner:
+    """Returns Tune, connected to the controller; its scheduler knows the scores of finished trials."""
+    scheduler = open_scheduler(space)
+    remind(scheduler, bridge.controller.state, space.objective)
     return tune.Tuner(
-        tune.with_resources(run_trial, controller.order.resources()),
+        tune.with_resources(run_trial, bridge.template.resources()),
         tune_config=tune.TuneConfig(
-            search_alg=Asker(desk),
+            search_alg=BridgeSearcher(bridge),
             scheduler=scheduler,
-            num_samples=-1,  # until the asker says that it is finished
+            num_samples=-1,  # until the searcher says that it is finished
             max_concurrent_trials=max_concurrent,
             reuse_actors=True,
-            trial_dirname_creator=lambda trial: trial.trial_id,  # Tune's own holds every parameter
+            trial_dirname_creator=lambda trial: trial.trial_id,  # Tune's own name holds every parameter
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(scratch),
+            storage_path=bridge.template.scratch,
             verbose=0,
-            callbacks=[Teller(desk)],
-            stop=StopAtEpoch(desk),
+            callbacks=[BridgeCallback(bridge)],
+            stop=BridgeStopper(bridge),
         ),
     )
 
 
-def open_scheduler(space: SearchSpace) -> TrialScheduler:
-    """Returns what stops trials early, by the objective after each epoch."""
-    by_score: dict[str, Any] = {"time_attr": "epoch", "metric": "score", "mode": "max", "grace_period": 1}
-    match space.search.scheduler:
-        case "asha":
-            beyond_the_last = _num_epochs(space) + 1  # who gets there is stopped, and must not miss its end
-            return ASHAScheduler(**by_score, max_t=beyond_the_last, reduction_factor=REDUCTION_FACTOR)
-        case "median":
-            return MedianStopping(**by_score)
-        case _:
-            return FIFOScheduler()
+class Bridge:
+    """What Tune's searcher, callback and stopper share.
 
+    No exception of the controller reaches Tune, which would end without cleaning up.
+    """
 
-def honest_sentence(space: SearchSpace) -> str | None:
-    """Says where stopping early cannot pay off; None where it can."""
-    kind, num_trials, num_epochs = space.search.scheduler, space.num_trials, _num_epochs(space)
-    if kind == "none":
-        return None
-    if num_epochs < REDUCTION_FACTOR:
-        return f"{kind}: trials of {num_epochs} epochs are over before they can be compared; nothing is saved"
-    if num_trials < REDUCTION_FACTOR**2:
-        return (
-            f"{kind}: among {num_trials} trials there is little to compare with, so little is saved and a "
-            "slow starter may be lost; search.scheduler=none costs little more"
-        )
-    return None
-
-
-def _num_epochs(space: SearchSpace) -> int:
-    parameter = space.parameters.get("num_epochs")
-    return max(map(int, map(str, parameter.corners()))) if parameter else space.base("num_epochs")
-
-
-@dataclass(frozen=True)
-class PastTrial:
-    """A trial that an earlier driver ran, where a scheduler compares."""
-
-    trial_id: str
-
-
-def remind(scheduler: TrialScheduler, state: SweepState, objective: str) -> None:
-    """Tells a scheduler what the finished trials of a resumed sweep scored on their way."""
-    for key, trial in state.trials.items():
-        if trial.status != "finished" or trial.confirms:
-            continue  # the others say again what they said; those that confirm are not compared
-        past: Any = PastTrial(key)
-        if isinstance(scheduler, ASHAScheduler):
-            scheduler.on_trial_add(cast(Any, None), past)
-        for _, epoch, metrics in trial.history:
-            goal = trial.own_key(objective)
-            if goal not in metrics:
-                continue
-            result = {"epoch": epoch, "score": metrics[goal]}
-            if isinstance(scheduler, MedianStopping):
-                scheduler.remember(past, result)
-            else:
-                scheduler.on_trial_result(cast(Any, None), past, result)
-
-
-class MedianStopping(MedianStoppingRule):
-    """Tune's rule, which expects a score of every trial that ends; failed ones have none."""
-
-    def remember(self, trial: Trial, result: dict[str, Any]) -> None:
-        """Takes in what is long over: no decision is due."""
-        self._results[trial].append(result)
-
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """Passes on what can be compared."""
-        if "score" in result:
-            super().on_trial_complete(tune_controller, trial, result)
-
-
-class Desk:
-    """What asker and teller share. No exception leaves it for Tune, which would end without cleaning up."""
-
-    def __init__(self, controller: Controller, is_stopping: Callable[[], bool] = lambda: False) -> None:
-        self.controller = controller
-        self.is_stopping = is_stopping
-        self.open_trials: dict[
-            str, str
-        ] = {}  # Tune's id → trial_key; a trial leaves when its end is recorded
-        self.problem: Exception | None = None
-        self.find_lost: Callable[[str, int], set[str]] | None = None  # nodes of an attempt, on a cluster
+    def __init__(
+        self,
+        controller: Controller,
+        template: TrialSpec,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.controller, self.template, self.is_stopping = controller, template, is_stopping
+        self.open_trials: dict[str, str] = {}  # Tune's id → trial_key, until the trial's end is recorded
+        self.problem: Exception | None = None  # the controller's first
+        self.find_lost: Callable[[str, int], set[str]] | None = None  # lost nodes of an attempt
 
     def __reduce__(self) -> tuple[type[str], tuple[()]]:
         """Pickles to nothing: Tune stores its parts for a restore that never comes."""
         return str, ()
 
     def broke_down(self, error: Exception) -> None:
-        """Takes in that Tune ended with an exception, and its trials with it.
+        """Fails the open trials, as Tune ended with an exception.
 
-        If the user has ended the sweep, Ray may have got the same signal: the trials stay open.
+        If the user has ended the sweep, Ray may have received the same signal: the trials stay open.
         """
         logger.warning("Ray broke down", exc_info=error)
         if self.is_stopping():
@@ -235,13 +164,13 @@ class Desk:
         with self.guarded():
             self.controller.say(reason)
             if not is_stuck:
-                self.controller.circuit_breaker.note_crash()  # one, however many trials ran
+                self.controller.circuit_breaker.note_crash()  # once, however many trials ran
             while self.open_trials:
                 _, key = self.open_trials.popitem()
                 self.controller.failed(key, cause, reason)
 
     def ended(self, key: str, record: TrialRecord) -> None:
-        """Takes in how an attempt ended; with a node that it stood on, whatever its workers made of it."""
+        """Passes on how an attempt ended; if it lost a node, that is the cause."""
         lost = self.lost_nodes(key) if record.cause in OF_A_LOST_NODE else set[str]()
         if lost:
             self.controller.lost_node(key, lost)
@@ -249,112 +178,123 @@ class Desk:
             self.controller.ended(key, record)
 
     def lost_nodes(self, key: str) -> set[str]:
-        """Returns the nodes that an attempt stood on and that are gone."""
+        """Returns the lost nodes among those that an attempt ran on."""
         if self.find_lost is None:
             return set()
         return self.find_lost(key, self.controller.state.trials[key].attempts)
 
     @contextmanager
     def guarded(self) -> Generator[None]:
-        """Keeps the first exception for `run_trials`; after it, no trial is placed any more."""
+        """Keeps the first exception for `raise_problem`; after it, no trial is placed any more."""
         with undisturbed():
             try:
                 yield
             except Exception as error:
                 self.problem = self.problem or error
 
+    def raise_problem(self) -> None:
+        """Raises the exception that `guarded` kept, if there is one."""
+        if isinstance(self.problem, OSError) and self.problem.errno in UNWRITABLE:
+            reason = self.problem.strerror or self.problem
+            raise DataError(
+                f"{self.controller.folder}: cannot be written ({reason}), so the sweep was stopped; its "
+                f"ledger is kept. Free some space, then resume: {self.controller.settings.resume_command}"
+            ) from self.problem
+        if self.problem is not None:
+            raise self.problem
 
-class StopAtEpoch(tune.Stopper):
-    """Ends each trial after its epoch once the user wants it; all at once when the controller is broken."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+class BridgeStopper(tune.Stopper):
+    """Stops each trial after its epoch when the user asks; all at once when the controller failed."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self.bridge = bridge
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Is asked after each epoch, whose checkpoint is on disk; a trial that is done ends by itself."""
-        return self.desk.is_stopping() and "record" not in result
+        """Stops a trial after its epoch, whose checkpoint is on disk; a trial that is done ends by itself."""
+        return self.bridge.is_stopping() and "record" not in result
 
     def stop_all(self) -> bool:
-        """Is asked after every result; nobody would write down what trials report to a broken controller."""
-        return self.desk.problem is not None
+        """Stops all trials once nothing can be recorded."""
+        return self.bridge.problem is not None
 
 
-class Asker(Searcher):
-    """Tune's searcher: whenever a place is free, the controller's next trial."""
+class BridgeSearcher(Searcher):
+    """Gives Tune the controller's next trial whenever a place is free."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, bridge: Bridge) -> None:
         super().__init__()
-        self.desk = desk
+        self.bridge = bridge
 
     def suggest(self, trial_id: str) -> Any:
         """Returns Tune's config of the next trial."""
-        if self.desk.problem or self.desk.is_stopping():
+        if self.bridge.problem or self.bridge.is_stopping():
             return Searcher.FINISHED
-        order: TrialSpec | None = None
+        spec: TrialSpec | None = None
         may_come = False
-        with self.desk.guarded():
-            if (order := self.desk.controller.next_trial()) is not None:
-                self.desk.open_trials[trial_id] = order.trial_key
-            else:  # a trial that runs may still crash, and then needs a place again
-                may_come = bool(self.desk.open_trials) or self.desk.controller.waits_for_space()
-        if order is None:
-            return None if may_come and not self.desk.problem else Searcher.FINISHED
-        return {"order": order.to_json()}
+        with self.bridge.guarded():
+            if (spec := self.bridge.controller.next_trial(self.bridge.template)) is not None:
+                self.bridge.open_trials[trial_id] = spec.trial_key
+            else:  # a running trial may still crash, and then needs a place again
+                may_come = bool(self.bridge.open_trials) or self.bridge.controller.waits_for_space()
+        if spec is None:
+            return None if may_come and not self.bridge.problem else Searcher.FINISHED
+        return {"spec": spec.to_json()}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Learns nothing here: the controller tells the searcher."""
+        """Does nothing: the controller tells the searcher of the space."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Saves nothing: the ledger is the truth, Tune is never restored."""
+        """Saves nothing: a sweep is resumed from its ledger, never by Tune."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Restores nothing."""
 
 
-class Teller(tune.Callback):
-    """Tune's callback, in the driver: what trials report goes to the controller, and so into the ledger."""
+class BridgeCallback(tune.Callback):
+    """Passes what trials report from Tune to the controller."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, bridge: Bridge) -> None:
+        self.bridge = bridge
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Takes in an epoch, or the record at the end."""
-        with self.desk.guarded():
-            key = self.desk.open_trials[trial.trial_id]
+        """Passes on an epoch's metrics, or the record at the end."""
+        with self.bridge.guarded():
+            key = self.bridge.open_trials[trial.trial_id]
             if "record" in result:
-                del self.desk.open_trials[trial.trial_id]
-                self.desk.ended(key, TrialRecord(**json.loads(result["record"])))
+                del self.bridge.open_trials[trial.trial_id]
+                self.bridge.ended(key, TrialRecord(**json.loads(result["record"])))
             else:
-                self.desk.controller.reported(key, result["epoch"], json.loads(result["metrics"]))
+                self.bridge.controller.reported(key, result["epoch"], json.loads(result["metrics"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Takes in a trial that a scheduler stopped: it ranks by its last value. `stop` leaves it open."""
-        with self.desk.guarded():
-            key = self.desk.open_trials.pop(trial.trial_id, None)
-            if key is not None and not self.desk.is_stopping():
-                self.desk.controller.stopped_early(key, seconds=trial.last_result.get("time_total_s", 0.0))
+        """Passes on that the scheduler stopped a trial. `stop` leaves the trial open."""
+        with self.bridge.guarded():
+            key = self.bridge.open_trials.pop(trial.trial_id, None)
+            if key is not None and not self.bridge.is_stopping():
+                self.bridge.controller.stopped_early(key, seconds=trial.last_result.get("time_total_s", 0.0))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Takes in a process that died, or ended itself; `stop` leaves its trial open."""
-        with self.desk.guarded():
-            key = self.desk.open_trials.pop(trial.trial_id, None)
-            if key is None or self.desk.is_stopping():
+        """Passes on why a process died or ended itself. `stop` leaves its trial open."""
+        with self.bridge.guarded():
+            key = self.bridge.open_trials.pop(trial.trial_id, None)
+            if key is None or self.bridge.is_stopping():
                 return
-            said = _said_of(trial)
-            if words := last_words(self.desk.controller.folder / "trials" / key):
-                self.desk.controller.failed(key, *words)
-            elif (lost := self.desk.lost_nodes(key)) or NODE_DIED.search(said):
-                self.desk.controller.lost_node(key, lost)
+            said = _error_of(trial)
+            if words := last_words(self.bridge.controller.folder / "trials" / key):
+                self.bridge.controller.failed(key, *words)
+            elif (lost := self.bridge.lost_nodes(key)) or NODE_DIED.search(said):
+                self.bridge.controller.lost_node(key, lost)
             else:
-                self.desk.controller.died(key, *_cause_of_death(said))
+                self.bridge.controller.died(key, *_cause_of_death(said))
 
 
-def _said_of(trial: Trial) -> str:
-    """Returns what Tune wrote of a trial's failure."""
+def _error_of(trial: Trial) -> str:
+    """Returns what Tune wrote about the failure of a trial."""
     try:
         return Path(trial.error_file or "").read_text()
     except OSError:
@@ -365,7 +305,7 @@ def _cause_of_death(said: str) -> tuple[Cause, str]:
     if OUT_OF_MEMORY.search(said):
         return (
             "killed_for_memory",
-            "its process was killed, as the machine ran out of memory; lower search.max_concurrent",
+            "its process was killed because the machine ran out of memory; lower search.max_concurrent",
         )
     return "process_died", "its process died: killed from outside, or crashed in native code (see ray.log)"
 

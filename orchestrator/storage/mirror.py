@@ -52,12 +52,14 @@ def reach(uri: str) -> Storage:
 class Mirror:
     """Holds a sweep's lease and copies its ledger and results on a thread, from `start` to `finish`."""
 
-    def __init__(self, storage: Storage, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, storage: Storage, folder: Path, say: Callable[[str], None], *, is_shared: bool = False
+    ) -> None:
         self.storage, self.folder, self.say = storage, folder, say
         self.lease = Lease(storage, folder.name)
         self.is_lost = False  # another driver has the lease, so nothing is written to the storage
         self.is_behind = False  # the storage did not answer the last time
-        self.is_shared = False  # trials on other machines need the storage
+        self.is_shared = is_shared  # trials on other machines need the storage
         self._sizes: dict[str, int] = {}  # of the segments as copied
         self._reader = LedgerReader(folder)
         self._ended: list[str] = []  # finished trials that are not uploaded yet

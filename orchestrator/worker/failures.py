@@ -1,4 +1,4 @@
-"""Why a trial failed: a cause and a message, also from a process that had only the time to leave a file."""
+"""Finds out why a trial failed, also from the file that a dying process left."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from trainables.errors import TrainingDiverged, UserError, WeightsUnavailable
 
 WARNINGS = "warnings.json"
 OUT_OF_MEMORY = re.compile("OutOfMemory|low on memory")
-"""In what Ray says when its memory monitor ended a process."""
+"""In Ray's message when its memory monitor killed a process."""
 
 
 class WorkerDied(Exception):
-    """Train lost a worker; if that had the time to say why, its last words count instead."""
+    """Train lost a worker. If the worker left last words, they count instead."""
 
 
 def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
-    """Returns why a trial failed, in one message; the traceback of what none foresaw goes to `error.txt`."""
+    """Returns cause and message of a failure; writes the traceback of an unexpected one to `error.txt`."""
     if isinstance(error, WeightsUnavailable):
         return "unavailable", str(error)
     if isinstance(error, StorageError):
@@ -36,7 +36,7 @@ def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
         return "diverged", str(error)
     if isinstance(error, UserError):
         return "user_error", str(error)
-    if said := last_words(workdir):  # by a worker, before Train wrapped it
+    if said := last_words(workdir):  # of a worker, before Train wrapped its error
         return said
     from trainables.losses.collectives import is_out_of_memory
     from trainables.losses.global_batch import NonFiniteLoss
@@ -44,12 +44,12 @@ def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
     if is_out_of_memory(error):
         return "out_of_memory", _first_line(error)
     if OUT_OF_MEMORY.search(str(error)):  # of a worker
-        return "killed_for_memory", "a worker was killed, as the machine ran out of memory"
+        return "killed_for_memory", "a worker was killed because the machine ran out of memory"
     if isinstance(error, WorkerDied):
         return "process_died", "a worker died: killed from outside, or crashed in native code (see ray.log)"
     if isinstance(error, NonFiniteLoss | FloatingPointError):
         return "non_finite", str(error)
-    if os.strerror(errno.ENOSPC) in str(error):  # an OSError, or what a library made of one
+    if os.strerror(errno.ENOSPC) in str(error):  # an OSError, or an error that a library raised from one
         return "disk_full", f"{workdir}: {_first_line(error)}"
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "error.txt").write_text("".join(traceback.format_exception(error)))
@@ -57,22 +57,22 @@ def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
 
 
 def last_words(workdir: Path) -> tuple[Cause, str] | None:
-    """Returns why an attempt failed, if one of its processes had the time to say so."""
+    """Returns cause and message that a process of the attempt left, if one did."""
     for path in sorted(workdir.glob(_failure_file("*"))):
         cause, message = json.loads(path.read_text())
         return cause, message
     return None
 
 
-def leave_last_words(order: TrialSpec, files: TrialFiles, rank: int, cause: Cause, message: str) -> None:
-    """Leaves for the driver why this process fails."""
-    path = Path(order.workdir) / _failure_file(rank)
+def leave_last_words(spec: TrialSpec, files: TrialFiles, rank: int, cause: Cause, message: str) -> None:
+    """Writes why this process fails, for the driver."""
+    path = Path(spec.workdir) / _failure_file(rank)
     write_atomically(path, json.dumps([cause, message]))
-    files.upload_failure(order.attempt, path)
+    files.upload_failure(spec.attempt, path)
 
 
 def warn(workdir: Path, warnings: list[str]) -> None:
-    """Leaves for the driver what went wrong and was mended."""
+    """Writes problems that the trial survived, for the driver."""
     said = read_warnings(workdir)
     if new := [text for text in warnings if text not in said]:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -80,13 +80,13 @@ def warn(workdir: Path, warnings: list[str]) -> None:
 
 
 def read_warnings(workdir: Path) -> list[str]:
-    """Returns what `warn` left."""
+    """Returns what `warn` wrote."""
     path = workdir / WARNINGS
     return json.loads(path.read_text()) if path.is_file() else []
 
 
 def forget_words(workdir: Path, rank: int | str) -> None:
-    """Deletes what an earlier attempt said."""
+    """Deletes the messages of an earlier attempt."""
     for path in [*workdir.glob(_failure_file(rank)), *([workdir / WARNINGS] if rank in (0, "*") else [])]:
         path.unlink(missing_ok=True)
 

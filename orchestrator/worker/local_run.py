@@ -1,4 +1,4 @@
-"""One trainable on this machine without Ray: in this process, or in several that share each batch."""
+"""Runs one trainable on this machine without Ray, in one process or several."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ FAILED = 2
 
 
 def run_locally(trainable: str, config: TrialConfig, *, workdir: Path, store: Path) -> Metrics:
-    """Runs a trainable to its end and returns its metrics, which it also leaves in `workdir/metrics.json`.
+    """Runs a trainable and returns its metrics, which are also in `workdir/metrics.json`.
 
     Raises:
-        UserError: what the trainable refused, on whichever worker.
+        UserError: any worker raised it.
     """
     execution = config.execution
     share = fit(execution.num_workers, execution.device, num_trials=1)

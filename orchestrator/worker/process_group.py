@@ -1,6 +1,6 @@
-"""How the workers of one machine find each other: through a file, so that none opens a port to the network.
+"""Lets the workers of one machine meet through a file, so that none opens a port to the network.
 
-Ray's own way is torch's TCP store, which listens on every address of the machine.
+Ray uses torch's TCP store, which listens on every address of the machine.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -19,7 +19,7 @@ from ray.train.torch.config import _TorchBackend
 
 
 class FileBackend(_TorchBackend):
-    """Ray's set-up of torch, but for the meeting point."""
+    """Ray's set-up of torch, with a file as the meeting point."""
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         """Joins all workers into one process group."""
@@ -35,7 +35,7 @@ class FileBackend(_TorchBackend):
 
 @dataclass
 class FileTorchConfig(TorchConfig):
-    """`TorchConfig` of one machine. `path` is a file that no other group uses."""
+    """`TorchConfig` for one machine. `path` is a file that no other group uses."""
 
     path: str = ""
 

@@ -1,8 +1,8 @@
-"""ONE trial: the only place where Ray Tune or Ray Train meets a trainable.
+"""Runs one trial: the only place where Ray Tune or Ray Train calls a trainable.
 
-A trial of one worker runs inside the Tune process, which is reused from trial to trial. A trial of several
-workers is a Ray Train run that the Tune process only watches. Either way the driver gets back one record,
-failures included: an exception that crossed Tune would lose its cause.
+A trial of one worker runs in the Tune process, which is reused from trial to trial. A trial of several
+workers is a Ray Train run that the Tune process only watches. Either way the driver receives one record, also
+of a failure: an exception that passed through Tune would lose its cause.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
@@ -34,6 +34,7 @@ from orchestrator.worker.failures import (
     read_warnings,
     warn,
 )
+from orchestrator.worker.scratch import attempt_scratch
 from orchestrator.worker.trial_spec import TrialRecord, TrialSpec
 from trainables import resolve
 from trainables.artifacts import file_sha256
@@ -43,28 +44,24 @@ from trainables.errors import DataError
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
-import fcntl
-import shutil
-import tempfile
-
 # Imports inside functions: the driver imports this module, and needs neither torch nor Ray Train.
 
 
 def run_trial(config: dict[str, str]) -> dict[str, str]:
-    """The Tune function: runs `config["order"]` and returns the record as Tune's last result."""
-    placed, began = TrialSpec.from_json(config["order"]), time.perf_counter()
-    order = placed.at_home()
-    workdir, files = Path(order.workdir), order.files()
+    """Runs `config["spec"]` as Tune's function; returns the record as Tune's last result."""
+    placed, began = TrialSpec.from_json(config["spec"]), time.perf_counter()
+    spec = placed.at_home()
+    workdir, files = Path(spec.workdir), spec.files()
     try:
         forget_words(workdir, "*")
-        done = _over_workers(order, placed) if order.num_workers > 1 else _in_this_process(order, files)
+        done = _over_workers(spec, placed) if spec.num_workers > 1 else _in_this_process(spec, files)
         record = TrialRecord(time.perf_counter() - began, **done)
     except Exception as error:
-        if order.num_workers > 1:
-            files.fetch_failures(order.attempt)
+        if spec.num_workers > 1:
+            files.fetch_failures(spec.attempt)
         cause, message = explain(error, workdir)
-        if cause == "crash" and order.device == "cuda" and order.num_workers == 1:
-            leave_last_words(order, files, 0, cause, message)
+        if cause == "crash" and spec.device == "cuda" and spec.num_workers == 1:
+            leave_last_words(spec, files, 0, cause, message)
             raise  # ends this process: a broken CUDA context would fail every trial that comes here
         record = TrialRecord(time.perf_counter() - began, cause=cause, message=message)
     finally:
@@ -73,47 +70,52 @@ def run_trial(config: dict[str, str]) -> dict[str, str]:
     return {"record": json.dumps(asdict(replace(record, warnings=record.warnings or read_warnings(workdir))))}
 
 
-def _in_this_process(order: TrialSpec, files: TrialFiles) -> Done:
+def _in_this_process(spec: TrialSpec, files: TrialFiles) -> Done:
     from ray import tune
 
-    _start_afresh(order)
-    device = "cuda:0" if order.device == "cuda" else "cpu"
-    with _taken_up(order, files) as (checkpoint, damages):
-        warn(Path(order.workdir), damages)
-        context = TuneContext(order, device=device, send=tune.report, files=files, resume_from=checkpoint)
-        return _done(resolve(order.trainable)(order.trial, context), files)
+    _start_afresh(spec)
+    device = "cuda:0" if spec.device == "cuda" else "cpu"
+    with _taken_up(spec, files) as (checkpoint, damages):
+        warn(Path(spec.workdir), damages)
+        context = TuneContext(spec, device=device, send=tune.report, files=files, resume_from=checkpoint)
+        return _done(resolve(spec.trainable)(spec.trial, context), files)
 
 
 @contextmanager
-def _taken_up(order: TrialSpec, files: TrialFiles) -> Generator[tuple[Path | None, list[str]]]:
-    """Holds the trial's folder on this node, with all that the trial needs; yields as `taken_over` does."""
-    with taken_over(
-        Path(order.workdir), order.attempt, find=lambda: files.fetch_checkpoint(order.attempt)
-    ) as (checkpoint, damages):
-        _say_where(order)
-        if order.storage is not None:
-            Path(order.store).mkdir(parents=True, exist_ok=True)
-            files.fetch_inputs(order.inputs)
-            check_inputs(order)
-        said = "goes on from an earlier checkpoint, as the newest is damaged"
+def _taken_up(spec: TrialSpec, files: TrialFiles) -> Generator[tuple[Path | None, list[str]]]:
+    """Locks the trial's folder on this node and fetches its inputs.
+
+    Yields:
+        The checkpoint to resume from, and the damages found.
+    """
+    with taken_over(Path(spec.workdir), spec.attempt, find=lambda: files.fetch_checkpoint(spec.attempt)) as (
+        checkpoint,
+        damages,
+    ):
+        _register_node(spec)
+        if spec.storage is not None:
+            Path(spec.store).mkdir(parents=True, exist_ok=True)
+            files.fetch_inputs(spec.inputs)
+            check_inputs(spec)
+        said = "resumes from an earlier checkpoint, as the newest is damaged"
         yield checkpoint, [f"{said}: {damage}" for damage in damages]
 
 
-def check_inputs(order: TrialSpec) -> None:
-    """Compares this node's data and weights with those that the sweep was started on.
+def check_inputs(spec: TrialSpec) -> None:
+    """Compares this node's data and weights with those of the driver.
 
     Raises:
-        DataError: others lie at the same place here, or none; says how the right ones get here.
+        DataError: they differ, or are missing here; says what to do.
     """
     from orchestrator.planning.checks import COPY, how_to_mend
     from orchestrator.planning.identity import by_name, identify
 
-    config = order.trial
+    config = spec.trial
     here, node = identify(config), platform.node()
     others = "others on this node than where the sweep runs from"
-    if here.data != order.data_fingerprint:
+    if here.data != spec.data_fingerprint:
         raise DataError(f"{node}: the data in data.root are {others}; {COPY}")
-    wanted = by_name(config, order.model_fingerprint, order.captioner_fingerprint)
+    wanted = by_name(config, spec.model_fingerprint, spec.captioner_fingerprint)
     for name, now in by_name(config, here.model, here.captioner).items():
         if now != wanted[name]:
             what = others if now else "not on this node"
@@ -122,7 +124,7 @@ def check_inputs(order: TrialSpec) -> None:
 
 
 class Done(TypedDict):
-    """What comes of a trial that ends well, as of a `TrialRecord`."""
+    """The fields of a `TrialRecord` of a trial that finished."""
 
     metrics: dict[str, float]
     results: dict[str, str]
@@ -130,7 +132,7 @@ class Done(TypedDict):
 
 
 def _done(metrics: Metrics, files: TrialFiles) -> Done:
-    """Puts the results away; the driver takes a trial for finished once it has them."""
+    """Copies the results to the storage, if there is one, and returns the record's fields."""
     files.upload_results()
     files.delete_checkpoints()
     warn(files.workdir, files.warnings)
@@ -139,37 +141,37 @@ def _done(metrics: Metrics, files: TrialFiles) -> Done:
     )
 
 
-def _over_workers(order: TrialSpec, placed: TrialSpec) -> Done:
-    """Starts one process per worker and returns what rank 0 returned; `placed` is for any node."""
+def _over_workers(spec: TrialSpec, placed: TrialSpec) -> Done:
+    """Starts one process per worker, and returns what rank 0 returned; `placed` suits any node."""
     from ray.train import TrainingFailedError
 
-    with attempt_scratch(Path(order.scratch), f"{order.trial_key}-{order.attempt}") as scratch:
+    with attempt_scratch(Path(spec.scratch), f"{spec.trial_key}-{spec.attempt}") as scratch:
         try:
-            done: Any = _trainer(order, placed, scratch).fit().return_value
+            done: Any = _trainer(spec, placed, scratch).fit().return_value
         except TrainingFailedError as error:
             raise WorkerDied(str(error)) from error
     return done
 
 
-def _trainer(order: TrialSpec, placed: TrialSpec, scratch: Path) -> TorchTrainer:
-    """Returns Ray Train, told what to start, and to repeat nothing by itself."""
+def _trainer(spec: TrialSpec, placed: TrialSpec, scratch: Path) -> TorchTrainer:
+    """Returns Ray Train for these workers; it repeats nothing by itself."""
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
     from orchestrator.worker.process_group import FileTorchConfig
 
-    per_worker = {"CPU": max(1, order.cpus_per_trial // order.num_workers)}
-    is_gpu = order.device == "cuda"
+    per_worker = {"CPU": max(1, spec.cpus_per_trial // spec.num_workers)}
+    is_gpu = spec.device == "cuda"
     backend = "nccl" if is_gpu else "gloo"
     return TorchTrainer(
         run_as_worker,
-        train_loop_config={"order": placed.to_json()},
+        train_loop_config={"spec": placed.to_json()},
         torch_config=TorchConfig(backend=backend)
-        if order.spans_nodes
+        if spec.spans_nodes
         else FileTorchConfig(backend=backend, path=str(scratch / "group")),
         scaling_config=ScalingConfig(
-            num_workers=order.num_workers,
+            num_workers=spec.num_workers,
             use_gpu=is_gpu,
             resources_per_worker=per_worker | ({"GPU": 1} if is_gpu else {}),
         ),
@@ -177,7 +179,7 @@ def _trainer(order: TrialSpec, placed: TrialSpec, scratch: Path) -> TorchTrainer
             name=scratch.name,
             storage_path=str(scratch),
             callbacks=[TuneReportCallback()],
-            # Controller failures are repeated for ever by default, also those that no repetition mends.
+            # By default Train repeats failures of its controller for ever.
             failure_config=FailureConfig(
                 max_failures=0, max_preemption_failures=0, controller_failure_limit=1
             ),
@@ -188,26 +190,26 @@ def _trainer(order: TrialSpec, placed: TrialSpec, scratch: Path) -> TorchTrainer
 
 
 def run_as_worker(config: dict[str, str]) -> Done | None:
-    """The Train function, on every rank: runs the trainable; leaves the cause of a failure in the workdir."""
+    """Runs the trainable as Train's function, on every rank; writes why it fails into the workdir."""
     import ray.train
     import ray.train.torch
     from torch import distributed
 
     from trainables.losses.collectives import PeerFailed
 
-    order = TrialSpec.from_json(config["order"]).at_home()
-    place, files = ray.train.get_context(), order.files()
-    _start_afresh(order)
-    workdir, rank = Path(order.workdir), place.get_world_rank()
-    if order.storage is not None:  # left on this node, where `run_trial` need not be
+    spec = TrialSpec.from_json(config["spec"]).at_home()
+    place, files = ray.train.get_context(), spec.files()
+    _start_afresh(spec)
+    workdir, rank = Path(spec.workdir), place.get_world_rank()
+    if spec.storage is not None:  # `run_trial` may be on another node
         forget_words(workdir, rank)
     try:
-        with _taken_up(order, files) as (checkpoint, damages):
+        with _taken_up(spec, files) as (checkpoint, damages):
             if rank == 0:
                 warn(workdir, damages)
             distributed.barrier()  # no rank writes a checkpoint before all have looked for the newest
             context = TuneContext(
-                order,
+                spec,
                 device=str(ray.train.torch.get_device()),
                 send=ray.train.report,
                 files=files,
@@ -215,20 +217,20 @@ def run_as_worker(config: dict[str, str]) -> Done | None:
                 world_size=place.get_world_size(),
                 resume_from=checkpoint,
             )
-            metrics = resolve(order.trainable)(order.trial, context)
+            metrics = resolve(spec.trainable)(spec.trial, context)
             return _done(metrics, files) if rank == 0 else None
-    except PeerFailed:  # that rank says why
+    except PeerFailed:  # the failing rank writes why
         raise
     except Exception as error:
-        leave_last_words(order, files, rank, *explain(error, workdir))
+        leave_last_words(spec, files, rank, *explain(error, workdir))
         raise
 
 
 @dataclass
 class TuneContext:
-    """A `RunContext` whose reports go to Ray. One class for Tune and Train: they differ in `send` alone."""
+    """A `RunContext` whose reports go to Ray; Tune and Train differ in `send` alone."""
 
-    order: TrialSpec
+    spec: TrialSpec
     device: str
     send: Callable[[dict[str, Any]], None]  # Tune's or Train's report; Train's is collective
     files: TrialFiles
@@ -243,16 +245,16 @@ class TuneContext:
     @property
     def workdir(self) -> Path:
         """Private to this trial."""
-        return Path(self.order.workdir)
+        return Path(self.spec.workdir)
 
     @property
     def store(self) -> Path:
         """Shared by all trials."""
-        return Path(self.order.store)
+        return Path(self.spec.store)
 
     def report(self, metrics: Metrics, checkpoint: Path | None = None) -> None:
-        """Hands scalars to the driver; a scheduler may end the trial here. Collective."""
-        del checkpoint  # lies in the workdir, where the next attempt finds it
+        """Sends scalars to the driver; a scheduler may end the trial here. Collective."""
+        del checkpoint  # it is in the workdir, where the next attempt finds it
         if self.rank == 0:
             self.files.upload_checkpoints()
         self.num_reports += 1
@@ -261,12 +263,12 @@ class TuneContext:
             "epoch": int(values.get("train/epoch", self.num_reports)),
             "metrics": json.dumps(values),
         }
-        if self.order.is_compared and self.order.objective in values:
-            result["score"] = values[self.order.objective]
+        if self.spec.is_compared and self.spec.objective in values:
+            result["score"] = values[self.spec.objective]
         self.send(result)
 
     def fetch(self, folder: Path) -> None:
-        """Fetches a finished folder of the store from the sweep's storage, if it is there and not here."""
+        """Fetches a finished folder of the store from the sweep's storage, if it is only there."""
         self.files.fetch(folder)
 
     def keep(self, folder: Path) -> None:
@@ -276,7 +278,7 @@ class TuneContext:
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Returns plain floats; what could not be computed is absent."""
+    """Returns the finite values, as plain floats."""
     values = {key: float(value) for key, value in metrics.items()}
     return {key: value for key, value in values.items() if math.isfinite(value)}
 
@@ -287,33 +289,33 @@ def hash_results(workdir: Path) -> dict[str, str]:
     return {path.relative_to(workdir).as_posix(): file_sha256(path) for path in files}
 
 
-def _start_afresh(order: TrialSpec) -> None:
-    """Undoes what an earlier trial may have left in a reused process."""
+def _start_afresh(spec: TrialSpec) -> None:
+    """Resets what an earlier trial may have changed in a reused process."""
     import numpy as np
     import torch
 
     _keep_imports()
-    seed = order.config["seed"]
+    seed = spec.config["seed"]
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    torch.set_num_threads(order.num_threads)
+    torch.set_num_threads(spec.num_threads)
 
 
 @cache
 def _keep_imports() -> None:
-    """Spares the collector what was imported: looking through it after every trial takes 0.1 s."""
+    """Excludes imported objects from garbage collection, which would take 0.1 s more after every trial."""
     gc.freeze()
 
 
-def _say_where(order: TrialSpec) -> None:
-    """Leaves with Ray's head on which node a process of an attempt stands; the driver looks after nodes."""
+def _register_node(spec: TrialSpec) -> None:
+    """Tells Ray's head which node an attempt runs on; the driver watches the nodes."""
     import ray
     from ray.experimental.internal_kv import _internal_kv_put  # pyright: ignore[reportPrivateUsage]
 
-    with suppress(Exception):  # nothing a trial should fail for
+    with suppress(Exception):  # no reason to fail a trial
         here = ray.get_runtime_context()
-        key = place_key(here.get_job_id(), order.trial_key, order.attempt)
+        key = place_key(here.get_job_id(), spec.trial_key, spec.attempt)
         _internal_kv_put(key + here.get_node_id(), b"", namespace=PLACES)
 
 
@@ -321,34 +323,3 @@ def _free_memory() -> None:
     gc.collect()
     if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-IN_USE = "in-use.lock"
-"""In each such folder: held by the process that works there, and dropped by the kernel with it."""
-
-
-@contextmanager
-def attempt_scratch(scratch: Path, name: str) -> Generator[Path]:
-    """Yields a new folder below `scratch`, and deletes it; also those of attempts that were killed."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    delete_abandoned(scratch)
-    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=scratch))
-    aside = folder / f".{IN_USE}"
-    try:
-        with aside.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            aside.rename(folder / IN_USE)  # nobody ever sees it without its holder
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def delete_abandoned(scratch: Path) -> None:
-    """Deletes the folders whose attempt has ended; what holds no lock of ours is not touched."""
-    for lock in scratch.glob(f"*/{IN_USE}"):
-        try:
-            with lock.open("r+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(lock.parent, ignore_errors=True)
-        except OSError:  # in use, gone in the meantime, or another user's
-            continue

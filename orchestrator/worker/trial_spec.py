@@ -1,4 +1,4 @@
-"""What the driver tells the process of a trial, and what it hears back."""
+"""What the driver sends to the process of a trial, and what comes back."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ Cause = Literal[
 `crash`: an exception that none foresaw. `process_died`: killed from outside, or crashed in native code."""
 DEATHS: tuple[Cause, ...] = ("process_died", "killed_for_memory")
 HEAD, SHARE_OF_HEAD = "node:__internal_head__", 0.0001
-"""What a process reserves to stand on the head, which is never taken back as a spot node is."""
+"""What a process reserves to run on the head, which is never preempted as a spot node is."""
 DRIVER_MEMORY_BYTES = 200 * 2**20
 """What the Tune process of a Train trial reserves: no core, or it would hold one that its workers need."""
 
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """All that a process needs to run one trial, in plain values; travels as JSON.
+    """All that a process needs to run one trial, in plain values; sent as JSON.
 
-    With a storage, `workdir` and `store` are relative to the home of whichever node the trial runs on.
+    With a storage, `workdir` and `store` are relative to the home of the node that runs the trial.
     """
 
     trial_key: str
@@ -55,17 +55,17 @@ class TrialSpec:
     cpus_per_trial: int
     gpus_per_trial: float
     memory_budget_gb: float | None = None
-    storage: str | None = None  # URI of what nodes exchange files through
+    storage: str | None = None  # URI through which nodes exchange files
     data_fingerprint: str = ""
     model_fingerprint: str | None = None
     captioner_fingerprint: str | None = None
-    inputs: dict[str, str] = field(default_factory=dict[str, str])  # place → fingerprint of what lies there
+    inputs: dict[str, str] = field(default_factory=dict[str, str])  # place in the storage → fingerprint
     times_killed_for_memory: int = 0  # each halves the budget, and so the micro-batch; never the global batch
-    spans_nodes: bool = False  # its workers meet over the network of a cluster
-    is_compared: bool = True  # a scheduler may stop it; an arm that is confirmed runs to its end
+    spans_nodes: bool = False  # its workers may run on several nodes
+    is_compared: bool = True  # a scheduler may stop it; a repeat on another seed runs to its end
 
     def to_json(self) -> str:
-        """Returns the order as one line."""
+        """Returns the spec as one line of JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -74,11 +74,11 @@ class TrialSpec:
         return cls(**json.loads(text))
 
     def at_home(self) -> Self:
-        """Returns the order with the folders of this node."""
+        """Returns the spec with absolute folders of this node."""
         if self.storage is None:
             return self
         base = home()
-        is_shared = Path(self.scratch).is_dir()  # else the driver's is on another machine
+        is_shared = Path(self.scratch).is_dir()  # else the driver is on another machine
         return replace(
             self,
             workdir=str(base / self.workdir),
@@ -87,15 +87,15 @@ class TrialSpec:
         )
 
     def files(self) -> TrialFiles:
-        """Returns what moves the trial's files, for an order `at_home`."""
+        """Returns what moves the trial's files; call it on a spec `at_home`."""
         if self.storage is None:
             return TrialFiles(Path(self.store).parent, Path(self.workdir))
         return TrialFiles(home(), Path(self.workdir), open_storage(self.storage))
 
     @property
     def trial(self) -> TrialConfig:
-        """The configuration, with this machine's memory where it names none."""
-        own_size = self.config["execution.micro_batch_size"]  # where given, memory is the user's business
+        """The configuration, with a memory budget of this machine if it sets none."""
+        own_size = self.config["execution.micro_batch_size"]  # if set, the user budgets the memory
         budget = self.config["execution.memory_budget_gb"] or (None if own_size else self.memory_budget_gb)
         parts = 2**self.times_killed_for_memory
         execution = {
@@ -106,18 +106,18 @@ class TrialSpec:
 
     @property
     def need(self) -> Need:
-        """What its workers take of nodes."""
+        """What its workers need of nodes."""
         num = self.num_workers
         return Need(num, max(1, self.cpus_per_trial // num), self.gpus_per_trial / num)
 
     @property
     def num_threads(self) -> int:
-        """Threads that one worker computes with."""
+        """Threads of one worker."""
         return self.config["execution.num_threads"] or max(1, self.cpus_per_trial // self.num_workers)
 
     def resources(self) -> dict[str, float]:
         """Returns what Tune reserves for the trial's own process."""
-        if self.num_workers > 1:  # it only watches, and Train's own processes stay beside it
+        if self.num_workers > 1:  # it only watches; Train's own processes stay beside it
             return {HEAD: SHARE_OF_HEAD, "memory": DRIVER_MEMORY_BYTES}
         return {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial}
 
@@ -131,4 +131,4 @@ class TrialRecord:
     results: dict[str, str] = field(default_factory=dict[str, str])  # file relative to the workdir → SHA-256
     cause: Cause | None = None
     message: str | None = None
-    warnings: list[str] = field(default_factory=list[str])  # what went wrong and was mended
+    warnings: list[str] = field(default_factory=list[str])  # problems that the trial survived

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from orchestrator.cli.sweep import storage_of
-from orchestrator.driver.controller import SweepObserver
+from orchestrator.driver.observer import SweepObserver
 from orchestrator.driver.resume import read_started, space_of
 from orchestrator.driver.sweep import SweepOptions, run_sweep
 from orchestrator.search.space_file import read_space

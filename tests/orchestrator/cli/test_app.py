@@ -15,7 +15,7 @@ from printed import without_progress
 
 from orchestrator.cli.app import execute
 from orchestrator.cluster.environment import LOCAL, QUIET, SECURE, secure_environment
-from orchestrator.driver.controller import SweepObserver
+from orchestrator.driver.observer import SweepObserver
 from orchestrator.driver.sweep import SweepOptions, SweepOutcome
 from orchestrator.search.space_file import SearchSpace
 from orchestrator.storage.events import SweepStarted, TrialFinished, TrialPlaced

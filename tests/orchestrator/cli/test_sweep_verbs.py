@@ -14,10 +14,11 @@ from printed import without_progress
 
 from orchestrator.cli.app import execute
 from orchestrator.cli.sweep import next_commands
-from orchestrator.driver.controller import SweepObserver
+from orchestrator.driver.executor import describe
+from orchestrator.driver.observer import SweepObserver
 from orchestrator.driver.resume import check_drift
-from orchestrator.driver.signals import interruption
-from orchestrator.driver.sweep import SweepOptions, describe, run_sweep
+from orchestrator.driver.signals import stop_requests
+from orchestrator.driver.sweep import SweepOptions, run_sweep
 from orchestrator.planning import provenance
 from orchestrator.planning.identity import identify
 from orchestrator.search.space_file import read_space
@@ -228,7 +229,7 @@ def test_a_lock_that_says_a_stranger_s_number_gets_no_signal(cut: Path, capsys):
 def test_a_process_that_the_signal_would_kill_gets_none(cut: Path, capsys):
     with Ledger(cut):  # this process holds the lock, without a handler
         assert "does not listen to stop" in refusal(capsys, "stop", "cut")
-    with interruption() as interrupted, Ledger(cut):
+    with stop_requests() as interrupted, Ledger(cut):
         assert execute(["stop", "cut"]) == 0
     assert interrupted.is_asked_to_stop
     assert interrupted.exit_code == 130

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cluster.local_ray import make_scratch, quiet
-from orchestrator.driver.signals import interruption
+from orchestrator.driver.signals import stop_requests
 
 NOISY = """
 import os, subprocess, sys
@@ -57,7 +57,7 @@ def test_what_killed_drivers_left_is_removed_and_nothing_else():
 
 
 def test_a_signal_interrupts_at_once_outside_the_trials():
-    with interruption() as found:
+    with stop_requests() as found:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
         assert found.exit_code == 143
@@ -65,7 +65,7 @@ def test_a_signal_interrupts_at_once_outside_the_trials():
 
 def test_a_signal_asks_tune_to_end_and_the_second_does_not_ask():
     asked = []
-    with interruption() as found, found.gently():
+    with stop_requests() as found, found.gently():
         signal.signal(signal.SIGUSR1, lambda *_: asked.append("Tune"))  # what Tune does at its start
         signal.raise_signal(signal.SIGINT)
         assert (asked, found.exit_code) == (["Tune"], 130)
@@ -77,6 +77,6 @@ def test_a_signal_asks_tune_to_end_and_the_second_does_not_ask():
 def test_handlers_are_as_before_afterwards():
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]
-    with interruption():
+    with stop_requests():
         signal.signal(signal.SIGUSR1, lambda *_: None)
     assert [signal.getsignal(number) for number in numbers] == before

@@ -35,7 +35,7 @@ def test_damaged_checkpoints_are_named_and_never_replaced_by_the_start(tmp_path:
     warned = [event for event in events if isinstance(event, TrialWarned)]
     assert [event.trial_key for event in warned] == [newest.trial_key]
     assert "step-00000002/parameters.safetensors" in warned[0].message
-    assert any("goes on from an earlier checkpoint" in text for text in messages(seen))
+    assert any("resumes from an earlier checkpoint" in text for text in messages(seen))
     assert [trained.count(f"{newest.trial_key} {epoch}") for epoch in (1, 2)] == [1, 2]  # from step 1 on
 
     assert (every.status, every.cause) == ("failed", "user_error")

@@ -110,7 +110,9 @@ def test_a_trial_whose_node_dies_goes_on_elsewhere_and_uses_up_no_retry(
     assert_undisturbed(trial)
     epochs = (tmp_path / "home" / "store" / "epochs.txt").read_text().splitlines()
     assert len(epochs) <= len(set(epochs)) + 1  # no more than the epoch that was cut off
-    assert not any("connects again" in event[1] for event in seen["events"] if event[0] == "message")
+    assert not any(
+        "connecting to the cluster again" in event[1] for event in seen["events"] if event[0] == "message"
+    )
     assert_left_clean(nodes)
 
 
@@ -126,7 +128,7 @@ def test_where_two_workers_have_no_room_any_more_one_goes_on(tmp_path: Path, nod
     assert_undisturbed(trial)
     said = " ".join(event[1] for event in seen["events"] if event[0] == "message")
     assert "waits for a node: it takes 2 workers of 1 CPU core" in said
-    assert "2 workers have no room any more: trials go on with 1" in said
+    assert "2 workers have no room any more: trials continue with 1" in said
     assert_left_clean(nodes)
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from orchestrator.driver import open_test as open_test_module
-from orchestrator.driver.controller import Controller, SweepObserver
+from orchestrator.driver.controller import Controller, RunSettings
+from orchestrator.driver.observer import SweepObserver
 from orchestrator.driver.open_test import arms_to_open, by_data, first_on_val, join, open_test
 from orchestrator.search.space_file import read_space
 from orchestrator.storage.events import SweepStarted
@@ -45,7 +46,7 @@ def predict(folder: Path, trial: TrialState, *, accuracy: float, system: str = "
 @pytest.fixture
 def controller(tmp_path: Path):
     with Ledger(tmp_path) as ledger:
-        yield Controller(ledger, SweepState("s"), None, SweepObserver(), None, None, tmp_path)
+        yield Controller(RunSettings(tmp_path, identify=None), ledger, None, SweepObserver())
 
 
 def test_the_opening_is_on_disk_before_a_label_is_read(

@@ -18,7 +18,6 @@ LARGE = Room("b", {"CPU": 4}, {"CPU": 1})
 class Controller:
     def __init__(self, folder: Path):
         self.folder, self.told = folder, []
-        self.order = types.SimpleNamespace(need=Need(2, cpus=1, gpus=0))
         trial = types.SimpleNamespace(attempts=1)
         self.state = types.SimpleNamespace(trials={"key-1": trial, "key-2": trial})
 
@@ -40,7 +39,8 @@ def head(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
 
 @pytest.fixture
 def watch(tmp_path: Path) -> PendingTrials:
-    return PendingTrials(Controller(tmp_path), lambda: ["key-1", "key-2"], "head:6379", "01000000")
+    need = Need(2, cpus=1, gpus=0)
+    return PendingTrials(Controller(tmp_path), need, lambda: ["key-1", "key-2"], "head:6379", "01000000")
 
 
 def test_the_trial_that_has_no_place_is_told_why_and_only_once(watch: PendingTrials, head):

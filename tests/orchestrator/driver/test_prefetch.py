@@ -12,7 +12,7 @@ from sweep_process import run_driver
 
 from orchestrator.driver import prefetch
 from orchestrator.driver.prefetch import describe_and_embed, distinct_inputs
-from orchestrator.driver.signals import Stopped
+from orchestrator.driver.signals import Stopped, StopRequest
 from orchestrator.search.space_file import read_space
 from trainables import TRAINABLES
 from trainables.artifacts import about
@@ -25,6 +25,7 @@ class Asked:
 
     def __init__(self, error: Exception | None = None, stops_after: int | None = None):
         self.error, self.said, self.stops_after = error, list[str](), stops_after
+        self.say = self.said.append
         self.captioned, self.embedded = list[TrialConfig](), list[TrialConfig]()
 
     def caption(self, config: TrialConfig, store: Path) -> None:
@@ -41,7 +42,7 @@ class Asked:
         return len(self.captioned) + len(self.embedded) == self.stops_after
 
     def of(self, **parts: object) -> "Asked":
-        describe_and_embed(read_space({"name": "toy"} | parts), SimpleNamespace(say=self.said.append), self)
+        describe_and_embed(read_space({"name": "toy"} | parts), self)
         return self
 
 
@@ -123,11 +124,12 @@ def test_a_sweep_that_is_to_end_is_not_prepared_any_further(
     said = list[str]()
     pipelines = SimpleNamespace(Pipelines=lambda need, say, is_stopping: SimpleNamespace(decode=is_stopping))
     monkeypatch.setitem(sys.modules, "orchestrator.driver.pipelines", pipelines)
-    monkeypatch.setattr(prefetch, "prepare", decode_over_nodes)
+    monkeypatch.setattr(prefetch, "prefetch", decode_over_nodes)
     monkeypatch.setattr(prefetch, "describe_and_embed", lambda *_: said.append("described"))
-    controller = SimpleNamespace(mirror=None, order=SimpleNamespace(need=None), say=said.append)
-    nodes = SimpleNamespace(is_spread=True)
-    prefetch.preparation(None, nodes, controller, lambda: is_stopping)()
+    controller = SimpleNamespace(settings=SimpleNamespace(mirror=None), say=said.append)
+    nodes, stop = SimpleNamespace(is_spread=True), StopRequest()
+    stop.is_asked_to_stop = is_stopping
+    prefetch.begin_prefetch(None, controller, stop, cluster=nodes, need=None)()
     assert said == ([] if is_stopping else ["described"])
 
 

@@ -14,7 +14,6 @@ from orchestrator.driver.sweep import SweepOptions, run_sweep
 from orchestrator.search.space_file import read_space
 from orchestrator.storage.ledger import read_ledger
 from trainables.errors import ClusterError, ConfigError
-from trainables.shell import command
 
 OBJECTIVE = "val/probe_joint/macro_auroc"
 
@@ -146,8 +145,9 @@ def test_a_signal_ends_a_sweep_in_order(tmp_path: Path, number: int, exit_code: 
     out, err = driver.communicate(timeout=60)
     assert err == ""
     assert json.loads(out)["exit_code"] == exit_code
-    said = f"interrupted; what was finished is kept; go on: {command('sweep --resume cut')}"
-    assert ["message", said] in json.loads(out)["events"]
+    _, said = next(event for event in json.loads(out)["events"] if "interrupted" in event[1])
+    assert said.startswith("interrupted; finished trials are kept. Resume: ")
+    assert said.endswith("-m orchestrator sweep --resume cut")
     state = read_ledger(tmp_path / "home" / "sweeps" / "cut")
     assert state.finished.exit_code == exit_code
     assert {trial.status for trial in state.trials.values()} <= {"placed", "running"}
@@ -197,10 +197,10 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_half_a_search_opens_no_test_labels(own_home: Path, monkeypatch, is_cut_short: bool):
     opened = []
 
-    def run_all(controller, *_, **__):
-        controller.circuit_breaker.is_over = is_cut_short
+    def run(executor, _):
+        executor.controller.circuit_breaker.is_over = is_cut_short
 
-    monkeypatch.setattr(sweep, "run_all", run_all)
+    monkeypatch.setattr(sweep.Executor, "run", run)
     monkeypatch.setattr(sweep, "evaluate_test", lambda *_: opened.append("opened") or True)
     assert run_sweep(read_space(space_of(1)), SweepOptions(name="half")).exit_code == 3
     assert opened == ([] if is_cut_short else ["opened"])

@@ -22,7 +22,7 @@ def test_a_name_in_use_is_refused_and_the_next_free_one_told(own_home: Path):
     with claimed("demo", "one", resumes=False) as (_, ledger):
         ledger.append(SweepStarted(name="one"))
     with (
-        pytest.raises(ConfigError, match=r"--resume one, .* --name one-2$"),
+        pytest.raises(ConfigError, match=r"--resume one\), .* --name one-2$"),
         claimed("demo", "one", resumes=False),
     ):
         pass

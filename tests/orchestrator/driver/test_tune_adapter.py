@@ -17,14 +17,12 @@ load_ray()
 from ray.tune.search import Searcher  # noqa: E402
 
 from orchestrator.cluster.ray_watchdog import NoRoom  # noqa: E402
+from orchestrator.driver.trial_schedulers import early_stopping_note, open_scheduler, remind  # noqa: E402
 from orchestrator.driver.tune_adapter import (  # noqa: E402
-    Asker,
-    Desk,
-    StopAtEpoch,
-    Teller,
-    honest_sentence,
-    open_scheduler,
-    remind,
+    Bridge,
+    BridgeCallback,
+    BridgeSearcher,
+    BridgeStopper,
 )
 
 
@@ -46,7 +44,7 @@ class Controller:
     def waits_for_space(self):
         return self.is_waiting
 
-    def next_trial(self):
+    def next_trial(self, template):
         return None
 
     def __getattr__(self, name: str):
@@ -59,91 +57,91 @@ class Controller:
 
 
 @pytest.fixture
-def desk() -> Desk:
-    desk = Desk(Controller())
-    desk.open_trials["tune-1"] = "key-1"
-    return desk
+def bridge() -> Bridge:
+    bridge = Bridge(Controller(), None)
+    bridge.open_trials["tune-1"] = "key-1"
+    return bridge
 
 
-def test_reports_and_records_reach_the_conductor(desk: Desk):
-    teller, trial = Teller(desk), Trial("tune-1")
+def test_reports_and_records_reach_the_controller(bridge: Bridge):
+    teller, trial = BridgeCallback(bridge), Trial("tune-1")
     teller.on_trial_result(1, [], trial, {"epoch": 2, "metrics": json.dumps({"train/loss": 1.0})})
     record = {"seconds": 1.0, "metrics": {}, "results": {}, "cause": None, "message": None}
     teller.on_trial_result(2, [], trial, {"record": json.dumps(record)})
     teller.on_trial_complete(3, [], trial)  # Tune says so after the record too: nothing is left to tell
-    told = desk.controller.told
+    told = bridge.controller.told
     assert told[0] == ("reported", "key-1", 2, {"train/loss": 1.0})
     assert (told[1][:2], told[1][2].seconds) == (("ended", "key-1"), 1.0)
     assert len(told) == 2
 
 
-def test_a_trial_that_completes_without_a_record_was_stopped(desk: Desk):
-    Teller(desk).on_trial_complete(1, [], Trial("tune-1", {"time_total_s": 3.0}))
-    assert desk.controller.told == [("stopped_early", "key-1")]
+def test_a_trial_that_completes_without_a_record_was_stopped(bridge: Bridge):
+    BridgeCallback(bridge).on_trial_complete(1, [], Trial("tune-1", {"time_total_s": 3.0}))
+    assert bridge.controller.told == [("stopped_early", "key-1")]
 
 
-def test_a_process_that_died_is_known_as_one(desk: Desk):
-    Teller(desk).on_trial_error(1, [], Trial("tune-1"))
-    ((name, key, cause, message),) = desk.controller.told
+def test_a_process_that_died_is_known_as_one(bridge: Bridge):
+    BridgeCallback(bridge).on_trial_error(1, [], Trial("tune-1"))
+    ((name, key, cause, message),) = bridge.controller.told
     assert (name, key, cause) == ("died", "key-1", "process_died")
     assert "process died" in message
 
 
-def test_a_process_that_ended_itself_has_said_why(desk: Desk, tmp_path: Path):
-    desk.controller.folder = tmp_path
+def test_a_process_that_ended_itself_has_said_why(bridge: Bridge, tmp_path: Path):
+    bridge.controller.folder = tmp_path
     (tmp_path / "trials" / "key-1").mkdir(parents=True)
     (tmp_path / "trials" / "key-1" / "failure-0.json").write_text('["crash", "CUDA error"]')
-    Teller(desk).on_trial_error(1, [], Trial("tune-1"))
-    assert desk.controller.told == [("failed", "key-1", "crash", "CUDA error")]
+    BridgeCallback(bridge).on_trial_error(1, [], Trial("tune-1"))
+    assert bridge.controller.told == [("failed", "key-1", "crash", "CUDA error")]
 
 
 @pytest.fixture
-def on_nodes(desk: Desk, tmp_path: Path) -> Desk:
+def on_nodes(bridge: Bridge, tmp_path: Path) -> Bridge:
     """A trial whose second attempt stood on a node bb that is lost."""
-    desk.controller.folder = tmp_path
-    desk.controller.state = SweepState("s")
-    desk.controller.state.trials["key-1"] = TrialState("key-1", "arm", "name", {}, attempts=2)
-    desk.find_lost = lambda key, attempt: {"bb"} if (key, attempt) == ("key-1", 2) else set()
-    return desk
+    bridge.controller.folder = tmp_path
+    bridge.controller.state = SweepState("s")
+    bridge.controller.state.trials["key-1"] = TrialState("key-1", "arm", "name", {}, attempts=2)
+    bridge.find_lost = lambda key, attempt: {"bb"} if (key, attempt) == ("key-1", 2) else set()
+    return bridge
 
 
 @pytest.mark.parametrize("cause", ["process_died", "crash"])
-def test_what_the_other_workers_make_of_a_lost_node_is_not_the_trials_fault(on_nodes: Desk, cause: str):
+def test_what_the_other_workers_make_of_a_lost_node_is_not_the_trials_fault(on_nodes: Bridge, cause: str):
     record = {"seconds": 1.0, "cause": cause, "message": "connection closed by peer"}
-    Teller(on_nodes).on_trial_result(1, [], Trial("tune-1"), {"record": json.dumps(record)})
+    BridgeCallback(on_nodes).on_trial_result(1, [], Trial("tune-1"), {"record": json.dumps(record)})
     assert on_nodes.controller.told == [("lost_node", "key-1", {"bb"})]
 
 
-def test_what_a_trial_says_of_itself_stands_though_its_node_is_lost(on_nodes: Desk):
+def test_what_a_trial_says_of_itself_stands_though_its_node_is_lost(on_nodes: Bridge):
     record = {"seconds": 1.0, "cause": "non_finite", "message": "loss is nan"}
-    Teller(on_nodes).on_trial_result(1, [], Trial("tune-1"), {"record": json.dumps(record)})
+    BridgeCallback(on_nodes).on_trial_result(1, [], Trial("tune-1"), {"record": json.dumps(record)})
     assert on_nodes.controller.told[0][:2] == ("ended", "key-1")
 
 
-def test_a_process_that_went_with_its_node_is_known_as_one(on_nodes: Desk, tmp_path: Path):
-    Teller(on_nodes).on_trial_error(1, [], Trial("tune-1"))
+def test_a_process_that_went_with_its_node_is_known_as_one(on_nodes: Bridge, tmp_path: Path):
+    BridgeCallback(on_nodes).on_trial_error(1, [], Trial("tune-1"))
     assert on_nodes.controller.told == [("lost_node", "key-1", {"bb"})]
     on_nodes.open_trials["tune-2"] = "key-1"
     (tmp_path / "error.txt").write_text("The actor died because its node has died. Node Id: bb")
     on_nodes.find_lost = lambda *_: set()  # the head has not noticed yet
-    Teller(on_nodes).on_trial_error(1, [], Trial("tune-2", error_file=str(tmp_path / "error.txt")))
+    BridgeCallback(on_nodes).on_trial_error(1, [], Trial("tune-2", error_file=str(tmp_path / "error.txt")))
     assert on_nodes.controller.told[1] == ("lost_node", "key-1", set())
 
 
-def test_trials_that_can_have_no_place_are_no_death(desk: Desk):
-    desk.broke_down(NoRoom("waits for a node: it takes 2 GPUs"))
-    assert desk.controller.told == [
+def test_trials_that_can_have_no_place_are_no_death(bridge: Bridge):
+    bridge.broke_down(NoRoom("waits for a node: it takes 2 GPUs"))
+    assert bridge.controller.told == [
         ("say", "waits for a node: it takes 2 GPUs"),
         ("failed", "key-1", "node_died", "waits for a node: it takes 2 GPUs"),
     ]
 
 
-def test_what_dies_after_the_user_ended_the_sweep_stays_open(desk: Desk):
-    desk.is_stopping = lambda: True
-    desk.broke_down(RuntimeError("the raylet got the same signal"))
-    assert desk.open_trials == {"tune-1": "key-1"}
-    Teller(desk).on_trial_error(1, [], Trial("tune-1"))
-    assert desk.controller.told == []
+def test_what_dies_after_the_user_ended_the_sweep_stays_open(bridge: Bridge):
+    bridge.is_stopping = lambda: True
+    bridge.broke_down(RuntimeError("the raylet got the same signal"))
+    assert bridge.open_trials == {"tune-1": "key-1"}
+    BridgeCallback(bridge).on_trial_error(1, [], Trial("tune-1"))
+    assert bridge.controller.told == []
 
 
 @pytest.mark.parametrize(
@@ -154,36 +152,36 @@ def test_what_dies_after_the_user_ended_the_sweep_stays_open(desk: Desk):
     ],
 )
 def test_trials_of_a_tune_that_broke_down_have_failed_by_the_machines_fault(
-    desk: Desk, said: str, cause: str
+    bridge: Bridge, said: str, cause: str
 ):
-    desk.open_trials["tune-2"] = "key-2"
-    desk.broke_down(RuntimeError(f"{said}\nand much more"))
-    assert desk.open_trials == {}
-    assert desk.problem is None
-    failed = [told for told in desk.controller.told if told[0] == "failed"]
-    assert desk.controller.told.count(("note_crash",)) == 1  # a node died, not one process a trial
+    bridge.open_trials["tune-2"] = "key-2"
+    bridge.broke_down(RuntimeError(f"{said}\nand much more"))
+    assert bridge.open_trials == {}
+    assert bridge.problem is None
+    failed = [told for told in bridge.controller.told if told[0] == "failed"]
+    assert bridge.controller.told.count(("note_crash",)) == 1  # a node died, not one process a trial
     assert sorted(failed) == [("failed", key, cause, f"Ray broke down: {said}") for key in ("key-1", "key-2")]
 
 
-def test_while_trials_wait_for_space_the_sweep_does_not_end(desk: Desk):
-    desk.open_trials.clear()
-    assert Asker(desk).suggest("tune-2") == Searcher.FINISHED
-    desk.controller.is_waiting = True
-    assert Asker(desk).suggest("tune-3") is None
+def test_while_trials_wait_for_space_the_sweep_does_not_end(bridge: Bridge):
+    bridge.open_trials.clear()
+    assert BridgeSearcher(bridge).suggest("tune-2") == Searcher.FINISHED
+    bridge.controller.is_waiting = True
+    assert BridgeSearcher(bridge).suggest("tune-3") is None
 
 
-def test_a_broken_ledger_stops_all_and_raises_nothing_into_tune(desk: Desk):
-    stopper = StopAtEpoch(desk)
+def test_a_broken_ledger_stops_all_and_raises_nothing_into_tune(bridge: Bridge):
+    stopper = BridgeStopper(bridge)
     assert not stopper.stop_all()
-    desk.controller.is_broken = True
-    Teller(desk).on_trial_result(1, [], Trial("tune-1"), {"epoch": 1, "metrics": "{}"})
-    assert isinstance(desk.problem, OSError)
+    bridge.controller.is_broken = True
+    BridgeCallback(bridge).on_trial_result(1, [], Trial("tune-1"), {"epoch": 1, "metrics": "{}"})
+    assert isinstance(bridge.problem, OSError)
     assert stopper.stop_all()
-    assert Asker(desk).suggest("tune-2") == Searcher.FINISHED
+    assert BridgeSearcher(bridge).suggest("tune-2") == Searcher.FINISHED
 
 
-def test_what_tune_pickles_holds_nothing_of_the_sweep(desk: Desk):
-    assert len(pickle.dumps(Teller(desk))) < 1000
+def test_what_tune_pickles_holds_nothing_of_the_sweep(bridge: Bridge):
+    assert len(pickle.dumps(BridgeCallback(bridge))) < 1000
 
 
 def space_of(scheduler: str, num_trials: int, num_epochs: int):
@@ -211,7 +209,7 @@ def test_the_scheduler_is_the_one_that_was_chosen(kind: str, name: str):
     ],
 )
 def test_it_is_said_where_stopping_early_cannot_pay(kind, num_trials, num_epochs, words):
-    sentence = honest_sentence(space_of(kind, num_trials, num_epochs))
+    sentence = early_stopping_note(space_of(kind, num_trials, num_epochs))
     assert (sentence is None) if words is None else (words in sentence)
 
 
@@ -246,14 +244,14 @@ def test_a_scheduler_of_a_resumed_sweep_knows_what_finished_trials_scored(
 
 def test_stop_ends_trials_at_their_report_and_leaves_them_open_in_the_ledger():
     is_stopping = False
-    desk = Desk(Controller(), lambda: is_stopping)
-    desk.open_trials["tune-1"] = "key-1"
-    stopper = StopAtEpoch(desk)
+    bridge = Bridge(Controller(), None, lambda: is_stopping)
+    bridge.open_trials["tune-1"] = "key-1"
+    stopper = BridgeStopper(bridge)
     assert not stopper("tune-1", {"epoch": 1})
-    assert Asker(desk).suggest("tune-2") is None  # the one that runs may crash and need the place
+    assert BridgeSearcher(bridge).suggest("tune-2") is None  # the one that runs may crash and need the place
     is_stopping = True
     assert stopper("tune-1", {"epoch": 1})
     assert not stopper("tune-1", {"record": "{}"})
-    Teller(desk).on_trial_complete(1, [], Trial("tune-1"))
-    assert (desk.controller.told, desk.open_trials) == ([], {})
-    assert Asker(desk).suggest("tune-2") == Searcher.FINISHED
+    BridgeCallback(bridge).on_trial_complete(1, [], Trial("tune-1"))
+    assert (bridge.controller.told, bridge.open_trials) == ([], {})
+    assert BridgeSearcher(bridge).suggest("tune-2") == Searcher.FINISHED

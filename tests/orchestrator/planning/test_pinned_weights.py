@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.driver.controller import Controller, SweepObserver
-from orchestrator.driver.sweep import SweepOptions, bring_back, open_conductor, share_machine
+from orchestrator.driver.controller import Controller
+from orchestrator.driver.executor import Executor
+from orchestrator.driver.observer import SweepObserver
+from orchestrator.driver.signals import StopRequest
+from orchestrator.driver.sweep import open_controller
+from orchestrator.driver.sweep_options import SweepOptions, share_machine
 from orchestrator.planning.pinned_weights import PinnedWeights
 from orchestrator.results.arms import finished_arms
 from orchestrator.search.space_file import read_space
 from orchestrator.storage.events import SweepStarted
 from orchestrator.storage.ledger import Ledger, TrialState
-from orchestrator.worker.trial_spec import TrialRecord
+from orchestrator.worker.trial_spec import TrialRecord, TrialSpec
 from trainables.artifacts import atomic_directory
 from trainables.config import from_flat
 from trainables.errors import DataError, WeightsUnavailable
@@ -55,25 +59,26 @@ class ConvertsMeanwhile(SweepObserver):
 def driver(
     folder: Path, observer: SweepObserver | None = None, *, resumes: bool = False
 ) -> Iterator[Controller]:
-    options = SweepOptions()
+    options = SweepOptions(resumes=resumes, retry_failed=True)
     with Ledger(folder) as ledger:
-        controller = open_conductor(
-            SPACE, options, share_machine(SPACE, options), ledger, folder=folder,
-            observer=observer or SweepObserver(),
-        )  # fmt: skip
-        if resumes:
-            bring_back(controller, SPACE, retry_failed=True)
-        else:
+        controller = open_controller(SPACE, options, ledger, observer or SweepObserver(), folder=folder)
+        if not resumes:
             controller.record(SweepStarted(name="s", space=SPACE.to_dict(), objective=SPACE.objective))
         yield controller
+
+
+def next_trial(controller: Controller) -> TrialSpec | None:
+    options = SweepOptions()
+    executor = Executor(controller, SPACE, options, StopRequest())
+    return controller.next_trial(executor.template(share_machine(SPACE, options)))
 
 
 def run_all(controller: Controller) -> list[str]:
     """Lets every trial that is placed finish; returns their names."""
     names = []
-    while (order := controller.next_trial()) is not None:
-        names.append(controller.state.trials[order.trial_key].name)
-        controller.ended(order.trial_key, TrialRecord(1.0, {SPACE.objective: 0.5}))
+    while (spec := next_trial(controller)) is not None:
+        names.append(controller.state.trials[spec.trial_key].name)
+        controller.ended(spec.trial_key, TrialRecord(1.0, {SPACE.objective: 0.5}))
     return names
 
 
@@ -97,7 +102,7 @@ def test_weights_that_are_exchanged_while_a_driver_runs_fail_its_trials_till_the
 ):
     convert("one")
     with driver(tmp_path) as controller:
-        first = controller.next_trial()
+        first = next_trial(controller)
         convert("another")
         controller.ended(first.trial_key, TrialRecord(1.0, {SPACE.objective: 0.5}))
         assert run_all(controller) == []
@@ -117,7 +122,7 @@ def test_weights_that_are_exchanged_while_a_driver_runs_fail_its_trials_till_the
 def test_a_retry_is_refused_what_its_first_attempt_did_not_have(home: Path, tmp_path: Path):
     convert("one")
     with driver(tmp_path) as controller:
-        first = controller.next_trial()
+        first = next_trial(controller)
         controller.failed(first.trial_key, "process_died", "killed")
         convert("another")
         assert run_all(controller) == []

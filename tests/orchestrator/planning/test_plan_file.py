@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.app import execute
-from orchestrator.driver.controller import SweepObserver
+from orchestrator.driver.observer import SweepObserver
 from orchestrator.driver.sweep import SweepOptions, SweepOutcome
 from orchestrator.planning import plan_file, provenance
 from orchestrator.planning.plan_file import read_plan

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.driver.controller import Controller, SweepObserver
+from orchestrator.driver.controller import Controller, RunSettings
+from orchestrator.driver.observer import SweepObserver
 from orchestrator.driver.resume import space_of
 from orchestrator.planning.identity import Identity
 from orchestrator.results.arms import best_arm
@@ -21,7 +22,7 @@ from orchestrator.worker.trial_spec import TrialRecord, TrialSpec
 from trainables.config import TrialConfig, arm_key, from_flat, trial_key
 
 OBJECTIVE, WEIGHTS = "val/probe_joint/macro_auroc", "perf/num_trainable_parameters"
-ORDER = TrialSpec(
+TEMPLATE = TrialSpec(
     "", 0, {}, "module:function", OBJECTIVE, "", "/store", "/scratch", "cpu", 1, 1, 0
 )  # fmt: skip
 RATES = {"optim.learning_rate": {"float": [1e-4, 1e-1], "log": True}}
@@ -53,16 +54,12 @@ def identify(config: TrialConfig) -> Identity:
 class Driver:
     """What Tune does: asks for trials while there is a place, and says how they ended, the oldest first."""
 
-    def __init__(self, folder: Path, space: SearchSpace, *, retry_failed: bool = False):
+    def __init__(self, folder: Path, space: SearchSpace, **resumed: bool):
         entries = LedgerReader(folder).poll()
-        self.ledger, self.orders = Ledger(folder), list[TrialSpec]()
-        self.controller = Controller(
-            self.ledger, SweepState("s"), open_searcher(space), SweepObserver(), identify, ORDER, folder
-        )
-        for entry in entries:
-            self.controller.take_in(entry)
-        if entries:
-            self.controller.go_on(retry_failed=retry_failed)
+        self.ledger, self.specs = Ledger(folder), list[TrialSpec]()
+        settings = RunSettings(folder, identify)
+        self.controller = Controller(settings, self.ledger, open_searcher(space), SweepObserver())
+        self.controller.replay(entries, **resumed)
         started = {"name": "s", "objective": space.objective, "space": space.to_dict()}
         self.controller.record(SweepStarted(**started, num_to_confirm=sum(confirmed_counts(space))))
         self.running: list[TrialSpec] = []
@@ -80,17 +77,17 @@ class Driver:
     ) -> "Driver":
         """Runs trials until there are no more, or so many have ended; a score of None is a failure."""
         for _ in range(max_ends):
-            while len(self.running) < at_once and (order := self.controller.next_trial()) is not None:
-                self.running.append(order)
-                self.orders.append(order)
+            while len(self.running) < at_once and (spec := self.controller.next_trial(TEMPLATE)) is not None:
+                self.running.append(spec)
+                self.specs.append(spec)
             if not self.running:
                 break
-            order = self.running.pop(0)
-            metrics = score(from_flat(order.config))
+            spec = self.running.pop(0)
+            metrics = score(from_flat(spec.config))
             record = (
                 TrialRecord(1.0, metrics) if metrics else TrialRecord(1.0, cause="non_finite", message="nan")
             )
-            self.controller.ended(order.trial_key, record)
+            self.controller.ended(spec.trial_key, record)
         self.ledger.close()
         return self
 
@@ -121,15 +118,15 @@ def test_the_best_arms_run_on_more_seeds_once_all_draws_have_ended(tmp_path: Pat
 
 def test_while_a_drawn_trial_runs_nothing_is_confirmed_and_nothing_is_over(tmp_path: Path):
     driver = Driver(tmp_path, space_with({"lora.rank": {"choice": [4, 8]}}))
-    orders = [driver.controller.next_trial() for _ in range(3)]
-    for order in orders[:2]:
-        driver.controller.ended(order.trial_key, TrialRecord(1.0, measure(from_flat(order.config))))
-    assert driver.controller.next_trial() is None
-    last = orders[2]
+    specs = [driver.controller.next_trial(TEMPLATE) for _ in range(3)]
+    for spec in specs[:2]:
+        driver.controller.ended(spec.trial_key, TrialRecord(1.0, measure(from_flat(spec.config))))
+    assert driver.controller.next_trial(TEMPLATE) is None
+    last = specs[2]
     driver.controller.ended(last.trial_key, TrialRecord(1.0, measure(from_flat(last.config))))
-    order = driver.controller.next_trial()
-    assert order.config["seed"] == 1
-    assert not order.is_compared  # no scheduler may stop it
+    spec = driver.controller.next_trial(TEMPLATE)
+    assert spec.config["seed"] == 1
+    assert not spec.is_compared  # no scheduler may stop it
     assert last.is_compared
     driver.ledger.close()
 
@@ -167,20 +164,20 @@ def test_a_sweep_that_was_killed_runs_the_trials_of_one_that_was_not(
     resumed = Driver(tmp_path, space_of(killed.state)).run()
     assert values(resumed.state) == values(clean)
     assert len(runs(clean)) == 4
-    assert len(resumed.orders) == len(clean.trials) - num_ends
+    assert len(resumed.specs) == len(clean.trials) - num_ends
 
 
 def test_infeasible_arms_and_those_that_a_scheduler_stopped_are_not_confirmed(tmp_path: Path):
     space = space_with(blocks={"constraints": {WEIGHTS: {"at_most": 8000}}}, num_confirmed=1)
     driver = Driver(tmp_path, space)
-    for order in iter(driver.controller.next_trial, None):
-        if order.config["seed"] > 0:
+    for spec in iter(lambda: driver.controller.next_trial(TEMPLATE), None):
+        if spec.config["seed"] > 0:
             break
-        config = from_flat(order.config)
+        config = from_flat(spec.config)
         driver.controller.ended(
-            order.trial_key, TrialRecord(1.0, measure(config)), is_early=config.lora.rank == 8
+            spec.trial_key, TrialRecord(1.0, measure(config)), is_early=config.lora.rank == 8
         )
-    assert order.config["lora.rank"] == 4
+    assert spec.config["lora.rank"] == 4
     driver.ledger.close()
 
 
@@ -221,11 +218,10 @@ def test_an_arm_that_failed_and_then_proves_best_is_confirmed_too(tmp_path: Path
     space = space_with(num_confirmed=1)
     first = Driver(tmp_path, space).run(score).state
     assert {name.partition(" ")[0] for name, _ in runs(first)} == {"rank=8"}
-    again = Driver(tmp_path, space, retry_failed=True)
-    again.controller.is_exhausted = True  # as `sweep.bring_back` has it: all was drawn
+    again = Driver(tmp_path, space, retry_failed=True, is_exhausted=True)
     assert again.controller.has_more()
     state = again.run().state
-    assert [order.config["lora.rank"] for order in again.orders] == [16, 16, 16]
+    assert [spec.config["lora.rank"] for spec in again.specs] == [16, 16, 16]
     assert runs(state)[-2:] == [("rank=16 seed=1", 1), ("rank=16 seed=2", 2)]
 
 

@@ -25,7 +25,7 @@ OBJECTIVE = "val/probe_joint/macro_auroc"
 
 
 @pytest.fixture
-def order(tmp_path: Path) -> TrialSpec:
+def spec(tmp_path: Path) -> TrialSpec:
     return TrialSpec(
         trial_key="key",
         attempt=1,
@@ -84,37 +84,37 @@ def test_results_are_named_from_the_workdir_and_hashed(tmp_path: Path):
     assert hash_results(tmp_path / "nothing") == {}
 
 
-def test_a_report_carries_epoch_metrics_and_the_score_that_schedulers_read(order: TrialSpec):
+def test_a_report_carries_epoch_metrics_and_the_score_that_schedulers_read(spec: TrialSpec):
     sent = []
-    context = TuneContext(order, device="cpu", send=sent.append, files=order.files())
+    context = TuneContext(spec, device="cpu", send=sent.append, files=spec.files())
     context.report({"train/epoch": 3, "train/loss": 1.0, OBJECTIVE: 0.7, "val/none": math.nan})
     context.report({"train/loss": 0.5})
     assert [(result["epoch"], result.get("score")) for result in sent] == [(3, 0.7), (2, None)]
-    TuneContext(replace(order, is_compared=False), "cpu", sent.append, order.files()).report(
-        {order.objective: 0.7}
+    TuneContext(replace(spec, is_compared=False), "cpu", sent.append, spec.files()).report(
+        {spec.objective: 0.7}
     )
     assert "score" not in sent[-1]  # a scheduler passes over it
     assert json.loads(sent[0]["metrics"]) == {"train/epoch": 3.0, "train/loss": 1.0, OBJECTIVE: 0.7}
     assert context.workdir.is_dir()
 
 
-def test_a_trial_of_several_workers_holds_no_core_itself(order: TrialSpec):
-    assert order.resources() == {"cpu": 4, "gpu": 0}
-    watches = replace(order, num_workers=2, gpus_per_trial=2.0)
+def test_a_trial_of_several_workers_holds_no_core_itself(spec: TrialSpec):
+    assert spec.resources() == {"cpu": 4, "gpu": 0}
+    watches = replace(spec, num_workers=2, gpus_per_trial=2.0)
     assert set(watches.resources()) == {"node:__internal_head__", "memory"}  # no core, no GPU, no spot node
     assert watches.need.per_worker == {"GPU": 1, "CPU": 2}
 
 
-def test_threads_are_the_trial_s_cores_unless_set(order: TrialSpec):
-    assert order.num_threads == 4
-    assert replace(order, num_workers=2).num_threads == 2
-    assert replace(order, config={"execution.num_threads": 3}).num_threads == 3
+def test_threads_are_the_trial_s_cores_unless_set(spec: TrialSpec):
+    assert spec.num_threads == 4
+    assert replace(spec, num_workers=2).num_threads == 2
+    assert replace(spec, config={"execution.num_threads": 3}).num_threads == 3
 
 
-def test_a_node_says_which_of_its_inputs_are_others_whatever_the_trial_is_called(order: TrialSpec):
-    order = replace(order, config=to_flat(TrialConfig()))
-    here = identify(order.trial)
-    same = replace(order, data_fingerprint=here.data, model_fingerprint=here.model)
+def test_a_node_says_which_of_its_inputs_are_others_whatever_the_trial_is_called(spec: TrialSpec):
+    spec = replace(spec, config=to_flat(TrialConfig()))
+    here = identify(spec.trial)
+    same = replace(spec, data_fingerprint=here.data, model_fingerprint=here.model)
     check_inputs(replace(same, trial_key="of when its weights were not here yet"))
     with pytest.raises(DataError, match=r"the data in data\.root are others on this node"):
         check_inputs(replace(same, data_fingerprint="other"))
@@ -122,46 +122,46 @@ def test_a_node_says_which_of_its_inputs_are_others_whatever_the_trial_is_called
         check_inputs(replace(same, model_fingerprint="other"))
 
 
-def refusal(order: TrialSpec, **fields: str) -> str:
+def refusal(spec: TrialSpec, **fields: str) -> str:
     """Returns what a node says of a trial that the driver ordered on weights of its own."""
-    order = replace(order, config=to_flat(from_flat(fields)))
-    here = identify(order.trial)
+    spec = replace(spec, config=to_flat(from_flat(fields)))
+    here = identify(spec.trial)
     wanted = {"model_fingerprint": here.model, "captioner_fingerprint": here.captioner}
-    changed = "captioner_fingerprint" if order.trial.needs_captioner else "model_fingerprint"
+    changed = "captioner_fingerprint" if spec.trial.needs_captioner else "model_fingerprint"
     with pytest.raises(DataError) as refused:
-        check_inputs(replace(order, data_fingerprint=here.data, **{**wanted, changed: "the driver's"}))
+        check_inputs(replace(spec, data_fingerprint=here.data, **{**wanted, changed: "the driver's"}))
     return str(refused.value)
 
 
 def test_a_node_says_what_brings_the_weights_that_it_lacks_or_has_otherwise(
-    order: TrialSpec, home: Path, tmp_path: Path
+    spec: TrialSpec, home: Path, tmp_path: Path
 ):
     for name, how in {
         "chexzero": "models convert best_64_0.0001_original_35000_0.864.pt --to chexzero'",
         PUBMED: f"models fetch {PUBMED} --revision COMMIT'",
     }.items():
-        said = refusal(order, **{"encoder.name": name})
+        said = refusal(spec, **{"encoder.name": name})
         assert f"the weights of {name} are not on this node; " in said
         assert how in said
     for part in needed_parts(ENCODERS["chexzero"]):
         with atomic_directory(part_folder("chexzero", part)) as aside:
             (aside / "model.safetensors").touch()
-    said = refusal(order, **{"encoder.name": "chexzero"})
+    said = refusal(spec, **{"encoder.name": "chexzero"})
     assert "the weights of chexzero are others on this node than where the sweep runs from; get " in said
     assert said.endswith("--to chexzero --replace'")
     blip = {"data.captions": "blip_label", "captioner.name": str(tmp_path)}
     assert f"the weights of {tmp_path} are not on this node; captioner.name={tmp_path}: " in refusal(
-        order, **blip
+        spec, **blip
     )
     (tmp_path / "model.safetensors").touch()
-    assert "others on this node than where the sweep runs from; copy them there" in refusal(order, **blip)
+    assert "others on this node than where the sweep runs from; copy them there" in refusal(spec, **blip)
 
 
-def test_an_order_takes_the_folders_of_its_node_and_makes_none(order: TrialSpec, home: Path, tmp_path: Path):
-    placed = replace(order, storage=str(tmp_path), workdir="sweeps/a/trials/key", store="store")
+def test_an_order_takes_the_folders_of_its_node_and_makes_none(spec: TrialSpec, home: Path, tmp_path: Path):
+    placed = replace(spec, storage=str(tmp_path), workdir="sweeps/a/trials/key", store="store")
     here = placed.at_home()
     assert (here.workdir, here.store) == (str(home / "sweeps/a/trials/key"), str(home / "store"))
-    assert here.scratch == order.scratch  # the driver's, which this node sees
+    assert here.scratch == spec.scratch  # the driver's, which this node sees
     elsewhere = replace(placed, scratch=str(tmp_path / "of another machine")).at_home()
     assert elsewhere.scratch == str(home / "scratch")
     assert not list(home.iterdir())

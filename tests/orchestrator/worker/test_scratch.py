@@ -5,13 +5,13 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.worker.runner import attempt_scratch
+from orchestrator.worker.scratch import attempt_scratch
 
 KILLED = """
 import sys
 from contextlib import suppress
 from pathlib import Path
-from orchestrator.worker.runner import attempt_scratch
+from orchestrator.worker.scratch import attempt_scratch
 with attempt_scratch(Path(sys.argv[1]), "killed-1") as folder:
     (folder / "snapshot").write_text("half")
     print(folder, flush=True)

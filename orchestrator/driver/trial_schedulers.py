@@ -1,0 +1,88 @@
+"""Trial schedulers of Ray Tune, which stop weak trials early."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+
+from orchestrator.search.space import SearchSpace
+from orchestrator.storage.ledger import SweepState
+
+REDUCTION_FACTOR = 3
+
+
+def open_scheduler(space: SearchSpace) -> TrialScheduler:
+    """Returns what stops trials early, by the objective after each epoch."""
+    by_score: dict[str, Any] = {"time_attr": "epoch", "metric": "score", "mode": "max", "grace_period": 1}
+    match space.search.scheduler:
+        case "asha":
+            beyond_the_last = _num_epochs(space) + 1  # a trial at max_t is stopped before its end
+            return ASHAScheduler(**by_score, max_t=beyond_the_last, reduction_factor=REDUCTION_FACTOR)
+        case "median":
+            return MedianStopping(**by_score)
+        case _:
+            return FIFOScheduler()
+
+
+def early_stopping_note(space: SearchSpace) -> str | None:
+    """Returns a warning where early stopping cannot save anything; None where it can."""
+    kind, num_trials, num_epochs = space.search.scheduler, space.num_trials, _num_epochs(space)
+    if kind == "none":
+        return None
+    if num_epochs < REDUCTION_FACTOR:
+        return f"{kind}: trials of {num_epochs} epochs are over before they can be compared; nothing is saved"
+    if num_trials < REDUCTION_FACTOR**2:
+        return (
+            f"{kind}: among {num_trials} trials there is little to compare with, so little is saved and a "
+            "slow starter may be lost; search.scheduler=none costs little more"
+        )
+    return None
+
+
+def _num_epochs(space: SearchSpace) -> int:
+    parameter = space.parameters.get("num_epochs")
+    return max(map(int, map(str, parameter.corners()))) if parameter else space.base("num_epochs")
+
+
+@dataclass(frozen=True)
+class PastTrial:
+    """A finished trial of an earlier driver, as a scheduler sees it."""
+
+    trial_id: str
+
+
+def remind(scheduler: TrialScheduler, state: SweepState, objective: str) -> None:
+    """Tells a scheduler the scores that finished trials of a resumed sweep reported."""
+    for key, trial in state.trials.items():
+        if trial.status != "finished" or trial.confirms:
+            continue  # other trials report again; repeats on other seeds are not compared
+        past: Any = PastTrial(key)
+        if isinstance(scheduler, ASHAScheduler):
+            scheduler.on_trial_add(cast(Any, None), past)
+        for _, epoch, metrics in trial.history:
+            goal = trial.own_key(objective)
+            if goal not in metrics:
+                continue
+            result = {"epoch": epoch, "score": metrics[goal]}
+            if isinstance(scheduler, MedianStopping):
+                scheduler.remember(past, result)
+            else:
+                scheduler.on_trial_result(cast(Any, None), past, result)
+
+
+class MedianStopping(MedianStoppingRule):
+    """Tune's rule, which expects a score from every trial that ends; failed trials have none."""
+
+    def remember(self, trial: Trial, result: dict[str, Any]) -> None:
+        """Adds a result of a finished trial."""
+        self._results[trial].append(result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Passes on a trial that has a score."""
+        if "score" in result:
+            super().on_trial_complete(tune_controller, trial, result)

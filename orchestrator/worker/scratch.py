@@ -1,0 +1,40 @@
+"""Folders for Ray Train's own files, one for each attempt; those of killed attempts are deleted later."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+IN_USE = "in-use.lock"
+"""In each scratch folder: locked by its process; the kernel unlocks it when the process ends."""
+
+
+@contextmanager
+def attempt_scratch(scratch: Path, name: str) -> Generator[Path]:
+    """Yields a new folder below `scratch`, and deletes it afterwards; also those of killed attempts."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    delete_abandoned(scratch)
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=scratch))
+    aside = folder / f".{IN_USE}"
+    try:
+        with aside.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            aside.rename(folder / IN_USE)  # it never exists unlocked
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def delete_abandoned(scratch: Path) -> None:
+    """Deletes the folders of attempts that ended; folders without our lock file are kept."""
+    for lock in scratch.glob(f"*/{IN_USE}"):
+        try:
+            with lock.open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent, ignore_errors=True)
+        except OSError:  # in use, gone in the meantime, or another user's
+            continue

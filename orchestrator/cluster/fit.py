@@ -46,7 +46,7 @@ def fit(
         num_workers: processes of one trial.
         device: `auto` (a GPU if there is one), `cpu` or `cuda`.
         cluster: the nodes that take the trials; None = this machine.
-        num_trials: upper limit, as no more trials will ever wait; None = many.
+        num_trials: number of trials of the sweep; None = many.
         max_concurrent: upper limit that the user sets.
         gpus_per_trial: a fraction, or `auto`: trials share a GPU. None = `num_workers`.
         memory: of one worker; None = that of a small encoder.

@@ -69,8 +69,8 @@ def check_ready(config: TrialConfig) -> None:
         if not config.baseline.from_scratch:
             weights_file(config.baseline)
         return
-    surely = config.needs_captioner and (_is_offline() or not may_be_fetched(config.captioner))
-    if surely and (missing := missing_captioner(config.captioner)):
+    cannot_fetch = config.needs_captioner and (_is_offline() or not may_be_fetched(config.captioner))
+    if cannot_fetch and (missing := missing_captioner(config.captioner)):
         raise WeightsUnavailable(missing)
     name, spec = config.encoder.name, find_encoder(config.encoder)
     revision_of(config.encoder, spec)

@@ -1,4 +1,4 @@
-"""The origin of a result beside its configuration: code, package versions, machine."""
+"""Records the origin of a result: code, package versions, machine."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def read_parameters(
         parameter = _read_parameter(key, entry, fixed, parameters, where=where)
         for other in parameter.when:
             if other == key or (other in entries and other not in parameters):
-                raise ConfigError(f"{where}.when.{other}: must stand above '{key}' under parameters")
+                raise ConfigError(f"{where}.when.{other}: must be listed above '{key}' under parameters")
         impossible = [other for other in parameter.when if not _can_hold(parameter, other, fixed, parameters)]
         if not impossible:
             parameters[key] = parameter

@@ -316,7 +316,7 @@ def test_condition_must_stand_above() -> None:
         "lora.rank": {"choice": [4, 8], "when": {"adapt.method": "lora"}},
         "adapt.method": {"choice": ["lora", "projection"]},
     }
-    assert "must stand above 'lora.rank'" in refused({"parameters": parameters})
+    assert "must be listed above 'lora.rank'" in refused({"parameters": parameters})
 
 
 def test_a_corner_that_breaks_a_rule_between_fields_is_found() -> None:

@@ -163,6 +163,11 @@ class NodeGroup:
     resources: Mapping[str, float]
     max_count: int  # negative: no limit
 
+    @property
+    def most(self) -> int:
+        """The number of nodes to expect."""
+        return MOST_OF_A_GROUP if self.max_count < 0 else min(self.max_count, MOST_OF_A_GROUP)
+
 
 def nodes_to_come(
     there: Sequence[Machine], settings: Path = BOOTSTRAP, groups: Sequence[NodeGroup] = ()
@@ -174,18 +179,22 @@ def nodes_to_come(
         settings: file of an autoscaler that `ray up` started on this head; read if there are no `groups`.
         groups: kinds of node that are registered with the head.
     """
-    if groups:
-        number = [MOST_OF_A_GROUP if g.max_count < 0 else min(g.max_count, MOST_OF_A_GROUP) for g in groups]
-        kinds = [_machine(group.resources) for group in groups]
-        allowed = [kind for kind, num in zip(kinds, number, strict=True) if kind.num_cpus for _ in range(num)]
-        return tuple(_without(allowed, there))
-    try:
-        found: dict[str, Any] = json.loads(settings.expanduser().read_text())
-        allowed = _allowed(found)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return ()  # no autoscaler, or one with other settings
-    coming = _without(allowed, there)
-    return tuple(coming[: max(0, int(found.get("max_workers", 2)) - (len(allowed) - len(coming)))])
+    most = None
+    if not groups:
+        try:
+            found: dict[str, Any] = json.loads(settings.expanduser().read_text())
+            kinds: dict[str, dict[str, Any]] = dict(found["available_node_types"])
+            kinds.pop(found["head_node_type"], None)
+            groups = [
+                NodeGroup(k.get("resources") or {}, int(k.get("max_workers", 0))) for k in kinds.values()
+            ]
+            most = int(found.get("max_workers", 2))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return ()  # no autoscaler, or one with other settings
+    machines = ((_machine(group.resources), group.most) for group in groups)
+    allowed = [machine for machine, number in machines if machine.num_cpus for _ in range(number)]
+    coming = _without(sorted(allowed, key=lambda machine: -machine.num_gpus), there)
+    return tuple(coming if most is None else coming[: max(0, most - len(allowed) + len(coming))])
 
 
 def _without(allowed: Sequence[Machine], there: Sequence[Machine]) -> list[Machine]:
@@ -205,15 +214,3 @@ def _machine(resources: Mapping[str, float]) -> Machine:
     cpus = int(resources.get("CPU", 0))
     memory_gb = resources["memory"] / 2**30 if "memory" in resources else GB_PER_CORE * cpus
     return Machine(cpus, int(resources.get("GPU", 0)), memory_gb)
-
-
-def _allowed(settings: dict[str, Any]) -> list[Machine]:
-    """Returns as many workers as each node type allows at once, those with GPUs first."""
-    kinds: dict[str, dict[str, Any]] = settings["available_node_types"]
-    machines = [
-        machine
-        for name, kind in kinds.items()
-        if (machine := _machine(kind.get("resources") or {})).num_cpus and name != settings["head_node_type"]
-        for _ in range(int(kind.get("max_workers", 0)))
-    ]
-    return sorted(machines, key=lambda machine: -machine.num_gpus)

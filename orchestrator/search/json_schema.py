@@ -11,13 +11,7 @@ from orchestrator.search.parameters import FAMILY
 from orchestrator.search.space import SearchSpace
 from trainables.config import TrialConfig
 from trainables.config.fields import FIELDS
-from trainables.scoring.metric_names import (
-    COSTS,
-    LOWER_IS_BETTER,
-    METRICS,
-    OBJECTIVE_METRICS,
-    metric_key,
-)
+from trainables.scoring.metric_names import COSTS, LOWER_IS_BETTER, METRICS, OBJECTIVE_METRICS, metric_key
 
 SCHEMA_FILE = "search_space.schema.json"
 
@@ -83,10 +77,7 @@ def _parameter_schema(key: str, field: dict[str, Any]) -> dict[str, Any]:
         properties["float"] = {"anyOf": [properties["float"], {"const": FAMILY}]}
     exactly_one = [{"required": [kind]} for kind in properties]
     if len(properties) > 1:
-        properties["log"] = {
-            "type": "boolean",
-            "description": "Drawn uniformly on a log scale.",
-        }
+        properties["log"] = {"type": "boolean", "description": "Drawn uniformly on a log scale."}
     properties["when"] = {
         **_ref("condition"),
         "description": "Varies only where these fields have these values.",

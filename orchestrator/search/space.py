@@ -34,10 +34,7 @@ class SearchSettings(Config):
         default="none", description="Stops unpromising trials early."
     )
     num_trials: int | None = Field(
-        default=None,
-        ge=1,
-        le=100_000,
-        description="Without the baselines; null = 16, or the whole grid.",
+        default=None, ge=1, le=100_000, description="Without the baselines; null = 16, or the whole grid."
     )
     max_concurrent: int | None = Field(default=None, ge=1, le=10_000, description="null = as many as fit.")
     gpus_per_trial: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | Literal["auto"] | None = Field(
@@ -46,10 +43,7 @@ class SearchSettings(Config):
         "its memory allows; null = a GPU for each worker.",
     )
     max_retries: int = Field(
-        default=1,
-        ge=0,
-        le=100,
-        description="Of a trial whose process died, each from its last checkpoint.",
+        default=1, ge=0, le=100, description="Of a trial whose process died, each from its last checkpoint."
     )
     max_crashes_in_a_row: int = Field(
         default=5,

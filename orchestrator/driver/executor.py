@@ -49,6 +49,7 @@ class Executor:
         if controller.state.began and not controller.has_more():  # it was interrupted after its last trial
             controller.start(self.started())
             return
+        controller.say(f"connecting to the cluster at {cluster.address}" if cluster else "starting Ray")
         self.load_ray()
         need = self.template(concurrency).need
         inputs = cache(begin_prefetch(self.space, controller, self.stop, cluster=cluster, need=need))

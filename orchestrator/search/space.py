@@ -34,16 +34,21 @@ class SearchSettings(Config):
         default="none", description="Stops unpromising trials early."
     )
     num_trials: int | None = Field(
-        default=None, ge=1, le=100_000, description="Without the baselines; null = 16, or the whole grid."
+        default=None, ge=1, le=100_000, description="Trials without the baselines; null = 16, or the grid."
     )
-    max_concurrent: int | None = Field(default=None, ge=1, le=10_000, description="null = as many as fit.")
+    max_concurrent: int | None = Field(
+        default=None, ge=1, le=10_000, description="Trials at once; null = as many as fit."
+    )
     gpus_per_trial: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | Literal["auto"] | None = Field(
         default=None,
         description="GPUs of one trial. Below 1, trials of one worker share a GPU; auto = they share it if "
         "its memory allows; null = a GPU for each worker.",
     )
     max_retries: int = Field(
-        default=1, ge=0, le=100, description="Of a trial whose process died, each from its last checkpoint."
+        default=1,
+        ge=0,
+        le=100,
+        description="Retries of a trial whose process died, from its last checkpoint.",
     )
     max_crashes_in_a_row: int = Field(
         default=5,
@@ -57,7 +62,7 @@ class SearchSettings(Config):
     checkpoint_budget_gb: float = Field(
         default=20.0, ge=0, allow_inf_nan=False, description="Disk for the checkpoints of failed trials."
     )
-    seed: int = Field(default=0, ge=0, description="Of the draws. The training seed is the field `seed`.")
+    seed: int = Field(default=0, ge=0, description="Seed of the draws; the trials have their own `seed`.")
     seeds: int = Field(
         default=1,
         ge=1,
@@ -102,15 +107,15 @@ class SearchSpace(Config):
 
     name: str = Field(default="unnamed", description="Default: the file's name.")
     experiment: str = Field(
-        default_factory=lambda data: data["name"], description="Of MLflow; default: the name."
+        default_factory=lambda data: data["name"], description="Experiment in MLflow. Default: the name."
     )
-    about: str = Field(default="", description="One sentence.")
+    about: str = Field(default="", description="What the space is for, in one sentence.")
     fixed: Annotated[dict[str, Any], AfterValidator(read_fixed)] = Field(
-        default={}, description="Dotted fields that every trial shares."
+        default={}, description="Values of dotted fields that all trials share."
     )
     parameters: Annotated[
         dict[str, Parameter], BeforeValidator(_read_parameters), WithJsonSchema({"type": "object"})
-    ] = Field(default={}, description="What is searched.")
+    ] = Field(default={}, description="Fields to search, with their ranges.")
     search: SearchSettings = SearchSettings()
     objective: str = Field(default=DEFAULT_OBJECTIVE, description="Ranks trials; higher is better.")
     also_minimise: str | None = Field(
@@ -122,9 +127,12 @@ class SearchSpace(Config):
     )
     baselines: Annotated[
         list[Any], AfterValidator(lambda rows: with_frozen(read_rows(rows, where="baselines")))
-    ] = Field(default=[FROZEN], description="Always run; the frozen encoder is added if it is not listed.")
+    ] = Field(
+        default=[FROZEN],
+        description="Trials that always run. The frozen encoder is added if it is not listed.",
+    )
     arms: Annotated[list[Any], AfterValidator(lambda rows: read_rows(rows, where="arms"))] = Field(
-        default=[], description="Compared one by one, instead of a search."
+        default=[], description="Trials to compare, instead of a search."
     )
     repeat: Annotated[
         dict[str, list[Any]],

@@ -131,12 +131,7 @@ def _random_lite0(model: str) -> JoinedEncoder:
     with torch.no_grad():
         lite0(torch.randn(16, 3, size, size))
     text = SentenceEncoder(BertModel(BertConfig(**MINILM)), None, 128)
-    return JoinedEncoder(
-        lite0_tower(lite0.eval()),
-        text.eval(),
-        nn.Linear(POOLED_DIM, text.width),
-        family="lite0",
-        name=model,
-        fingerprint="random",
-        preprocessing=FAMILIES["lite0"].preprocessing.model_copy(update={"size": size}),
-    )
+    encoder = JoinedEncoder(lite0_tower(lite0.eval()), text.eval(), nn.Linear(POOLED_DIM, text.width))
+    encoder.family, encoder.name, encoder.fingerprint = "lite0", model, "random"
+    encoder.preprocessing = FAMILIES["lite0"].preprocessing.model_copy(update={"size": size})
+    return encoder

@@ -7,7 +7,7 @@ from typing import Any
 
 from trainables.config.fields import did_you_mean
 from trainables.errors import ConfigError
-from trainables.models.catalogue.availability import availability
+from trainables.models.catalogue.availability import Availability, availability
 from trainables.models.catalogue.guide import advise
 from trainables.models.catalogue.origins import DATA_SETS, overlaps
 from trainables.models.catalogue.other_systems import OTHER_SYSTEMS, OtherSystem
@@ -20,61 +20,80 @@ TOWERS: tuple[TowerName, ...] = ("image", "text")
 
 @dataclass(frozen=True)
 class System:
-    """One system. `presets` are those of `lora.target_modules`, by tower."""
+    """One system: what is registered of it, and whether its weights are here."""
 
     name: str
     kind: str
-    about: str
-    status: str
-    reason: str
-    licence: str
-    num_parameters: int | None
-    pooled_dim: int | None
-    joint_dim: int | None
-    has_text: bool | None  # None where it is no dual encoder, or not known
-    presets: dict[str, list[str]]
-    targets: dict[str, dict[str, list[str]]]  # tower → preset → what names of modules end with
-    pretrained_on: list[str]
-    overlaps: dict[str, list[str]]  # data set → what of it was seen in training
+    facts: EncoderSpec | OtherSystem
+    here: Availability
     preprocessing: dict[str, Any]
     revision: str | None
-    page: str
     note: str
-    steps: list[str] = field(default_factory=list[str])  # that bring its weights here
+    targets: dict[str, dict[str, list[str]]] = field(default_factory=dict[str, dict[str, list[str]]])
+    """Tower → preset of `lora.target_modules` → patterns of module names."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it as JSON-like values."""
-        return asdict(self)
+        facts, here = self.facts, self.here
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "about": facts.about,
+            "status": here.status,
+            "reason": here.reason,
+            "licence": facts.licence,
+            "num_parameters": facts.num_parameters,
+            "pooled_dim": facts.pooled_dim,
+            "joint_dim": facts.joint_dim,
+            "has_text": facts.has_text,
+            "presets": {tower: list(presets) for tower, presets in self.targets.items()},
+            "targets": self.targets,
+            "pretrained_on": list(facts.pretrained_on),
+            "overlaps": self.overlaps,
+            "preprocessing": self.preprocessing,
+            "revision": self.revision,
+            "page": facts.page,
+            "note": self.note,
+            "steps": list(here.steps),
+        }
+
+    @property
+    def overlaps(self) -> dict[str, list[str]]:
+        """Data set → the parts of it that the system was trained on."""
+        seen = {name: [str(part) for part in overlaps(self.facts.pretrained_on, name)] for name in DATA_SETS}
+        return {name: parts for name, parts in seen.items() if parts}
 
     @property
     def standing(self) -> str:
         """Whether it can be used here now, and if not why."""
-        return f"{self.status}: {self.reason}" if self.reason else self.status
+        return f"{self.here.status}: {self.here.reason}" if self.here.reason else self.here.status
 
     @property
     def summary(self) -> str:
         """Kind, size, dimensions, presets and licence in one line."""
-        size = "" if self.num_parameters is None else f"{self.num_parameters / 1e6:.0f} M weights"
-        dims = " → ".join(str(dim) for dim in (self.pooled_dim, self.joint_dim) if dim is not None)
-        presets = f"LoRA {', '.join(self.presets['image'])}" if self.presets else ""
-        text = {True: "with text", False: "no text tower", None: ""}[self.has_text]
-        return "; ".join(part for part in (self.kind, size, dims, text, presets, self.licence) if part)
+        size = "" if self.facts.num_parameters is None else f"{self.facts.num_parameters / 1e6:.0f} M weights"
+        dims = " → ".join(
+            str(dim) for dim in (self.facts.pooled_dim, self.facts.joint_dim) if dim is not None
+        )
+        presets = f"LoRA {', '.join(self.targets['image'])}" if self.targets else ""
+        text = {True: "with text", False: "no text tower", None: ""}[self.facts.has_text]
+        return "; ".join(part for part in (self.kind, size, dims, text, presets, self.facts.licence) if part)
 
     def lines(self) -> list[tuple[str, str]]:
         """Returns all that is known as labelled lines."""
-        dims = {"pooled": self.pooled_dim, "joint": self.joint_dim}
+        dims = {"pooled": self.facts.pooled_dim, "joint": self.facts.joint_dim}
         asked = {True: "yes", False: "no: it cannot be asked in words, only probed", None: ""}
         lines = [
             ("name", self.name),
             ("kind", self.kind),
-            ("about", self.about),
+            ("about", self.facts.about),
             ("status", self.standing),
-            ("licence", self.licence),
-            ("parameters", "" if self.num_parameters is None else f"{self.num_parameters:,}"),
+            ("licence", self.facts.licence),
+            ("parameters", "" if self.facts.num_parameters is None else f"{self.facts.num_parameters:,}"),
             ("dimensions", ", ".join(f"{dim} {name}" for name, dim in dims.items() if dim is not None)),
-            ("text tower", asked[self.has_text]),
+            ("text tower", asked[self.facts.has_text]),
             ("revision", self.revision or ""),
-            ("trained on", ", ".join(self.pretrained_on)),
+            ("trained on", ", ".join(self.facts.pretrained_on)),
             *(("not external", f"{data}: {', '.join(seen)}") for data, seen in self.overlaps.items()),
             ("pixels", ", ".join(f"{key} {value}" for key, value in self.preprocessing.items())),
         ]
@@ -83,7 +102,11 @@ class System:
             for tower, presets in self.targets.items()
             for preset, names in presets.items()
         ]
-        lines += [("page", self.page), ("note", self.note), *(("to get it", step) for step in self.steps)]
+        lines += [
+            ("page", self.facts.page),
+            ("note", self.note),
+            *(("to get it", step) for step in self.here.steps),
+        ]
         return [(label, text) for label, text in lines if text]
 
 
@@ -143,51 +166,21 @@ def describe(name: str) -> System:
     family, here = FAMILIES[spec.family], availability(name, spec)
     targets = {tower: {p: list(n) for p, n in family.tower(tower).presets.items()} for tower in TOWERS}
     return System(
-        name=name,
-        kind="dual encoder",
-        about=spec.about,
-        status=here.status,
-        reason=here.reason,
-        licence=spec.licence,
-        num_parameters=spec.num_parameters,
-        pooled_dim=spec.pooled_dim,
-        joint_dim=spec.joint_dim,
-        has_text=spec.has_text,
-        presets={tower: list(presets) for tower, presets in targets.items()},
-        targets=targets,
-        pretrained_on=list(spec.pretrained_on),
-        overlaps=_overlaps(spec.pretrained_on),
-        preprocessing=encoder_preprocessing(spec).identity(),
-        revision=spec.revision or (None if spec.is_pinned else _unpinned(name)),
-        page=spec.page,
-        note=spec.note,
-        steps=list(here.steps),
+        name,
+        "dual encoder",
+        spec,
+        here,
+        encoder_preprocessing(spec).identity(),
+        spec.revision or (None if spec.is_pinned else _unpinned(name)),
+        spec.note,
+        targets,
     )
 
 
 def _describe_other(name: str, other: OtherSystem) -> System:
     here, pixels = other.availability(), other.preprocessing
-    return System(
-        name=name,
-        kind=other.kind,
-        about=other.about,
-        status=here.status,
-        reason=here.reason,
-        licence=other.licence,
-        num_parameters=other.num_parameters,
-        pooled_dim=other.pooled_dim,
-        joint_dim=None,
-        has_text=None,
-        presets={},
-        targets={},
-        pretrained_on=list(other.pretrained_on),
-        overlaps=_overlaps(other.pretrained_on),
-        preprocessing=pixels.identity() if pixels else {},
-        revision=other.revision,
-        page=other.page,
-        note="" if here.reason == other.how else other.how,
-        steps=list(here.steps),
-    )
+    note = "" if here.reason == other.how else other.how
+    return System(name, other.kind, other, here, pixels.identity() if pixels else {}, other.revision, note)
 
 
 def _unpinned(name: str) -> str:
@@ -214,8 +207,3 @@ def recommendations(data: str | None, need: str | None) -> list[Recommendation]:
         ]
         found.append(Recommendation(purpose, advice.reason, choices))
     return found
-
-
-def _overlaps(pretrained_on: tuple[str, ...]) -> dict[str, list[str]]:
-    seen = {name: [str(overlap) for overlap in overlaps(pretrained_on, name)] for name in DATA_SETS}
-    return {name: marks for name, marks in seen.items() if marks}

@@ -33,17 +33,18 @@ class Family:
     """What all encoders of one architecture share.
 
     Attributes:
-        loader: "module:function" of (EncoderConfig, EncoderSpec, *, weights: bool, store) -> DualEncoder.
-        has_known_names: False where each checkpoint has its own; a plan then builds the structure and tries
-    it.
+        loader: "module:function" of (EncoderConfig, EncoderSpec, *, weights: bool) -> DualEncoder.
+        keeps_derived: the loader also takes `store`, where it keeps what it computes from the weights.
+        has_known_names: False where each checkpoint has its own; a plan then builds the structure.
     """
 
     loader: str
     image: Tower
     text: Tower
-    learning_rate: float
-    learning_rate_range: tuple[float, float]
     preprocessing: PreprocessingSpec
+    learning_rate: float = 2e-4
+    learning_rate_range: tuple[float, float] = (1e-5, 2e-3)
+    keeps_derived: bool = False
     has_known_names: bool = True
     full_learning_rate: float = 1e-5  # of method `full`, where every weight moves
 

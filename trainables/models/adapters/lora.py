@@ -106,6 +106,6 @@ def _inject(
 
 def _lowest_adapted_block(encoder: DualEncoder, targets: list[str]) -> int:
     """Returns the number of the lowest image block with an adapter; the number of blocks if there is none."""
-    blocks = encoder.blocks("image").names
+    blocks = encoder.blocks("image")
     adapted = (i for i, block in enumerate(blocks) if any(name.startswith(f"{block}.") for name in targets))
     return next(adapted, len(blocks))

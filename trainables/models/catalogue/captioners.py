@@ -8,6 +8,7 @@ from trainables.artifacts import fingerprint
 from trainables.config import CaptionerConfig, PreprocessingSpec
 from trainables.errors import WeightsUnavailable
 from trainables.models.catalogue.availability import cached_folder
+from trainables.models.catalogue.medical import CLIP_PIXELS
 from trainables.models.files.checkpoints import (
     checkpoint_folder,
     checkpoint_json,
@@ -18,9 +19,7 @@ from trainables.models.files.weights import how_to_convert
 
 REVISIONS = {"Salesforce/blip-image-captioning-base": "82a37760796d32b1411fe092ab5d4e227313294b"}
 """The commits whose configuration was looked at; their weights are a pickle, which is not read."""
-PIXELS = PreprocessingSpec(
-    size=384, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
-)
+PIXELS = CLIP_PIXELS.model_copy(update={"size": 384})
 
 
 def captioner_folder(config: CaptionerConfig) -> Path:

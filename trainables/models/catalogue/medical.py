@@ -1,10 +1,11 @@
 """Medical dual encoders, and the facts that a reader needs to judge their scores.
 
-Sizes, files and hashes are those that their authors published; whoever trained on what it is tested on says
-so in `pretrained_on`.
+Sizes, files and hashes are those that their authors published.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from trainables.config import PreprocessingSpec
 from trainables.models.catalogue.origins import overlaps
@@ -15,6 +16,7 @@ CLINICAL_BERT = "emilyalsentzer/Bio_ClinicalBERT"
 CXR_BERT = "microsoft/BiomedVLP-CXR-BERT-specialized"
 BIOVIL_T = "microsoft/BiomedVLP-BioViL-T"
 BIOMED_CLIP = "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
+HUB = "https://huggingface.co"
 BIOMED_BERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
 
 _STANFORD = (
@@ -32,20 +34,45 @@ def _stanford(loss: str, start: str) -> EncoderSpec:
         "CC BY-NC 4.0",
         is_pinned=False,
         pretrained_on=("MIMIC-CXR",),
-        page=f"https://huggingface.co/StanfordAIMI/{loss}__{start}",
-        note="what else it was trained on stands on its page only",
+        page=f"{HUB}/StanfordAIMI/{loss}__{start}",
+        note="see its page for what else it was trained on",
+    )
+
+
+def _medclip(about: str, family: str, archive: str, **facts: Any) -> EncoderSpec:
+    place = f"https://storage.googleapis.com/pytrial/{archive} (linked there)"
+    return EncoderSpec(
+        family,
+        f"MedCLIP: {about}",
+        "not stated (its package says BSD)",
+        parts={"model": Published("pytorch_model.bin", place)},
+        vocabulary=CLINICAL_BERT,
+        pretrained_on=("MIMIC-CXR", "CheXpert"),
+        joint_dim=512,
+        page="https://github.com/RyanWangZf/MedCLIP",
+        **facts,
+    )
+
+
+def _biovil(
+    repository: str, tag: str, family: str, about: str, image: Published, **facts: Any
+) -> EncoderSpec:
+    place = f"{repository}@{tag}"
+    return EncoderSpec(
+        family,
+        about,
+        "MIT code; weights for research",
+        parts={"image": image, "text": Published("pytorch_model.bin", place)},
+        vocabulary=place,
+        pretrained_on=("MIMIC-CXR", "PubMed abstracts", "MIMIC-III notes"),
+        joint_dim=128,
+        page=f"{HUB}/{repository}",
+        **facts,
     )
 
 
 def _family(loader: str, image: Tower, text: Tower, preprocessing: PreprocessingSpec) -> Family:
-    return Family(
-        loader=f"trainables.models.encoders.{loader}",
-        image=image,
-        text=text,
-        learning_rate=2e-4,
-        learning_rate_range=(1e-5, 2e-3),
-        preprocessing=preprocessing,
-    )
+    return Family(f"trainables.models.encoders.{loader}", image, text, preprocessing)
 
 
 CLIP_PIXELS = PreprocessingSpec(
@@ -78,8 +105,7 @@ MEDICAL_FAMILIES: dict[str, Family] = {
 
 MEDICAL: dict[str, EncoderSpec] = {
     "chexzero": EncoderSpec(
-        "openai_file",
-        "CheXzero: OpenAI's ViT-B/32 trained on MIMIC-CXR impressions",
+        "openai_file", "CheXzero: OpenAI's ViT-B/32 trained on MIMIC-CXR impressions",
         "code MIT; weights not stated, derived from credentialed data",
         parts={
             "model": Published(
@@ -89,60 +115,27 @@ MEDICAL: dict[str, EncoderSpec] = {
         },
         architecture="ViT-B-32-quickgelu",
         preprocessing=PreprocessingSpec(
-            pad="after",
-            oversize=320 / 224,
-            crop="none",
-            interpolation="lanczos",
-            mean=(101.48761 / 255,),
-            std=(83.43944 / 255,),
+            pad="after", oversize=320 / 224, crop="none", interpolation="lanczos",
+            mean=(101.48761 / 255,), std=(83.43944 / 255,),
         ),
         pretrained_on=("MIMIC-CXR",),
-        num_parameters=151_277_313,
-        pooled_dim=768,
-        joint_dim=512,
+        num_parameters=151_277_313, pooled_dim=768, joint_dim=512,
         page="https://github.com/rajpurkarlab/CheXzero",
-        note="its authors average ten checkpoints, and ask positive against negative prompts without the "
-        "logit scale; this is one checkpoint, asked class against class",
+        note="its authors average ten checkpoints, and compare positive with negative prompts without the "
+        "logit scale; this is one checkpoint, and its prompts compare the classes",
     ),
-    "medclip-vit": EncoderSpec(
-        "medclip_swin",
-        "MedCLIP: Swin-T + BioClinicalBERT, images and texts matched by their findings",
-        "not stated (its package says BSD)",
-        parts={
-            "model": Published(
-                "pytorch_model.bin",
-                "https://storage.googleapis.com/pytrial/medclip-vit-pretrained.zip (linked there)",
-            )
-        },
-        vocabulary=CLINICAL_BERT,
-        pretrained_on=("MIMIC-CXR", "CheXpert"),
-        num_parameters=136_025_467,
-        pooled_dim=768,
-        joint_dim=512,
-        page="https://github.com/RyanWangZf/MedCLIP",
-        note="radiographs were fed in two ways by its authors; here by its processor: padded, then resized",
+    "medclip-vit": _medclip(
+        "Swin-T + BioClinicalBERT, images and texts matched by their findings", "medclip_swin",
+        "medclip-vit-pretrained.zip", num_parameters=136_025_467, pooled_dim=768,
+        note="its authors preprocessed radiographs in two ways; here as its processor does: padded, then "
+        "resized",
     ),
-    "medclip-resnet50": EncoderSpec(
-        "medclip_resnet",
-        "MedCLIP: ResNet-50 + BioClinicalBERT",
-        "not stated (its package says BSD)",
-        parts={
-            "model": Published(
-                "pytorch_model.bin",
-                "https://storage.googleapis.com/pytrial/medclip-pretrained.zip (linked there)",
-            )
-        },
-        vocabulary=CLINICAL_BERT,
-        pretrained_on=("MIMIC-CXR", "CheXpert"),
-        num_parameters=132_669_505,
-        pooled_dim=2048,
-        joint_dim=512,
-        page="https://github.com/RyanWangZf/MedCLIP",
+    "medclip-resnet50": _medclip(
+        "ResNet-50 + BioClinicalBERT", "medclip_resnet",
+        "medclip-pretrained.zip", num_parameters=132_669_505, pooled_dim=2048,
     ),
     "gloria": EncoderSpec(
-        "gloria",
-        "GLoRIA: ResNet-50 + BioClinicalBERT; its global embeddings",
-        "Apache-2.0",
+        "gloria", "GLoRIA: ResNet-50 + BioClinicalBERT; its global embeddings", "Apache-2.0",
         parts={
             "model": Published(
                 "chexpert_resnet50.ckpt",
@@ -151,95 +144,59 @@ MEDICAL: dict[str, EncoderSpec] = {
         },
         vocabulary=CLINICAL_BERT,
         pretrained_on=("CheXpert",),
-        num_parameters=132_801_345,
-        pooled_dim=2048,
-        joint_dim=768,
+        num_parameters=132_801_345, pooled_dim=2048, joint_dim=768,
         page="https://github.com/marshuang80/gloria",
-        note="its authors add local scores and normalise over the test images; here each image stands alone",
+        note="its authors add local scores and normalise over the test images; this does neither",
     ),
-    "biovil": EncoderSpec(
-        "biovil",
-        "BioViL: ResNet-50 + CXR-BERT",
-        "MIT code; weights for research",
-        parts={
-            "image": Published(
-                "biovil_image_resnet50_proj_size_128.pt",
-                f"{CXR_BERT}@v1.1",
-                "02ce6ee460f72efd599295f440dbb453",
-            ),
-            "text": Published("pytorch_model.bin", f"{CXR_BERT}@v1.1"),
-        },
-        vocabulary=f"{CXR_BERT}@v1.1",
-        pretrained_on=("MIMIC-CXR", "PubMed abstracts", "MIMIC-III notes"),
-        num_parameters=132_793_793,
-        pooled_dim=2048,
-        joint_dim=128,
-        page=f"https://huggingface.co/{CXR_BERT}",
+    "biovil": _biovil(
+        CXR_BERT, "v1.1", "biovil", "BioViL: ResNet-50 + CXR-BERT",
+        Published(
+            "biovil_image_resnet50_proj_size_128.pt", f"{CXR_BERT}@v1.1", "02ce6ee460f72efd599295f440dbb453"
+        ),
+        num_parameters=132_793_793, pooled_dim=2048,
         note="its weights hold no logit scale: 1 / 0.07 is ours",
     ),
-    "biovil-t": EncoderSpec(
-        "biovil_t",
-        "BioViL-T: ResNet-50 + CXR-BERT; without a prior image",
-        "MIT code; weights for research",
-        parts={
-            "image": Published(
-                "biovil_t_image_model_proj_size_128.pt",
-                f"{BIOVIL_T}@v1.0",
-                "a83080e2f23aa584a4f2b24c39b1bb64",
-            ),
-            "text": Published("pytorch_model.bin", f"{BIOVIL_T}@v1.0"),
-        },
-        vocabulary=f"{BIOVIL_T}@v1.0",
-        pretrained_on=("MIMIC-CXR", "PubMed abstracts", "MIMIC-III notes"),
-        num_parameters=133_121_729,
-        pooled_dim=512,
-        joint_dim=128,
-        page=f"https://huggingface.co/{BIOVIL_T}",
-        note="what it learned of changes between two images is left unused; no logit scale: 1 / 0.07 is ours",
+    "biovil-t": _biovil(
+        BIOVIL_T, "v1.0", "biovil_t", "BioViL-T: ResNet-50 + CXR-BERT; without a prior image",
+        Published(
+            "biovil_t_image_model_proj_size_128.pt", f"{BIOVIL_T}@v1.0", "a83080e2f23aa584a4f2b24c39b1bb64"
+        ),
+        num_parameters=133_121_729, pooled_dim=512,
+        note="its comparison of two images is not used; its weights hold no logit scale: 1 / 0.07 is ours",
     ),
     "biomedclip": EncoderSpec(
-        "biomedclip",
-        "BiomedCLIP: ViT-B/16 + PubMedBERT, on figures of publications",
+        "biomedclip", "BiomedCLIP: ViT-B/16 + PubMedBERT, on figures of publications",
         "MIT by a listing; read its card",
         parts={"model": Published("open_clip_pytorch_model.bin", BIOMED_CLIP)},
         vocabulary=BIOMED_BERT,
         pretrained_on=("PMC-15M",),
-        num_parameters=195_902_721,
-        pooled_dim=768,
-        joint_dim=512,
-        page=f"https://huggingface.co/{BIOMED_CLIP}",
+        num_parameters=195_902_721, pooled_dim=768, joint_dim=512,
+        page=f"{HUB}/{BIOMED_CLIP}",
     ),
     "imageomics/bioclip": EncoderSpec(
-        "openai_file",
-        "BioCLIP: ViT-B/16 on ten million organisms; the non-medical control",
+        "openai_file", "BioCLIP: ViT-B/16 on ten million organisms; the non-medical control",
         "MIT by its repository; read its card",
         parts={"model": Published("open_clip_pytorch_model.bin", "imageomics/bioclip")},
         has_configuration=True,
         architecture="ViT-B-16",
         pretrained_on=("TreeOfLife-10M",),
-        num_parameters=149_620_737,
-        pooled_dim=768,
-        joint_dim=512,
-        page="https://huggingface.co/imageomics/bioclip",
-        note="a control: trained on animals, plants and fungi, not on medicine; hold BiomedCLIP beside it",
+        num_parameters=149_620_737, pooled_dim=768, joint_dim=512,
+        page=f"{HUB}/imageomics/bioclip",
+        note="a control: trained on animals, plants and fungi, not on medicine; compare BiomedCLIP with it",
     ),
     "flaviagiammarino/pubmed-clip-vit-base-patch32": EncoderSpec(
-        "clip",
-        "PubMedCLIP: OpenAI's ViT-B/32 on figures of publications",
-        "read its card",
+        "clip", "PubMedCLIP: OpenAI's ViT-B/32 on figures of publications", "read its card",
         is_pinned=False,
         pretrained_on=("ROCO",),
-        num_parameters=151_277_313,
-        pooled_dim=768,
-        joint_dim=512,
-        page="https://huggingface.co/flaviagiammarino/pubmed-clip-vit-base-patch32",
+        num_parameters=151_277_313, pooled_dim=768, joint_dim=512,
+        page=f"{HUB}/flaviagiammarino/pubmed-clip-vit-base-patch32",
     ),
     **{
         f"StanfordAIMI/{loss}__{start}": _stanford(loss, start)
         for loss in ("XrayCLIP", "XraySigLIP")
         for start in _STANFORD
     },
-}
+}  # fmt: skip
 
 
 def seen_in_training(encoder: str, data_set: str) -> list[str]:

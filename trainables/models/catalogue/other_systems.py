@@ -31,6 +31,8 @@ class OtherSystem:
     licence: str = ""
     num_parameters: int | None = None
     pooled_dim: int | None = None
+    joint_dim: None = None
+    has_text: None = None
     pretrained_on: tuple[str, ...] = ()
     page: str = ""
 

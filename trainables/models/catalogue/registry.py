@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 from trainables.artifacts import fingerprint
 from trainables.config import EncoderConfig, PreprocessingSpec, TrialConfig
@@ -13,7 +14,7 @@ from trainables.models.catalogue.classifiers import (
     classifier_learning_rate,
     classifier_preprocessing,
 )
-from trainables.models.catalogue.medical import CLIP_PIXELS, MEDICAL, MEDICAL_FAMILIES
+from trainables.models.catalogue.medical import CLIP_PIXELS, HUB, MEDICAL, MEDICAL_FAMILIES
 from trainables.models.catalogue.preprocessing import READERS
 from trainables.models.catalogue.towers import ANY_TOWER, BERT, CLIP_TOWER, OPEN_CLIP_IMAGE, OPEN_CLIP_TEXT
 from trainables.models.encoder_spec import EncoderSpec, Family, Tower
@@ -28,7 +29,6 @@ from trainables.models.files.weights import (
     parts_identity,
 )
 
-OPENAI_LICENCE = "MIT (deployed use out of scope)"
 OPEN_CLIP_VERSION = 2  # attention split into q, k, v and out
 
 FAMILIES: dict[str, Family] = {
@@ -36,8 +36,6 @@ FAMILIES: dict[str, Family] = {
         loader="trainables.models.encoders.hf_checkpoints:load_clip",
         image=CLIP_TOWER,
         text=CLIP_TOWER,
-        learning_rate=2e-4,
-        learning_rate_range=(1e-5, 2e-3),
         preprocessing=CLIP_PIXELS,
     ),
     "lite0": Family(
@@ -61,6 +59,7 @@ FAMILIES: dict[str, Family] = {
         learning_rate_range=(1e-3, 3e-3),
         full_learning_rate=1e-4,
         preprocessing=PreprocessingSpec(size=224),
+        keeps_derived=True,
     ),
     "dual": Family(
         loader="trainables.models.encoders.dual:load_joined",
@@ -75,13 +74,31 @@ FAMILIES: dict[str, Family] = {
         loader="trainables.models.encoders.open_clip_models:load_open_clip",
         image=OPEN_CLIP_IMAGE,
         text=OPEN_CLIP_TEXT,
-        learning_rate=2e-4,
-        learning_rate_range=(1e-5, 2e-3),
         preprocessing=CLIP_PIXELS,
         has_known_names=False,
     ),
     **MEDICAL_FAMILIES,
 }
+
+
+def _openai(
+    kind: str, architecture: str, num_parameters: int, pooled_dim: int, joint_dim: int, **where: Any
+) -> EncoderSpec:
+    """Returns the entry of a CLIP of OpenAI; `where` names its weights, in open_clip's form if elsewhere."""
+    family, version = ("open_clip", OPEN_CLIP_VERSION) if "repository" in where else ("clip", 1)
+    return EncoderSpec(
+        family,
+        f"OpenAI CLIP {kind}",
+        "MIT (deployed use out of scope)",
+        version=version,
+        architecture=architecture,
+        num_parameters=num_parameters,
+        pooled_dim=pooled_dim,
+        joint_dim=joint_dim,
+        pretrained_on=("WIT-400M",),
+        **where,
+    )
+
 
 ENCODERS: dict[str, EncoderSpec] = {
     "lite0-minilm": EncoderSpec(
@@ -100,90 +117,45 @@ ENCODERS: dict[str, EncoderSpec] = {
         pooled_dim=1280,
         joint_dim=384,
     ),
-    "openai/clip-vit-base-patch32": EncoderSpec(
-        "clip",
-        "OpenAI CLIP ViT-B/32",
-        OPENAI_LICENCE,
+    "openai/clip-vit-base-patch32": _openai(
+        "ViT-B/32", "ViT-B-32-quickgelu", 151_277_313, 768, 512,
         revision="c237dc49a33fc61debc9276459120b7eac67e7ef",  # the Hub's conversion: main holds a pickle only
-        architecture="ViT-B-32-quickgelu",
-        pretrained_on=("WIT-400M",),
-        num_parameters=151_277_313,
-        pooled_dim=768,
-        joint_dim=512,
-        page="https://huggingface.co/openai/clip-vit-base-patch32",
+        page=f"{HUB}/openai/clip-vit-base-patch32",
     ),
-    "openai/clip-vit-base-patch16": EncoderSpec(
-        "clip",
-        "OpenAI CLIP ViT-B/16",
-        OPENAI_LICENCE,
+    "openai/clip-vit-base-patch16": _openai(
+        "ViT-B/16", "ViT-B-16-quickgelu", 149_620_737, 768, 512,
         revision="57c216476eefef5ab752ec549e440a49ae4ae5f3",
-        architecture="ViT-B-16-quickgelu",
-        pretrained_on=("WIT-400M",),
-        num_parameters=149_620_737,
-        pooled_dim=768,
-        joint_dim=512,
-        page="https://huggingface.co/openai/clip-vit-base-patch16",
+        page=f"{HUB}/openai/clip-vit-base-patch16",
     ),
-    "openai/clip-vit-large-patch14": EncoderSpec(
-        "clip",
-        "OpenAI CLIP ViT-L/14",
-        OPENAI_LICENCE,
+    "openai/clip-vit-large-patch14": _openai(
+        "ViT-L/14", "ViT-L-14-quickgelu", 427_616_513, 1024, 768,
         revision="32bd64288804d66eefd0ccbe215aa642df71cc41",
-        architecture="ViT-L-14-quickgelu",
-        pretrained_on=("WIT-400M",),
-        num_parameters=427_616_513,
-        pooled_dim=1024,
-        joint_dim=768,
-        page="https://huggingface.co/openai/clip-vit-large-patch14",
+        page=f"{HUB}/openai/clip-vit-large-patch14",
     ),
-    "openai/clip-vit-large-patch14-336": EncoderSpec(
-        "open_clip",  # the repository of this name holds a pickle only
-        "OpenAI CLIP ViT-L/14 at 336 pixels",
-        OPENAI_LICENCE,
-        repository="timm/vit_large_patch14_clip_336.openai",
+    "openai/clip-vit-large-patch14-336": _openai(
+        "ViT-L/14 at 336 pixels", "ViT-L-14-336-quickgelu", 427_944_193, 1024, 768,
+        repository="timm/vit_large_patch14_clip_336.openai",  # the one of this name holds a pickle only
         revision="81e38efc4637de5023b10e75a7f9bd1c6fa6b010",
         sha256="fbc415c3d0d7b79faed8f5ccfb740c32b7c4f5ffe7283b851f89c6231c01a8e0",
-        version=OPEN_CLIP_VERSION,
-        architecture="ViT-L-14-336-quickgelu",
         preprocessing=CLIP_PIXELS.model_copy(update={"size": 336}),
-        num_parameters=427_944_193,
-        pooled_dim=1024,
-        joint_dim=768,
-        pretrained_on=("WIT-400M",),
-        page="https://huggingface.co/openai/clip-vit-large-patch14-336",
+        page=f"{HUB}/openai/clip-vit-large-patch14-336",
     ),
-    "open_clip:RN50-quickgelu@openai": EncoderSpec(
-        "open_clip",
-        "OpenAI CLIP ResNet-50",
-        OPENAI_LICENCE,
+    "open_clip:RN50-quickgelu@openai": _openai(
+        "ResNet-50", "RN50-quickgelu", 102_007_137, 2048, 1024,
         repository="timm/resnet50_clip.openai",
         revision="ec3d92cf63a5f9d591f0d611b736895966c73076",
         sha256="da0baa37fb2211eee5729ab69ed587eb10d48f5b7076ceeed01552fc3d4cb4ee",
-        version=OPEN_CLIP_VERSION,
-        architecture="RN50-quickgelu",
-        num_parameters=102_007_137,
-        pooled_dim=2048,
-        joint_dim=1024,
-        pretrained_on=("WIT-400M",),
-        page="https://huggingface.co/timm/resnet50_clip.openai",
+        page=f"{HUB}/timm/resnet50_clip.openai",
     ),
-    "open_clip:RN101-quickgelu@openai": EncoderSpec(
-        "open_clip",
-        "OpenAI CLIP ResNet-101",
-        OPENAI_LICENCE,
+    "open_clip:RN101-quickgelu@openai": _openai(
+        "ResNet-101", "RN101-quickgelu", 119_688_033, 2048, 512,
         repository="timm/resnet101_clip.openai",
         is_pinned=False,
-        version=OPEN_CLIP_VERSION,
-        architecture="RN101-quickgelu",
         preprocessing=CLIP_PIXELS,
-        num_parameters=119_688_033,
-        pooled_dim=2048,
-        joint_dim=512,
-        pretrained_on=("WIT-400M",),
-        page="https://huggingface.co/timm/resnet101_clip.openai",
+        page=f"{HUB}/timm/resnet101_clip.openai",
     ),
     **MEDICAL,
-}
+}  # fmt: skip
 
 
 def find_encoder(config: EncoderConfig) -> EncoderSpec:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,11 +25,8 @@ MAX_TOKENS, NUM_WORDS = 256, 30_522
 IMAGE, TEXT = "visual.trunk.", "text.transformer."
 
 
-def load_biomedclip(
-    config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
-) -> ReportEncoder:
+def load_biomedclip(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> ReportEncoder:
     """Builds BiomedCLIP from its converted checkpoint."""
-    del store  # nothing is derived from the weights
     published = PublishedTensors(config, spec, weights=weights)
     vit = _vision_transformer(published.shapes(IMAGE), size=preprocessing_of(config).size)
     stretched = partial(_stretch_positions, vit=vit)
@@ -41,8 +37,6 @@ def load_biomedclip(
     joint = published.shapes().get("visual.head.proj.weight", (JOINT_DIM,))[0]
     hidden = published.shapes().get("text.proj.0.weight", (HIDDEN_DIM,))[0]
     encoder = ReportEncoder(
-        config,
-        spec,
         image=ImageTower(cut_into_blocks(vit), vit.embed_dim),
         image_head=LinearHead(nn.Linear(vit.embed_dim, joint, bias=False)),
         text=text,

@@ -6,7 +6,6 @@ BioViL-T compares an image with a prior one; here it sees one image, and its lea
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,19 +40,13 @@ class WithoutPrior(nn.Module):
         return torch.cat([now, self.missing_previous_emb.expand_as(now)], dim=1)
 
 
-def load_biovil(
-    config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
-) -> ReportEncoder:
+def load_biovil(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> ReportEncoder:
     """Builds BioViL from its two converted files."""
-    del store  # nothing is derived from the weights
     return _load(config, spec, last=nn.Identity(), map_dim=POOLED_DIM, weights=weights)
 
 
-def load_biovil_t(
-    config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
-) -> ReportEncoder:
+def load_biovil_t(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> ReportEncoder:
     """Builds BioViL-T for single images from its two converted files."""
-    del store  # nothing is derived from the weights
     return _load(config, spec, last=WithoutPrior(), map_dim=2 * PATCH_DIM, weights=weights)
 
 
@@ -68,7 +61,7 @@ def _load(
         num_words=NUM_WORDS, max_length=MAX_TOKENS, clean=without_full_stop,
     )  # fmt: skip
     encoder = ReportEncoder(
-        config, spec, image=tower, image_head=MapHead(_projector(map_dim)), text=text,
+        image=tower, image_head=MapHead(_projector(map_dim)), text=text,
         text_projection=TextHead(text.width), joint_dim=JOINT_DIM,
     )  # fmt: skip
 

@@ -11,15 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.config import EncoderConfig, PreprocessingSpec
-from trainables.models.catalogue.registry import encoder_fingerprint, preprocessing_of
+from trainables.config import EncoderConfig
+from trainables.models.catalogue.registry import preprocessing_of
 from trainables.models.encoder_spec import EncoderSpec
 from trainables.models.encoders.dual_encoder import (
-    Blocks,
-    DualEncoder,
     ImageFeatures,
     Tokens,
     TowerName,
+    TwoTowerEncoder,
     unit_length,
 )
 from trainables.models.encoders.timm_towers import ImageTower, load_timm_tower
@@ -71,44 +70,21 @@ class SentenceEncoder(nn.Module):
         return unit_length((states * mask).sum(1) / mask.sum(1))
 
 
-class JoinedEncoder(DualEncoder):
+class JoinedEncoder(TwoTowerEncoder):
     """An image tower projected into the space of a sentence encoder (LiT, Zhai et al. 2022).
 
     The joint space is the sentence encoder's own: texts need no projection, so a frozen text tower can be
     embedded once and for all.
     """
 
-    def __init__(
-        self,
-        image: ImageTower,
-        text: SentenceEncoder,
-        projection: nn.Linear,
-        *,
-        family: str,
-        name: str,
-        fingerprint: str,
-        preprocessing: PreprocessingSpec,
-    ) -> None:
+    def __init__(self, image: ImageTower, text: SentenceEncoder, projection: nn.Linear) -> None:
         super().__init__()
         self.image = image
         self.text = text
         self.image_projection = projection
         self.log_logit_scale = nn.Parameter(torch.tensor(INITIAL_LOG_LOGIT_SCALE))
-        self.family = family
-        self.name = name
-        self.fingerprint = fingerprint
-        self.preprocessing = preprocessing
         self.pooled_dim = image.pooled_dim
         self.joint_dim = projection.out_features
-
-    def blocks(self, tower: TowerName) -> Blocks:
-        """Returns the image tower's blocks, or the text model's layers."""
-        if tower == "image":
-            return Blocks(tuple(f"image.blocks.{i}" for i in range(len(self.image.blocks))))
-        layers = next(
-            (name, module) for name, module in self.text.named_modules() if isinstance(module, nn.ModuleList)
-        )
-        return Blocks(tuple(f"text.{layers[0]}.{i}" for i in range(len(layers[1]))))
 
     def projections(self) -> dict[TowerName, str]:
         """Returns the image projection; the text side has none."""
@@ -118,45 +94,24 @@ class JoinedEncoder(DualEncoder):
         """Returns the image tower with the projection, and the sentence encoder."""
         return {"image": ("image.", "image_projection."), "text": ("text.",)}
 
-    def encode_image_prefix(self, pixels: Tensor, cut: int) -> Tensor:
-        """Runs the image blocks below `cut`."""
-        return self.image.run(pixels, 0, cut)
-
-    def encode_image_suffix(self, activations: Tensor, cut: int) -> ImageFeatures:
-        """Runs the image blocks from `cut`, then the projection."""
-        pooled = self.image.run(activations, cut, len(self.image.blocks))
-        return ImageFeatures(pooled, unit_length(self.image_projection(pooled)))
+    def project_image(self, outputs: Tensor) -> ImageFeatures:
+        """Projects the pooled features."""
+        return ImageFeatures(outputs, unit_length(self.image_projection(outputs)))
 
     def encode_text(self, tokens: Tokens) -> Tensor:
         """Returns sentence embeddings [B, D], unit length."""
         return self.text(Tokens(*(part.to(self.log_logit_scale.device) for part in tokens)))
 
-    def tokenize(self, texts: list[str]) -> Tokens:
-        """Returns tokens of the sentence encoder."""
-        return self.text.tokenize(texts)
 
-
-def load_joined(
-    config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
-) -> JoinedEncoder:
+def load_joined(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> JoinedEncoder:
     """Joins the timm image encoder and the Hugging Face text encoder that `dual:IMAGE+TEXT` names.
 
     The projection between them is random, the same every time: zero-shot means nothing until it is trained.
     """
-    del store  # nothing is derived from the weights
-    preprocessing = preprocessing_of(config)
     image_name, text_name = split_dual(config.name)
-    image = load_timm_tower(image_name, size=preprocessing.size, weights=weights)
+    image = load_timm_tower(image_name, size=preprocessing_of(config).size, weights=weights)
     text = SentenceEncoder.load(checkpoint_folder(text_name, weights=weights), weights=weights)
     projection = nn.Linear(image.pooled_dim, text.width)
     nn.init.orthogonal_(projection.weight, generator=torch.Generator().manual_seed(0))
     nn.init.zeros_(projection.bias)
-    return JoinedEncoder(
-        image,
-        text,
-        projection,
-        family=spec.family,
-        name=config.name,
-        fingerprint=encoder_fingerprint(config) if weights else "random",
-        preprocessing=preprocessing,
-    )
+    return JoinedEncoder(image, text, projection)

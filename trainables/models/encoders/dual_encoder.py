@@ -5,8 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,8 @@ from torch.nn import functional as F
 from trainables.config import PreprocessingSpec
 from trainables.models.encoder_spec import TowerName
 from trainables.models.encoders.dropout import CounterDropout
+from trainables.models.encoders.open_clip_towers import VisionTransformerTower
+from trainables.models.encoders.timm_towers import ImageTower
 
 
 class ImageFeatures(NamedTuple):
@@ -29,13 +30,6 @@ class Tokens(NamedTuple):
 
     input_ids: Tensor
     attention_mask: Tensor
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """A tower's top-level blocks from input to output, as module names inside the encoder."""
-
-    names: tuple[str, ...]
 
 
 class DualEncoder(nn.Module, ABC):
@@ -56,8 +50,8 @@ class DualEncoder(nn.Module, ABC):
     dtype: torch.dtype = torch.float32  # of frozen weights and activations; embeddings are float32 at least
 
     @abstractmethod
-    def blocks(self, tower: TowerName) -> Blocks:
-        """Returns the top-level blocks of a tower, lowest first."""
+    def blocks(self, tower: TowerName) -> tuple[str, ...]:
+        """Returns the names of a tower's top-level blocks, from input to output."""
 
     @abstractmethod
     def projections(self) -> dict[TowerName, str]:
@@ -68,15 +62,12 @@ class DualEncoder(nn.Module, ABC):
         """Returns how the names of a tower's parameters begin, its projection's included."""
 
     @abstractmethod
-    def encode_image_prefix(self, pixels: Tensor, cut: int) -> Tensor:
-        """Runs the image blocks below `cut` on normalised pixels [B, C, H, W] → activations [B, …].
-
-        `cut` counts blocks: 0 = nothing is run; `len(blocks)` = all, which returns `pooled` [B, P].
-        """
+    def run_image_blocks(self, activations: Tensor, first: int, last: int) -> Tensor:
+        """Runs the image blocks `first` to `last` - 1; the last returns features [B, P] or a map of them."""
 
     @abstractmethod
-    def encode_image_suffix(self, activations: Tensor, cut: int) -> ImageFeatures:
-        """Runs the rest of the image tower, from `cut` to the joint space."""
+    def project_image(self, outputs: Tensor) -> ImageFeatures:
+        """Maps the output of the last image block into the joint space."""
 
     @abstractmethod
     def encode_text(self, tokens: Tokens) -> Tensor:
@@ -85,6 +76,14 @@ class DualEncoder(nn.Module, ABC):
     @abstractmethod
     def tokenize(self, texts: list[str]) -> Tokens:
         """Returns tokens padded to the longest text, cut to the encoder's context length."""
+
+    def encode_image_prefix(self, pixels: Tensor, cut: int) -> Tensor:
+        """Runs the first `cut` image blocks on normalised pixels [B, C, H, W] → activations [B, …]."""
+        return self.run_image_blocks(pixels, 0, cut)
+
+    def encode_image_suffix(self, activations: Tensor, cut: int) -> ImageFeatures:
+        """Runs the other image blocks, then the projection into the joint space."""
+        return self.project_image(self.run_image_blocks(activations, cut, len(self.blocks("image"))))
 
     @property
     def adapter_root(self) -> nn.Module:
@@ -125,6 +124,34 @@ class DualEncoder(nn.Module, ABC):
             if isinstance(module, CounterDropout):
                 module.train(mode)
         return self
+
+
+class TwoTowerEncoder(DualEncoder):
+    """A dual encoder whose halves are modules of their own: `image`, cut into blocks, and `text`."""
+
+    image: ImageTower | VisionTransformerTower
+    text: Any
+
+    def text_blocks(self) -> tuple[str, ...]:
+        """Returns the names of the text tower's layers: those of its first list of modules."""
+        name, layers = next(
+            (name, module) for name, module in self.text.named_modules() if isinstance(module, nn.ModuleList)
+        )
+        return tuple(f"text.{name}.{i}" for i in range(len(layers)))
+
+    def blocks(self, tower: TowerName) -> tuple[str, ...]:
+        """Returns the image tower's blocks, or the text tower's layers."""
+        if tower == "image":
+            return tuple(f"image.{name}" for name in self.image.block_names)
+        return self.text_blocks()
+
+    def run_image_blocks(self, activations: Tensor, first: int, last: int) -> Tensor:
+        """Runs blocks of the image tower."""
+        return self.image.run(activations, first, last)
+
+    def tokenize(self, texts: list[str]) -> Tokens:
+        """Returns tokens of the text tower."""
+        return self.text.tokenize(texts)
 
 
 def unit_length(embeddings: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ prediction would depend on the other images.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,11 +34,8 @@ class Enlarge(nn.Module):
         return F.interpolate(pixels, (SIDE, SIDE), mode="bilinear", align_corners=True)
 
 
-def load_gloria(
-    config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
-) -> ReportEncoder:
+def load_gloria(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> ReportEncoder:
     """Builds GLoRIA from its converted checkpoint."""
-    del store  # nothing is derived from the weights
     published = PublishedTensors(config, spec, weights=weights)
     tower = resnet_tower(published.shapes(f"{IMAGE}model."), first=Enlarge(), last=SpatialMean())
     text = build_bert(
@@ -48,7 +44,7 @@ def load_gloria(
     )  # fmt: skip
     projection = nn.Linear(tower.pooled_dim, text.width)
     encoder = ReportEncoder(
-        config, spec, image=tower, image_head=LinearHead(projection), text=text, text_projection=None,
+        image=tower, image_head=LinearHead(projection), text=text, text_projection=None,
         joint_dim=text.width, logit_scale=LOGIT_SCALE,
     )  # fmt: skip
     published.fill(

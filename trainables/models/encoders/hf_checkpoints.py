@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from trainables.config import EncoderConfig
 from trainables.errors import ConfigError
-from trainables.models.catalogue.registry import encoder_fingerprint, hub_checkpoint, preprocessing_of
+from trainables.models.catalogue.registry import hub_checkpoint
 from trainables.models.encoder_spec import EncoderSpec
 from trainables.models.encoders.hf_clip import HFClip
 from trainables.models.encoders.hf_siglip import HFSiglip
@@ -17,11 +16,10 @@ from trainables.models.torchvision_import import declare_missing_operators
 # Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
 
 
-def load_clip(config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None) -> HFClip:
+def load_clip(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> HFClip:
     """Loads a CLIP checkpoint from a folder, the Hub's cache or the Hub."""
-    del store  # nothing is derived from the weights
     if not weights and spec.architecture:
-        return _named(HFClip(_random(spec.architecture), None), config, spec, weights=False)
+        return HFClip(_random(spec.architecture), None)
     folder = hub_checkpoint(config, spec, weights=weights)
     kind = (checkpoint_json(str(folder), "config.json") or {}).get("model_type")
     if kind not in ("clip", "siglip"):
@@ -38,8 +36,7 @@ def load_clip(config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store:
         if weights
         else None
     )
-    encoder = (HFClip if kind == "clip" else HFSiglip)(model, tokenizer)
-    return _named(encoder, config, spec, weights=weights)
+    return (HFClip if kind == "clip" else HFSiglip)(model, tokenizer)
 
 
 def _random(architecture: str) -> Any:
@@ -69,11 +66,3 @@ def _layers(width: int, layers: int, heads: int, joint_dim: int) -> dict[str, in
         "num_attention_heads": heads,
         "projection_dim": joint_dim,
     }
-
-
-def _named(encoder: HFClip, config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> HFClip:
-    encoder.family = spec.family
-    encoder.name = config.name
-    encoder.fingerprint = encoder_fingerprint(config) if weights else "random"
-    encoder.preprocessing = preprocessing_of(config)
-    return encoder

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from trainables.models.encoders.dual_encoder import (
-    Blocks,
     DualEncoder,
     ImageFeatures,
     Tokens,
@@ -37,12 +36,12 @@ class HFClip(DualEncoder):
         """The `CLIPModel`."""
         return self.model
 
-    def blocks(self, tower: TowerName) -> Blocks:
+    def blocks(self, tower: TowerName) -> tuple[str, ...]:
         """Returns the layers of a tower; the image tower's patch embedding is a block too."""
         half = "vision_model" if tower == "image" else "text_model"
         layers = len(self.model.get_submodule(half).encoder.layers)
         names = [f"model.{half}.encoder.layers.{i}" for i in range(layers)]
-        return Blocks((f"model.{half}.embeddings", *names) if tower == "image" else tuple(names))
+        return (f"model.{half}.embeddings", *names) if tower == "image" else tuple(names)
 
     def projections(self) -> dict[TowerName, str]:
         """Returns both projections."""
@@ -55,14 +54,30 @@ class HFClip(DualEncoder):
             "text": ("model.text_model.", "model.text_projection."),
         }
 
-    def encode_image_prefix(self, pixels: Tensor, cut: int) -> Tensor:
-        """Runs the embeddings and the first `cut` - 1 layers."""
-        return self._run(pixels, 0, cut)
+    def run_image_blocks(self, activations: Tensor, first: int, last: int) -> Tensor:
+        """Runs the embeddings and the layers; all of them return the normalised class token."""
+        vision = self.model.vision_model
+        if first == 0 < last:
+            # A size the checkpoint was not trained at stretches its position embeddings.
+            embedded = vision.embeddings(activations, interpolate_pos_encoding=True)
+            activations = self.normalise_embeddings(embedded)
+        for layer in vision.encoder.layers[max(first - 1, 0) : max(last - 1, 0)]:
+            activations = layer(activations, None)
+        if first < last == len(vision.encoder.layers) + 1:
+            activations = vision.post_layernorm(self.output_tokens(activations))
+        return activations
 
-    def encode_image_suffix(self, activations: Tensor, cut: int) -> ImageFeatures:
-        """Runs the other layers; `pooled` is the normalised class token."""
-        pooled = self._run(activations, cut, self._num_blocks)
-        return ImageFeatures(pooled, unit_length(self.model.visual_projection(pooled)))
+    def normalise_embeddings(self, embedded: Tensor) -> Tensor:
+        """Applies the LayerNorm before the layers, which CLIP has and SigLIP has not."""
+        return self.model.vision_model.pre_layrnorm(embedded)
+
+    def output_tokens(self, tokens: Tensor) -> Tensor:
+        """Returns the tokens [B, L, P] that leave the last layer: of CLIP the class token alone [B, P]."""
+        return tokens[:, 0]
+
+    def project_image(self, outputs: Tensor) -> ImageFeatures:
+        """Projects the class token."""
+        return ImageFeatures(outputs, unit_length(self.model.visual_projection(outputs)))
 
     def encode_text(self, tokens: Tokens) -> Tensor:
         """Returns the projected state at the end-of-text token [B, D], unit length."""
@@ -75,19 +90,3 @@ class HFClip(DualEncoder):
         length = self.model.config.text_config.max_position_embeddings
         encoded = self.tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
         return Tokens(encoded["input_ids"], encoded["attention_mask"])
-
-    @property
-    def _num_blocks(self) -> int:
-        return len(self.model.vision_model.encoder.layers) + 1
-
-    def _run(self, activations: Tensor, first: int, last: int) -> Tensor:
-        vision = self.model.vision_model
-        if first == 0 < last:
-            # A size the checkpoint was not trained at stretches its position embeddings.
-            embedded = vision.embeddings(activations, interpolate_pos_encoding=True)
-            activations = vision.pre_layrnorm(embedded)
-        for layer in vision.encoder.layers[max(first - 1, 0) : max(last - 1, 0)]:
-            activations = layer(activations, None)
-        if first < last == self._num_blocks:
-            activations = vision.post_layernorm(activations[:, 0])
-        return activations

@@ -30,9 +30,17 @@ class HFSiglip(HFClip):
         """Returns both halves of the `SiglipModel`."""
         return {"image": ("model.vision_model.",), "text": ("model.text_model.",)}
 
-    def encode_image_suffix(self, activations: Tensor, cut: int) -> ImageFeatures:
-        """Runs the other layers and the pooling."""
-        pooled = self.model.vision_model.head(self._run(activations, cut, self._num_blocks))
+    def normalise_embeddings(self, embedded: Tensor) -> Tensor:
+        """Returns the embeddings as they are."""
+        return embedded
+
+    def output_tokens(self, tokens: Tensor) -> Tensor:
+        """Returns all patches."""
+        return tokens
+
+    def project_image(self, outputs: Tensor) -> ImageFeatures:
+        """Pools the patches."""
+        pooled = self.model.vision_model.head(outputs)
         return ImageFeatures(pooled, unit_length(pooled))
 
     def encode_text(self, tokens: Tokens) -> Tensor:
@@ -47,13 +55,3 @@ class HFSiglip(HFClip):
             texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         )
         return Tokens(encoded["input_ids"], torch.ones_like(encoded["input_ids"]))
-
-    def _run(self, activations: Tensor, first: int, last: int) -> Tensor:
-        vision = self.model.vision_model
-        if first == 0 < last:
-            activations = vision.embeddings(activations, interpolate_pos_encoding=True)
-        for layer in vision.encoder.layers[max(first - 1, 0) : max(last - 1, 0)]:
-            activations = layer(activations, None)
-        if first < last == self._num_blocks:
-            activations = vision.post_layernorm(activations)
-        return activations

@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from trainables.config import EncoderConfig
-from trainables.models.catalogue.registry import encoder_fingerprint, preprocessing_of
 from trainables.models.encoder_spec import EncoderSpec
 from trainables.models.encoders.dual import JoinedEncoder, SentenceEncoder
 from trainables.models.encoders.name_projection import name_projection
@@ -37,15 +36,7 @@ def load_lite0_minilm(
         if weights
         else nn.Linear(POOLED_DIM, text.width)
     )
-    return JoinedEncoder(
-        lite0_tower(lite0),
-        text,
-        projection,
-        family=spec.family,
-        name=config.name,
-        fingerprint=encoder_fingerprint(config) if weights else "random",
-        preprocessing=preprocessing_of(config),
-    )
+    return JoinedEncoder(lite0_tower(lite0), text, projection)
 
 
 def load_lite0(weights: Path | None) -> Any:

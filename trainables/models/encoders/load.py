@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from trainables.config import EncoderConfig
-from trainables.models.catalogue.registry import FAMILIES, find_encoder
+from trainables.models.catalogue.registry import FAMILIES, encoder_fingerprint, find_encoder, preprocessing_of
 from trainables.models.encoders.dual_encoder import DualEncoder
 from trainables.models.torchvision_import import declare_missing_operators
 
@@ -27,11 +27,14 @@ def load_dual_encoder(
     """
     declare_missing_operators()
     spec = find_encoder(config)
-    module, _, function = FAMILIES[spec.family].loader.partition(":")
+    family = FAMILIES[spec.family]
+    module, _, function = family.loader.partition(":")
+    derived = {"store": store} if family.keeps_derived else {}
     load = getattr(importlib.import_module(module), function)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(
-            0
-        )  # random weights, where asked for, are the same every time; the caller's draws go on
-        encoder: DualEncoder = load(config, spec, weights=weights, store=store)
+        torch.manual_seed(0)  # random weights are the same every time; the caller's random state is kept
+        encoder: DualEncoder = load(config, spec, weights=weights, **derived)
+    encoder.family, encoder.name = spec.family, config.name
+    encoder.fingerprint = encoder_fingerprint(config) if weights else "random"
+    encoder.preprocessing = preprocessing_of(config)
     return encoder.to(device).eval()

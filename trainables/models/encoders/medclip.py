@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 from torch import nn
 
@@ -24,11 +23,8 @@ MAX_TOKENS, NUM_WORDS = 77, 28_996
 IMAGE, TEXT = "vision_model.", "text_model."
 
 
-def load_medclip_swin(
-    config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
-) -> ReportEncoder:
+def load_medclip_swin(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> ReportEncoder:
     """Builds MedCLIP with its Swin transformer from its converted checkpoint."""
-    del store  # nothing is derived from the weights
     published = PublishedTensors(config, spec, weights=weights)
     tower = swin_tower(published.shapes(f"{IMAGE}model."), size=preprocessing_of(config).size)
     names = partial(swin_names, tower=tower)
@@ -36,11 +32,8 @@ def load_medclip_swin(
     return _medclip(config, spec, published, tower, projection=f"{IMAGE}projection_head.")
 
 
-def load_medclip_resnet(
-    config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
-) -> ReportEncoder:
+def load_medclip_resnet(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> ReportEncoder:
     """Builds MedCLIP with its ResNet from its converted checkpoint, whose last layer is the projection."""
-    del store  # nothing is derived from the weights
     published = PublishedTensors(config, spec, weights=weights)
     tower = resnet_tower(published.shapes(f"{IMAGE}model."), last=SpatialMean())
     published.fill(
@@ -59,8 +52,6 @@ def _medclip(
     )  # fmt: skip
     joint = published.shapes(TEXT).get("projection_head.weight", (JOINT_DIM,))[0]
     encoder = ReportEncoder(
-        config,
-        spec,
         image=tower,
         image_head=LinearHead(nn.Linear(tower.pooled_dim, joint, bias=False)),
         text=text,

@@ -14,16 +14,15 @@ from torch.nn import functional as F
 
 from trainables.config import EncoderConfig
 from trainables.errors import ConfigError, WeightsUnavailable
-from trainables.models.catalogue.registry import encoder_fingerprint, hub_checkpoint, preprocessing_of
+from trainables.models.catalogue.registry import hub_checkpoint, preprocessing_of
 from trainables.models.catalogue.repositories import tag_repository
 from trainables.models.encoder_spec import EncoderSpec
 from trainables.models.encoders.attention import split_attention
 from trainables.models.encoders.dual_encoder import (
-    Blocks,
-    DualEncoder,
     ImageFeatures,
     Tokens,
     TowerName,
+    TwoTowerEncoder,
     unit_length,
 )
 from trainables.models.encoders.open_clip_towers import VisionTransformerTower, resnet_tower
@@ -41,7 +40,7 @@ from trainables.places import found
 # Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
 
 
-class OpenClip(DualEncoder):
+class OpenClip(TwoTowerEncoder):
     """A CLIP of open_clip, with a vision transformer or a ResNet, its attention split into q, k, v and out.
 
     `pooled` is what enters the projection: the class token, or what the attention pooling read.
@@ -67,13 +66,6 @@ class OpenClip(DualEncoder):
         self.pooled_dim = self.image_projection.in_features
         self.joint_dim = self.image_projection.out_features
 
-    def blocks(self, tower: TowerName) -> Blocks:
-        """Returns attention blocks or bottlenecks; what precedes them, and a pooling, are blocks too."""
-        if tower == "image":
-            return Blocks(tuple(f"image.{name}" for name in self.image.block_names))
-        count = len(self.text.transformer.resblocks)
-        return Blocks(tuple(f"text.transformer.resblocks.{i}" for i in range(count)))
-
     def projections(self) -> dict[TowerName, str]:
         """Returns both projections."""
         return {"image": "image_projection", "text": "text_projection"}
@@ -82,14 +74,9 @@ class OpenClip(DualEncoder):
         """Returns both halves."""
         return {"image": ("image.", "image_projection."), "text": ("text.", "text_projection.")}
 
-    def encode_image_prefix(self, pixels: Tensor, cut: int) -> Tensor:
-        """Runs the image blocks below `cut`."""
-        return self.image.run(pixels, 0, cut)
-
-    def encode_image_suffix(self, activations: Tensor, cut: int) -> ImageFeatures:
-        """Runs the other blocks and the projection."""
-        pooled = self.image.run(activations, cut, len(self.image.block_names))
-        return ImageFeatures(pooled, unit_length(self.image_projection(pooled)))
+    def project_image(self, outputs: Tensor) -> ImageFeatures:
+        """Projects the pooled features."""
+        return ImageFeatures(outputs, unit_length(self.image_projection(outputs)))
 
     def encode_text(self, tokens: Tokens) -> Tensor:
         """Returns joint embeddings [B, D], unit length."""
@@ -102,23 +89,14 @@ class OpenClip(DualEncoder):
         return Tokens(ids, (ids != 0).long())
 
 
-def load_open_clip(
-    config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
-) -> OpenClip:
+def load_open_clip(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> OpenClip:
     """Loads a CLIP of open_clip, or of OpenAI's files, from safetensors or a `.pt` with a known hash."""
-    del store  # nothing is derived from the weights
     declare_missing_operators()
-    preprocessing = preprocessing_of(config)
     file = _weights_file(config, spec) if weights else None  # before anything large is built
-    model, tokenizer = _build(config, spec, preprocessing.size)
+    model, tokenizer = _build(config, spec, preprocessing_of(config).size)
     if file is not None:
         _fill(model, read_tensors(file, _sha256(config, spec)), file)
-    encoder = OpenClip(model.eval(), tokenizer)
-    encoder.family = spec.family
-    encoder.name = config.name
-    encoder.fingerprint = encoder_fingerprint(config) if weights else "random"
-    encoder.preprocessing = preprocessing
-    return encoder
+    return OpenClip(model.eval(), tokenizer)
 
 
 def _build(config: EncoderConfig, spec: EncoderSpec, size: int) -> tuple[Any, Any]:

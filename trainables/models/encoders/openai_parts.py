@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.config import EncoderConfig
-from trainables.models.catalogue.registry import encoder_fingerprint, preprocessing_of
+from trainables.models.catalogue.registry import preprocessing_of
 from trainables.models.encoder_spec import EncoderSpec
 from trainables.models.encoders.open_clip_models import OpenClip
 from trainables.models.files.openai_files import NOT_WEIGHTS, openai_architecture
@@ -18,11 +18,8 @@ from trainables.models.torchvision_import import declare_missing_operators
 # Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
 
 
-def load_openai_part(
-    config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
-) -> OpenClip:
+def load_openai_part(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> OpenClip:
     """Builds a CLIP with the depth and width of its tensors, or of its named architecture."""
-    del store  # nothing is derived from the weights
     declare_missing_operators()
     import open_clip
     from open_clip.model import resize_pos_embed
@@ -33,19 +30,13 @@ def load_openai_part(
     else:
         architecture = dict(open_clip.get_model_config(spec.architecture) or {})
     architecture["quick_gelu"] = _has_quick_gelu(config, spec, weights=weights)
-    preprocessing = preprocessing_of(config)
-    vision = {**architecture["vision_cfg"], "image_size": preprocessing.size}
+    vision = {**architecture["vision_cfg"], "image_size": preprocessing_of(config).size}
     model: Any = open_clip.CLIP(**{**architecture, "vision_cfg": vision})
     if weights:
         tensors = {name: tensor for name, tensor in tensors.items() if name not in NOT_WEIGHTS}
         resize_pos_embed(tensors, model)
         load_strictly(model, tensors, where=config.name, ignorable=("attn_mask",))
-    encoder = OpenClip(model.eval(), open_clip.SimpleTokenizer())
-    encoder.family = spec.family
-    encoder.name = config.name
-    encoder.fingerprint = encoder_fingerprint(config) if weights else "random"
-    encoder.preprocessing = preprocessing
-    return encoder
+    return OpenClip(model.eval(), open_clip.SimpleTokenizer())
 
 
 def _has_quick_gelu(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> bool:

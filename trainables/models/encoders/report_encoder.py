@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from trainables.config import EncoderConfig
-from trainables.models.catalogue.registry import encoder_fingerprint, preprocessing_of
 from trainables.models.encoder_spec import EncoderSpec, TowerName
 from trainables.models.encoders.bert import BertText
-from trainables.models.encoders.dual_encoder import Blocks, DualEncoder, ImageFeatures, Tokens, unit_length
+from trainables.models.encoders.dual_encoder import ImageFeatures, Tokens, TwoTowerEncoder, unit_length
 from trainables.models.encoders.timm_towers import ImageTower
 from trainables.models.files.state_dicts import Shapes, below, load_strictly, open_parts
 
@@ -47,13 +46,11 @@ class MapHead(nn.Module):
         return ImageFeatures(outputs.mean((2, 3)), unit_length(self.projection(outputs).mean((2, 3))))
 
 
-class ReportEncoder(DualEncoder):
+class ReportEncoder(TwoTowerEncoder):
     """An image tower and a BERT. Before a `MapHead`, the last image block returns a feature map."""
 
     def __init__(
         self,
-        config: EncoderConfig,
-        spec: EncoderSpec,
         *,
         image: ImageTower,
         image_head: LinearHead | MapHead,
@@ -68,20 +65,8 @@ class ReportEncoder(DualEncoder):
         self.text = text
         self.text_projection = text_projection if text_projection is not None else nn.Identity()
         self.log_logit_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
-        self.family = spec.family
-        self.name = config.name
-        self.fingerprint = "random"
-        self.preprocessing = preprocessing_of(config)
         self.pooled_dim = image.pooled_dim
         self.joint_dim = joint_dim
-
-    def blocks(self, tower: TowerName) -> Blocks:
-        """Returns the image tower's blocks, or BERT's layers."""
-        if tower == "image":
-            return Blocks(tuple(f"image.blocks.{i}" for i in range(len(self.image.blocks))))
-        return Blocks(
-            tuple(f"text.model.encoder.layer.{i}" for i in range(len(self.text.model.encoder.layer)))
-        )
 
     def projections(self) -> dict[TowerName, str]:
         """Returns the projections; GLoRIA has none of texts."""
@@ -93,22 +78,14 @@ class ReportEncoder(DualEncoder):
         """Returns both halves."""
         return {"image": ("image.", "image_head."), "text": ("text.", "text_projection.")}
 
-    def encode_image_prefix(self, pixels: Tensor, cut: int) -> Tensor:
-        """Runs the image blocks below `cut`."""
-        return self.image.run(pixels, 0, cut)
-
-    def encode_image_suffix(self, activations: Tensor, cut: int) -> ImageFeatures:
-        """Runs the image blocks from `cut`, then the head."""
-        return self.image_head(self.image.run(activations, cut, len(self.image.blocks)))
+    def project_image(self, outputs: Tensor) -> ImageFeatures:
+        """Pools and projects with the head."""
+        return self.image_head(outputs)
 
     def encode_text(self, tokens: Tokens) -> Tensor:
         """Returns joint embeddings [B, D], unit length."""
         on_device = Tokens(*(part.to(self.log_logit_scale.device) for part in tokens))
         return unit_length(self.text_projection(self.text(on_device)))
-
-    def tokenize(self, texts: list[str]) -> Tokens:
-        """Returns tokens of the encoder's vocabulary."""
-        return self.text.tokenize(texts)
 
 
 class PublishedTensors:
@@ -154,5 +131,4 @@ class PublishedTensors:
             scale = {"logit_scale": encoder.log_logit_scale} if has_logit_scale else {}
             rest = {n: t for n, t in self._tensors.items() if not n.startswith(tuple(self._used))}
             load_strictly(nn.ParameterDict(scale), rest, where=self.config.name, ignorable=ignorable)
-            encoder.fingerprint = encoder_fingerprint(self.config)
         return encoder

@@ -141,7 +141,7 @@ def _built(config: EncoderConfig) -> Structure:
 
 def measure(encoder: DualEncoder) -> Structure:
     """Returns the structure of an encoder that was built, with weights or without."""
-    sizes = [_sizes(encoder, cut) for cut in range(len(encoder.blocks("image").names) + 1)]
+    sizes = [_sizes(encoder, cut) for cut in range(len(encoder.blocks("image")) + 1)]
     parameters = dict(encoder.named_parameters())
     return Structure(
         image_size=encoder.preprocessing.size,
@@ -170,7 +170,7 @@ def adaptable_modules(encoder: DualEncoder, tower: TowerName) -> tuple[tuple[Ada
             for name, module in encoder.get_submodule(block).named_modules()
             if name and (matrices := _matrices(module))
         )
-        for block in encoder.blocks(tower).names
+        for block in encoder.blocks(tower)
     )
 
 

@@ -226,7 +226,7 @@ def test_full_trains_every_weight_of_its_towers_and_no_other(encoder, images_for
     (embeddings * torch.randn(embeddings.shape)).sum().backward()
     reached = {name for name in trained if adaptation.parameters[name].grad is not None}
     assert all("pooler" in name for name in trained - reached)  # BERT's, which sentence encoders do not use
-    assert adaptation.image_cut == (0 if "image" in wanted else len(encoder.blocks("image").names))
+    assert adaptation.image_cut == (0 if "image" in wanted else len(encoder.blocks("image")))
 
 
 def test_full_refuses_to_train_weights_in_bfloat16(clip):

@@ -70,7 +70,7 @@ def test_outlines_and_leaf_names_are_those_of_the_structure(structure, clip, fam
         known = FAMILIES[family].tower(tower).leaf_names()
         assert {leaf_name(name).rsplit(".", 1)[-1] for name in names} == set(known)
         outline = FAMILIES[family].tower(tower).outline
-        assert outline is None or len(outline) == len(encoder.blocks(tower).names)
+        assert outline is None or len(outline) == len(encoder.blocks(tower))
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def resnet(name: str):
 def test_every_cut_gives_the_embeddings_of_open_clip(resnet, images_for):
     pixels = in_float64(resnet).pixels(images_for(resnet))
     expected = normalize(random_clip("resnet").double().encode_image(pixels), dim=-1)
-    for cut in range(len(resnet.blocks("image").names) + 1):
+    for cut in range(len(resnet.blocks("image")) + 1):
         features = resnet.encode_image_suffix(resnet.encode_image_prefix(pixels, cut), cut)
         torch.testing.assert_close(features.joint, expected, **EXACT)
     assert resnet.encode_image_prefix(pixels, cut).shape == (2, resnet.pooled_dim) == (2, 256)
@@ -86,7 +86,7 @@ def test_presets_part_the_bottlenecks_and_leave_the_stem(resnet, preset, expecte
 
 def test_the_cut_lies_below_the_lowest_adapted_bottleneck(resnet):
     upper = {"lora.num_blocks": 2, "lora.target_modules": "conv"}
-    assert attach(resnet, from_flat(upper)).image_cut == len(resnet.blocks("image").names) - 2
+    assert attach(resnet, from_flat(upper)).image_cut == len(resnet.blocks("image")) - 2
 
 
 def test_a_transformers_preset_that_a_resnet_lacks_lists_its_layers(resnet):

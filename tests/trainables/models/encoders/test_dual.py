@@ -31,7 +31,7 @@ def test_pooled_features_equal_those_of_timm_at_every_cut(dual, timm_folder, ima
     model.double()
     pixels = in_float64(dual).pixels(images_for(dual))
     theirs = model.forward_head(model.forward_features(pixels), pre_logits=True)
-    for cut in range(len(dual.blocks("image").names) + 1):
+    for cut in range(len(dual.blocks("image")) + 1):
         activations = dual.encode_image_prefix(pixels, cut)
         pooled, joint = dual.encode_image_suffix(activations, cut)
         torch.testing.assert_close(pooled, theirs, **EXACT)

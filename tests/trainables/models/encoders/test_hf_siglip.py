@@ -33,7 +33,7 @@ def test_embeddings_equal_those_of_transformers_at_every_cut(siglip, images_for,
     model = SiglipModel.from_pretrained(siglip.name).eval().double()
     pixels = in_float64(siglip).pixels(images_for(siglip))
     theirs = model.get_image_features(pixel_values=pixels).pooler_output
-    for cut in range(len(siglip.blocks("image").names) + 1):
+    for cut in range(len(siglip.blocks("image")) + 1):
         found = siglip.encode_image_suffix(siglip.encode_image_prefix(pixels, cut), cut)
         torch.testing.assert_close(found.pooled, theirs, **EXACT)
         torch.testing.assert_close(found.joint, normalize(theirs, dim=-1), **EXACT)

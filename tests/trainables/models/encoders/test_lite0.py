@@ -34,7 +34,7 @@ def test_pooled_features_equal_those_of_timm(lite0, images_for):
 def test_every_cut_gives_the_same_embeddings(lite0, images_for):
     pixels = lite0.pixels(images_for(lite0))
     whole = lite0.encode_image_suffix(pixels, 0)
-    for cut in range(len(lite0.blocks("image").names) + 1):
+    for cut in range(len(lite0.blocks("image")) + 1):
         stored = (
             lite0.encode_image_prefix(pixels, cut).numpy().copy()
         )  # what a cache gives back: channels first

@@ -92,7 +92,7 @@ def test_embeddings_equal_those_of_its_authors_at_every_cut(
     pooled, joint = here[name].image(pixels)
     assert (encoder.pooled_dim, encoder.joint_dim) == (pooled.shape[1], joint.shape[1])
     scale = pooled.abs().max()
-    for cut in range(len(encoder.blocks("image").names) + 1):
+    for cut in range(len(encoder.blocks("image")) + 1):
         found = encoder.encode_image_suffix(encoder.encode_image_prefix(pixels, cut), cut)
         torch.testing.assert_close(found.pooled / scale, pooled / scale, **EXACT)
         torch.testing.assert_close(found.joint, normalize(joint, dim=-1), **EXACT)

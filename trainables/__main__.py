@@ -137,7 +137,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.trainable not in LAUNCHED:
         hint = did_you_mean(options.trainable, LAUNCHED) or f" (known: {', '.join(LAUNCHED)})"
-        raise ConfigError(f"trainable '{options.trainable}': no such thing{hint}")
+        raise ConfigError(f"no trainable '{options.trainable}'{hint}")
     return options
 
 
@@ -180,7 +180,7 @@ def find_checkpoint(wanted: str | None, workdir: Path) -> Path | None:
         except DataError:  # this machine's alone, perhaps: restoring it is where all ranks learn of it
             return newest_first(folder)[0]
         for damage in damages:
-            print(f"going on from an earlier checkpoint: {damage}", file=sys.stderr)
+            print(f"resuming from an earlier checkpoint: {damage}", file=sys.stderr)
         return newest
     if not Path(wanted).is_dir():
         raise ConfigError(
@@ -196,7 +196,7 @@ def make_folders(*folders: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"{folder}: no folder can be made there ({error.strerror})") from error
+            raise ConfigError(f"{folder}: cannot create this folder ({error.strerror})") from error
 
 
 if __name__ == "__main__":

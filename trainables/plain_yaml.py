@@ -29,7 +29,7 @@ def read_yaml(path: Path) -> Any:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     if len(content) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES:,} bytes, so it is no recipe")
+        raise ConfigError(f"{path}: larger than {MAX_BYTES:,} bytes, too large for a recipe")
     try:
         return parse_yaml(content.decode(), where=str(path))
     except UnicodeDecodeError as error:

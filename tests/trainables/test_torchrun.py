@@ -179,7 +179,7 @@ sys.exit(main([*sys.argv[2:], "--workdir", sys.argv[1] + os.environ["RANK"], "--
             "progress.json: missing or changed",
             marks=pytest.mark.faults,
         ),
-        (shutil.rmtree, "the ranks would go on from different steps, 0 to "),
+        (shutil.rmtree, "the ranks would resume from different steps, 0 to "),
     ],
     ids=["damaged on one machine", "on one machine only"],
 )
@@ -229,7 +229,7 @@ def test_a_checkpoint_of_another_training_is_refused(
         ("{}", ["--set", "lora.rnk=8"], "--set lora.rnk: no such field; did you mean 'lora.rank'?"),
         ("{}", ["--resume-from", "nowhere"], "--resume-from nowhere: no such folder"),
         ("{}", ["--sett", "lora.rank=8"], "unrecognized arguments: --sett"),
-        ("{}", ["--workdir", "/dev/null/work"], "/dev/null/work: no folder can be made there"),
+        ("{}", ["--workdir", "/dev/null/work"], "/dev/null/work: cannot create this folder"),
         ("execution.device: cuda", [], "0 GPUs on this machine"),
         ("encoder.precision: auto", [], "trial.yaml.encoder.precision: auto is timed"),
     ],
@@ -259,7 +259,7 @@ def test_what_is_no_trainable_is_refused_without_a_traceback() -> None:
     process = start("-m", "trainables", "finetun", "trial.yaml", "--store", "s", "--workdir", "w")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert errors == "error: trainable 'finetun': no such thing; did you mean 'finetune'?\n"
+    assert errors == "error: no trainable 'finetun'; did you mean 'finetune'?\n"
 
 
 def test_only_rank_0_speaks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,7 +254,7 @@ class ProbeConfig(Config):
     @classmethod
     def _each_number_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(value)) < len(value):
-            raise ValueError(f"probe.shots={list(value)}: a number stands twice; leave one of them out")
+            raise ValueError(f"probe.shots={list(value)}: a number occurs twice; remove one of them")
         return value
 
 

@@ -80,7 +80,7 @@ def _check_shape(width: int, height: int) -> None:
         raise ValueError(f"{width} × {height} is too many pixels, the limit is {MAX_PIXELS:,}")
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
         raise ValueError(
-            f"{width} × {height} is no radiograph: "
+            f"{width} × {height} is not a radiograph: "
             f"sides of at least {MIN_SIDE} px and at most {MAX_ASPECT}:1 are expected"
         )
 

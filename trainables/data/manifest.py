@@ -48,7 +48,7 @@ def manifest(config: DataConfig) -> LabelledImages:
             path = confined(row["path"], root=root)
             image_id = Path(row["path"]).as_posix()
             if image_id in records:
-                raise ValueError(f"column 'path': {image_id!r} is there already, on {places[image_id]}")
+                raise ValueError(f"column 'path': {image_id!r} is already used on {places[image_id]}")
             records[image_id] = ImageRecord(
                 image_id=image_id,
                 patient_id=_filled(row, "patient_id"),
@@ -138,5 +138,5 @@ def _single(label: str) -> str:
 
 def _split(name: str) -> Split:
     if name.lower() not in get_args(Split):
-        raise ValueError(f"column 'split': {name!r} is none of {', '.join(get_args(Split))}")
+        raise ValueError(f"column 'split': {name!r} is not one of {', '.join(get_args(Split))}")
     return name.lower()  # type: ignore[return-value]

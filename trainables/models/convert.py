@@ -98,7 +98,7 @@ def _count_weights(name: str, spec: EncoderSpec) -> int | None:
         raise
     except (LookupError, ValueError, RuntimeError) as error:
         raise ConfigError(  # shapes that no architecture has; what a library makes of them
-            f"{name}: is not built of these tensors ({type(error).__name__}: {error})"
+            f"{name}: cannot be built from these tensors ({type(error).__name__}: {error})"
         ) from error
     return sum(parameter.numel() for parameter in encoder.parameters())
 
@@ -159,25 +159,27 @@ def _check_file(file: Path) -> None:
     if not file.is_file():
         raise DataError(f"{file}: no such file")
     if not 0 < file.stat().st_size <= MAX_BYTES:
-        raise DataError(f"{file}: {file.stat().st_size} bytes; 1 to {MAX_BYTES:,} are read")
+        raise DataError(f"{file}: has {file.stat().st_size} bytes; expected 1 to {MAX_BYTES:,}")
 
 
 def _check_hash(file: Path, sha256: str, *, md5: str | None, trusted: str | None) -> None:
     if trusted is not None:
         if not re.fullmatch("[0-9a-f]{64}", trusted):
-            raise ConfigError(f"--trust-sha256 {trusted}: is no SHA-256, which is 64 hexadecimal digits")
+            raise ConfigError(f"--trust-sha256 {trusted}: not a SHA-256, which has 64 hexadecimal digits")
         if trusted != sha256:
-            raise ConfigError(f"--trust-sha256: {file.name} has {sha256}, not {trusted}; nothing was opened")
+            raise ConfigError(
+                f"--trust-sha256: the hash of {file.name} is {sha256}, not {trusted}; it was not opened"
+            )
         return
     if md5 is not None:
         found = _md5(file)
         if found != md5:
-            raise DataError(f"{file}: md5 {found}, published was {md5}; download it again")
+            raise DataError(f"{file}: its MD5 is {found}, published is {md5}; download it again")
         return
     if file.suffix != ".safetensors":  # these can do no harm
         raise ConfigError(
-            f"{file.name}: no hash of it is known here, and it may hold anything. If you have it from "
-            f"where you trust, add --trust-sha256 {sha256}"
+            f"{file.name}: no hash of it is known here, and it can contain code; if you trust its "
+            f"origin, add --trust-sha256 {sha256}"
         )
 
 
@@ -204,9 +206,11 @@ def _quarantined(file: Path, target: Path) -> dict[str, Any]:
         said: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     except (ValueError, IndexError) as error:
         why = f"signal {-ended.returncode}" if ended.returncode < 0 else ended.stderr.strip()[-300:]
-        raise DataError(f"{file}: refused: its reader ended without an answer ({why})") from error
+        raise DataError(
+            f"{file}: refused: the process that read it ended without a result ({why})"
+        ) from error
     if "refused" in said:
-        raise DataError(f"{file}: refused: {said['refused']}. Nothing of it was run, nothing was written")
+        raise DataError(f"{file}: refused: {said['refused']}; no code in it was run, and nothing was written")
     return said
 
 
@@ -218,7 +222,7 @@ def count_tensors(file: Path) -> int:
         with safe_open(file, framework="numpy") as opened:
             return len(list(opened.keys()))
     except SafetensorError as error:
-        raise DataError(f"{file}: no safetensors file ({error})") from error
+        raise DataError(f"{file}: not a safetensors file ({error})") from error
 
 
 def _copy_text(file: Path, folder: Path, part: str) -> None:
@@ -229,7 +233,7 @@ def _copy_text(file: Path, folder: Path, part: str) -> None:
         if part == VOCABULARY:
             _check_vocabulary(text, file)
         elif "model_cfg" not in json.loads(text):
-            raise DataError(f"{file}: no configuration of open_clip, it has no 'model_cfg'")
+            raise DataError(f"{file}: not a configuration of open_clip: 'model_cfg' is missing")
     except ValueError as error:
         raise DataError(f"{file}: cannot be read as UTF-8 text or JSON ({error})") from error
     with atomic_directory(folder) as aside:
@@ -241,5 +245,5 @@ def _check_vocabulary(text: str, file: Path) -> None:
     absent = [word for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if word not in words]
     if absent:
         raise DataError(
-            f"{file}: no BERT vocabulary, {', '.join(absent)} is not in it; it has one word a line"
+            f"{file}: not a BERT vocabulary, {', '.join(absent)} is missing; it must have one word per line"
         )

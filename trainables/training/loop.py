@@ -82,7 +82,7 @@ def resume(state: TrainState, context: RunContext) -> None:
     last, first = group.maximum(state.step, -state.step)
     if last != -first:
         raise DataError(
-            f"the ranks would go on from different steps, {-first} to {last}: every machine needs the same "
+            f"the ranks would resume from different steps, {-first} to {last}: every machine needs the same "
             "checkpoint, in a folder that they share"
         )
     if context.rank == 0:

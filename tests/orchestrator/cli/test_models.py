@@ -104,7 +104,7 @@ def test_one_is_shown_with_what_it_has_seen_and_how_to_get_it(home, capsys):
         (["fetch", "cxr-clip"], "is no dual encoder; no adapter is written"),
         (["recommend", "--data", "chexprt"], "did you mean 'CheXpert'"),
         (["recommend", "--need", "zero shot"], "did you mean 'zero-shot'"),
-        (["recommend"], "say for what"),
+        (["recommend"], "models recommend: needs --data (one of"),
         (["convert", "no-such-file.pt", "--to", "chexzero"], "no such file"),
         (["convert", "no-such-file.pt", "--to", "chexzer"], "did you mean 'chexzero'"),
     ],

@@ -58,7 +58,7 @@ def test_given_splits_are_kept(write_manifest):
         (".", "not a regular file"),
         ("pipe.png", "not a regular file"),
         ("link.png", "leads out of data.root"),
-        ("film-00.png", "is there already, on manifest.csv line 2"),
+        ("film-00.png", "is already used on manifest.csv line 2"),
     ],
 )
 def test_path_that_is_not_a_file_inside_the_root_is_refused_by_row(write_manifest, tmp_path, path, problem):
@@ -103,7 +103,7 @@ def test_nothing_outside_the_root_is_opened(write_manifest, tmp_path, monkeypatc
         ),
         (
             "path,label,patient_id,split\nfilm-00.png,Normal,a,dev\nfilm-01.png,TB,b,val\n",
-            "line 2: column 'split': 'dev' is none of train, val, test",
+            "line 2: column 'split': 'dev' is not one of train, val, test",
         ),
         (
             "path,label,patient_id\n" + "film-00.png,Normal,a\nfilm-01.png,TB,b\n",

@@ -140,7 +140,7 @@ def weights_file(config: BaselineConfig) -> Path:
     if not (found := file_sha256(path)).startswith(expected):
         raise DataError(
             f"{path}: its SHA-256 begins with {found[: len(expected)]}, not with {expected}, so it is "
-            "damaged or something else, and is not loaded; delete it and get it again"
+            "damaged or another file; delete it and download it again"
         )
     return path
 

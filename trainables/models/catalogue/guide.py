@@ -74,8 +74,8 @@ def advise(data: str | None, need: str | None) -> list[tuple[str, Advice]]:
         found.append((need, BY_NEED[need]))
     if not found:
         raise ConfigError(
-            f"models recommend: say for what: --data with one of {', '.join(BY_DATA)}, or --need with one of "
-            f"{', '.join(BY_NEED)}"
+            f"models recommend: needs --data (one of {', '.join(BY_DATA)}) or --need (one of "
+            f"{', '.join(BY_NEED)})"
         )
     return found
 

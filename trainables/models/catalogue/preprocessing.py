@@ -64,7 +64,7 @@ def read_open_clip(config: EncoderConfig, default: PreprocessingSpec) -> Preproc
             open_clip.get_pretrained_cfg(architecture, tag or ""),
         )
     if model is None:
-        raise ConfigError(f"encoder.name: '{config.name}': open_clip knows no architecture '{architecture}'")
+        raise ConfigError(f"encoder.name: '{config.name}': open_clip has no architecture '{architecture}'")
     return _changed(
         default,
         size=model["vision_cfg"].get("image_size"),
@@ -108,7 +108,7 @@ def _timm_table(name: str) -> dict[str, Any]:
 def _known_interpolation(name: str | None, encoder: str) -> str:
     if name not in ("bilinear", "bicubic"):
         raise ConfigError(
-            f"encoder.name: '{encoder}' wants interpolation '{name}'; only bilinear and bicubic are done"
+            f"encoder.name: '{encoder}' needs interpolation '{name}'; only bilinear and bicubic are supported"
         )
     return name
 

@@ -184,7 +184,7 @@ def find_encoder(config: EncoderConfig) -> EncoderSpec:
         return EncoderSpec("clip", f"Hub repository {name}", "see its card")
     near = difflib.get_close_matches(name, ENCODERS, n=1)
     raise ConfigError(
-        f"encoder.name: '{name}' is no registered encoder, Hub id or folder"
+        f"encoder.name: '{name}' is not a registered encoder, Hub id or folder"
         f"{f'; did you mean {near[0]!r}?' if near else ''} (known: {', '.join(ENCODERS)}; forms: owner/name, "
         "FOLDER, dual:IMAGE+TEXT, open_clip:ARCH@TAG, openai:FILE)"
     )

@@ -39,6 +39,6 @@ def tag_repository(architecture: str, tag: str) -> str:
         )
     if not known.get("hf_hub"):
         raise WeightsUnavailable(
-            f"open_clip:{architecture}@{tag}: published as a pickle only, which is not read"
+            f"open_clip:{architecture}@{tag}: published only as a pickle, and pickles are not read"
         )
     return "/".join(known["hf_hub"].split("/")[:2])

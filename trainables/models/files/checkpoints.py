@@ -75,7 +75,7 @@ def sha256_asked(revision: str | None) -> str | None:
     """Returns `encoder.revision` of a file of weights, which is its SHA-256."""
     if revision is not None and not re.fullmatch("[0-9a-f]{64}", revision):
         raise ConfigError(
-            f"encoder.revision='{revision}': of a file it is the SHA-256, 64 hex digits (sha256sum FILE)"
+            f"encoder.revision='{revision}': for a file this is its SHA-256, 64 hex digits (sha256sum FILE)"
         )
     return revision
 
@@ -121,7 +121,8 @@ def package_file(name: str, md5: str) -> Path:
     found = hash_of(path, "md5") if path.is_file() else "none"
     if found != md5:
         raise WeightsUnavailable(
-            f"{path}: md5 {found}, tested was {md5}; reinstall {package.replace('_', '-')} with 'make setup'"
+            f"{path}: its MD5 is {found}, expected {md5}; reinstall {package.replace('_', '-')} with "
+            "'make setup'"
         )
     return path
 
@@ -241,7 +242,7 @@ def from_checkpoint(model_class: Any, folder: Path, *, weights: bool = True) -> 
             ) from error
         except OSError as error:  # safetensors of another name: those of another library
             raise WeightsUnavailable(
-                f"{folder}: none of its safetensors are those of transformers, and pickles are not read "
+                f"{folder}: no safetensors of transformers, and pickles are not read "
                 f"({str(error).partition(chr(10))[0]}); name a folder with model.safetensors"
             ) from error
     absent = [*sorted(report["missing_keys"]), *map(str, report["mismatched_keys"])]

@@ -58,6 +58,4 @@ def check_blob(file: Path) -> None:
 def check_hash(file: Path, sha256: str) -> None:
     """Compares a file with its SHA-256."""
     if file_sha256(file) != sha256:
-        raise DataError(
-            f"{file}: is not the file of SHA-256 {sha256}; delete {file.resolve()}, fetch it again"
-        )
+        raise DataError(f"{file}: its SHA-256 is not {sha256}; delete {file.resolve()} and fetch it again")

@@ -77,7 +77,7 @@ def openai_architecture(shapes: Mapping[str, Sequence[int]], path: Path) -> dict
     except KeyError as error:
         raise ConfigError(
             f"{path}: no tensor '{error.args[0]}' (it has {', '.join(sorted(shapes)[:3])}, …); openai:FILE "
-            "reads a state dict with OpenAI's names; a folder of transformers goes by its path alone"
+            "reads a state dict with OpenAI's names; for a folder of transformers give its path alone"
         ) from None
     return {"embed_dim": embed_dim, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
 
@@ -109,12 +109,12 @@ def _check_hash(path: Path, wanted: str | None) -> None:
         return
     found = hash_of(path)
     if wanted is not None and found != wanted:
-        raise WeightsUnavailable(f"{path}: SHA-256 {found}, asked for is {wanted}; get the file again")
+        raise WeightsUnavailable(f"{path}: its SHA-256 is {found}, expected {wanted}; download it again")
     if wanted is None and found not in published_hashes():
         raise WeightsUnavailable(
-            f"{path}: a .pt may hold code, and its SHA-256 {found} is none that OpenAI published (a download "
-            "that was cut short has another one too); if you trust where it came from, set encoder.revision "
-            "to that hash, or save its state dict as safetensors"
+            f"{path}: a .pt can contain code, and its SHA-256 {found} is not one that OpenAI published (an "
+            "incomplete download has another one too); if you trust its origin, set encoder.revision to "
+            "that hash, or save its state dict as safetensors"
         )
 
 

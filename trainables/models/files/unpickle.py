@@ -118,7 +118,7 @@ def _state_dict(content: Any) -> dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError) or "alloc" in str(error).lower():
-        return "it takes more memory than it may"
+        return "it needs more memory than it is allowed"
     if named := re.search(r"GLOBAL (\S+) (?:was not|whose)", str(error)):
         return f"it would run code or build objects: {named[1]}"
     return str(error).splitlines()[0][:300] if str(error) else type(error).__name__

@@ -197,7 +197,7 @@ def how_to_convert(name: str, folder: Path | None, revision: str | None) -> str:
         return _how_to_convert_in(folder)
     option = f" --revision {revision}" if revision else ""
     return (
-        "name a revision that has them (the Hub's conversion often lies at 'refs/pr/N'), or convert it: "
+        "name a revision that has them (the Hub's conversion is often at 'refs/pr/N'), or convert it: "
         f"where there is a network run 'hf download {name}{option} --local-dir FOLDER', then "
         f"'{COMMAND} convert FOLDER/pytorch_model.bin --to FOLDER', and name that folder instead"
     )
@@ -208,13 +208,11 @@ def _how_to_convert_in(folder: Path) -> str:
     whole = [name for name in pickles if not _SHARD.search(name)]
     if pickles and not whole:
         return (
-            f"its weights are cut into {len(pickles)} files (first: {pickles[0]}), and one is converted only "
-            "where it is whole: name a folder, or a revision on the Hub, that has *.safetensors"
+            f"its weights are split into {len(pickles)} files (first: {pickles[0]}), and only a single file "
+            "can be converted: name a folder, or a revision on the Hub, that has *.safetensors"
         )
     file = folder / (whole[0] if whole else "FILE")
-    return (
-        f"convert what is there: {COMMAND} convert {shlex.quote(str(file))} --to {shlex.quote(str(folder))}"
-    )
+    return f"convert it first: {COMMAND} convert {shlex.quote(str(file))} --to {shlex.quote(str(folder))}"
 
 
 def _download(file: str, place: str) -> str:

@@ -45,7 +45,7 @@ def test_an_encoder_without_a_tested_revision_asks_for_one():
 @pytest.mark.parametrize("name", ["lite0-minilmm", "no such thing", "dual:resnet18", "/no/such/folder"])
 def test_an_unknown_name_is_answered_with_the_known_ones(name):
     with pytest.raises(
-        ConfigError, match=rf"encoder\.name: '{name}' is no registered .*lite0-minilm.*FOLDER"
+        ConfigError, match=rf"encoder\.name: '{name}' is not a registered .*lite0-minilm.*FOLDER"
     ):
         find_encoder(EncoderConfig(name=name))
 

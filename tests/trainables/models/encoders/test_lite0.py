@@ -95,7 +95,7 @@ def test_projection_gives_the_logits_back_where_names_can():
 
 def test_changed_weights_are_refused():
     name, md5 = LITE0
-    with pytest.raises(WeightsUnavailable, match=f"md5 {md5}, tested was 0000.*make setup"):
+    with pytest.raises(WeightsUnavailable, match=f"its MD5 is {md5}, expected 0000.*make setup"):
         package_file(name, "0000")
     with pytest.raises(WeightsUnavailable, match="no-such-weights is not installed"):
         package_file("no_such_weights/file.pth", md5)

@@ -64,7 +64,7 @@ def test_what_is_cached_is_found_and_checked(cached: Path) -> None:
     assert availability(NAME, ENCODERS[NAME]).status == "in cache"
     assert (fetch(NAME, ENCODERS[NAME], revision=None) / "config.json").is_file()
     cached.write_bytes(cached.read_bytes() + b"\0")
-    with pytest.raises(DataError, match=r"model\.safetensors: is not the file of SHA-256 .*fetch it again"):
+    with pytest.raises(DataError, match=r"model\.safetensors: its SHA-256 is not .*fetch it again"):
         fetch(NAME, ENCODERS[NAME], revision=None)
 
 

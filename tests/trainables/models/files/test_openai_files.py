@@ -96,14 +96,14 @@ def test_the_architecture_is_read_from_the_shapes(kind, tmp_path, images_for):
 
 def test_a_pt_of_tensors_is_read_once_its_hash_is_vouched_for(tensors, file, tmp_path):
     torch.save(tensors, tmp_path / "clip.pt")
-    with pytest.raises(WeightsUnavailable, match=r"none that OpenAI published .* set encoder\.revision"):
+    with pytest.raises(WeightsUnavailable, match=r"not one that OpenAI published .* set encoder\.revision"):
         load(tmp_path / "clip.pt")
     known = sha256(tmp_path / "clip.pt")
     encoder = load(tmp_path / "clip.pt", revision=known)
     assert torch.equal(encoder.text_projection.weight, load(file).text_projection.weight)
-    with pytest.raises(WeightsUnavailable, match=rf"SHA-256 {known}, asked for is 0000"):
+    with pytest.raises(WeightsUnavailable, match=rf"its SHA-256 is {known}, expected 0000"):
         load(tmp_path / "clip.pt", revision="0" * 64)
-    with pytest.raises(ConfigError, match=r"encoder\.revision='main': of a file it is the SHA-256"):
+    with pytest.raises(ConfigError, match=r"encoder\.revision='main': for a file this is its SHA-256"):
         load(tmp_path / "clip.pt", revision="main")
 
 

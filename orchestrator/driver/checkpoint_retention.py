@@ -1,4 +1,4 @@
-"""Which checkpoints of a sweep stay: what may still be gone on from, within a budget of bytes."""
+"""Deletes checkpoints that no trial resumes from any more, and those beyond a budget of bytes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,14 @@ from orchestrator.storage.ledger import SweepState, TrialState
 
 
 def forget(folder: Path, trial_key: str) -> None:
-    """Deletes the checkpoints of a finished trial, whose adapter lies in the store."""
+    """Deletes the checkpoints of a finished trial, whose adapter is in the store."""
     shutil.rmtree(folder / "trials" / trial_key / CHECKPOINTS, ignore_errors=True)
 
 
 def prune(folder: Path, state: SweepState, *, budget_bytes: float) -> list[str]:
-    """Deletes, over the budget, the checkpoints of failed trials, and returns their keys.
+    """Deletes the checkpoints of failed trials that exceed the budget, and returns the trials' keys.
 
-    Failed trials keep theirs for `--retry-failed`, the latest ones first; trials that run or wait keep theirs
-    whatever the budget says.
-
-    Args:
-        folder: of the sweep.
-        state: says how each trial stands.
-        budget_bytes: for the checkpoints of the whole sweep.
+    The latest failed trials keep theirs first, for `--retry-failed`. Unfinished trials always keep theirs.
     """
     kept, failed = 0, list[tuple[Path, int, TrialState]]()
     for trial in state.trials.values():
@@ -47,9 +41,9 @@ def prune(folder: Path, state: SweepState, *, budget_bytes: float) -> list[str]:
 
 
 def size_of(folder: Path) -> int:
-    """Returns the bytes of all files below a folder; one that is being replaced may be missed."""
+    """Returns the bytes of all files below a folder; a file that is being replaced may be missed."""
     size = 0
-    for place, _, names in os.walk(folder):  # passes over folders that have gone
+    for place, _, names in os.walk(folder):  # skips folders that are gone
         for name in names:
             with suppress(OSError):
                 size += os.stat(os.path.join(place, name)).st_size

@@ -95,13 +95,7 @@ class Controller:
     def replay(
         self, entries: Iterable[Entry], *, retry_failed: bool = False, is_exhausted: bool = False
     ) -> None:
-        """Repeats what earlier drivers wrote: the searcher is asked and told as it was then.
-
-        Args:
-            entries: the whole ledger.
-            retry_failed: see `TrialQueue.resume`.
-            is_exhausted: likewise.
-        """
+        """Repeats the whole ledger: the searcher is asked and told as before. See `TrialQueue.resume`."""
         for entry in entries:
             self._replay_one(entry)
         if not self._queue.resume(retry_failed=retry_failed, is_exhausted=is_exhausted):
@@ -139,13 +133,9 @@ class Controller:
         return mirror is not None and mirror.is_shared and mirror.is_behind
 
     def next_trial(self, template: TrialSpec) -> TrialSpec | None:
-        """Places the next trial and returns it. Trials that fail their check fail without a process.
+        """Places the next trial, on the device, workers and folders of `template`, and returns it.
 
-        Args:
-            template: what all trials have in common: device, workers, folders.
-
-        Returns:
-            None if there is no trial now, or no more; see `may_place`.
+        Trials that fail their check fail without a process. None = no trial now, or no more; see `may_place`.
         """
         while self.may_place() and not (self._waits_for_storage() or self.circuit_breaker.is_waiting()):
             if (queued := self._queue.pop()) is None:

@@ -75,10 +75,7 @@ class Executor:
     ) -> bool:
         """Opens Ray, runs trials and closes Ray; says whether the trials ended by themselves.
 
-        Args:
-            concurrency: how the trials share the nodes.
-            inputs: waits for what all trials need, and returns what the storage has of it.
-            is_first: record the start of the sweep.
+        `inputs` waits until what all trials need is prepared. With `is_first`, the start is recorded.
         """
         controller = self.controller
         with self.open_ray(concurrency) as scratch:

@@ -1,4 +1,4 @@
-"""Whether every node of a Ray reaches the storage of a sweep: asked of each before anything starts."""
+"""Checks that every node reaches the storage, before a sweep starts."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 
@@ -18,10 +18,10 @@ PATIENCE_SECONDS = 60.0
 
 
 def check_nodes(storage: Storage) -> None:
-    """Lets each node read what this process writes there, and this process what each node writes.
+    """Makes each node read a file that this process wrote to the storage, and the other way round.
 
     Raises:
-        ClusterError: names every node that cannot, and why.
+        ClusterError: names every node that cannot, and the reason.
     """
     token = secrets.token_hex(8)
     place = f"{CHECKS}/{token}"
@@ -43,7 +43,7 @@ def check_nodes(storage: Storage) -> None:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def probe(uri: str, place: str, name: str, token: str) -> str | None:
-    """Runs on a node: reads what the driver wrote, writes something; returns what does not work."""
+    """Reads the driver's file and writes one, on a node; returns the problem, if there is one."""
     try:
         home()
         storage = open_storage(uri)

@@ -1,4 +1,4 @@
-"""The one place that opens test labels: at the end of a sweep, once, for the arms it chose on val."""
+"""Opens the test labels, once, at the end of a sweep, for the arms chosen on val. Nothing else opens them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PREDICTIONS = "results/predictions.parquet"
 
 
 def open_test(controller: Controller, arms: list[list[TrialState]]) -> None:
-    """Opens the test labels of these arms, on record before anything is read; appends what `evaluate` finds.
+    """Records that the test labels of these arms are opened, reads them, and records the results.
 
-    An arm is one trial, or one configuration over seeds and folds; every fold's own held-out part is opened.
+    An arm is one trial, or one configuration over seeds and folds; each fold has its own test part.
     """
     trials = _predicted(arms)
-    if is_evaluated(controller.state, arms):  # or there is nothing to judge
+    if is_evaluated(controller.state, arms):  # or there are none
         return
     from trainables.scoring.audit import same_source_pairs
     from trainables.scoring.comparisons import System
@@ -36,7 +36,7 @@ def open_test(controller: Controller, arms: list[list[TrialState]]) -> None:
     controller.say(f"opening the test labels, once, for {len(trials)} trials")
     keys, before = [trial.trial_key for trial in trials], controller.state.test_opened
     if before and before[-1][1].trial_keys != keys:
-        controller.say(f"they were opened before, at {before[-1][0]}; that it is done again is on record")
+        controller.say(f"they were opened before, at {before[-1][0]}; the ledger records both times")
     reason = "end of sweep" if not before else "the sweep went on"
     controller.record(OpenedTest(trial_keys=keys, reason=reason))
     found: dict[str, Any] = {}
@@ -75,7 +75,7 @@ def first_on_val(state: SweepState, arms: list[list[TrialState]]) -> tuple[str, 
 
 
 def is_evaluated(state: SweepState, arms: list[list[TrialState]]) -> bool:
-    """Says whether the ledger has the test values of all of these arms."""
+    """Says whether the ledger has the test results of all these arms."""
     known = (state.evaluated or Evaluated()).arms
     return all(trial.trial_key in known for trial in _predicted(arms))
 
@@ -104,7 +104,7 @@ def arms_to_open(state: SweepState, space: SearchSpace) -> list[list[TrialState]
 
 
 def by_data(trials: list[TrialState]) -> list[list[TrialState]]:
-    """Returns the trials in groups that share their test images, over folds; their labels belong together."""
+    """Groups trials that share their test images, over folds."""
     groups: dict[str, list[TrialState]] = {}
     for trial in trials:
         data = {key: value for key, value in trial.config.items() if key.startswith("data.")}
@@ -115,7 +115,7 @@ def by_data(trials: list[TrialState]) -> list[list[TrialState]]:
 
 
 def join(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Returns two evaluations of different trials as one; single values of the first stand."""
+    """Merges two evaluations of different trials; for single values, the first one's count."""
     joined = dict(one)
     for key, value in other.items():
         if isinstance(value, dict) and isinstance(joined.get(key), dict):

@@ -1,7 +1,7 @@
-"""Decoding, captioning and embedding over the nodes of a cluster: Ray Data around what one machine runs.
+"""Decodes, captions and embeds over the nodes of a cluster, with Ray Data around the code of one machine.
 
-For more than one node only. On one machine the plain loop wins: 1,000 images took it 5.4-6.3 s, Ray Data
-6.5-11.9 s and 9.4 s to start. The bytes that come out are the same.
+Only for more than one node. On one machine the plain loop is faster: 1,000 images took it 5.4-6.3 s, and Ray
+Data 6.5-11.9 s after 9.4 s to start. The results are the same, bit for bit.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -36,18 +36,18 @@ from trainables.scoring.embedding_store import EmbeddingTable, embeddings_folder
 # Imports inside functions: Ray Data and torch load only where a sweep spreads over nodes.
 
 Columns = Mapping[str, np.ndarray]
-"""Values by name; all have as many rows."""
+"""Columns by name, all with the same number of rows."""
 Work = Callable[[np.ndarray], Columns]
-"""Makes columns of positions, int64 [N]; N rows each."""
+"""Computes columns of N rows from positions, int64 [N]."""
 
 DECODED_AT_ONCE = 128
 EMBEDDED_AT_ONCE = 256
-"""`setup.ROWS_AT_ONCE`: cut elsewhere, matrix products would round otherwise."""
+"""`setup.ROWS_AT_ONCE`: with other batches, matrix products would round differently."""
 ONE_CORE = Need(1, 1, 0)
 ROOM_SECONDS = 5.0
-"""How long what has just ended may still hold its places."""
+"""How long work that just ended may still hold its resources."""
 MAX_RESTARTS = 2
-"""Of a worker, whose node may be lost. Ray Data restarts for ever, also where a model fits into no memory."""
+"""Of a worker whose node is lost. By default Ray Data restarts for ever, even if a model never fits."""
 
 
 def over_nodes(
@@ -58,23 +58,18 @@ def over_nodes(
     need: Need = ONE_CORE,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[Columns]:
-    """Yields what workers make of the positions 0…num_rows-1, piece by piece, in order.
+    """Yields what workers compute for the positions 0…num_rows-1, piece by piece, in order.
 
-    Args:
-        open_work: called once in each worker, as a rule to load something large.
-        num_rows: how many positions.
-        at_once: positions of one call.
-        need: what a worker takes of its node.
-        is_stopping: asked after each piece, whether the others are still wanted.
+    `open_work` is called once in each worker, and what it returns for `at_once` positions at a time.
 
     Raises:
-        Stopped: they are not.
-        ClusterError: no node has room for a worker now. Ray Data would wait for it, and not say so.
+        Stopped: `is_stopping`, asked after each piece, said so.
+        ClusterError: no node has room for a worker now; Ray Data would wait without a word.
     """
     import ray.data
 
     if not has_room(need):
-        raise ClusterError("other jobs hold what it would take of every node")
+        raise ClusterError("other jobs use the resources of every node")
     starts = range(0, num_rows, at_once)
     num_workers = sum(need.places(node["Resources"]) for node in ray.nodes() if node["Alive"])
     pieces = ray.data.from_items([{"start": start} for start in starts], override_num_blocks=len(starts))
@@ -100,7 +95,7 @@ def over_nodes(
 
 
 def has_room(need: Need) -> bool:
-    """Says whether a worker would find its place on some node now."""
+    """Says whether some node has room for a worker now."""
     import grpc
 
     address, until = ray.get_runtime_context().gcs_address, time.monotonic() + ROOM_SECONDS
@@ -109,13 +104,13 @@ def has_room(need: Need) -> bool:
             if time.monotonic() > until:
                 return False
             time.sleep(ROOM_SECONDS / 10)
-    except grpc.RpcError:  # a busy head; who is placed will see
+    except grpc.RpcError:  # a busy head; try it
         return True
     return True
 
 
 class _Worker:
-    """One process of the pipeline."""
+    """One worker process."""
 
     def __init__(self, open_work: Callable[[], Work], num_rows: int, at_once: int) -> None:
         self._work, self._num_rows, self._at_once = open_work(), num_rows, at_once
@@ -127,13 +122,13 @@ class _Worker:
 
 @dataclass(frozen=True)
 class Pipelines:
-    """What is made once for all trials, over nodes that share the store and the files of the images.
+    """Computes once what all trials share, over nodes that share the store and the image files.
 
     Attributes:
-        need: what a worker of a trial takes of its node. Whoever runs a model takes as much, as memory was
-            planned for that, and threads as many, as sums round otherwise with others.
-        say: is told what begins.
-        is_stopping: says whether the user wants the sweep to end; then all of them raise `Stopped`.
+        need: what a trial's worker takes of its node. Workers that run a model take as much, as memory was
+            planned for it, and use as many threads, as sums round differently with others.
+        say: shows a line to the user.
+        is_stopping: says whether the user ends the sweep; every method then raises `Stopped`.
     """
 
     need: Need = ONE_CORE
@@ -141,32 +136,32 @@ class Pipelines:
     is_stopping: Callable[[], bool] = lambda: False
 
     def decode(self, dataset: Dataset, preprocessing: PreprocessingSpec) -> Iterator[Decoded]:
-        """Decodes every record of a data set, in order: give it to `open_image_cache`."""
-        if not has_room(ONE_CORE):  # trials will wait, and say for what; this they must not wait for
+        """Decodes every record of a data set, in order, for `open_image_cache`."""
+        if not has_room(ONE_CORE):  # trials can wait for nodes; decoding must not
             yield from decode_here(dataset, preprocessing)
             return
         count = len(dataset.records)
         self.say(f"decoding {count:,} images of {dataset.name} on all nodes")
         reference = ray.put(dataset)  # once to each node, not with each piece
         work = partial(_open_decoding, reference, preprocessing)
-        for columns in self._over_nodes(work, count, at_once=DECODED_AT_ONCE, need=ONE_CORE):
+        for columns in over_nodes(work, count, at_once=DECODED_AT_ONCE, is_stopping=self.is_stopping):
             for pixels, problem in zip(columns["pixels"], columns["problem"], strict=True):
                 yield str(problem) or bytes(pixels)
 
     def describe(
         self, dataset: Dataset, indices: np.ndarray, config: TrialConfig, context: RunContext
     ) -> Iterator[str]:
-        """Says what is on these images, in order: give it to `with_descriptions`."""
+        """Describes these images, in order, for `with_descriptions`."""
         from trainables.training.descriptions import ROWS_AT_ONCE
 
         open_image_cache(dataset, captioner_preprocessing(config.captioner), context.store, self.decode)
         self.say(f"captioning {len(indices):,} images of {dataset.name} on all nodes")
         work = partial(_open_captioning, ray.put(dataset), indices, config, context.store, self.need)
-        for columns in self._over_nodes(work, len(indices), at_once=ROWS_AT_ONCE, need=self.need):
+        for columns in self._over_nodes(work, len(indices), ROWS_AT_ONCE):
             yield from map(str, columns["sentence"])
 
     def caption(self, config: TrialConfig, store: Path) -> None:
-        """Leaves in the store what the captions of a data set are made of, unless it is there.
+        """Writes the descriptions of a data set's images into the store, unless they are there.
 
         Raises:
             WeightsUnavailable: BLIP's weights are not here.
@@ -176,12 +171,12 @@ class Pipelines:
         with_descriptions(load_dataset(config.data), config, LocalContext(Path(), store), self.describe)
 
     def embed(self, config: TrialConfig, store: Path) -> None:
-        """Leaves in the store a frozen encoder's embeddings of every image, unless they are there.
+        """Writes a frozen encoder's embeddings of every image into the store, unless they are there.
 
         Raises:
             WeightsUnavailable: its weights are not here.
         """
-        assert config.adapt.method == "none", "who trains an adapter embeds with it"
+        assert config.adapt.method == "none", "a trial with an adapter embeds by itself"
         dataset, encoder = load_dataset(config.data), encoder_fingerprint(config.encoder)
         images = open_image_cache(dataset, model_preprocessing(config), store, self.decode)
 
@@ -189,7 +184,7 @@ class Pipelines:
             count = len(images)
             self.say(f"embedding {count:,} images of {dataset.name} with {config.encoder.name} on all nodes")
             work = partial(_open_embedding, config, store, self.need)
-            parts = list(self._over_nodes(work, count, at_once=EMBEDDED_AT_ONCE, need=self.need))
+            parts = list(self._over_nodes(work, count, EMBEDDED_AT_ONCE))
             image_ids, pooled, joint = (
                 np.concatenate([part[name] for part in parts]) for name in ("image_id", "pooled", "joint")
             )
@@ -198,10 +193,8 @@ class Pipelines:
         folder = embeddings_folder(store, images.fingerprint, encoder, adapter=None)
         store_embeddings(folder, compute, about={"encoder": encoder})
 
-    def _over_nodes(
-        self, open_work: Callable[[], Work], num_rows: int, *, at_once: int, need: Need
-    ) -> Iterator[Columns]:
-        return over_nodes(open_work, num_rows, at_once=at_once, need=need, is_stopping=self.is_stopping)
+    def _over_nodes(self, work: Callable[[], Work], num_rows: int, at_once: int) -> Iterator[Columns]:
+        return over_nodes(work, num_rows, at_once=at_once, need=self.need, is_stopping=self.is_stopping)
 
 
 def _open_decoding(reference: Any, preprocessing: PreprocessingSpec) -> Work:
@@ -232,7 +225,7 @@ def _open_captioning(
 def _open_embedding(config: TrialConfig, store: Path, need: Need) -> Work:
     from trainables.training.trial_setup import set_up_trial
 
-    # Without a cache of activations: the first worker would fill it with all images while the others wait.
+    # Without a cache of activations: the first worker would fill it for all images while the others wait.
     execution = config.execution.model_copy(update={"cache_budget_gb": 0.0})
     config = config.model_copy(update={"execution": execution})
     setup = set_up_trial(config, _context(config, store, need))
@@ -245,7 +238,7 @@ def _open_embedding(config: TrialConfig, store: Path, need: Need) -> Work:
 
 
 def _context(config: TrialConfig, store: Path, need: Need) -> LocalContext:
-    """Returns where a worker computes, with as many threads as a trial has; it has nothing to write."""
+    """Returns the context of a worker, and sets as many threads as a trial has."""
     import torch
 
     torch.set_num_threads(config.execution.num_threads or max(1, int(need.cpus)))

@@ -66,10 +66,6 @@ def prefetch(
 
     Returns:
         What the storage offers to nodes that lack data or local weights: place → fingerprint.
-
-    Raises:
-        DataError: an image cannot be decoded.
-        StorageError: the storage cannot be written.
     """
     for config in filter(may_be_here, distinct_inputs(space)):
         open_image_cache(load_dataset(config.data), model_preprocessing(config), store(), decode_all)

@@ -33,12 +33,7 @@ def read_started(name: str) -> SweepState:
 
 
 def space_of(state: SweepState, *, extend: int | None = None, num_workers: int | None = None) -> SearchSpace:
-    """Returns the search space of a sweep, from its ledger.
-
-    Args:
-        state: of the sweep.
-        extend: trials to add.
-        num_workers: of each further trial; changes no result. None = as before.
+    """Returns the search space of a sweep, from its ledger, with `extend` more trials.
 
     Raises:
         ConfigError: the space has fewer trials left than `extend`.

@@ -20,11 +20,6 @@ from trainables.errors import ConfigError
 def claimed(space_name: str, name: str | None, *, resumes: bool) -> Generator[tuple[Path, Ledger]]:
     """Yields the folder and the ledger of a sweep; deletes those of a new one if nothing was started.
 
-    Args:
-        space_name: with the time, the name of a sweep without one.
-        name: of the sweep.
-        resumes: the sweep of this name exists already.
-
     Raises:
         ConfigError: the name is in use; suggests a free one.
         DataError: no sweep of this name exists.
@@ -52,13 +47,6 @@ def mirrored(
     storage: Storage | None, folder: Path, say: Callable[[str], None], *, resumes: bool, is_shared: bool
 ) -> Generator[Mirror | None]:
     """Holds the sweep's lease in its storage and copies its ledger there; without a storage yields None.
-
-    Args:
-        storage: of the sweep.
-        folder: of the sweep on this machine.
-        say: shows a line to the user.
-        resumes: the sweep exists already.
-        is_shared: trials run on other machines, which exchange files through the storage.
 
     Raises:
         ClusterError: another driver holds the lease, or the name is taken there.

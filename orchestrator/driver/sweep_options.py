@@ -38,16 +38,7 @@ def resume_command(name: str, options: SweepOptions) -> str:
 
 
 def share_machine(space: SearchSpace, options: SweepOptions, device: str | None = None) -> Concurrency:
-    """Returns how many trials run at once, and what each of them gets.
-
-    Args:
-        space: has the defaults.
-        options: may override them.
-        device: None = that of the space; if it sets none, a GPU if there is one.
-
-    Raises:
-        ClusterError: a trial finds no room.
-    """
+    """Returns how many trials run at once, and what each of them gets; see `fit`."""
     return fit(
         options.num_workers or space.base("execution.num_workers"),
         device or space.base("execution.device"),

@@ -51,20 +51,13 @@ def run_trials(
 ) -> bool:
     """Runs trials until the controller has no more, or Tune is told to stop.
 
-    Args:
-        controller: gives out trials, and records what they report.
-        space: has the trial scheduler.
-        template: what all trials have in common.
-        max_concurrent: trials at once.
-        is_stopping: once true, no trial is placed any more, and running trials end with their epoch.
-        cluster: where the trials run; None = a Ray of our own.
+    Once `is_stopping` says so, no trial is placed any more, and running trials end with their epoch.
 
     Returns:
         Whether the trials ended by themselves. False: Ray broke down; call again with another Ray.
 
     Raises:
         DataError: the ledger cannot be written; running trials were stopped.
-        Exception: the controller failed otherwise; running trials were stopped.
     """
     bridge = Bridge(controller, template, is_stopping)
     has_ended = True
@@ -90,12 +83,7 @@ def watched_cluster(bridge: Bridge, cluster: Cluster | None) -> Generator[Callab
     address, job_id = cluster.address, ray.get_runtime_context().get_job_id()
     bridge.find_lost = partial(lost_under, address, job_id)
     pending = PendingTrials(
-        bridge.controller,
-        bridge.template.need,
-        lambda: list(bridge.open_trials.values()),
-        address,
-        job_id,
-        bridge.is_stopping,
+        bridge.controller, bridge.template.need, bridge.open_keys, address, job_id, bridge.is_stopping
     )
     try:
         yield pending
@@ -147,6 +135,10 @@ class Bridge:
     def __reduce__(self) -> tuple[type[str], tuple[()]]:
         """Pickles to nothing: Tune stores its parts for a restore that never comes."""
         return str, ()
+
+    def open_keys(self) -> list[str]:
+        """Returns the keys of the placed trials, oldest first."""
+        return list(self.open_trials.values())
 
     def broke_down(self, error: Exception) -> None:
         """Fails the open trials, as Tune ended with an exception.

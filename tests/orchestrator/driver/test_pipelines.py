@@ -166,7 +166,7 @@ def test_where_others_hold_every_place_it_is_said_and_images_are_decoded_here(
     from orchestrator.driver import pipelines
 
     monkeypatch.setattr(pipelines, "ROOM_SECONDS", 0.2)
-    with pytest.raises(ClusterError, match="other jobs hold what it would take"):
+    with pytest.raises(ClusterError, match="other jobs use the resources of every node"):
         next(pipelines.over_nodes(lambda: lambda rows: {"row": rows}, 3, at_once=1, need=Need(1, 1, 1)))
     assert pipelines.has_room(pipelines.ONE_CORE)
     monkeypatch.setattr(pipelines, "has_room", lambda _: False)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from trainables.config import Split
 from trainables.data.counter_rng import counter_rng
@@ -47,6 +46,9 @@ def _patient_parts(records: Sequence[ImageRecord], *, num_parts: int, seed: int)
                 f"class '{name}' has {num_patients} patients, too few for one in each of {num_parts} parts; "
                 f"add images, name the splits yourself, or lower data.num_folds"
             )
+    # Imported here because it takes two seconds, and a data set with given splits does not need it.
+    from sklearn.model_selection import StratifiedGroupKFold
+
     splitter = StratifiedGroupKFold(n_splits=num_parts, shuffle=True, random_state=seed % 2**32)
     parts = np.empty(len(records), dtype=np.int64)
     for part, (_, held_out) in enumerate(splitter.split(labels, labels, groups=patients)):

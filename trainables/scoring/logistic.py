@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import solve_triangular
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 MAX_ITERATIONS = 1000  # as in CLIP, appendix A.3
 
@@ -92,6 +90,10 @@ class PathSolver:
 
     def fit(self, strength: float, *, start: tuple[np.ndarray, np.ndarray] | None = None) -> bool:
         """Adds the solution at λ = `strength`, and says whether it converged."""
+        # Imported here because it takes two seconds, and a plan that reads this module fits nothing.
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
         model = LogisticRegression(
             C=1 / strength, solver="newton-cg", max_iter=MAX_ITERATIONS, warm_start=True
         )

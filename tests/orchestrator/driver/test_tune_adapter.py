@@ -64,11 +64,11 @@ def bridge() -> Bridge:
 
 
 def test_reports_and_records_reach_the_controller(bridge: Bridge):
-    teller, trial = BridgeCallback(bridge), Trial("tune-1")
-    teller.on_trial_result(1, [], trial, {"epoch": 2, "metrics": json.dumps({"train/loss": 1.0})})
+    callback, trial = BridgeCallback(bridge), Trial("tune-1")
+    callback.on_trial_result(1, [], trial, {"epoch": 2, "metrics": json.dumps({"train/loss": 1.0})})
     record = {"seconds": 1.0, "metrics": {}, "results": {}, "cause": None, "message": None}
-    teller.on_trial_result(2, [], trial, {"record": json.dumps(record)})
-    teller.on_trial_complete(3, [], trial)  # Tune says so after the record too: nothing is left to tell
+    callback.on_trial_result(2, [], trial, {"record": json.dumps(record)})
+    callback.on_trial_complete(3, [], trial)  # Tune says so after the record too: nothing is left to tell
     told = bridge.controller.told
     assert told[0] == ("reported", "key-1", 2, {"train/loss": 1.0})
     assert (told[1][:2], told[1][2].seconds) == (("ended", "key-1"), 1.0)

@@ -52,9 +52,7 @@ def context(folder: Path, store: Path) -> LocalContext:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_loss_goes_down_towards_its_floor(kind: LossKind, tmp_path: Path, store: Path) -> None:
     settings: dict[str, Any] = {"loss__positives": "caption"} if kind == "soft_target" else {}
-    if (
-        kind == "class_prompt"
-    ):  # at 3e-3 all embeddings collapse into one
+    if kind == "class_prompt":  # at 3e-3 all embeddings collapse into one
         settings["optim__learning_rate"] = 1e-3
     config = small(loss__kind=kind, **settings)
     reported = context(tmp_path, store)

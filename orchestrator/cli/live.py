@@ -109,6 +109,7 @@ class LiveTable(SweepObserver):
             self.live.stop()
         if self.replayer is None:
             return
+        self.on_message("completing the sweep in MLflow")
         is_complete = self.replayer.finish()
         for notice in self.replayer.notices:
             self.on_message(notice)

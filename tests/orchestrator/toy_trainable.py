@@ -173,7 +173,7 @@ def reduced(config: TrialConfig, context: RunContext) -> dict[str, float]:
 
 
 def real_finetune(config: TrialConfig, context: RunContext) -> dict[str, float]:
-    """The real fine-tune. On seed 1 the last of several ranks doubles its share of the gradient: a defect."""
+    """The real fine-tune in float64. On seed 1 the last of several ranks doubles its gradient: a defect."""
     if "lora" not in config.adapt.method:
         return toy(config, context)
     import torch
@@ -192,6 +192,7 @@ def real_finetune(config: TrialConfig, context: RunContext) -> dict[str, float]:
 
         global_batch.FlatGradients.sum_over_ranks = scaled
     setup = set_up_trial(config, context)
+    setup.encoder.double().dtype = torch.float64
     before = {name: p.detach().clone() for name, p in setup.adaptation.parameters.items()}
     train_adapter(setup, config, context)
     global_batch.FlatGradients.sum_over_ranks = sum_over_ranks

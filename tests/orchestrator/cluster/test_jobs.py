@@ -266,6 +266,7 @@ class TestSweepsAsJobs:
         for trial in sweep_of(head, name).trials.values():
             science = {key: value for key, value in trial.metrics.items() if not key.startswith("perf/")}
             assert len(science) > 10
+            # Two steps, on the same kernels: what memory has room for may cut the batch another way.
             assert science == {key: pytest.approx(local[trial.name][key], abs=1e-4) for key in science}
 
     def test_what_it_prints_is_followed(self, done):

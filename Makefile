@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
+NUMERICAL := kernels and not slow and not faults and not gpu and not network
 PARALLEL := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test check lint types format schema test-slow faults ui docs links picture figures clean
+.PHONY: help setup sweep test check lint types format schema test-slow test-kernels faults ui docs links picture figures clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -32,10 +33,18 @@ test: $(STAMP) ## the default tests: CPU, offline, under five minutes
 test-slow: $(STAMP) ## the tests that `make test` leaves out
 	@$(BIN)/pytest $(PARALLEL) -m 'slow and not faults and not gpu and not network'
 
+# Those of an old processor and of one with AVX2 alone, in ATen, oneDNN, MKL and NumPy's OpenBLAS.
+SSE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OPENBLAS_CORETYPE=Nehalem
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell
+
+test-kernels: $(STAMP) ## the numerical tests on the kernels of two other processors: at most five minutes
+	@$(SSE) $(BIN)/pytest $(PARALLEL) -m '$(NUMERICAL)'
+	@$(AVX2) $(BIN)/pytest $(PARALLEL) -m '$(NUMERICAL)'
+
 faults: $(STAMP) ## many injected faults, and what takes minutes: most of an hour
 	@$(BIN)/pytest -m 'faults and not gpu and not network'
 
-check: lint types test test-slow docs ## what CI runs
+check: lint types test test-slow test-kernels docs ## what CI runs
 
 lint: $(STAMP) ## style and import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

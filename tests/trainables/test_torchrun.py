@@ -142,6 +142,7 @@ def new_run(tmp_path: Path, undisturbed: Run) -> Callable[[], Run]:
     return make
 
 
+@pytest.mark.kernels
 def test_two_processes_train_the_same_adapter_as_one(new_run: Callable[[], Run], undisturbed: Run) -> None:
     run = new_run()
     errors = run.over(2)
@@ -150,6 +151,7 @@ def test_two_processes_train_the_same_adapter_as_one(new_run: Callable[[], Run],
     assert json.loads((run.workdir / "metrics.json").read_text())["train/epoch"] == 4
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize(
     ("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)], ids=["2 to 1", "1 to 2"]
 )

@@ -18,6 +18,8 @@ from trainables.losses.collectives import OutOfMemory
 from trainables.losses.global_batch import NonFiniteLoss, StepResult, global_batch_step
 from trainables.losses.towers import Tower
 
+pytestmark = pytest.mark.kernels
+
 LOSSES = [
     LossConfig(kind="clip"),
     LossConfig(kind="multi_positive"),

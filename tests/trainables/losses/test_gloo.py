@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from contrastive_toys import Toy, reference
+
+pytestmark = pytest.mark.kernels
 
 WORKER = Path(__file__).with_name("gloo_worker.py")
 PROJECT = Path(__file__).parents[3]
@@ -86,7 +89,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, A
         subprocess.Popen(
             [sys.executable, str(WORKER), str(rank), "4", str(folder)],
             cwd=PROJECT,
-            env={"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+            env=os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
             stderr=subprocess.PIPE,
             text=True,
         )

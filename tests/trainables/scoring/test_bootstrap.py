@@ -15,6 +15,8 @@ from trainables.scoring.bootstrap import (
 )
 from trainables.scoring.metric_names import range_of
 
+pytestmark = pytest.mark.kernels
+
 
 @pytest.fixture
 def cases() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

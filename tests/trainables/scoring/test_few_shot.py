@@ -27,6 +27,8 @@ from trainables.scoring.metrics import point_metrics
 from trainables.scoring.predictions import judge, write_predictions
 from trainables.scoring.test_predictions import ScoredTrial
 
+pytestmark = pytest.mark.kernels
+
 WIDTH = 12
 
 

@@ -24,6 +24,8 @@ from trainables.scoring.linear_probe import (
 )
 from trainables.scoring.metrics import point_metrics
 
+pytestmark = pytest.mark.kernels
+
 CLASSES = ("A", "B", "C")
 
 

@@ -12,6 +12,8 @@ from trainables.scoring.metrics import (
     weighted_metrics,
 )
 
+pytestmark = pytest.mark.kernels
+
 PAIR = {"b_vs_c": (1, 2)}
 
 

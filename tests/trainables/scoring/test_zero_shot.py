@@ -3,6 +3,8 @@ import pytest
 
 from trainables.scoring.zero_shot import class_embeddings, pair_scores, zero_shot_scores
 
+pytestmark = pytest.mark.kernels
+
 
 @pytest.fixture
 def prompts() -> list[np.ndarray]:

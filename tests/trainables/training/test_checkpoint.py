@@ -15,6 +15,8 @@ from trainables.errors import DataError
 from trainables.training import checkpoint
 from trainables.training.optim import TrainState
 
+pytestmark = pytest.mark.kernels
+
 
 def new_state(*, width: int = 3, trains: str = "a") -> TrainState:
     generator = torch.Generator().manual_seed(0)

@@ -17,6 +17,8 @@ from trainables.training.objective import Objective
 from trainables.training.trial_setup import set_up_trial
 from trainables.trials.finetune import finetune
 
+pytestmark = pytest.mark.kernels
+
 SMALL = {
     "data.dataset": "phantom",
     "data.phantom.num_train": 46,
@@ -33,11 +35,6 @@ SMALL = {
 KINDS: list[LossKind] = [
     "clip", "multi_positive", "soft_target", "siglip", "class_prompt", "cross_entropy",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
 
 
 def small(**changes: object) -> TrialConfig:

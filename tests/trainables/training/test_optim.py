@@ -13,6 +13,8 @@ from torch import nn
 from trainables.config import OptimConfig, TrialConfig, from_flat
 from trainables.training.optim import TrainState, lr_at
 
+pytestmark = pytest.mark.kernels
+
 
 def train_state(parameters: dict[str, nn.Parameter], **config: Any) -> TrainState:
     return TrainState(parameters, OptimConfig(**{"learning_rate": 0.1, **config}), total_steps=20)

@@ -21,6 +21,8 @@ from trainables.training.trial_setup import set_up_trial
 from trainables.trials.adapt import adapt
 from trainables.trials.finetune import finetune
 
+pytestmark = pytest.mark.kernels
+
 SMALL = {
     "data.dataset": "phantom",
     "data.phantom.num_train": 46,  # batches of 8: five full ones and a tail of 6
@@ -35,22 +37,11 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
-
-
-@pytest.fixture(scope="module")
-def store_in_float64(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store-in-float64")
-
-
 @pytest.fixture
-def untrained(store_in_float64: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store without adapters, for trials in float64; what is derived from weights and pixels stays."""
+def untrained(new_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store without adapters, for trials in float64."""
     trials_in_float64(monkeypatch)
-    shutil.rmtree(store_in_float64 / "adapters", ignore_errors=True)
-    return store_in_float64
+    return new_store
 
 
 def small(**changes: object) -> TrialConfig:

@@ -32,6 +32,8 @@ from trainables.trials.adapt import adapt
 from trainables.trials.baseline import baseline
 from trainables.trials.finetune import finetune
 
+pytestmark = pytest.mark.kernels
+
 SYSTEM = "baseline_from_scratch"
 SMALL = {
     "data.phantom.num_train": 32,

@@ -30,6 +30,8 @@ from trainables.training.trial_setup import adapter_key
 from trainables.trials.adapt import adapt
 from trainables.trials.caption import caption, duplicate_fraction, shortcut, usefulness
 
+pytestmark = pytest.mark.kernels
+
 SMALL = {
     "data.phantom.num_train": 24,
     "data.phantom.num_val": 12,

@@ -17,6 +17,8 @@ from trainables.scoring.test_predictions import Cases, ScoredTrial
 from trainables.trials import evaluate as module
 from trainables.trials.evaluate import evaluate
 
+pytestmark = pytest.mark.kernels
+
 NUM_CASES, NUM_FOLDS = 120, 3
 IMAGE_IDS = np.array([f"image {i:03}" for i in range(NUM_CASES)])
 CLASSES = np.random.default_rng(0).integers(3, size=NUM_CASES)

@@ -17,6 +17,8 @@ from trainables.models.adapters.lora import attach
 from trainables.models.encoders.dual_encoder import DualEncoder
 from trainables.models.encoders.load import load_dual_encoder
 
+pytestmark = pytest.mark.kernels
+
 VALUES = {"lora.towers": "both", "lora.num_blocks": 2, "lora.rank": 4}
 
 
@@ -76,11 +78,11 @@ def test_peft_reads_it_without_this_project(clip_folder, tmp_path, images_for):
     torch.testing.assert_close(normalize(features, dim=-1), joint, **ROUNDED)
 
 
-def test_lite0_adapters_are_peft_files_too(lite0, lite0_store, tmp_path, images_for, texts):
+def test_lite0_adapters_are_peft_files_too(lite0, store, tmp_path, images_for, texts):
     from peft import PeftModel
 
     train_and_save(lite0, from_flat({"lora.towers": "both", "adapt.method": "lora"}), tmp_path / "adapter")
-    other = load_dual_encoder(EncoderConfig(image_size=64), store=lite0_store)
+    other = load_dual_encoder(EncoderConfig(image_size=64), store=store)
     PeftModel.from_pretrained(other, tmp_path / "adapter")
     other.log_logit_scale.data.copy_(lite0.log_logit_scale)
     images = images_for(lite0)

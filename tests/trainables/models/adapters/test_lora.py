@@ -16,6 +16,8 @@ from trainables.models.adapters.lora import attach, merge
 from trainables.models.catalogue.registry import FAMILIES
 from trainables.models.encoders.load import load_dual_encoder
 
+pytestmark = pytest.mark.kernels
+
 BOTH = {"lora.towers": "both", "lora.num_blocks": 2}
 
 
@@ -170,7 +172,7 @@ def test_every_preset_is_alive_on_every_tower(family, request, images_for, texts
 def _fresh(family: str, request: pytest.FixtureRequest):
     if family == "clip":
         return load_dual_encoder(EncoderConfig(name=str(request.getfixturevalue("clip_folder"))))
-    return load_dual_encoder(EncoderConfig(image_size=64), store=request.getfixturevalue("lite0_store"))
+    return load_dual_encoder(EncoderConfig(image_size=64), store=request.getfixturevalue("store"))
 
 
 def _wrapped(name: str) -> str:

@@ -20,6 +20,8 @@ from trainables.training import hardware
 from trainables.training.loop import STEPS_FILE
 from trainables.trials.finetune import finetune
 
+pytestmark = pytest.mark.kernels
+
 LORA = {"lora.towers": "both", "lora.num_blocks": 2, "lora.rank": 2, "encoder.precision": "bfloat16"}
 
 
@@ -63,7 +65,7 @@ def test_embeddings_and_gradients_hardly_move(
 
 
 def test_training_in_bfloat16_follows_the_curve_of_float32(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, new_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Frozen prefix stored, adapters with dropout, graphs replayed: every part of the step in bfloat16.
 
@@ -84,7 +86,7 @@ def test_training_in_bfloat16_follows_the_curve_of_float32(
         )  # fmt: skip
         folder = tmp_path / precision
         folder.mkdir()
-        finetune(config, LocalContext(workdir=folder, store=tmp_path / "store"))
+        finetune(config, LocalContext(workdir=folder, store=new_store))
         lines = (folder / STEPS_FILE).read_text().splitlines()
         curves[precision] = [json.loads(line)["loss"] for line in lines]
     assert len(curves["float32"]) == 9

@@ -10,6 +10,8 @@ from torch import nn
 from trainables.models.encoders.attention import AttentionPool, SplitAttention, split_attention
 from trainables.models.torchvision_import import declare_missing_operators
 
+pytestmark = pytest.mark.kernels
+
 WIDTH, LENGTH = 32, 7
 
 

@@ -17,6 +17,8 @@ from trainables.models.adapters.lora import attach
 from trainables.models.adapters.targets import resolve_targets
 from trainables.models.encoders.load import load_dual_encoder
 
+pytestmark = pytest.mark.kernels
+
 EVERYTHING = {"lora.towers": "image", "lora.num_blocks": None}
 
 

@@ -11,6 +11,8 @@ from trainables.models.adapters.lora import attach
 from trainables.models.encoders.dropout import AdapterInput, CounterDropout, keep_mask, mix, set_dropout_rows
 from trainables.models.encoders.saved_bytes import saved_bytes
 
+pytestmark = pytest.mark.kernels
+
 
 def dropped(
     rows: list[int], *, name: str = "layer", seed: int = 0, step: int = 0, shape=(50, 12)

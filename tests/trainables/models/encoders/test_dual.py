@@ -16,6 +16,8 @@ from trainables.models.catalogue.availability import hub_repositories
 from trainables.models.encoders.dual_encoder import DualEncoder
 from trainables.models.encoders.load import load_dual_encoder
 
+pytestmark = pytest.mark.kernels
+
 
 @pytest.fixture
 def dual(timm_folder: Path, bert_folder: Path) -> DualEncoder:

@@ -18,6 +18,8 @@ from trainables.errors import ConfigError, WeightsUnavailable
 from trainables.models.catalogue.registry import encoder_fingerprint, preprocessing_of
 from trainables.models.encoders.load import load_dual_encoder
 
+pytestmark = pytest.mark.kernels
+
 
 @pytest.fixture
 def changed(clip_folder: Path, tmp_path: Path) -> Path:

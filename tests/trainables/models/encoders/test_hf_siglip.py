@@ -19,6 +19,8 @@ from trainables.models.encoders.dual_encoder import DualEncoder
 from trainables.models.encoders.hf_siglip import HFSiglip
 from trainables.models.encoders.load import load_dual_encoder
 
+pytestmark = pytest.mark.kernels
+
 
 @pytest.fixture
 def siglip(siglip_folder: Path) -> DualEncoder:

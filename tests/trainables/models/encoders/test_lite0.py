@@ -17,6 +17,8 @@ from trainables.models.encoders.lite0 import load_lite0
 from trainables.models.encoders.load import load_dual_encoder
 from trainables.models.files.checkpoints import package_file
 
+pytestmark = pytest.mark.kernels
+
 LITE0, MINILM = ENCODERS["lite0-minilm"].files.items()
 
 
@@ -76,9 +78,9 @@ def test_untrained_projection_agrees_with_conse_about_classes_by_name(lite0):
     assert (found.argmax(-1) == nearest).float().mean() > 0.5
 
 
-def test_projection_is_computed_once_per_store(lite0, lite0_store, monkeypatch):
+def test_projection_is_computed_once_per_store(lite0, store, monkeypatch):
     monkeypatch.setattr(name_projection, "_fit", lambda *_: pytest.fail("fitted again"))
-    again = load_dual_encoder(EncoderConfig(), store=lite0_store)
+    again = load_dual_encoder(EncoderConfig(), store=store)
     assert torch.equal(again.image_projection.weight, lite0.image_projection.weight)
 
 

@@ -21,6 +21,8 @@ from trainables.models.catalogue.registry import preprocessing_of
 from trainables.models.encoders.dual_encoder import DualEncoder
 from trainables.models.encoders.load import load_dual_encoder
 
+pytestmark = pytest.mark.kernels
+
 
 @pytest.fixture
 def model(open_clip_folder: Path) -> DualEncoder:

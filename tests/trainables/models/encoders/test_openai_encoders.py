@@ -28,6 +28,8 @@ from trainables.models.encoders.load import load_dual_encoder
 from trainables.scoring.predictions import read_predictions
 from trainables.trials.adapt import adapt
 
+pytestmark = pytest.mark.kernels
+
 SYSTEMS = ("zero_shot_unseen", "probe_joint", "probe_pooled")
 KINDS = ("transformers", "vit", "resnet")
 PARAMETERS = {"transformers": 3_421_761, "vit": 3_421_761, "resnet": 3_608_381}

@@ -20,6 +20,8 @@ from trainables.models.catalogue.registry import FAMILIES, preprocessing_of
 from trainables.models.encoders.load import load_dual_encoder
 from trainables.models.encoders.structure import structure_of
 
+pytestmark = pytest.mark.kernels
+
 BIOCLIP = "imageomics/bioclip"
 
 

@@ -30,6 +30,8 @@ from trainables.models.encoders.structure import _built
 from trainables.models.files.state_dicts import load_strictly
 from trainables.models.files.weights import HOME_VARIABLE
 
+pytestmark = pytest.mark.kernels
+
 TEXTS = ["Clear lung.", "patchy opacity in both lower zones, of an uncertain age"]
 
 

@@ -64,6 +64,7 @@ def write_torchscript(tensors: dict[str, Tensor], path: Path) -> None:
     torch.jit.trace(Scripted(tensors), torch.ones(1)).save(str(path))
 
 
+@pytest.mark.kernels
 @torch.no_grad()
 def test_a_folder_of_transformers_and_openais_file_give_equal_embeddings(
     tensors, file, tmp_path, images_for, texts
@@ -81,6 +82,7 @@ def test_a_folder_of_transformers_and_openais_file_give_equal_embeddings(
     assert ours.log_logit_scale == theirs.log_logit_scale
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
 @torch.no_grad()
 def test_the_architecture_is_read_from_the_shapes(kind, tmp_path, images_for):

@@ -83,9 +83,7 @@ def run_as_rank(trainable: str, config: TrialConfig, context: RecordingContext, 
 def attempt(run: Callable[[], None], is_first: Callable[[], bool]) -> int:
     """Returns the exit status of a run.
 
-    Args:
-        run: the trial; what none foresaw passes through.
-        is_first: says whether this rank is the first that has something to say; asked at most once.
+    `is_first` tells whether this rank is the first to report an error; it is called at most once.
     """
     try:
         run()
@@ -142,11 +140,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def read_trial(path: Path, overrides: Sequence[str]) -> TrialConfig:
-    """Returns the trial of a file, with what `--set` changes.
-
-    Raises:
-        ConfigError: an unreadable file, an unknown key or an impossible value, by its place.
-    """
+    """Returns the trial of a file, with what `--set` changes."""
     content: Any = read_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be a mapping of fields, such as {{lora: {{rank: 8}}}}")

@@ -12,7 +12,7 @@ Metrics = Mapping[str, float]
 
 
 class RunContext(Protocol):
-    """What `runner` gives a trainable. Paths are always local; `device` is `cpu` or `cuda:N`."""
+    """The surroundings of a trainable. Paths are always local; `device` is `cpu` or `cuda:N`."""
 
     @property
     def rank(self) -> int:

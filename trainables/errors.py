@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """What the user can mend: the message says where, what is wrong and what to do."""
+    """A mistake that the user can correct; the message says where, what is wrong and what to do."""
 
 
 class ConfigError(UserError):

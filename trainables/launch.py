@@ -31,13 +31,13 @@ ALLOCATOR = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process stands: among all ranks, and among those of its machine."""
+    """The rank of a process, among all processes and among those of its machine."""
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
     local_world_size: int = 1
-    is_launched: bool = False  # by torchrun, which says where the ranks meet
+    is_launched: bool = False  # by torchrun, which tells the ranks where to meet
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Place:
@@ -51,11 +51,7 @@ class Place:
             raise ConfigError(f"environment: torchrun sets {', '.join(names)}; here: {error}") from error
 
     def device_kind(self, wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
-        """Returns what every rank computes on: a GPU each, or the CPU.
-
-        Raises:
-            ClusterError: CUDA is demanded and there are fewer GPUs than ranks on this machine.
-        """
+        """Returns the device that every rank computes on: a GPU each, or the CPU."""
         if wanted == "cpu":
             return "cpu"
         import torch
@@ -104,7 +100,7 @@ class RecordingContext(LocalContext):
     """
 
     def report(self, metrics: Metrics, checkpoint: Path | None = None) -> None:
-        """Keeps the metrics, and prints the epoch with what matters."""
+        """Writes the metrics, and prints the epoch with its losses and AUROC."""
         super().report(metrics, checkpoint)
         if self.rank != 0:
             return

@@ -13,11 +13,7 @@ RAY_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def command(arguments: str = "") -> str:
-    """Returns `python -m orchestrator ARGUMENTS` with an interpreter that has the packages.
-
-    Args:
-        arguments: the rest of the line, quoted where it needs quotes.
-    """
+    """Returns `python -m orchestrator ARGUMENTS` with an interpreter that has the packages."""
     return f"{interpreter()} -m orchestrator {arguments}".rstrip()
 
 

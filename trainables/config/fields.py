@@ -47,11 +47,7 @@ def check_value(key: str, value: Any, *, where: str) -> None:
 
 
 def build_trial(flat: dict[str, Any], *, where: str) -> TrialConfig:
-    """Returns the trial of dotted keys.
-
-    Raises:
-        ConfigError: one message for the first thing that does not hold.
-    """
+    """Returns the trial of dotted keys."""
     for key in flat:
         check_field(key, where=f"{where}.{key}")
     try:
@@ -63,12 +59,7 @@ def build_trial(flat: dict[str, Any], *, where: str) -> TrialConfig:
 def read_overrides(texts: Sequence[str], *, also: Collection[str] = ()) -> dict[str, Any]:
     """Returns the values of `--set key=value`, the value read as YAML; of a key given twice the last.
 
-    Args:
-        texts: what stood behind each `--set`.
-        also: keys beside the fields of a trial; their values are checked elsewhere.
-
-    Raises:
-        ConfigError: no `=`, an unknown key, a value that the field does not take.
+    `also` names keys beside the fields of a trial; their values are checked elsewhere.
     """
     values: dict[str, Any] = {}
     for text in texts:

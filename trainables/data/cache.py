@@ -52,14 +52,8 @@ def open_image_cache(
 ) -> ImageCache:
     """Returns a data set's images at the size of an encoder; decodes them if they are not cached.
 
-    Args:
-        dataset: whose images.
-        preprocessing: of the encoder; what `fitting` names counts.
-        store: root of everything content-addressed.
-        decode_all: who decodes; the bytes stored are the same.
-
-    Raises:
-        DataError: lists every image that cannot be decoded, with its file and row; nothing is stored.
+    Of `preprocessing`, the fields in `fitting` count. A DataError lists every image that cannot be decoded,
+    with its file and row; nothing is stored then.
     """
     key = fingerprint("image cache", CACHE_VERSION, dataset.content_fingerprint, preprocessing.fitting())
     folder = build_once(
@@ -69,7 +63,7 @@ def open_image_cache(
 
 
 class ImageCache:
-    """Grey images by their position in `dataset.records`. Pixels stay on disk until they are asked for."""
+    """Grey images by their position in `dataset.records`. Pixels stay on disk until they are read."""
 
     def __init__(self, folder: Path, *, size: int) -> None:
         self.fingerprint = folder.name

@@ -71,11 +71,7 @@ def manifest(config: DataConfig) -> LabelledImages:
 
 
 def find_table(name: str, *, root: Path) -> Path:
-    """Returns the path of a table inside the data set's folder.
-
-    Raises:
-        DataError: missing, outside the folder, or too large.
-    """
+    """Returns the path of a table inside the data set's folder."""
     try:
         return confined(name, root=root)
     except ValueError as error:
@@ -85,12 +81,7 @@ def find_table(name: str, *, root: Path) -> Path:
 def read_table(
     path: Path, *, required: Sequence[str], optional: Sequence[str] = ()
 ) -> list[tuple[int, dict[str, str]]]:
-    """Returns the rows of a UTF-8 CSV file with their line numbers; values are stripped of outer blanks.
-
-    Raises:
-        DataError: no rows, a missing or misspelt column, a row with too few or too many values, or no CSV at
-        all.
-    """
+    """Returns the rows of a UTF-8 CSV file with their line numbers; values are stripped of outer blanks."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)

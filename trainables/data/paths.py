@@ -30,12 +30,7 @@ def open_root(root: Path | None, *, dataset: str) -> Path:
 def confined(name: str, *, root: Path) -> Path:
     """Returns the real path of a file named in a table, which must be a regular file inside `root`.
 
-    Args:
-        name: relative to `root`, with forward slashes.
-        root: a real path (`open_root`).
-
-    Raises:
-        ValueError: says what is wrong with the name. Nothing outside `root` has been opened.
+    `root` is a real path (`open_root`). Nothing outside it is opened, not even for the ValueError.
     """
     problem = _suspicious(name)
     if problem:

@@ -59,12 +59,8 @@ def _patient_parts(records: Sequence[ImageRecord], *, num_parts: int, seed: int)
 def check_no_leak(records: Sequence[ImageRecord], *, content: Mapping[str, str] | None = None) -> None:
     """Checks that no patient, and no image byte for byte, is in two splits.
 
-    Args:
-        records: with their splits.
-        content: image_id → hash of the file's bytes; without it only patients are checked.
-
-    Raises:
-        DataError: names each patient or pair of files, and the splits.
+    `content` maps image_id to the hash of the file; without it, only patients are checked. The error
+    names each patient or pair of files, and the splits.
     """
     patients = {record.image_id: record.patient_id for record in records}
     leaks = [

@@ -153,9 +153,7 @@ def captions_for(
 ) -> list[str]:
     """Returns one caption per train record; of several that a record may have, drawn by (seed, epoch, image).
 
-    Raises:
-        ConfigError: a class without words.
-        ValueError: a record of val or test: what is said to it holds its label.
+    Raises ValueError for a record of val or test: its caption would hold its label.
     """
     texts = [_text_of(name) for name in dataset.classes]
     captions = []

@@ -39,7 +39,7 @@ WAIT_SECONDS = 1800
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion wrote."""
+    """The result of a conversion."""
 
     folder: Path
     part: str | None
@@ -52,21 +52,12 @@ def convert_part(
 ) -> Converted:
     """Converts a published file into a part of a registered encoder, and loads the encoder with it.
 
-    Only what loads takes its place, and that of an earlier one; where another part is still to come, the
-    encoder is loaded with that one.
+    A part is kept, or replaces an earlier one, only if the encoder loads with it. If another part is still
+    missing, that check follows with the last part.
 
-    Args:
-        file: a pickle, safetensors, `vocab.txt` or `open_clip_config.json`.
-        name: of the encoder.
-        spec: of the encoder.
-        part: which of its parts; None = the only one, or the one whose published name the file has.
-        trusted: the SHA-256 that a person vouches for, where no hash is published.
-        replace: whether a part that is here already is overwritten.
-
-    Raises:
-        ConfigError: a part that the encoder does not have, one that is here, a file nobody vouches for, or
-            one that does not fit the encoder.
-        DataError: not the published file, or one that is refused.
+    `file` is a pickle, safetensors, `vocab.txt` or `open_clip_config.json`. Without `part`, it is the only
+    part of the encoder, or the one that is published under this name. `trusted` is the SHA-256 that a person
+    vouches for, where no hash is published.
     """
     part = _which(file, name, spec, part)
     folder = encoder_folder(name) / part
@@ -97,7 +88,7 @@ def _count_weights(name: str, spec: EncoderSpec) -> int | None:
     except ConfigError:
         raise
     except (LookupError, ValueError, RuntimeError) as error:
-        raise ConfigError(  # shapes that no architecture has; what a library makes of them
+        raise ConfigError(  # a library's own errors for impossible shapes
             f"{name}: cannot be built from these tensors ({type(error).__name__}: {error})"
         ) from error
     return sum(parameter.numel() for parameter in encoder.parameters())

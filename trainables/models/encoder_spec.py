@@ -30,7 +30,7 @@ class Tower:
 
 @dataclass(frozen=True)
 class Family:
-    """What all encoders of one architecture share.
+    """The facts that all encoders of one architecture share.
 
     Attributes:
         loader: "module:function" of (EncoderConfig, EncoderSpec, *, weights: bool) -> DualEncoder.
@@ -88,10 +88,10 @@ class EncoderSpec:
     vocabulary: str | None = None  # Hub repository of its tokenizer, where that is a part too
     has_configuration: bool = False  # its open_clip_config.json is a part too
     preprocessing: PreprocessingSpec | None = None  # where it is not the family's
-    has_text: bool = True  # False: probes only, it cannot be asked in words
+    has_text: bool = True  # False: no text encoder, so probes only
     pretrained_on: tuple[str, ...] = ()  # names of `origins.SOURCES`; () = not known
     num_parameters: int | None = None
     pooled_dim: int | None = None
     joint_dim: int | None = None
     page: str = ""  # where its authors describe it
-    note: str = ""  # what a reader of its row has to know
+    note: str = ""  # a remark for readers of its row

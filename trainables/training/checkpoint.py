@@ -20,7 +20,7 @@ from trainables.errors import DataError
 
 PARAMETERS, MOMENTS, PROGRESS = "parameters.safetensors", "moments.safetensors", "progress.json"
 NUM_KEPT = 2
-"""The newest, and the one before it: what to go on from if a disk damages the newest."""
+"""The newest, and the one before it: a run resumes from it if the newest is damaged."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Checkpoint:
         parameters: by name.
         moments: the optimiser's tensors by `kind/name`.
         progress: `step`, and what else the owner wants back as plain values.
-        trains: names what is being trained and with which settings; another run cannot go on from here.
+        trains: names what is being trained and with which settings; another run cannot resume from it.
     """
 
     parameters: Mapping[str, Tensor]

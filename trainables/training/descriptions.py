@@ -54,11 +54,7 @@ def with_descriptions(
 ) -> Dataset:
     """Returns the data set with descriptions, if its captions need them; computes missing ones.
 
-    Args:
-        dataset: whose images.
-        config: names the kind of captions, and the captioner.
-        context: has the store.
-        describe_all: who runs BLIP; its words are the same.
+    `describe_all` runs BLIP; whoever does, the words are the same.
     """
     if config.data.captions == "blip_label":
         return replace(dataset, descriptions=describe_by_model(dataset, config, context, describe_all))

@@ -31,7 +31,7 @@ class DivergenceCheck:
 
     @contextmanager
     def of_step(self) -> Generator[None]:
-        """Adds the step to what the loss says of itself."""
+        """Adds the step to the message of a loss."""
         try:
             yield
         except NonFiniteLoss as error:

@@ -44,7 +44,7 @@ class Activations:
         train: np.ndarray,
         store: Path,
     ) -> None:
-        """Plans the cache; each view is computed when it is first asked for.
+        """Plans the cache; each view is computed when it is first read.
 
         Args:
             encoder: its blocks below `cut` are frozen and unadapted, in eval mode.

@@ -133,7 +133,7 @@ def _open(config: TrialConfig, device: str, store: Path) -> TrialSetup:
 
 
 class DecodedImages(ImageCache):
-    """Decodes images when they are asked for, each once, and writes nothing."""
+    """Decodes each image once, when it is first read, and writes nothing."""
 
     def __init__(self, dataset: Dataset, preprocessing: PreprocessingSpec) -> None:
         self.dataset, self.preprocessing = dataset, preprocessing

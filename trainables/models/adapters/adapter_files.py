@@ -27,7 +27,7 @@ def save_adapter(
     """Writes an adapter folder: whole, or not at all.
 
     `adapter_model.safetensors` and `adapter_config.json` are PEFT's, relative to `encoder.adapter_root`;
-    `extra.safetensors` holds what else trained, and the logit scale; `about.json` says what it belongs to.
+    `extra.safetensors` holds the other trained tensors and the logit scale; `about.json` names its encoder.
 
     `about` brings what a later predict or export needs (classes, prompts); the encoder's facts are added.
     """
@@ -55,12 +55,7 @@ def save_adapter(
 
 
 def load_adapter(encoder: DualEncoder, folder: Path) -> None:
-    """Loads the adapter of a folder into an encoder; attaches adapters first if it has none.
-
-    Raises:
-        DataError: a file is missing or has changed.
-        ConfigError: the adapter belongs to another encoder, or the encoder carries adapters of another shape.
-    """
+    """Loads the adapter of a folder into an encoder; attaches adapters first if it has none."""
     verify(folder)
     facts = read_about(folder)
     precision = str(encoder.dtype).removeprefix("torch.")

@@ -20,7 +20,7 @@ from trainables.models.encoders.structure import (
 def check_targets(config: TrialConfig) -> None:
     """Raises ConfigError if the adapters of a trial cannot be attached or would change nothing.
 
-    Names and ranks are held against the structure of the encoder, which takes no weights. Where the names of
+    Names and ranks are compared with the structure of the encoder, without its weights. Where the names of
     a family are not known, it is built with random weights, adapted, and proven alive on random images.
     """
     _refuse_unread_texts(config)

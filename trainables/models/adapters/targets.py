@@ -27,11 +27,7 @@ BlocksOf = Mapping[TowerName, Sequence[Sequence[str]]]
 
 
 def resolve_targets(encoder: DualEncoder, lora: LoraConfig) -> dict[TowerName, list[str]]:
-    """Returns the modules to adapt, by tower, as names inside the encoder, lowest block first.
-
-    Raises:
-        ConfigError: an unknown preset, a name that matches nothing, or too many blocks; lists what is valid.
-    """
+    """Returns the modules to adapt, by tower, as names inside the encoder, lowest block first."""
     wanted = _Wanted.read(FAMILIES[encoder.family], lora, encoder.name)
     return _find(wanted, {tower: adaptable_modules(encoder, tower) for tower in towers_of(lora)})
 

@@ -69,7 +69,7 @@ def availability_of(config: EncoderConfig) -> Availability:
     except UserError as error:
         return Availability("unavailable", str(error).removeprefix(f"{name}: "))
     if name.startswith("dual:"):
-        revision = None  # of two repositories it can mean neither
+        revision = None  # with two repositories it is ambiguous
     missing = [repository for repository in repositories if cached_folder(repository, revision) is None]
     if missing:
         option = f" --revision {revision}" if revision else ""
@@ -84,9 +84,9 @@ def availability_of(config: EncoderConfig) -> Availability:
 
 
 def hub_repositories(name: str) -> list[str]:
-    """Returns the Hub repositories that hold an encoder that is not registered; none where it is local.
+    """Returns the Hub repositories that hold an encoder that is not registered; [] if it is local.
 
-    A name of timm's or a tag of open_clip's takes that library, and torch, to say which one it is.
+    Names of timm and tags of open_clip are looked up in these libraries, which import torch.
     """
     if name.startswith("openai:"):
         openai_file(name)
@@ -110,7 +110,7 @@ def _unless_local(name: str, repository: Callable[[str], str] = str) -> list[str
     """Returns the repository that a name stands for, or nothing where it is a folder with safetensors."""
     if local_folder(name) is None:
         return [repository(name)]
-    checkpoint_folder(name)  # of one without safetensors it says how they are had
+    checkpoint_folder(name)  # raises, with the steps to get them, if it has no safetensors
     return []
 
 

@@ -18,7 +18,7 @@ from trainables.models.files.checkpoints import (
 from trainables.models.files.weights import how_to_convert
 
 REVISIONS = {"Salesforce/blip-image-captioning-base": "82a37760796d32b1411fe092ab5d4e227313294b"}
-"""The commits whose configuration was looked at; their weights are a pickle, which is not read."""
+"""The tested commits; they hold a pickle only, which is not read."""
 PIXELS = CLIP_PIXELS.model_copy(update={"size": 384})
 
 

@@ -1,6 +1,6 @@
 """The image classifiers that dual encoders are compared with: ResNet-18 and ViT-B/16 of torchvision.
 
-What a plan asks of them (identity, pixels, learning rates, size) is known without torch.
+A plan needs their identity, preprocessing, learning rates and size; these are known without torch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Architecture:
         learning_rate: from ImageNet's weights, and from random ones.
         num_parameters: without the head, for images of 224 pixels.
         graph_bytes: what the backward pass keeps of such an image.
-        is_cut: whether a batch may be cut; batch norm looks at all of it.
+        is_cut: whether a batch may be cut into micro-batches; batch norm needs all of it.
     """
 
     file: str
@@ -127,12 +127,7 @@ def load_classifier(config: BaselineConfig, *, num_classes: int, seed: int) -> n
 
 
 def weights_file(config: BaselineConfig) -> Path:
-    """Returns the file of ImageNet weights in torch's cache, after checking its hash.
-
-    Raises:
-        WeightsUnavailable: it is not there; says where it can be had.
-        DataError: its content is not what its name says.
-    """
+    """Returns the file of ImageNet weights in torch's cache, after checking its hash."""
     if missing := missing_classifier(config):
         raise WeightsUnavailable(missing)
     path = _place(config)

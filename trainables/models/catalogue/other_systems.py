@@ -16,9 +16,9 @@ class OtherSystem:
     """A system without a joint space of images and texts.
 
     Attributes:
-        kind: what it is in the comparison.
+        kind: its role in the comparison.
         about: one line on it.
-        how: it is used, or why it is not.
+        how: how it is used, or why it is not.
         model: whose weights it takes; None = it has none of its own, or nothing here runs it.
         is_run: whether anything here runs it.
     """

@@ -199,18 +199,13 @@ def default_learning_rate(config: TrialConfig) -> float:
 
 
 def preprocessing_of(config: EncoderConfig) -> PreprocessingSpec:
-    """Returns an encoder's preprocessing: its checkpoint's, else its family's, at the configured size.
-
-    Raises:
-        ConfigError: no such encoder, or a checkpoint that asks for what is not done here.
-        WeightsUnavailable: a Hub repository that is neither cached nor reachable.
-    """
+    """Returns an encoder's preprocessing: its checkpoint's, else its family's, at the configured size."""
     spec = find_encoder(config)
     preprocessing = encoder_preprocessing(spec)
     if config.name not in ENCODERS and spec.family in READERS:
         preprocessing = READERS[spec.family](config, preprocessing)
     elif spec.preprocessing is None and not spec.is_pinned:
-        preprocessing = _own_preprocessing(config, spec) or preprocessing  # till then, what its family does
+        preprocessing = _own_preprocessing(config, spec) or preprocessing  # until it is fetched: its family's
     size = config.image_size or preprocessing.size
     return preprocessing.model_copy(update={"size": size})
 
@@ -229,8 +224,7 @@ def _own_preprocessing(config: EncoderConfig, spec: EncoderSpec) -> Preprocessin
 def revision_of(config: EncoderConfig, spec: EncoderSpec) -> str | None:
     """Returns the revision of an encoder's weights: as configured, as tested, else as fetched here.
 
-    Raises:
-        WeightsUnavailable: none of these; what a repository's newest commit holds is not known.
+    Raises WeightsUnavailable if none is known: the newest commit of a repository may hold anything.
     """
     revision = known_revision(config, spec)
     if revision is None and not spec.is_pinned:
@@ -256,7 +250,7 @@ def is_fetched(config: EncoderConfig, spec: EncoderSpec) -> bool:
 def hub_checkpoint(config: EncoderConfig, spec: EncoderSpec, *, weights: bool = True) -> Path:
     """Returns the folder of an encoder's checkpoint at its revision: local, cached, or downloaded now.
 
-    Without weights, that may be what a checkpoint that was fetched says of itself.
+    Without weights, it may be the folder with the descriptions of a fetched checkpoint.
     """
     if not weights and is_fetched(config, spec):
         return fetched_folder(config.name)
@@ -272,16 +266,12 @@ def encoder_preprocessing(spec: EncoderSpec) -> PreprocessingSpec:
 
 
 def encoder_fingerprint(config: EncoderConfig) -> str:
-    """Returns the fingerprint of an encoder: its weights, architecture and preprocessing.
-
-    Raises:
-        WeightsUnavailable: a Hub repository without a pinned revision that is neither cached nor reachable.
-    """
+    """Returns the fingerprint of an encoder: its weights, architecture and preprocessing."""
     spec = find_encoder(config)
     if spec.files or spec.parts:
         weights = spec.files or parts_identity(config.name, spec)
     elif (revision := known_revision(config, spec)) is None and not spec.is_pinned:
-        weights = [config.name, "no revision"]  # a plan can name it; its trial says why it has no score
+        weights = [config.name, "no revision"]  # a plan may contain it; its trial fails with the reason
     else:
         weights = (
             [spec.repository, commit_of(spec.repository, revision)]
@@ -306,7 +296,7 @@ def model_fingerprint(config: TrialConfig) -> str:
 def has_known_weights(config: TrialConfig) -> bool:
     """Returns whether the weights behind `model_fingerprint` are known.
 
-    A revision alone does not say how an unpinned encoder is fed: its checkpoint's own description does.
+    The preprocessing of an unpinned encoder is known only from the files of its checkpoint.
     """
     if config.is_baseline:
         return True

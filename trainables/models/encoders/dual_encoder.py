@@ -1,4 +1,4 @@
-"""What every dual encoder can do. Families subclass it once; trainables know nothing else of a model."""
+"""The interface of every dual encoder; trainables use nothing else of a model."""
 
 from __future__ import annotations
 

@@ -19,11 +19,7 @@ def load_dual_encoder(
     """Loads an encoder onto a device, in float32 and eval mode.
 
     `weights=False` builds the structure with random weights, to check names against; never for results. Under
-    `store`, the root of what is content-addressed, a family may keep what it derives from its weights.
-
-    Raises:
-        ConfigError: no such encoder, or a checkpoint that does not fit its architecture.
-        WeightsUnavailable: the weights are not on this machine and cannot be fetched.
+    `store`, the root of content-addressed folders, a family may keep what it computes from its weights.
     """
     declare_missing_operators()
     spec = find_encoder(config)

@@ -34,6 +34,7 @@ from trainables.models.files.checkpoints import (
     split_open_clip,
 )
 from trainables.models.files.openai_files import openai_architecture, read_tensors, shapes_of
+from trainables.models.files.state_dicts import load_strictly
 from trainables.models.torchvision_import import declare_missing_operators
 from trainables.places import found
 
@@ -142,15 +143,7 @@ def _fill(model: Any, tensors: dict[str, Tensor], file: Path) -> None:
     resize_pos_embed(tensors, model)
     if _is_resnet(model.visual):
         _stretch_pooling(tensors, model)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
-    if wrong:
-        raise ConfigError(
-            f"{file}: {len(wrong)} tensors are missing, too many or of another shape (first: {wrong[0]}); "
-            "the checkpoint does not fit its architecture"
-        )
-    model.load_state_dict(tensors)
+    load_strictly(model, tensors, where=file)
 
 
 def _stretch_pooling(tensors: dict[str, Tensor], model: Any) -> None:

@@ -111,12 +111,7 @@ class PublishedTensors:
     ) -> None:
         """Fills a module with the tensors below a prefix, each of them and all of it.
 
-        Args:
-            module: what is filled.
-            prefix: of the tensors' published names.
-            part: what the module is called in a message.
-            names: renames the tensors from what lies below the prefix to their names in the module.
-            ignorable: see `load_strictly`.
+        `names` renames them, without the prefix, to their names in the module. Messages call it `part`.
         """
         self._used.append(prefix)
         if self.has_weights:

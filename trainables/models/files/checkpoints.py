@@ -81,11 +81,7 @@ def sha256_asked(revision: str | None) -> str | None:
 
 
 def weights_identity(name: str, revision: str | None = None) -> list[str]:
-    """Returns the identity of an encoder's weights: hashes of local files, a Hub commit, or a tag.
-
-    Raises:
-        WeightsUnavailable: a Hub repository whose commit is not known here and cannot be asked for.
-    """
+    """Returns the identity of an encoder's weights: hashes of local files, a Hub commit, or a tag."""
     if name.startswith("dual:"):
         return [part for half in split_dual(name) for part in weights_identity(half)]
     if name.startswith("openai:"):
@@ -212,10 +208,7 @@ def _or_unavailable(repository: str, revision: str | None) -> Iterator[None]:
 def from_checkpoint(model_class: Any, folder: Path, *, weights: bool = True) -> Any:
     """Builds a transformers model in float32 and eval mode; without weights, its random structure.
 
-    Raises:
-        ConfigError: a tensor is missing in the checkpoint, or of another shape; nothing random takes its
-            place.
-        WeightsUnavailable: a file of weights that was cut short or is damaged.
+    Raises ConfigError if the checkpoint lacks a tensor or has another shape: no weight stays random.
     """
     import torch
     from safetensors import SafetensorError

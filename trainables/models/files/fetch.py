@@ -17,15 +17,7 @@ def fetch(name: str, spec: EncoderSpec, *, revision: str | None) -> Path:
 
     Where no revision is pinned, this one is what trials use from now on.
 
-    Args:
-        name: of the encoder.
-        spec: of the encoder.
-        revision: None = the pinned one, else the one that was fetched before.
-
-    Raises:
-        ConfigError: it does not come from there, or nobody has pinned or named a revision.
-        WeightsUnavailable: no network, no such revision, or pickles only.
-        DataError: a file is not what the Hub says it is.
+    Without `revision`: the pinned one, else the one that was fetched before.
     """
     if spec.files or spec.parts:
         steps = how_to_get(name, spec)

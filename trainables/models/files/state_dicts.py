@@ -74,14 +74,8 @@ def load_strictly(
 ) -> None:
     """Fills a module; every tensor must fit, and every parameter must be filled.
 
-    Args:
-        module: what is filled.
-        tensors: by their names in the module.
-        where: named in the message.
-        ignorable: beginnings or ends of names that the module does not have and does not need.
-
-    Raises:
-        ConfigError: a tensor is missing, too many, or of another shape; names the first of each.
+    `ignorable` are beginnings or ends of names that the module lacks and does not need. Messages begin with
+    `where`, and name the first tensor of each kind that does not fit.
     """
     beginnings_or_ends = tuple(ignorable)
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

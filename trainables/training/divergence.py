@@ -15,6 +15,8 @@ from trainables.training.optim import TrainState
 MIN_SPREAD = 1e-4
 """Of unit vectors; mean cosine 0.9999. Learning encoders showed 0.2 and more; collapsed ones 1e-12, or with
 the noise of dropout 1e-5."""
+MIN_SHARE_OF_FIRST = 0.01
+"""Relative to the spread of the first step: embeddings that are close together from the start may still train."""
 MAX_COLLAPSED_STEPS = 2
 """In a row: one alone may be a last batch of equal images."""
 MAX_LOSS_RATIO = 3.0
@@ -28,6 +30,7 @@ class DivergenceCheck:
         self.state = state
         self.guess = math.log(global_batch_size)  # the loss where every pair of a batch looks alike
         self.num_collapsed = 0
+        self.min_spread: float | None = None  # known after the first step
 
     @contextmanager
     def of_step(self) -> Generator[None]:
@@ -39,7 +42,9 @@ class DivergenceCheck:
 
     def check_collapse(self, spread: float) -> None:
         """Checks the embeddings of the step just taken; see `StepResult.spread`."""
-        self.num_collapsed = self.num_collapsed + 1 if spread < MIN_SPREAD else 0
+        if self.min_spread is None:
+            self.min_spread = min(MIN_SPREAD, MIN_SHARE_OF_FIRST * spread)
+        self.num_collapsed = self.num_collapsed + 1 if spread < self.min_spread else 0
         if self.num_collapsed >= MAX_COLLAPSED_STEPS:
             raise self._diverged(self.state.step, "the embeddings collapsed, all inputs have the same one")
 

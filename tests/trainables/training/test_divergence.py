@@ -19,10 +19,18 @@ def check() -> DivergenceCheck:
 
 
 def test_one_step_with_equal_embeddings_is_tolerated_and_two_in_a_row_are_not(check: DivergenceCheck) -> None:
-    for spread in (1e-9, 0.4, 1e-9, math.inf, 1e-9):
+    for spread in (0.4, 1e-9, 0.4, 1e-9, math.inf, 1e-9):
         check.check_collapse(spread)
     with pytest.raises(TrainingDiverged, match=r"diverged at step 6 of 9: .*optim.learning_rate \(0.5\)"):
         check.check_collapse(0.0)
+
+
+def test_embeddings_that_are_close_together_from_the_start_may_train(check: DivergenceCheck) -> None:
+    for spread in (3e-5, 2e-5, 2e-5, 1e-6):
+        check.check_collapse(spread)
+    check.check_collapse(1e-8)
+    with pytest.raises(TrainingDiverged, match="collapsed"):
+        check.check_collapse(1e-8)
 
 
 def test_a_loss_that_is_not_finite_gets_its_step(check: DivergenceCheck) -> None:

@@ -16,7 +16,7 @@ MIN_SPREAD = 1e-4
 """Of unit vectors; mean cosine 0.9999. Learning encoders showed 0.2 and more; collapsed ones 1e-12, or with
 the noise of dropout 1e-5."""
 MIN_SHARE_OF_FIRST = 0.01
-"""Relative to the spread of the first step: embeddings that are close together from the start may still train."""
+"""Relative to the spread of the first step: embeddings that begin close together may still train."""
 MAX_COLLAPSED_STEPS = 2
 """In a row: one alone may be a last batch of equal images."""
 MAX_LOSS_RATIO = 3.0

@@ -1,1 +1,4 @@
-"""The exact global-batch engine: contrastive losses, their gradients, and the step that applies them."""
+"""Exact contrastive losses over a global batch: the losses, their gradients, and the training step.
+
+To add a loss, add an entry to `contrastive.LOSSES`.
+"""

@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (torch's own types are partial)
-"""Which rank embeds what: integers only, the same on every rank, a pure function of the global batch."""
+"""Decides which rows each rank embeds: integers that every rank computes alike from the global batch."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from torch import Tensor
 
 
 def share(total: int, *, rank: int, world_size: int) -> range:
-    """Returns the contiguous positions of `total` that are `rank`'s; sizes differ by at most 1."""
+    """Returns the contiguous part of `range(total)` assigned to `rank`; the sizes differ by at most 1."""
     return range(total * rank // world_size, total * (rank + 1) // world_size)
 
 
 def tiles(rows: range, size: int) -> Iterator[range]:
-    """Cuts contiguous rows into pieces of `size`; the last one may be shorter."""
+    """Yields contiguous rows in pieces of `size`; the last piece may be shorter."""
     for start in range(rows.start, rows.stop, size):
         yield range(start, min(start + size, rows.stop))
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The global batch without its content: who is whose positive, and which rank embeds what.
+    """The integers of a global batch: which pairs are positives, and which rank embeds which rows.
 
-    Pair i is image i with caption `text_of_pair[i]`. Equal captions are one row among the `num_texts`
-    distinct ones, so they are embedded once, wherever in the batch they stand.
+    Pair i is image i with caption `text_of_pair[i]`. Equal captions share one row of the `num_texts`
+    distinct captions, so each distinct caption is embedded once.
 
     Args:
-        text_of_pair: int64 [B], in 0…U-1.
-        groups: int64 [B]; pairs of equal value are positives of each other (their class, or their caption).
-        rank: of this process.
+        text_of_pair: int64 [B], the distinct caption of each pair, in 0…U-1.
+        groups: int64 [B], the class or the caption of each pair; pairs of one group are positives.
+        rank: rank of this process.
         world_size: number of processes.
-        image_shares: contiguous rows of the B images, one range a rank; none = even shares.
-        text_shares: contiguous rows of the U distinct captions, one range a rank; none = even shares.
-        classes: int64 [B], what recall counts by; none = `groups`.
-        num_texts: U; 0 = those that occur. More where classes stand for captions and some have no image here.
+        image_shares: contiguous rows of the B images, one range per rank; () = even ranges.
+        text_shares: contiguous rows of the U distinct captions, one range per rank; () = even ranges.
+        classes: int64 [B], the classes that recall uses; None = `groups`.
+        num_texts: U; 0 = the captions that occur. U is larger if classes replace captions and a class has
+            no image in the batch.
     """
 
     text_of_pair: Tensor
@@ -68,44 +69,44 @@ class BatchPlan:
 
     @property
     def num_pairs(self) -> int:
-        """B."""
+        """Returns B, the number of pairs."""
         return len(self.text_of_pair)
 
     @property
     def image_share(self) -> range:
-        """Rows of the images that this rank embeds."""
+        """Returns the image rows that this rank embeds."""
         return self.image_shares[self.rank]
 
     @property
     def text_share(self) -> range:
-        """Rows of the distinct captions that this rank embeds."""
+        """Returns the rows of distinct captions that this rank embeds."""
         return self.text_shares[self.rank]
 
     @cached_property
     def copies(self) -> Tensor:
-        """How many pairs carry each distinct caption, int64 [U]: n_u."""
+        """Returns n_u, the number of pairs with each distinct caption, int64 [U]."""
         return torch.bincount(self.text_of_pair, minlength=self.num_texts)
 
     @cached_property
     def group_of_pair(self) -> Tensor:
-        """Groups renumbered 0…C-1, int64 [B]."""
+        """Returns the group of each pair, renumbered 0…C-1, int64 [B]."""
         return torch.unique(self.groups, return_inverse=True)[1]
 
     @cached_property
     def group_sizes(self) -> Tensor:
-        """Pairs in each group, int64 [C]: n_g."""
+        """Returns n_g, the number of pairs in each group, int64 [C]."""
         return torch.bincount(self.group_of_pair)
 
     @cached_property
     def memberships(self) -> Memberships:
-        """Which captions occur in which group, and how often."""
+        """Returns which captions occur in which group, and how often."""
         codes, sizes = torch.unique(
             self.membership_code(self.group_of_pair, self.text_of_pair), return_counts=True
         )
         return Memberships(codes, codes // self.num_texts, codes % self.num_texts, sizes)
 
     def membership_code(self, groups: Tensor, texts: Tensor) -> Tensor:
-        """Returns one integer for each (group, caption), both int64 [n]."""
+        """Returns a distinct integer for each (group, caption), int64 [n]."""
         return groups * self.num_texts + texts
 
     def to(self, device: torch.device) -> BatchPlan:
@@ -120,7 +121,7 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class Memberships:
-    """The E ≤ B combinations (group g, caption u) that occur, int64 [E]; `sizes` counts their pairs: m_gu."""
+    """The E combinations (group g, caption u) that occur, int64 [E]; `sizes` counts the pairs m_gu."""
 
     codes: Tensor
     groups: Tensor

@@ -1,9 +1,9 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (torch's own types are partial)
-"""The collectives of a global-batch step, on plain `torch.distributed`; no-ops with one process.
+"""Collective operations of a global-batch step on `torch.distributed`; with one process they do nothing.
 
-No autograd passes through any of them: what crosses between ranks is embeddings, one number per row, and the
-summed gradient of the parameters.
+No autograd graph passes through them. The ranks exchange embeddings, one number per row, and the sum of the
+gradients of the parameters.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Result = TypeVar("Result")
 
 
 class OutOfMemory(RuntimeError):
-    """A phase ran out of memory on this rank or on another; raised on every rank."""
+    """This rank or another one ran out of memory; every rank raises this error."""
 
 
 class PeerFailed(RuntimeError):
-    """Another rank failed in this phase; its own message says why."""
+    """Another rank failed; the message of that rank gives the reason."""
 
 
 class _Outcome(IntEnum):
-    """How a phase ended; the higher value prevails over the ranks."""
+    """The outcome of a phase; the highest value of all ranks counts."""
 
     DONE = 0
     OUT_OF_MEMORY = 1
@@ -40,14 +40,14 @@ class _Outcome(IntEnum):
 SAYS_OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",  # the host
-    "alloc_failed",  # cuBLAS and cuDNN, whose workspaces are their own
+    "alloc_failed",  # cuBLAS and cuDNN: they allocate their own workspaces
     "allocation_failed",
-    "unable to find an engine",  # cuDNN, where no algorithm's workspace fits
+    "unable to find an engine",  # cuDNN, if no algorithm's workspace fits
 )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error means that memory ran out, on a GPU or on the host."""
+    """Returns whether an error means that the GPU or the host ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemory):
         return True
     message = str(error).lower()
@@ -55,14 +55,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Returns freed blocks to the device. Call it once the error, whose frames hold tensors, is gone."""
+    """Returns freed memory to the device. Delete the error before: its traceback holds tensors."""
     gc.collect()
-    torch.cuda.empty_cache()  # does nothing where CUDA was not used
+    torch.cuda.empty_cache()  # does nothing if CUDA was not used
 
 
 @dataclass(frozen=True)
 class Group:
-    """The ranks that share a global batch: the default process group, or this process alone."""
+    """The ranks that process one global batch: the default process group, or only this process."""
 
     rank: int
     world_size: int
@@ -70,26 +70,26 @@ class Group:
 
     @classmethod
     def current(cls, device: torch.device) -> Group:
-        """Returns the default group; its backend communicates from `device` (NCCL: this rank's GPU)."""
+        """Returns the default group, which communicates from `device` (with NCCL: this rank's GPU)."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size(), device)
         return cls(0, 1, device)
 
     def together(self, phase: Callable[[], Result]) -> Result:
-        """Runs a phase without collectives and makes every rank end it the same way. Collective.
+        """Runs a phase without collectives, and makes all ranks succeed or fail together. Collective.
 
-        A rank that failed alone would leave the others waiting in their next collective for ever.
+        If one rank failed alone, the others would wait forever in their next collective.
 
         Raises:
-            OutOfMemory: on every rank, if any ran out of memory.
-            PeerFailed: if another rank failed otherwise; the failing rank raises its own error.
+            OutOfMemory: on every rank, if any rank ran out of memory.
+            PeerFailed: another rank failed for another reason; that rank raises its own error.
         """
         result, error, outcome = None, None, _Outcome.DONE
         try:
             result = phase()
         except Exception as caught:
             outcome = _Outcome.OUT_OF_MEMORY if is_out_of_memory(caught) else _Outcome.FAILED
-            # The traceback's frames hold the very tensors that must be freed before another attempt.
+            # The traceback holds tensors that must be freed before the next attempt.
             error = caught.with_traceback(None) if outcome is _Outcome.OUT_OF_MEMORY else caught
         (worst,) = self.maximum(outcome)
         if worst == _Outcome.FAILED:
@@ -103,7 +103,7 @@ class Group:
         return result  # pyright: ignore[reportReturnType]  # DONE, so the phase has set it
 
     def maximum(self, *values: int) -> list[int]:
-        """Returns the largest of each value over the ranks. Collective."""
+        """Returns, for each value, its maximum over the ranks. Collective."""
         if self.world_size == 1:
             return list(values)
         tensor = torch.tensor(values, device=self.device)
@@ -111,13 +111,13 @@ class Group:
         return [int(value) for value in tensor.tolist()]
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Replaces a tensor by its sum over the ranks and returns it. Collective."""
+        """Replaces a tensor with its sum over the ranks, and returns the tensor. Collective."""
         if self.world_size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.SUM)
         return tensor
 
     def logsumexp(self, values: Tensor) -> Tensor:
-        """Returns log Σ_ranks exp(values), elementwise; a rank without rows passes -inf. Collective."""
+        """Returns log Σ_ranks exp(values) per element; a rank without rows passes -inf. Collective."""
         if self.world_size == 1:
             return values
         largest = values.clone()
@@ -128,15 +128,15 @@ class Group:
         """Returns the rows of all ranks in global order, [total, …]. Collective.
 
         Args:
-            rows: [len(shares[rank]), …]; dtype and trailing shape are equal on all ranks.
-            shares: contiguous ranges of the global rows, one a rank, possibly empty.
+            rows: [len(shares[rank]), …]; all ranks use the same dtype and the same shape of a row.
+            shares: contiguous ranges of the global rows, one per rank; a range may be empty.
         """
         if self.world_size == 1:
             return rows
         longest = max(len(share) for share in shares)
 
         def buffers() -> tuple[Tensor, Tensor]:
-            padded = rows.new_zeros(longest, *rows.shape[1:])  # gloo refuses uneven sizes
+            padded = rows.new_zeros(longest, *rows.shape[1:])  # gloo does not support different sizes
             padded[: len(rows)] = rows
             return padded, rows.new_empty(self.world_size, longest, *rows.shape[1:])
 

@@ -1,15 +1,16 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (torch's own types are partial)
-"""Contrastive losses and their gradient in the embeddings: exact, in tiles, each distinct caption once.
+"""Contrastive losses and their exact gradients with respect to the embeddings, computed in tiles.
 
-With unit-length embeddings I [B, D] and T [U, D], logits S = s I Tᵀ + b [B, U], targets t_ij of `positives`
-and n_u pairs that carry caption u, every loss is a normaliser, nonlinear in S, less what is linear in S:
+Unit-length embeddings are I [B, D] and T [U, D], with one row of T per distinct caption. The logits are
+S = s I Tᵀ + b [B, U], the targets t_ij come from `positives`, and n_u pairs have caption u. Every loss is a
+normaliser, nonlinear in S, minus a term linear in S:
 
     ∂loss/∂I = s (W T - Y)      W_iu  weight of a pair in the normaliser, from tiles (`tiles.add_products`)
     ∂loss/∂T = s (Wᵀ I - X)     Y, X  weighted sums of a row's positives (`positives.pull_to_positives`)
     ∂loss/∂log s = Σ_i I_i · ∂loss/∂I_i
 
-Each rank computes this for its own rows. Memory is tile × tile besides a few [·, D]; S is never held.
+Each rank computes the gradient of its own rows. It holds one tile of S and a few [·, D], never all of S.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ from trainables.losses.tiles import (
 
 @dataclass(frozen=True)
 class LossGradients:
-    """A loss and its gradients: `loss` and `recall` are the same on all ranks, the rest is this rank's part.
+    """A loss and its gradients. `loss` and `recall` are equal on all ranks; other fields are one rank's part.
 
     Args:
         loss: mean over the global batch.
-        recall: share of images whose nearest caption in the batch is carried by their own class.
-        images: ∂loss/∂I of this rank's rows, [b, D].
-        texts: ∂loss/∂T of this rank's rows, [u, D].
-        log_logit_scale: summed over ranks it is ∂loss/∂log s, float64 [].
-        logit_bias: summed over ranks it is ∂loss/∂b, float64 [].
+        recall: fraction of images whose nearest caption in the batch belongs to a pair of the same class.
+        images: ∂loss/∂I for this rank's rows, [b, D].
+        texts: ∂loss/∂T for this rank's rows, [u, D].
+        log_logit_scale: this rank's part of ∂loss/∂log s, float64 []; the sum over ranks is the gradient.
+        logit_bias: this rank's part of ∂loss/∂b, float64 [].
     """
 
     loss: float
@@ -58,17 +59,17 @@ class LossGradients:
 
 
 def softmax_loss(batch: GatheredBatch, group: Group, positives: Positives) -> LossGradients:
-    """Symmetric cross-entropy over images and captions. Collective.
+    """Computes the symmetric cross-entropy over images and captions. Collective.
 
-    With w = 1 it is CLIP (Radford et al. 2021, Figure 3). w = 0 is UniCL (Yang et al. 2022, Eq. 1-3), as
-    SupCon's L_out (Khosla et al. 2020, Eq. 2) across two towers: all pairs of a group are positives. Soft
-    targets are MedCLIP's (Wang et al. 2022, §3.3). Targets sum to 1 over a row, and over a column.
+    w = 1 gives CLIP (Radford et al. 2021, Figure 3). w = 0 gives UniCL (Yang et al. 2022, Eq. 1-3), which is
+    SupCon's L_out (Khosla et al. 2020, Eq. 2) across two towers: all pairs of a group are positives. The soft
+    targets are those of MedCLIP (Wang et al. 2022, §3.3). The targets sum to 1 over each row and each column.
 
         loss = 1/2B Σ_ij [t_ij^row (a_i - S_ij) + t_ij^col (c_j - S_ij)]
         a_i = logsumexp_j S_ij = logsumexp_u (S_iu + ln n_u),  c_j = logsumexp_i S_ij
         W_iu = n_u / 2B [exp(S_iu - a_i) + exp(S_iu - c_u)]
 
-    Ranks exchange a and c, one number a row, and no gradient.
+    The ranks exchange a and c, which are one number per row. They exchange no gradients.
     """
     plan = batch.plan
     copies = plan.copies.to(batch.images.dtype)
@@ -100,9 +101,10 @@ def softmax_loss(batch: GatheredBatch, group: Group, positives: Positives) -> Lo
 
 
 def class_loss(batch: GatheredBatch, group: Group, positives: Positives) -> LossGradients:
-    """Cross-entropy of every image over the classes' embeddings, which stand where captions do. Collective.
+    """Computes the cross-entropy of every image over class embeddings, which replace captions. Collective.
 
-    Image i's class is `text_of_pair[i]`. No other image of the batch matters, so ranks exchange nothing.
+    The class of image i is `text_of_pair[i]`. The loss of an image needs no other image, so the ranks
+    exchange nothing.
 
         loss = 1/B Σ_i a_i - S_i,u(i),  a_i = logsumexp_u S_iu,  W_iu = exp(S_iu - a_i) / B
     """
@@ -127,10 +129,10 @@ def class_loss(batch: GatheredBatch, group: Group, positives: Positives) -> Loss
 
 
 def sigmoid_loss(batch: GatheredBatch, group: Group, positives: GroupPositives) -> LossGradients:
-    """Pairwise sigmoid loss (SigLIP, Zhai et al. 2023, Algorithm 1), with groups as positives. Collective.
+    """Computes the pairwise sigmoid loss (SigLIP, Zhai et al. 2023, Algorithm 1) for groups. Collective.
 
-    Every image and caption are a question of their own, so ranks exchange nothing but embeddings. w = 1 is
-    SigLIP; w = 0 takes every pair of the group as a positive; between, soft labels.
+    Every image-caption pair is a separate binary question, so the ranks exchange only embeddings. With w = 1
+    this is SigLIP. With w = 0 every pair of the group is a positive. Values between give soft labels.
 
         loss = -1/B Σ_ij t_ij log σ(S_ij) + (1 - t_ij) log σ(-S_ij) = 1/B Σ_ij softplus(S_ij) - t_ij S_ij
         W_iu = n_u / B σ(S_iu)
@@ -158,7 +160,7 @@ def sigmoid_loss(batch: GatheredBatch, group: Group, positives: GroupPositives) 
 
 @dataclass(frozen=True)
 class _Normaliser:
-    """A loss but for s I · Y, after its first pass: this rank's part of its value, float64 [], and W."""
+    """The normaliser of a loss after the first pass: this rank's part of the value, float64 [], and W."""
 
     value: Tensor
     nearest: NearestCaption
@@ -173,7 +175,7 @@ def _finish(
     *,
     logit_bias: Tensor | None = None,
 ) -> LossGradients:
-    """Takes the positives from the normaliser: the loss first, then the gradients. Collective."""
+    """Subtracts the term of the positives, first from the loss, then from the gradients. Collective."""
 
     def pull() -> tuple[Tensor, Tensor, Tensor]:
         images, texts = pull_to_positives(batch, positives)
@@ -195,12 +197,12 @@ def _finish(
 
 
 def softmax_floor(plan: BatchPlan, positives: Positives) -> float:
-    """Returns the smallest value `softmax_loss` can take: none is lower, and some come as near as one likes.
+    """Returns the lower bound of `softmax_loss`; the loss can come arbitrarily close to this bound.
 
-    It is not 0: targets are spread over a group, and equal captions cannot be told apart. With q_iu the
-    targets' mass on caption u, each direction is a cross-entropy of q, least where S_iu = ln(q_iu / n_u).
-    Both reach it together; only soft targets by class may stay above it, where a caption occurs in several
-    classes. For CLIP with one caption a class it is the mean of ln n_u.
+    The bound is usually above 0: targets are spread over a group and equal captions have equal logits. Let
+    q_iu be the sum of targets on caption u. Each direction is a cross-entropy of q, with its minimum at
+    S_iu = ln(q_iu / n_u). Both directions reach the minimum together, except with soft targets by class if a
+    caption occurs in several classes. For CLIP with one caption per class, the bound is the mean of ln n_u.
     """
     total = sum(
         float((how_many * torch.xlogy(mass, mass / copies)).sum())
@@ -210,9 +212,9 @@ def softmax_floor(plan: BatchPlan, positives: Positives) -> float:
 
 
 def sigmoid_floor(plan: BatchPlan, positives: Positives) -> float:
-    """Returns the smallest value `sigmoid_loss` can take: the entropy of its labels, per caption and image.
+    """Returns the lower bound of `sigmoid_loss`: the entropy of the labels, per caption and image.
 
-    0 for hard labels, unless equal captions are a positive of an image here and a negative there.
+    For hard labels the bound is 0, unless one caption is both a positive and a negative of the same image.
     """
     total = 0.0
     for mass, copies, how_many in positives.by_caption(plan):
@@ -223,20 +225,20 @@ def sigmoid_floor(plan: BatchPlan, positives: Positives) -> float:
 
 
 def class_floor(plan: BatchPlan, positives: Positives) -> float:
-    """Returns 0, which `class_loss` approaches as every image moves away from the other classes."""
+    """Returns 0, the lower bound of `class_loss`: its limit as images move away from the other classes."""
     del plan, positives
     return 0.0
 
 
 @dataclass(frozen=True)
 class PairLoss:
-    """A loss of the registry.
+    """An entry of `LOSSES`: how to compute a loss, and what it needs.
 
     Args:
-        compute: (batch, group, positives) → the loss and its gradients.
-        floor: (plan, positives) → the smallest value of the loss.
-        positives: (plan, config, vectors of the groups, tile size) → who pulls whom.
-        has_bias: the logits have one.
+        compute: function of (batch, group, positives) that returns the loss and its gradients.
+        floor: function of (plan, positives) that returns the lower bound of the loss.
+        positives: function of (plan, config, group vectors, tile size) that returns the targets.
+        has_bias: whether the logits have a bias.
     """
 
     compute: Callable[[GatheredBatch, Group, Any], LossGradients]
@@ -273,4 +275,4 @@ LOSSES: dict[str, PairLoss] = {
     "class_prompt": PairLoss(class_loss, class_floor, _own_pair),
     "cross_entropy": PairLoss(class_loss, class_floor, _own_pair),
 }
-"""`loss.kind` → the loss. The last two differ in whose embeddings stand for the classes."""
+"""Maps `loss.kind` to a loss. The last two differ only in where the class embeddings come from."""

@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (torch's own types are partial)
-"""One buffer under all gradients of a step: `backward` adds to it, one all-reduce sums it over the ranks."""
+"""One buffer for all gradients of a step: `backward` adds to it, one all-reduce sums it over the ranks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from trainables.losses.collectives import Group
 
 
 class FlatGradients:
-    """Lends every parameter a `.grad` that is a view into a flat buffer, until `commit` or `withdraw`.
+    """A flat buffer for gradients. Until `commit` or `withdraw`, every `.grad` is a view into this buffer.
 
-    No copy is made for the all-reduce, and gradients that stood there before are untouched until `commit`.
-    Parameters of several dtypes get a buffer each.
+    The all-reduce needs no copy, and earlier gradients do not change until `commit`. There is one buffer per
+    dtype.
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
@@ -28,32 +28,31 @@ class FlatGradients:
             sizes = [parameter.numel() for parameter in members]
             buffer = torch.zeros(sum(sizes), dtype=dtype, device=members[0].device)
             for parameter, part in zip(members, buffer.split(sizes), strict=True):
-                # In the parameter's own layout, or autograd would copy convolutions in channels-last.
+                # Views keep the parameter's memory layout, or autograd would copy channels-last convolutions.
                 parameter.grad = part.as_strided(parameter.shape, parameter.stride())
             self._buffers.append(buffer)
 
     def clear(self) -> None:
-        """Forgets what was accumulated, for another attempt at the same step."""
+        """Sets the buffers to zero, for another attempt at the same step."""
         for buffer in self._buffers:
             buffer.zero_()
 
     def sum_over_ranks(self, group: Group) -> bool:
-        """Sums every gradient over the ranks and says whether all are finite, alike on all ranks. Collective.
+        """Sums every gradient over the ranks, and returns whether all are finite. Collective.
 
-        A sum and not a mean: the loss divides by the global batch already, so uneven shares need no
-        correction.
+        The result is a sum, because the loss already divides by the global batch size.
         """
         for buffer in self._buffers:
             group.sum(buffer)
         return all(bool(torch.linalg.vector_norm(buffer).isfinite()) for buffer in self._buffers)
 
     def commit(self) -> None:
-        """Adds the gradients that the parameters had before; from here on `.grad` is the caller's."""
+        """Adds the earlier gradients of the parameters. After this call `.grad` belongs to the caller."""
         for parameter, before in zip(self._parameters, self._before, strict=True):
             if before is not None and parameter.grad is not None:
                 parameter.grad.add_(before)
 
     def withdraw(self) -> None:
-        """Puts back the gradients that the parameters had before."""
+        """Restores the earlier gradients of the parameters."""
         for parameter, before in zip(self._parameters, self._before, strict=True):
             parameter.grad = before

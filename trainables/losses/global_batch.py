@@ -1,8 +1,8 @@
-"""The contrastive step of one global batch, exact however it is cut into ranks and micro-batches.
+"""One contrastive training step on a global batch. Ranks and micro-batches do not change the result.
 
-Embeddings are cached and gradients replayed by micro-batch, log-sum-exps are exchanged instead of gradients
-of embeddings, and the parameters' gradients are summed once. Memory follows the micro-batch; the global batch
-costs its embeddings only.
+Embeddings are cached, then encoded again per micro-batch for the gradient. The ranks exchange log-sum-exps
+instead of embedding gradients, and sum the parameter gradients once. Memory grows with the micro-batch; the
+global batch adds only its embeddings.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from trainables.losses.towers import PairEncoder, Tower
 __all__ = ["NonFiniteLoss", "OutOfMemory", "PairEncoder", "StepResult", "global_batch_step"]
 
 TILE_SIZE = 512
-"""Rows and columns of a block of logits: 1 MiB, which stays in a core's cache; larger were no faster."""
+"""Rows and columns of a tile of logits: 1 MiB, which fits a core's cache. Larger tiles were not faster."""
 
 
 class NonFiniteLoss(ArithmeticError):
-    """The loss or a gradient of the global batch is not finite; every rank raises it in the same step."""
+    """The loss or a gradient of the global batch is not finite; every rank raises this in the same step."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """The result of a step, the same on every rank; gradients are in `.grad`.
+    """The result of a step, equal on every rank. The gradients are in `.grad`.
 
     Args:
         loss: mean over the global batch.
-        floor: the smallest value the loss can take with these positives and captions.
-        spread: mean squared distance of the trained towers' embeddings to their mean; the smaller of the two.
-            0 = all inputs have one embedding; infinite where no trained tower had two rows.
-        recall: class-aware: share of images whose nearest caption in the batch is carried by their own class.
-        logit_scale: the multiplier of this step.
-        micro_batch_size: what to pass to the next step: as given, or smaller after an out-of-memory error.
-        kept_graphs: likewise.
+        floor: lower bound of the loss for these positives and captions.
+        spread: mean squared distance of a trained tower's embeddings from their mean; the smaller of two
+            towers. 0 = all inputs have one embedding; infinite if no trained tower had two rows.
+        recall: fraction of images whose nearest caption in the batch belongs to a pair of the same class.
+        logit_scale: multiplier of the logits in this step.
+        micro_batch_size: value for the next step: as given, or smaller after an out-of-memory error.
+        kept_graphs: value for the next step, likewise.
     """
 
     loss: float
@@ -73,26 +73,26 @@ def global_batch_step(
     """Adds the gradient of the global batch's mean loss to `.grad`, the same on all ranks. Collective.
 
     Args:
-        pairs: encodes rows of the global batch on this rank.
-        plan: the same on every rank but for `rank`.
-        loss: kind and settings.
-        log_logit_scale: [], logarithm of the multiplier; gets a gradient where it requires one.
+        pairs: encoder for rows of the global batch.
+        plan: equal on every rank, except `rank`.
+        loss: kind and settings of the loss.
+        log_logit_scale: [], logarithm of the multiplier; gets a gradient if it requires one.
         parameters: every trainable parameter, in the same order on every rank.
-        micro_batch_size: rows per forward; none = the whole share. After an out-of-memory error on any rank
-            all ranks keep one graph, and if they did already, halve it; the same step is taken again, with
-            the same result.
-        logit_bias: [], of `siglip`; gets a gradient where it requires one.
-        group_vectors: [C, d], unit length, in the order of the sorted groups: what `soft_target` measures
-            similarity of; none = groups are alike only to themselves.
-        kept_graphs: micro-batches that keep their graph instead of being encoded twice, images first. One
-            costs next to nothing, since a replay needs as much anyway; all of them is the plain step, which
-            is also what no micro-batch size means.
-        encoder_dtype: what the towers compute in, where their embeddings come in a higher precision.
-        tile_size: rows and columns of a block of logits.
+        micro_batch_size: rows per forward pass; None = all rows of this rank. After an out-of-memory error on
+            any rank, all ranks keep one graph; if they already kept one, they halve the micro-batch size.
+            They then repeat the step, with the same result.
+        logit_bias: [], only for `siglip`; gets a gradient if it requires one.
+        group_vectors: [C, d], unit length, in the order of the sorted groups. `soft_target` uses their
+            similarities; None = a group is similar only to itself.
+        kept_graphs: number of micro-batches that keep their graph and are encoded only once, images first.
+            One graph costs almost no extra memory, because a replay needs the same. If all graphs are kept,
+            or without a micro-batch size, this is the ordinary step.
+        encoder_dtype: dtype of the towers, if their embeddings have a higher precision.
+        tile_size: rows and columns of a tile of logits.
 
     Raises:
-        NonFiniteLoss: on every rank; `.grad` is as it was before.
-        OutOfMemory: on every rank, though one row is encoded at a time; `.grad` is as it was before.
+        NonFiniteLoss: on every rank; `.grad` is unchanged.
+        OutOfMemory: on every rank, if even one row at a time does not fit; `.grad` is unchanged.
     """
     group = Group.current(log_logit_scale.device)
     if (plan.rank, plan.world_size) != (group.rank, group.world_size):
@@ -116,7 +116,7 @@ def global_batch_step(
             kept_graphs = 1
             gradients.clear()
         if not gradients.sum_over_ranks(group):
-            raise NonFiniteLoss(f"loss {result.loss:.6g} is finite, a gradient is not")
+            raise NonFiniteLoss(f"the loss {result.loss:.6g} is finite, but a gradient is not")
     except BaseException:
         gradients.withdraw()
         raise
@@ -126,7 +126,7 @@ def global_batch_step(
 
 @dataclass(frozen=True)
 class _Step:
-    """One step of one global batch, which may take several attempts."""
+    """One step on one global batch, which may need several attempts."""
 
     group: Group
     pairs: PairEncoder
@@ -139,7 +139,7 @@ class _Step:
     tile_size: int
 
     def attempt(self, micro_batch_size: int | None, kept_graphs: int) -> StepResult | None:
-        """Returns none where a rank ran out of memory and taking less at once may help. Collective."""
+        """Tries the step; returns None if a rank ran out of memory and a smaller size may fit. Collective."""
         try:
             return self._run(micro_batch_size, kept_graphs)
         except OutOfMemory as error:
@@ -149,7 +149,7 @@ class _Step:
         return None
 
     def smaller(self, micro_batch_size: int | None) -> int:
-        """Halves the micro-batch, or the largest share of any rank where that is less: alike on all ranks."""
+        """Returns half the micro-batch size, or half the most rows of any rank if that is less."""
         largest = max(len(share) for share in (*self.plan.image_shares, *self.plan.text_shares))
         return max(1, min(micro_batch_size or largest, largest) // 2)
 
@@ -211,7 +211,7 @@ class _Step:
 
     def _gather(self, own_images: Tensor, own_texts: Tensor) -> GatheredBatch:
         plan, group = self.plan, self.group
-        # A rank without rows learns width and precision from the others.
+        # A rank without rows gets width and precision from the other ranks.
         width, is_double = group.maximum(
             max(own_images.shape[1], own_texts.shape[1]),
             torch.float64 in (own_images.dtype, own_texts.dtype),

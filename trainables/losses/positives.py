@@ -1,8 +1,8 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (torch's own types are partial)
-"""The linear half of every loss: where positives pull, from sums over groups instead of B × B targets.
+"""The term of every loss that is linear in the logits, from sums over groups instead of B × B targets.
 
-Targets are t_ij = w [i = j] + M(g_i, g_j): a part for the own pair and a part that only knows groups.
+Targets are t_ij = w [i = j] + M(g_i, g_j): one part for the pair itself, one that depends only on groups.
 """
 
 from __future__ import annotations
@@ -20,33 +20,34 @@ from trainables.losses.tiles import GatheredBatch, take
 
 @dataclass(frozen=True)
 class Positives(ABC):
-    """Targets of one batch.
+    """The targets of one batch.
 
     Args:
-        pair_weight: w.
+        pair_weight: w, the weight of a pair's own caption.
     """
 
     pair_weight: float
 
     @abstractmethod
     def mix(self, sums: Tensor) -> Tensor:
-        """Returns Σ_l M(k, l) sums_l for every group k, [C, D] of [C, D]; may overwrite the sums.
+        """Returns Σ_l M(k, l) sums_l for every group k, [C, D] → [C, D]; may overwrite the sums.
 
-        M is symmetric, or stands for its symmetric part, which is all that a loss linear in S sees.
+        M is symmetric, or is replaced by its symmetric part: a loss term linear in S depends on no other
+        part.
         """
 
     @abstractmethod
     def by_caption(self, plan: BatchPlan) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yields the values of q_iu = Σ_{j carries u} t_ij but 0, their n_u, and how many (i, u) have them.
+        """Yields the nonzero values of q_iu, the n_u of each value, and how many (i, u) have this value.
 
-        Each direction's targets are counted, images to captions and captions to images, so Σ q = 2 B. All
-        float64, of equal length.
+        q_iu is the sum of t_ij over pairs j with caption u. Both directions are counted, images to captions
+        and captions to images, so Σ q = 2 B. All tensors are float64 and have equal length.
         """
 
 
 @dataclass(frozen=True)
 class GroupPositives(Positives):
-    """t_ij = w [i = j] + v_g [i and j in group g]: as many numbers as groups.
+    """Targets t_ij = w [i = j] + v_g [i and j in group g], with one number v_g per group.
 
     Args:
         group_weights: v, float64 [C].
@@ -56,16 +57,16 @@ class GroupPositives(Positives):
 
     @classmethod
     def shared_out(cls, plan: BatchPlan, *, pair_weight: float) -> GroupPositives:
-        """A row's targets sum to 1: w for its pair, the rest shared by its group (softmax losses)."""
+        """Returns targets that sum to 1 over a row: w for the pair, 1 - w for its group (softmax losses)."""
         return cls(pair_weight, (1 - pair_weight) / plan.group_sizes.double())
 
     @classmethod
     def each(cls, plan: BatchPlan, *, pair_weight: float) -> GroupPositives:
-        """Every pair of the group is a positive in its own right (sigmoid losses)."""
+        """Returns targets in which every pair of the group is a separate positive (sigmoid losses)."""
         return cls(pair_weight, torch.full_like(plan.group_sizes, 1 - pair_weight, dtype=torch.float64))
 
     def mix(self, sums: Tensor) -> Tensor:
-        """M is diagonal."""
+        """Multiplies each group's sum by v; M is diagonal."""
         return sums.mul_(self.group_weights.to(sums.dtype).unsqueeze(1))
 
     def mass(self, plan: BatchPlan, rows: range) -> Tensor:
@@ -74,30 +75,30 @@ class GroupPositives(Positives):
         return self.pair_weight * len(rows) + by_group[take(plan.group_of_pair, rows)].sum()
 
     def by_caption(self, plan: BatchPlan) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Images of a group that carry the caption themselves, and then the group's others; [2 E]."""
+        """Yields the images of a group that have the caption, then the group's other images; [2 E]."""
         members = plan.memberships
         sizes, group_sizes = members.sizes.double(), plan.group_sizes[members.groups].double()
         others = self.group_weights[members.groups] * sizes
         copies = plan.copies[members.texts].double()
         values = torch.cat([self.pair_weight + others, others])
-        # Both directions alike: M is symmetric.
+        # Both directions are equal, because M is symmetric.
         yield values, copies.repeat(2), 2 * torch.cat([sizes, group_sizes - sizes])
 
 
 @dataclass(frozen=True)
 class SoftPositives(Positives):
-    """Targets by similarity (MedCLIP, Wang et al. 2022, §3.3), each direction normalised on its own side.
+    """Targets by similarity (MedCLIP, Wang et al. 2022, §3.3), normalised separately for each direction.
 
         R_kl = exp(V_k · V_l / τ),  Z_k = Σ_l n_l R_kl
         t_ij = w [i = j] + (1 - w) R / Z(g_i) by row, and R / Z(g_j) by column
 
-    With V one-hot over classes it is similarity of labels; with embeddings of captions, of texts. R is never
-    held whole: it is computed again in tiles where it is needed.
+    If V is one-hot over classes, R is the similarity of labels; if V holds caption embeddings, it is that of
+    texts. R is never stored: its tiles are computed again when they are needed.
 
     Args:
         vectors: V, float64 [C, d], unit length, one per group.
         temperature: τ.
-        normalisers: Z e^(-1/τ), float64 [C].
+        normalisers: Z e^(-1/τ), float64 [C], the sums over a row of R.
         tile_size: rows and columns of a tile of R.
     """
 
@@ -110,7 +111,7 @@ class SoftPositives(Positives):
     def of(
         cls, plan: BatchPlan, vectors: Tensor, *, pair_weight: float, temperature: float, tile_size: int
     ) -> SoftPositives:
-        """Computes the normalisers."""
+        """Returns the targets for these vectors, with their normalisers."""
         sizes = plan.group_sizes.double()
         unnormalised = cls(pair_weight, vectors.double(), temperature, torch.ones_like(sizes), tile_size)
         normalisers = torch.zeros_like(sizes)
@@ -119,7 +120,7 @@ class SoftPositives(Positives):
         return cls(pair_weight, vectors.double(), temperature, normalisers, tile_size)
 
     def mix(self, sums: Tensor) -> Tensor:
-        """M = (1 - w) R (1/Z_k + 1/Z_l) / 2: the mean of both directions."""
+        """Multiplies by M = (1 - w) R (1/Z_k + 1/Z_l) / 2, the mean of both directions."""
         mixed = torch.zeros_like(sums)
         for rows, columns, similarity in self._tiles():
             by_row, by_column = (1 / take(self.normalisers, part) for part in (rows, columns))
@@ -128,7 +129,7 @@ class SoftPositives(Positives):
         return mixed
 
     def by_caption(self, plan: BatchPlan) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Some groups' images at a time, against every caption."""
+        """Yields the values for the images of a few groups at a time, for every caption."""
         members, sizes = plan.memberships, plan.memberships.sizes.double()
         copies, num_groups = plan.copies.double(), len(plan.group_sizes)
         for rows in tiles(range(num_groups), max(1, self.tile_size**2 // plan.num_pairs)):
@@ -159,9 +160,9 @@ class SoftPositives(Positives):
 
 
 def pull_to_positives(batch: GatheredBatch, positives: Positives) -> tuple[Tensor, Tensor]:
-    """Returns -Y [b, D] and -X [u, D] of this rank's rows, the gradient of -1/B Σ_ij t_ij I_i · T_u(j).
+    """Returns -Y [b, D] and -X [u, D] for this rank's rows: the gradient of -1/B Σ_ij t_ij I_i · T_u(j).
 
-    Y_i = 1/B [w T_u(i) + Σ_l M(g_i, l) Σ_{j in l} T_u(j)]; X likewise, over the pairs that carry a caption.
+    Y_i = 1/B [w T_u(i) + Σ_l M(g_i, l) Σ_{j in l} T_u(j)]; X likewise, summed over the pairs with a caption.
     """
     plan, dimension = batch.plan, batch.images.shape[1]
     images = batch.images.new_zeros(len(batch.image_rows), dimension)

@@ -1,9 +1,9 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (torch's own types are partial)
-"""The gathered batch and the two passes over its logits, tile by tile: the logits are never held together.
+"""The gathered batch, and two passes over its logits in tiles, so that the full matrix is never stored.
 
-Pass 1 goes over this rank's images and all captions, for normalisers and the loss. Pass 2 goes over every
-tile that this rank's rows of either side need, for the gradient of the embeddings.
+Pass 1 computes the normalisers and the loss, from this rank's images and all captions. Pass 2 computes the
+gradient of the embeddings, from every tile that contains an image or a caption of this rank.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from torch import Tensor
 from trainables.losses.batch_plan import BatchPlan, tiles
 
 TileWeights = Callable[[Tensor, range, range], Tensor]
-"""(logits, rows, columns) → the weight of each pair in the gradient; may overwrite the logits."""
+"""Function of (logits, rows, columns): returns each pair's gradient weight; may overwrite the logits."""
 
 
 @dataclass(frozen=True)
 class GatheredBatch:
-    """What every rank holds once embeddings are gathered.
+    """The embeddings of the whole batch, gathered on every rank.
 
     Args:
         images: I [B, D], unit length, float32 or float64.
         texts: T [U, D], one row per distinct caption.
-        plan: on the same device.
-        image_rows: rows of `images` whose gradient this rank owes; over the ranks they cover the batch.
-        text_rows: rows of `texts` whose gradient this rank owes; empty where the text tower does not train.
-        logit_scale: s.
-        logit_bias: b, 0 for losses without.
+        plan: the plan of the batch, on the same device.
+        image_rows: rows of `images` whose gradient this rank computes; together the ranks cover the batch.
+        text_rows: rows of `texts` whose gradient this rank computes; empty if the text tower does not train.
+        logit_scale: s, the multiplier.
+        logit_bias: b; 0 for losses without a bias.
         tile_size: rows and columns of a tile.
     """
 
@@ -50,22 +50,22 @@ class GatheredBatch:
         return logits.add_(self.logit_bias) if self.logit_bias else logits
 
     def own_logits(self) -> Iterator[tuple[slice, range, Tensor]]:
-        """Yields the tiles of this rank's images: place among its images, columns, logits."""
+        """Yields the tiles of this rank's images: positions among its images, columns, logits."""
         for rows in tiles(self.image_rows, self.tile_size):
             for columns in tiles(range(len(self.texts)), self.tile_size):
                 yield self.own_image(rows), columns, self.logits(rows, columns)
 
     def own_image(self, rows: range) -> slice:
-        """Returns where rows of the global batch lie among this rank's images."""
+        """Returns the positions of global rows among this rank's images."""
         return slice(rows.start - self.image_rows.start, rows.stop - self.image_rows.start)
 
     def own_text(self, rows: range) -> slice:
-        """Returns where distinct captions lie among this rank's."""
+        """Returns the positions of distinct captions among this rank's captions."""
         return slice(rows.start - self.text_rows.start, rows.stop - self.text_rows.start)
 
 
 class NearestCaption:
-    """Running maximum over the captions for each of this rank's images."""
+    """The nearest caption so far of each image of this rank."""
 
     def __init__(self, batch: GatheredBatch) -> None:
         self.logits = batch.images.new_full((len(batch.image_rows),), -torch.inf)
@@ -79,7 +79,7 @@ class NearestCaption:
         self.texts[here] = torch.where(is_nearer, place + columns.start, self.texts[here])
 
     def num_hits(self, batch: GatheredBatch) -> Tensor:
-        """Counts the images whose nearest caption is carried by some pair of their own class, float64 []."""
+        """Counts the images whose nearest caption belongs to a pair of the same class, float64 []."""
         plan = batch.plan
         classes = plan.groups if plan.classes is None else plan.classes
         carried = plan.membership_code(classes, plan.text_of_pair)
@@ -88,10 +88,10 @@ class NearestCaption:
 
 
 def add_products(batch: GatheredBatch, images: Tensor, texts: Tensor, *, weights: TileWeights) -> None:
-    """Adds W T to `images` [b, D] and Wᵀ I to `texts` [u, D], this rank's rows, with W from `weights`.
+    """Adds W T to `images` [b, D] and Wᵀ I to `texts` [u, D], for this rank's rows. `weights` computes W.
 
-    A tile serves both sides where its rows and its columns are this rank's. So one rank computes every tile
-    once: 8 B U D operations with the first pass, the least that is possible without storing the logits.
+    A tile is used for both towers if its rows and its columns belong to this rank. A single rank therefore
+    computes every tile once: 8 B U D operations with pass 1, the minimum without storing the logits.
     """
     for rows, owes_images in _cut(len(batch.images), batch.image_rows, batch.tile_size):
         for columns, owes_texts in _cut(len(batch.texts), batch.text_rows, batch.tile_size):
@@ -118,7 +118,7 @@ def take(tensor: Tensor, rows: range) -> Tensor:
 
 
 def _cut(total: int, own: range, size: int) -> Iterator[tuple[range, bool]]:
-    """Yields tiles over all rows that never straddle the borders of `own`, and whether they lie in it."""
+    """Yields tiles of all rows, cut at the borders of `own`, and whether each tile is inside `own`."""
     for part, is_own in ((range(own.start), False), (own, True), (range(own.stop, total), False)):
         for tile in tiles(part, size):
             yield tile, is_own

@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (torch's own types are partial)
-"""One tower's share of a global batch: embedded without graph, then again with one for the gradient."""
+"""Encodes one tower's rows of a global batch: first without a graph, then with a graph for the gradient."""
 
 from __future__ import annotations
 
@@ -14,41 +14,40 @@ from trainables.losses.batch_plan import tiles
 
 
 class PairEncoder(Protocol):
-    """How a trainable encodes rows of the global batch.
+    """The interface through which a trainable encodes rows of the global batch.
 
-    Calls must repeat themselves: a row is encoded without graph and again with one, and both must give the
-    same embedding. Dropout masks therefore come from counters (seed, step, module, row), not from a running
-    generator.
+    Equal calls must return equal embeddings, because a row is encoded without a graph and again with one.
+    Dropout masks therefore depend on (seed, step, module, row), not on the state of a random generator.
     """
 
     @property
     def trains_images(self) -> bool:
-        """False: the image tower is frozen and never encoded twice."""
+        """Returns whether the image tower trains; a frozen tower is encoded only once."""
         ...
 
     @property
     def trains_texts(self) -> bool:
-        """False: the text tower is frozen and never encoded twice."""
+        """Returns whether the text tower trains; a frozen tower is encoded only once."""
         ...
 
     def encode_images(self, rows: range) -> Tensor:
-        """Returns unit-length embeddings [len(rows), D] of these positions in the global batch."""
+        """Returns unit-length embeddings [len(rows), D] of these images of the global batch."""
         ...
 
     def encode_texts(self, rows: range) -> Tensor:
-        """Returns unit-length embeddings [len(rows), D] of these places in the list of distinct captions."""
+        """Returns unit-length embeddings [len(rows), D] of these rows of the distinct captions."""
         ...
 
 
 class Tower:
-    """This rank's rows of one tower in one step (gradient caching, Gao et al. 2021, arXiv:2101.06983, §3).
+    """One tower's rows on this rank in one step (gradient caching, Gao et al. 2021, arXiv:2101.06983, §3).
 
     Args:
-        encode: rows → embeddings [len(rows), D].
-        rows: this rank's share.
-        is_trained: whether gradients go through.
-        micro_batch_size: rows per forward; none = the whole share.
-        dtype: what the encoder computes in; none = what its embeddings come in.
+        encode: function of rows that returns embeddings [len(rows), D].
+        rows: the rows of this rank.
+        is_trained: whether the tower needs gradients.
+        micro_batch_size: rows per forward pass; None = all rows.
+        dtype: dtype of the encoder; None = the dtype of its embeddings.
     """
 
     def __init__(
@@ -64,14 +63,14 @@ class Tower:
         self.dtype = dtype
         self.rows = rows
         self.is_trained = is_trained
-        # The short one comes first, so that the graphs kept are full ones.
+        # The shorter micro-batch comes first, so that the kept graphs are full ones.
         self.without_graph = list(tiles(rows, micro_batch_size or max(1, len(rows))))[::-1]
         self.with_graph: list[range] = []
         self.graphs: list[tuple[range, Tensor]] = []
         self.embedded = torch.empty(0, 0)
 
     def keep(self, num_graphs: int) -> int:
-        """Makes up to so many micro-batches keep the graph of their first forward; returns how many do."""
+        """Makes up to `num_graphs` micro-batches keep their first graph; returns how many do."""
         num_kept = min(num_graphs, len(self.without_graph)) if self.is_trained else 0
         first_kept = len(self.without_graph) - num_kept
         self.with_graph = self.without_graph[first_kept:]
@@ -79,7 +78,7 @@ class Tower:
         return num_kept
 
     def embed(self) -> Tensor:
-        """Returns detached embeddings of the share [b, D], float32 or float64; [0, 0] where it is empty."""
+        """Returns detached embeddings of the rows [b, D], float32 or float64; [0, 0] without rows."""
         with torch.no_grad():
             for rows in self.without_graph:
                 self._store(rows, self.encode(rows))
@@ -90,15 +89,15 @@ class Tower:
         return self.embedded
 
     def backward_kept(self, gradient: Tensor) -> None:
-        """Sends the gradient [b, D] through the graphs that were kept, and frees them."""
+        """Backpropagates the gradient [b, D] through the kept graphs, and frees the graphs."""
         while self.graphs:
             self._backward(*self.graphs.pop(), gradient)
 
     def replay(self, gradient: Tensor) -> None:
-        """Encodes the other micro-batches again, with graph, and sends the gradient [b, D] through.
+        """Encodes the other micro-batches again with a graph, and backpropagates the gradient [b, D].
 
         Raises:
-            RuntimeError: an encoder does not repeat itself, so that the gradient would be silently wrong.
+            RuntimeError: the second encoding differs from the first, so the gradient would be wrong.
         """
         for rows in self.without_graph if self.is_trained else ():
             with torch.enable_grad():
@@ -120,12 +119,12 @@ class Tower:
 
 
 def check_repeated(again: Tensor, embedded: Tensor, dtype: torch.dtype | None = None) -> None:
-    """Compares a second encoding with the first; kernels with and without graph may round differently."""
+    """Checks that a second encoding equals the first, up to the rounding of different kernels."""
     eps = torch.finfo(dtype or again.dtype).eps
     bound = min(64 * eps**0.75, 0.05)  # of unit vectors
     difference = float((again.to(embedded.dtype) - embedded).norm(dim=1).max())
     if difference > bound:
         raise RuntimeError(
-            f"an encoder gave another embedding when asked again (difference {difference:.2g}): dropout "
-            "without counters, or a layer with batch statistics in train mode"
+            f"an encoder returned another embedding for the same input (difference {difference:.2g}): "
+            "dropout without counters, or a layer with batch statistics in train mode"
         )

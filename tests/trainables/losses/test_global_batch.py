@@ -409,5 +409,5 @@ def test_an_encoder_that_does_not_repeat_itself_is_refused() -> None:
     toy.encode_images = lambda rows: torch.nn.functional.normalize(
         torch.nn.functional.dropout(encode(rows), 0.1), dim=1
     )
-    with pytest.raises(RuntimeError, match="another embedding when asked again"):
+    with pytest.raises(RuntimeError, match="another embedding for the same input"):
         step(toy, LOSSES[1], 4)

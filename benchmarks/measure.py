@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -33,6 +34,14 @@ PLACES = ("--output", "--plot", "--plot-from")
 def resident_mib(field: str) -> float:
     """Returns VmRSS (now) or VmHWM (high-water mark) of this process."""
     return _kilobytes("/proc/self/status", field) * 1024 / MIB
+
+
+def kept_mib() -> float:
+    """Returns VmRSS of this process without garbage, and without what its allocator keeps for later."""
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # of glibc
+        trim(0)
+    return resident_mib("VmRSS")
 
 
 def available_mib(device: torch.device = CPU) -> float:

@@ -25,7 +25,7 @@ from typing import Any
 
 import sweep_trainables
 import torch
-from measure import in_fresh_process, provenance, ratio, resident_mib, write
+from measure import in_fresh_process, kept_mib, provenance, ratio, write
 
 from orchestrator.driver.observer import SweepObserver
 from orchestrator.driver.sweep import SweepOptions, run_sweep
@@ -118,7 +118,7 @@ class Watch(SweepObserver):
         self.placed = self.ended = 0.0
         self.ends: list[float] = []
         self.stop_after = stop_after
-        self.memory: list[float] = []
+        self.memory: list[int] = []
 
     def on_trial_placed(self, trial: Any) -> None:
         """The first one counts."""
@@ -130,7 +130,7 @@ class Watch(SweepObserver):
         self.ended = time.perf_counter()
         self.ends.append(self.ended)
         if len(self.ends) % 100 == 0:
-            self.memory.append(resident_mib("VmRSS"))
+            self.memory.append(round(kept_mib()))
         if len(self.ends) == self.stop_after:
             from orchestrator.storage.driver_lock import STOP_SIGNAL
 
@@ -171,7 +171,7 @@ def run(space: SearchSpace, trainable: str, watch: Watch | None = None, **option
 
 
 def no_op(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns the pace of trials that do nothing, ours and Tune's, and the driver's memory on the way."""
+    """Returns the pace of trials that do nothing, ours and Tune's, and what memory either driver keeps."""
     rounds = [
         {
             name: in_fresh_process(__file__, ["no-op", "--trials", str(options.trials), "--inside", name])
@@ -190,8 +190,7 @@ def no_op(options: argparse.Namespace) -> dict[str, Any]:
 def no_op_ours(num_trials: int) -> dict[str, Any]:
     """Runs them through the orchestrator: ledger, searcher, keys and all."""
     watch = run(space_of(num_trials, at_once=2), "sweep_trainables:no_op")
-    memory = [round(value) for value in watch.memory]
-    return {"seconds_a_trial": pace(watch.ends), "driver_mib_every_100_trials": memory}
+    return {"seconds_a_trial": pace(watch.ends), "driver_mib_every_100_trials": watch.memory}
 
 
 def no_op_tune(num_trials: int) -> dict[str, Any]:
@@ -204,11 +203,13 @@ def no_op_tune(num_trials: int) -> dict[str, Any]:
         with local_ray(concurrency, log=Path(folder) / "ray.log") as scratch:
             from ray import tune
 
-            ends: list[float] = []
+            ends, memory = list[float](), list[int]()
 
             class Clock(tune.Callback):
                 def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
                     ends.append(time.perf_counter())
+                    if len(ends) % 100 == 0:
+                        memory.append(round(kept_mib()))
 
             tune.Tuner(
                 tune.with_resources(nothing, {"cpu": concurrency.cpus_per_trial}),
@@ -218,7 +219,7 @@ def no_op_tune(num_trials: int) -> dict[str, Any]:
                 ),
                 run_config=tune.RunConfig(storage_path=str(scratch), verbose=0, callbacks=[Clock()]),
             ).fit()
-    return {"seconds_a_trial": pace(ends)}
+    return {"seconds_a_trial": pace(ends), "driver_mib_every_100_trials": memory}
 
 
 def pace(ends: Sequence[float]) -> float:

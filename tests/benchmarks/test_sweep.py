@@ -26,8 +26,12 @@ def test_bare_calls_do_the_work_of_the_trials() -> None:
 def test_a_thousand_trials_cost_milliseconds_and_no_memory(tmp_path: Path) -> None:
     sweep.main(["no-op", "--trials", "1000", "--rounds", "1", "--output", str(tmp_path / "no-op.json")])
     (one,) = json.loads((tmp_path / "no-op.json").read_text())["rounds"]
-    memory = one["ours"]["driver_mib_every_100_trials"]
-    assert len(memory) == 10
-    assert memory[-1] - memory[1] < 50
+    growth = {}
+    for who in ("ours", "tune"):
+        memory = one[who]["driver_mib_every_100_trials"]
+        assert len(memory) == 10
+        growth[who] = memory[-1] - memory[1]  # of 800 trials, once all that is loaded late is there
+    # Ray and Tune keep something of every trial too; how much they keep is not ours to bound.
+    assert growth["ours"] - growth["tune"] < 20
     extra = one["ours"]["seconds_a_trial"] - one["tune"]["seconds_a_trial"]
     assert extra < 0.15  # of a trial of one second

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -14,6 +16,25 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # threads that wait for each other cost more than they bring here
+
+
+@pytest.fixture(scope="session", autouse=True)
+def rays_apart() -> Iterator[None]:
+    """Keeps the tests and their Rays from any other Ray, and leaves the address of one that has ended.
+
+    What looks for an address that nobody named finds that one, and fails.
+    """
+    with (
+        TemporaryDirectory(prefix="rt-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("RAY_TMPDIR", folder)  # short, as a socket's path has to be
+        for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+            patch.delenv(name, raising=False)
+        left = Path(folder) / "ray" / "ray_current_cluster"
+        left.parent.mkdir()
+        left.write_text("127.0.0.1:1")
+        yield
 
 
 @pytest.fixture

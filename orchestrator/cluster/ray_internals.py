@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,17 @@ def head_of(address: str) -> str:
     """Returns the `host:port` of a head, also for `auto`; raises OSError or ValueError if there is none."""
     from ray._private import services
 
-    return services.canonicalize_bootstrap_address_or_die(address)
+    named = address if address != "auto" else os.environ.get("RAY_ADDRESS") or "auto"
+    if named != "auto":
+        return services.canonicalize_bootstrap_address_or_die(named)
+    running, latest = services.find_gcs_addresses(), services.find_bootstrap_address(None)
+    if latest in running:  # Ray would also connect to one that has ended and left its address behind
+        return latest
+    if len(running) == 1:
+        return next(iter(running))
+    raise ConnectionError(
+        f"several Rays run here: {', '.join(sorted(running))}" if running else "no Ray runs here"
+    )
 
 
 def nodes_here() -> set[str]:

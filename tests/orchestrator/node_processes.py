@@ -1,9 +1,10 @@
 """Several Ray nodes on this machine, each with a home of its own."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
+
+from sweep_process import plain_environment
 
 HERE = Path(__file__).parent
 
@@ -26,7 +27,7 @@ class Nodes:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=os.environ | self.variables | own,
+                env=plain_environment() | self.variables | own,
                 text=True,
             )
         self.address = self.process.stdout.readline().strip()

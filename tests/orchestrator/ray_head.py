@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweep_process import plain_environment
+
 BIN = Path(sys.executable).parent
 PROJECT = Path(__file__).resolve().parents[2]
 PORTS = (
@@ -89,7 +91,7 @@ class Head:
 
 def private_environment(folder: Path) -> dict[str, str]:
     """Without a token."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "CLIP_"))}
+    kept = {name: value for name, value in plain_environment().items() if not name.startswith("CLIP_")}
     return kept | {
         "HOME": str(folder / "home"),
         "PATH": f"{BIN}:{os.environ['PATH']}",

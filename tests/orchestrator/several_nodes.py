@@ -8,8 +8,8 @@ import sys
 import tempfile
 
 
-def main() -> None:
-    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="tn-", dir="/tmp")  # a socket's path is short
+def main(folder: str) -> None:
+    os.environ["RAY_TMPDIR"] = folder
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -26,4 +26,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory(prefix="tn-", dir="/tmp") as short:  # as a socket's path has to be
+        main(short)

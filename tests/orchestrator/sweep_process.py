@@ -26,12 +26,17 @@ def space_of(*ranks: int, **blocks) -> dict:
     return {"name": "toy", "fixed": SMALL, "parameters": parameters, "search": {"searcher": "grid"}} | blocks
 
 
+def plain_environment() -> dict[str, str]:
+    """Returns this process's variables without what it set for a Ray of its own: a token, how Tune works."""
+    own = ("RAY_", "TUNE_")
+    return {k: v for k, v in os.environ.items() if k == "RAY_TMPDIR" or not k.startswith(own)}
+
+
 def start_driver(
     home: Path, space: dict, *, within: Sequence[str] = (), variables: dict | None = None, **options
 ) -> subprocess.Popen:
     """`within`: a command that runs the driver as its last argument, in another environment."""
-    environment = os.environ | (variables or {})
-    environment.pop("RAY_AUTH_TOKEN", None)  # of a Ray that an earlier test started in this process
+    environment = plain_environment() | (variables or {})
     environment |= {"CLIP_ORCHESTRATOR_HOME": str(home), "PYTHONPATH": f"{HERE.parents[1]}:{HERE}"}
     arguments = [json.dumps(space), json.dumps({"trainable": "toy_trainable:toy"} | options)]
     return subprocess.Popen(

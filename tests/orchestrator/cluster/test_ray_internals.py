@@ -2,7 +2,12 @@ import ast
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
+from ray._private import services
+
+from orchestrator.cluster.gcs_client import find_head
+from trainables.errors import ClusterError
 
 PROJECT = Path(__file__).parents[3]
 INTERNAL = ("ray._private", "ray._raylet", "ray.autoscaler", "ray.core", "ray.dashboard")
@@ -26,3 +31,30 @@ def test_rays_minor_version_is_pinned_as_private_interfaces_change_with_it():
     ray = next(wanted for line in found if (wanted := Requirement(line)).name == "ray")
     assert "2.60.5" in ray.specifier
     assert "2.61.0" not in ray.specifier
+
+
+@pytest.mark.parametrize(
+    ("running", "expected"),
+    [
+        (["127.0.0.1:6379"], "127.0.0.1:6379"),
+        (["127.0.0.1:6379", "127.0.0.1:1"], "127.0.0.1:1"),
+        (["127.0.0.1:6379", "127.0.0.1:6380"], "several Rays run here: 127.0.0.1:6379, 127.0.0.1:6380"),
+        ([], "no Ray runs here"),
+    ],
+)
+def test_auto_is_a_ray_that_runs_whatever_address_another_left(
+    monkeypatch: pytest.MonkeyPatch, running: list[str], expected: str
+):
+    """`rays_apart` has left 127.0.0.1:1, as the last Ray that was started."""
+    assert services.find_bootstrap_address(None) == "127.0.0.1:1"
+    monkeypatch.setattr(services, "find_gcs_addresses", lambda: frozenset(running))
+    if expected in running:
+        assert find_head("auto") == expected
+    else:
+        with pytest.raises(ClusterError, match=f"--address auto: {expected}"):
+            find_head("auto")
+
+
+def test_an_address_in_the_environment_is_meant_by_auto(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert find_head("auto") == "10.0.0.1:6379"

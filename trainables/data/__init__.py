@@ -1,1 +1,1 @@
-"""From image files to global batches: records, splits by patient, decoded pixels, captions."""
+"""Turns image files into global batches: records, splits by patient, decoded pixels, captions."""

@@ -1,4 +1,4 @@
-"""The image cache: every image decoded once, as memory-mapped Arrow shards of uint8."""
+"""The image cache. Every image is decoded once and stored in memory-mapped Arrow shards of uint8."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from trainables.data.transforms import fit
 from trainables.errors import DataError
 
 CACHE_VERSION = 1
-"""Raise it when the same file would give other pixels."""
+"""Raise this number when the same file would give other pixels."""
 SHARD_IMAGES = 1024
 MAX_THREADS = min(8, os.cpu_count() or 1)
-"""Each may hold a decoded image of `decode.MAX_PIXELS`."""
+"""Each thread may hold a decoded image of `decode.MAX_PIXELS`."""
 
 Decoded = bytes | str
-"""The pixels of an image, or what is wrong with it."""
+"""The pixels of an image, or the reason why it cannot be decoded."""
 DecodeAll = Callable[[Dataset, PreprocessingSpec], Iterator[Decoded]]
-"""Decodes every record of a data set, in order."""
+"""Function that decodes every record of a data set, in the order of the records."""
 
 
 def decode_here(dataset: Dataset, preprocessing: PreprocessingSpec) -> Iterator[Decoded]:
-    """Decodes on this machine, on several threads."""
+    """Yields every image of a data set, decoded on this machine by several threads."""
     decode = partial(_try_decode, dataset, preprocessing)
     with ThreadPoolExecutor(MAX_THREADS) as pool, bombs_are_errors():
         for start in range(0, len(dataset.records), SHARD_IMAGES):
@@ -42,7 +42,7 @@ def decode_here(dataset: Dataset, preprocessing: PreprocessingSpec) -> Iterator[
 
 
 def decode_some(dataset: Dataset, preprocessing: PreprocessingSpec, indices: Iterable[int]) -> list[Decoded]:
-    """Decodes the records at these positions, one after the other."""
+    """Returns the decoded images of the records at these positions, in one thread."""
     with bombs_are_errors():
         return [_try_decode(dataset, preprocessing, dataset.records[index]) for index in indices]
 
@@ -50,10 +50,12 @@ def decode_some(dataset: Dataset, preprocessing: PreprocessingSpec, indices: Ite
 def open_image_cache(
     dataset: Dataset, preprocessing: PreprocessingSpec, store: Path, decode_all: DecodeAll = decode_here
 ) -> ImageCache:
-    """Returns a data set's images at the size of an encoder; decodes them if they are not cached.
+    """Returns the images of a data set at the size of an encoder, and decodes them if they are not cached.
 
-    Of `preprocessing`, the fields in `fitting` count. A DataError lists every image that cannot be decoded,
-    with its file and row; nothing is stored then.
+    Only the fields of `preprocessing` in `fitting` matter.
+
+    Raises:
+        DataError: lists every image that cannot be decoded, with file and row. Nothing is stored.
     """
     key = fingerprint("image cache", CACHE_VERSION, dataset.content_fingerprint, preprocessing.fitting())
     folder = build_once(
@@ -95,7 +97,7 @@ def _write_shards(
         images = list(islice(decoded, len(records)))
         problems += [image for image in images if isinstance(image, str)]
         if problems:
-            continue  # look at the rest all the same: every bad image is listed at once
+            continue  # decode the rest too, so that one message lists every bad image
         columns = [pa.array([r.image_id for r in records]), pa.array(images, pixels)]
         path = folder / f"shard-{number:05d}.arrow"
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:

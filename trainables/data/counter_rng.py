@@ -1,4 +1,4 @@
-"""Random numbers as a pure function of their purpose: the order of calls and workers does not matter."""
+"""Random numbers that depend only on their purpose, not on the order of calls or on the worker."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _WORD = 2**64 - 1
 
 
 def counter_rng(purpose: str, seed: int, *counters: int) -> np.random.Generator:
-    """Returns the generator of (purpose, seed, counters): Philox, Salmon et al. 2011.
+    """Returns a generator for (purpose, seed, counters): Philox, Salmon et al. 2011.
 
     Different arguments give independent streams.
 
     Args:
-        purpose: what is drawn, e.g. "order"; two uses of one seed never share a stream.
-        seed: taken modulo 2**64.
+        purpose: name of what is drawn, e.g. "order"; each purpose has a separate stream.
+        seed: used modulo 2**64.
         counters: at most three, e.g. epoch and image; each at least 0.
     """
-    words = [0, *counters, *[0] * (3 - len(counters))]  # the lowest word counts the draws themselves
+    words = [0, *counters, *[0] * (3 - len(counters))]  # the lowest word counts the draws
     key = np.array([seed & _WORD, _stream(purpose)], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=np.array(words, dtype=np.uint64)))
 

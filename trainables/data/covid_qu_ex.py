@@ -1,4 +1,4 @@
-"""COVID-QU-Ex (Tahir et al. 2021, doi 10.1016/j.compbiomed.2021.104319), and any data set in its folders."""
+"""COVID-QU-Ex (Tahir et al. 2021, doi 10.1016/j.compbiomed.2021.104319), or a data set in its folders."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ METADATA = "metadata.csv"
 def covid_qu_ex(config: DataConfig) -> LabelledImages:
     """Reads {Train,Val,Test}/{COVID-19,Non-COVID,Normal}/images, in `data.root` or its official folder.
 
-    `metadata.csv` (columns path, split, label, patient; also group, source) beside the folders gives the
-    patients. Without it, as in the official release, every image counts as its own patient: no patient ids
-    are published, so that no split of it can be proven free of leaks.
+    The file `metadata.csv` beside the folders gives the patients (columns path, split, label, patient;
+    optional group, source). The official release has no such file and no patient ids. Then every image
+    counts as a separate patient, and a leak between splits cannot be ruled out.
 
-    Infection masks, of which the release has some, are those of the same file name and class.
+    The infection mask of an image is the one with the same file name and class; not every image has one.
 
     Raises:
-        DataError: lists what is missing or contradictory.
+        DataError: lists everything that is missing or contradictory.
     """
     root = open_root(config.root, dataset="covid_qu_ex")
     base = _base(root)
@@ -50,7 +50,7 @@ def covid_qu_ex(config: DataConfig) -> LabelledImages:
         records, rows = _with_patients(records, base, root)
     else:
         logger.warning(
-            "%s has no %s: every image counts as its own patient, leaks cannot be ruled out", base, METADATA
+            "%s has no %s: every image counts as one patient, and leaks cannot be ruled out", base, METADATA
         )
     return LabelledImages(
         classes=CLASSES,
@@ -73,7 +73,7 @@ def _base(root: Path) -> Path:
 
 
 def _infection_masks(base: Path, root: Path) -> dict[tuple[str, str], Path]:
-    """Returns (class, file name) → infection mask: beside the images, or in the release's other half."""
+    """Returns (class, file name) → infection mask, from both possible places in the release."""
     halves = [base, root / INFECTIONS, root / INFECTIONS / INFECTIONS]
     return {
         (class_name, path.name): path
@@ -86,7 +86,7 @@ def _infection_masks(base: Path, root: Path) -> dict[tuple[str, str], Path]:
 
 
 def _walk(base: Path, root: Path, problems: list[str]) -> Iterator[ImageRecord]:
-    """Yields the images with their own stem as patient."""
+    """Yields the images, each with its file stem as patient."""
     labels, infection_masks = one_hot(CLASSES), _infection_masks(base, root)
     for split_folder, split in SPLIT_OF_FOLDER.items():
         for class_folder, name in CLASS_OF_FOLDER.items():
@@ -113,7 +113,7 @@ def _walk(base: Path, root: Path, problems: list[str]) -> Iterator[ImageRecord]:
 def _with_patients(
     records: list[ImageRecord], base: Path, root: Path
 ) -> tuple[list[ImageRecord], dict[str, str]]:
-    """Returns the records with patients and sources of `metadata.csv`, and image_id → its line there."""
+    """Returns the records with patients and sources from `metadata.csv`, and image_id → line in that file."""
     table = find_table(METADATA, root=base)
     listed = {
         row["path"]: (line, row)
@@ -137,7 +137,7 @@ def _with_patients(
             problems.append(
                 f"{place}: column 'label' says {row['label']!r}, the folder is {inside.split('/')[1]!r}"
             )
-        patient = row.get("group") or row["patient"]  # look-alikes of several patients share a group
+        patient = row.get("group") or row["patient"]  # similar images of several patients have the same group
         if not patient:
             problems.append(f"{place}: column 'patient' is empty")
         described.append(replace(record, patient_id=patient, source=row.get("source") or None))

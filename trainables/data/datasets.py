@@ -1,4 +1,4 @@
-"""Data sets by name: each a function of the configuration, to which `load_dataset` adds splits and checks."""
+"""The data sets by name. Each is a function of the configuration; `load_dataset` adds splits and checks."""
 
 from __future__ import annotations
 
@@ -24,39 +24,43 @@ DATASETS: dict[str, str] = {
     "covid_qu_ex": "trainables.data.covid_qu_ex:covid_qu_ex",
     "manifest": "trainables.data.manifest:manifest",
 }
-"""Name → "module:function" of (DataConfig) -> LabelledImages."""
+"""Name → "module:function" of (DataConfig) -> LabelledImages.
+
+A public data set also needs an entry in `models/catalogue/origins.py`. Without it, nobody is warned that an
+encoder was trained on its images.
+"""
 _NOT_READ = ("augmentation", "num_views", "captions")
 _OF_SPLITS = ("num_folds", "fold", "permute_labels")
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """What a data set's function returns: every image with its label, and how to decode one.
+    """The return value of a data set's function: every image with its label, and how to decode an image.
 
-    Where `has_splits` is false, the records' splits mean nothing and are drawn.
+    If `has_splits` is false, the splits of the records are ignored and drawn by `load_dataset`.
     """
 
     classes: tuple[str, ...]
     records: Sequence[ImageRecord]
-    content: Mapping[str, str]  # image_id → what determines its pixels: SHA-256 of the file's bytes
-    decode: Callable[[ImageRecord], np.ndarray]  # uint8 [H, W]; DataError names the file
+    content: Mapping[str, str]  # image_id → what determines the pixels, such as the file's SHA-256
+    decode: Callable[[ImageRecord], np.ndarray]  # returns uint8 [H, W]; DataError names the file
     has_splits: bool = True
-    tables: Sequence[Path] = ()  # files that were read beside the images
+    tables: Sequence[Path] = ()  # files that were read in addition to the images
 
 
 def load_dataset(config: DataConfig, *, with_test_labels: bool = False) -> Dataset:
-    """Returns the data set that a configuration names: in a fixed order, split by patient, leak-checked.
+    """Returns the data set of a configuration, in a fixed order, split by patient and checked for leaks.
 
-    Read once a process: files that change meanwhile are not seen.
+    The files are read once per process; later changes to them are not seen.
 
     Args:
-        config: which data set, and how it is split.
-        with_test_labels: only `evaluate` opens them; otherwise labels of test are withheld, and what tells
-            them: report texts and infection masks.
+        config: the data set and its splits.
+        with_test_labels: only `evaluate` sets this. Otherwise test records have no labels, report texts or
+            infection masks.
 
     Raises:
-        ConfigError: no such data set; the nearest name is offered.
-        DataError: files missing, unsafe or unlabelled, or a leak between splits.
+        ConfigError: the data set is unknown; the message suggests the nearest name.
+        DataError: files are missing, unsafe or unlabelled, or patients or images leak between splits.
     """
     return _load(_without(config, *_NOT_READ), with_test_labels)
 
@@ -91,15 +95,15 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
 
 
 def with_masks(of_images: str, config: DataConfig) -> str:
-    """Returns a data set's fingerprint, and the masks' in it where captions are made of them.
+    """Returns a data set's fingerprint, extended by the masks if captions are made from masks.
 
-    Masks of every split count, so that folds of one data set share them. Read once a process.
+    The masks of every split count, so that all folds share one fingerprint. They are read once per process.
 
     Args:
         of_images: `fingerprint` or `content_fingerprint` of the data set.
-        config: a trial's `data_to_read`.
+        config: the `data_to_read` of a trial.
     """
-    if config.captions != "mask_finding" or config.permute_labels:  # which drops them
+    if config.captions != "mask_finding" or config.permute_labels:  # permuting drops the masks
         return of_images
     masks = _masks(_without(config, *_OF_SPLITS, *_NOT_READ))
     return fingerprint("masked", of_images, masks) if masks else of_images
@@ -107,7 +111,7 @@ def with_masks(of_images: str, config: DataConfig) -> str:
 
 @lru_cache(maxsize=4)
 def _masks(config: Any) -> str | None:  # Any: see `_without`
-    """Returns the fingerprint of the masks that captions describe, or None."""
+    """Returns the fingerprint of the masks that captions describe, or None without masks."""
     hashes = [
         (record.image_id, file_sha256(record.mask_path), file_sha256(record.infection_mask_path))
         for record in sorted(_read(config).records, key=lambda record: record.image_id)
@@ -117,9 +121,9 @@ def _masks(config: Any) -> str | None:  # Any: see `_without`
 
 
 def files_of(config: DataConfig) -> dict[str, Path]:
-    """Returns every file that a data set reads, by its name below `data.root`; none if it needs no folder.
+    """Returns every file that a data set reads, by path relative to `data.root`; {} if it needs no folder.
 
-    Tables are among them as they are, labels and all: test labels are withheld where they are read.
+    The tables are included with all labels. The code that reads the tables removes the test labels later.
     """
     if config.root is None:
         return {}
@@ -142,8 +146,8 @@ def _read(config: DataConfig) -> LabelledImages:
     return resolve(DATASETS[config.dataset])(config)
 
 
-def _without(config: DataConfig, *unread: str) -> Any:  # Any: pyright does not know that it can be hashed
-    """Returns the configuration with these fields at their defaults; arms and folds share one reading."""
+def _without(config: DataConfig, *unread: str) -> Any:  # Any: pyright does not know it is hashable
+    """Returns the configuration with these fields at their defaults, so that folds share one reading."""
     return config.model_copy(update={name: DataConfig.model_fields[name].default for name in unread})
 
 
@@ -165,5 +169,5 @@ def _withhold(record: ImageRecord) -> ImageRecord:
 
 
 def one_hot(classes: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Returns class → its `ImageRecord.labels`; records of one class share one mapping."""
+    """Returns class → `ImageRecord.labels`; all records of a class share one mapping."""
     return {name: {other: int(other == name) for other in classes} for name in classes}

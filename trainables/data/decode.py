@@ -1,4 +1,4 @@
-"""Decodes one image file to 8-bit grey; refuses broken and hostile files."""
+"""Decodes an image file to 8-bit grey, and refuses broken and hostile files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainables.data.records import ImageRecord
 from trainables.errors import DataError
 
 MAX_PIXELS = 50_000_000
-"""Refused before decoding. Far above any radiograph (about 18 MP); Pillow's own limit stays set behind it."""
+"""Larger images are refused before decoding. Radiographs have up to about 18 MP. Pillow's limit remains."""
 MIN_SIDE = 16
 MAX_ASPECT = 8
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -23,7 +23,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 @dataclass(frozen=True)
 class FileDecoder:
-    """Decodes the records of files; its errors name the file and the table row that lists it."""
+    """Decodes the file of a record. Its errors name the file and the row of the table that lists the file."""
 
     rows: Mapping[str, str]  # image_id → e.g. "manifest.csv line 7"; may be empty
 
@@ -39,20 +39,21 @@ class FileDecoder:
 
 
 def decode_grey(path: Path) -> np.ndarray:
-    """Returns an image file as 8-bit grey, uint8 [H, W].
+    """Returns the image in a file as 8-bit grey, uint8 [H, W].
 
-    Colour becomes luma (ITU-R 601); transparency is laid on black; deeper greys (16-bit, integer, float) are
-    windowed from their own smallest to their own largest value, because a plain conversion saturates nearly
-    all of them to white.
+    Colour becomes luma (ITU-R 601), and transparency becomes black. Greys deeper than 8 bits (16-bit,
+    integer, float) are scaled from the smallest to the largest value of the image, because a plain
+    conversion would turn nearly all of them white.
 
     Raises:
-        ValueError: empty, no PNG or JPEG, truncated, corrupt, or outside the limits on pixels and shape.
+        ValueError: the file is empty, truncated, corrupt, not a PNG or JPEG, or outside the limits on pixels
+            and shape.
     """
     if path.stat().st_size == 0:
         raise ValueError("the file is empty (0 bytes)")
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
-            _check_shape(*image.size)  # the header alone has been read
+            _check_shape(*image.size)  # only the header has been read
             image.load()
             return _grey(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -61,15 +62,13 @@ def decode_grey(path: Path) -> np.ndarray:
         raise ValueError("not a PNG or JPEG image") from error
     except (ValueError, MemoryError):
         raise
-    except (
-        Exception
-    ) as error:  # hostile bytes make decoders raise nearly anything: SyntaxError, struct.error, …
+    except Exception as error:  # decoders raise many errors on hostile bytes: SyntaxError, struct.error, …
         raise ValueError(f"cannot be decoded: {error}") from error
 
 
 @contextmanager
 def bombs_are_errors() -> Iterator[None]:
-    """Turns Pillow's warning about huge images into its error. Not thread-safe: enter it once, outside."""
+    """Turns Pillow's warning about huge images into an error. Not thread-safe: use before threads start."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield

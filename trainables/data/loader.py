@@ -1,4 +1,4 @@
-"""Global batches of image–caption pairs, in an order that is a pure function of (seed, epoch)."""
+"""Global batches of image–caption pairs, in an order that depends only on (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from trainables.errors import DataError
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """The pairs of one optimiser step over all ranks: each rank sees all of it and works on its own part."""
+    """The pairs of one optimiser step. Every rank gets the whole batch and works on one part."""
 
     step: int
     epoch: int
     indices: np.ndarray  # int64 [B], positions in `dataset.records`
     views: np.ndarray  # int64 [B], for `transforms.augment`
-    captions: list[str]  # [B]; empty where nothing reads them
+    captions: list[str]  # [B]; empty if nothing reads captions
     classes: np.ndarray  # int64 [B], 0…K-1
 
     def __len__(self) -> int:
@@ -32,7 +32,7 @@ class GlobalBatch:
 
     @cached_property
     def distinct_captions(self) -> dict[str, int]:
-        """Each caption → the first pair that carries it, in order of occurrence."""
+        """Returns each distinct caption → the first pair that has this caption, in order of occurrence."""
         first_pair: dict[str, int] = {}
         for pair, caption in enumerate(self.captions):
             first_pair.setdefault(caption, pair)
@@ -40,19 +40,19 @@ class GlobalBatch:
 
     @cached_property
     def text_of_pair(self) -> np.ndarray:
-        """The place of each pair's caption among the distinct ones, int64 [B]."""
+        """Returns the position of each pair's caption among the distinct captions, int64 [B]."""
         places = {caption: place for place, caption in enumerate(self.distinct_captions)}
         return np.array([places[caption] for caption in self.captions], dtype=np.int64)
 
 
 def global_batches(dataset: Dataset, config: TrialConfig, *, start_step: int = 0) -> Iterator[GlobalBatch]:
-    """Yields the global batches of a training from `start_step` on, the same as if none had been skipped.
+    """Yields the global batches from `start_step` on; skipping earlier batches does not change them.
 
-    Every epoch shows each train image once. The last batch of an epoch is smaller where the division is
-    uneven; a single left-over pair, which has nothing to contrast with, joins the batch before it.
+    Every epoch contains each train image once. The last batch of an epoch may be smaller. A single remaining
+    pair joins the batch before, because a contrastive loss needs two pairs.
 
     Raises:
-        DataError: fewer than two train images.
+        DataError: there are fewer than two train images.
     """
     train = dataset.indices("train")
     size, num_steps = config.global_batch_size, steps_per_epoch(len(train), config.global_batch_size)
@@ -78,7 +78,7 @@ def global_batches(dataset: Dataset, config: TrialConfig, *, start_step: int = 0
 
 
 def steps_per_epoch(num_train: int, global_batch_size: int) -> int:
-    """Returns the number of global batches an epoch is cut into."""
+    """Returns the number of global batches in an epoch."""
     if num_train < 2:
         raise DataError(
             f"split 'train' has {num_train} images; a contrastive loss needs a pair to contrast with"

@@ -1,4 +1,4 @@
-"""Your own images: a CSV with the columns path, label, patient_id and, if you have splits, split."""
+"""Reads the user's images from a CSV with the columns path, label, patient_id and, optionally, split."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ OPTIONAL = ("split",)
 
 
 def manifest(config: DataConfig) -> LabelledImages:
-    """Reads `data.manifest` under `data.root`: one row an image, classes sorted by name.
+    """Reads the table `data.manifest` in `data.root`, with one row per image; classes are sorted by name.
 
     Without a `split` column, splits are drawn by patient (`splits.draw_splits`). Other columns are ignored.
 
     Raises:
-        DataError: lists every row that cannot be used, with line and column.
+        DataError: lists every unusable row, with line and column.
     """
     root = open_root(config.root, dataset="manifest")
     table = find_table(config.manifest, root=root)
@@ -81,7 +81,7 @@ def find_table(name: str, *, root: Path) -> Path:
 def read_table(
     path: Path, *, required: Sequence[str], optional: Sequence[str] = ()
 ) -> list[tuple[int, dict[str, str]]]:
-    """Returns the rows of a UTF-8 CSV file with their line numbers; values are stripped of outer blanks."""
+    """Returns the rows of a UTF-8 CSV file with their line numbers, without blanks around the values."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
@@ -108,7 +108,7 @@ def _check_columns(
         if name in columns:
             continue
         near = difflib.get_close_matches(name, [c for c in columns if c not in required], n=1, cutoff=0.8)
-        if near or name in required:  # a misspelt 'split' would silently be drawn at random
+        if near or name in required:  # with a misspelt 'split', splits would silently be drawn at random
             hint = f"; is it '{near[0]}'?" if near else ""
             raise DataError(f"{path}: no column '{name}'{hint} (columns: {', '.join(columns) or 'none'})")
 

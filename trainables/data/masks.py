@@ -1,4 +1,4 @@
-"""Describes an infection mask in words: how much of the lungs, which side, which zone."""
+"""Describes an infection mask in words: the affected part of the lungs, the side and the zone."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from trainables.data.records import ImageRecord
 from trainables.errors import DataError
 
 LEAST_SHARE = 0.02
-"""Of a lung; less is an outline that was drawn untidily."""
+"""Fraction of a lung; a smaller area is an imprecise outline."""
 EXTENTS = ((0.1, "a small part"), (0.25, "up to a quarter"), (0.5, "up to a half"), (1.0, "more than half"))
 ZONES = ("upper", "middle", "lower")
 CLEARLY = 1.5
-"""How many times as much of one lung as of the other is called worse."""
+"""A lung is called worse if its infected fraction is at least this many times that of the other lung."""
 
 
 def describe_record(record: ImageRecord) -> str | None:
-    """Returns a description of a record's masks, or None if it has no mask or an empty one."""
+    """Returns a description of a record's masks, or None if a mask is missing or empty."""
     if record.mask_path is None or record.infection_mask_path is None:
         return None
     try:
@@ -34,7 +34,7 @@ def describe_record(record: ImageRecord) -> str | None:
 
 
 def describe_infection(lungs: np.ndarray, infection: np.ndarray) -> str | None:
-    """Returns one sentence on the infected part of the lungs, masks bool [H, W]; None where there is none.
+    """Returns a sentence about the infected part of the lungs, or None without one; masks are bool [H, W].
 
     The patient faces the viewer: the right lung is on the left of the image.
     """

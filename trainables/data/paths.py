@@ -1,4 +1,4 @@
-"""Paths of a data set: only regular files inside its root are opened."""
+"""Checks the paths of a data set: only regular files inside its root may be opened."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_FILE_BYTES = 128 * 2**20
 
 
 def open_root(root: Path | None, *, dataset: str) -> Path:
-    """Returns the real path of a data set's folder."""
+    """Returns the real path of a data set's folder, or raises DataError."""
     if root is None:
         raise DataError(
             f"data.root: not set, and data set '{dataset}' is read from a folder; "
@@ -28,9 +28,9 @@ def open_root(root: Path | None, *, dataset: str) -> Path:
 
 
 def confined(name: str, *, root: Path) -> Path:
-    """Returns the real path of a file named in a table, which must be a regular file inside `root`.
+    """Returns the real path of a file named in a table. It must be a regular file inside `root`.
 
-    `root` is a real path (`open_root`). Nothing outside it is opened, not even for the ValueError.
+    `root` is a real path (`open_root`). Files outside `root` are never opened.
     """
     problem = _suspicious(name)
     if problem:
@@ -39,8 +39,8 @@ def confined(name: str, *, root: Path) -> Path:
 
 
 def regular_file(path: Path, *, root: Path) -> Path:
-    """Returns `path` with links resolved, if that is a regular file of a sane size inside `root`."""
-    real = os.path.realpath(path)  # as text: a table may have a million rows, and `Path` takes its time
+    """Returns `path` with links resolved; it must be a regular file inside `root` within the size limit."""
+    real = os.path.realpath(path)  # as text: a table may have a million rows, and `Path` is slow
     if problem := _unreadable(real, os.fspath(root)):
         raise ValueError(f"{path.relative_to(root).as_posix()!r} {problem}")
     return Path(real)
@@ -53,7 +53,7 @@ def _unreadable(real: str, root: str) -> str | None:
         status = os.stat(real)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for ever
+    if not stat.S_ISREG(status.st_mode):  # opening a FIFO would block forever
         return "is not a regular file"
     if status.st_size > MAX_FILE_BYTES:
         return f"has {status.st_size:,} bytes, the limit is {MAX_FILE_BYTES:,}"

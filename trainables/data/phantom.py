@@ -1,4 +1,4 @@
-"""Procedural chest radiographs as a data set, with patients, findings and reports. No files."""
+"""A data set of synthetic chest radiographs with patients, findings and reports. It needs no files."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from trainables.data.phantom_image import Anatomy, Exposure, Lesion, Side, Zone,
 from trainables.data.records import ImageRecord
 
 PHANTOM_VERSION = 2
-"""Raise it when the same seed would give other pixels."""
+"""Raise this number when the same seed would give other pixels."""
 CLASSES = ("COVID-19", "Non-COVID", "Normal")
 SPLIT_INDICES = 1_000_000
-"""Each split draws from its own million indices, so that more train images leave val and test as they are."""
+"""Each split has a separate range of a million indices, so more train images do not change val and test."""
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """One rendered radiograph: uint8 [128, 128], its lungs as bool [128, 128], and what is in it."""
+    """A synthetic radiograph: pixels uint8 [128, 128], lung mask bool [128, 128], and its content."""
 
     image: np.ndarray
     lung_mask: np.ndarray
@@ -34,7 +34,7 @@ class Phantom:
 
 
 def phantom(config: DataConfig) -> LabelledImages:
-    """Lists the phantoms of `data.seed`: index → patient and class by arithmetic, pixels drawn on demand."""
+    """Returns the phantoms of `data.seed`. The index gives patient and class; pixels are drawn on demand."""
     spec, labels = config.phantom, one_hot(CLASSES)
     recipe = fingerprint("phantom", PHANTOM_VERSION, spec.images_per_patient, spec.lesion_amplitude)
     records, content = [], {}
@@ -55,10 +55,10 @@ def phantom(config: DataConfig) -> LabelledImages:
 
 
 def who(seed: int, index: int, *, images_per_patient: int) -> tuple[int, str]:
-    """Returns the patient of an image and the patient's class.
+    """Returns the patient of an image, and the class of this patient.
 
-    Patients of a split have 1, 2, … `images_per_patient` images in turn; of each three in a row, every class
-    has one.
+    The patients of a split have 1, 2, … `images_per_patient` images in turn. Among three successive patients,
+    each class occurs once.
     """
     split, position = divmod(index, SPLIT_INDICES)
     sizes = np.arange(1, images_per_patient + 1)
@@ -69,7 +69,7 @@ def who(seed: int, index: int, *, images_per_patient: int) -> tuple[int, str]:
 
 
 def lesion_of(seed: int, index: int, *, class_name: str) -> Lesion:
-    """Draws what an image of a class shows."""
+    """Returns a random lesion for an image of a class."""
     rng = counter_rng("phantom lesion", seed, index)
     side: Side = rng.choice(get_args(Side))
     if class_name == "Normal":
@@ -84,7 +84,7 @@ def lesion_of(seed: int, index: int, *, class_name: str) -> Lesion:
 
 
 def report(lesion: Lesion) -> str:
-    """Returns the finding in the words of a short report."""
+    """Returns a short report of the finding."""
     if lesion.kind == "none":
         return "Clear lungs, normal heart."
     if lesion.kind == "ground_glass":
@@ -98,7 +98,7 @@ def report(lesion: Lesion) -> str:
 
 
 def render(seed: int, index: int, *, images_per_patient: int = 2, lesion_amplitude: float = 1.0) -> Phantom:
-    """Draws one phantom; a pure function of its arguments."""
+    """Returns one phantom, which depends only on the arguments."""
     patient, class_name = who(seed, index, images_per_patient=images_per_patient)
     lesion = lesion_of(seed, index, class_name=class_name)
     rng = counter_rng("phantom image", seed, index)

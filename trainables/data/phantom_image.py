@@ -1,8 +1,8 @@
-"""How a phantom is drawn: body, lungs, heart, bones, a lesion, then the exposure of a film.
+"""Draws a phantom: body, lungs, heart, bones, a lesion, then the exposure of a film.
 
-Lengths are in half image sides: x and y run from -1 to 1, y downwards, the patient's right on the left of
-the image. What is drawn are densities that add up along the beam. Smooth parts are drawn at half size and
-enlarged, which is what makes 200 images a second possible.
+Lengths are in half image sides. x and y run from -1 to 1, y downwards; the patient's right is on the left of
+the image. The parts are densities, which are added along the beam. Smooth parts are drawn at half size and
+enlarged, which makes 200 images per second possible.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _ZONE_Y = {"upper": -0.32, "mid": -0.02, "lower": 0.26}
 
 @dataclass(frozen=True)
 class Lesion:
-    """What a radiologist would report."""
+    """The lesion that a radiologist would report."""
 
     kind: Literal["none", "ground_glass", "focal"]
-    side: Side = "right"  # focal: the affected one; ground glass: the worse one
+    side: Side = "right"  # focal: the affected side; ground glass: the worse side
     zone: Zone = "lower"  # of a consolidation
     has_consolidation: bool = False
     has_effusion: bool = False
@@ -38,7 +38,7 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One patient: the same in all of their images."""
+    """The anatomy of a patient, which is the same in all images of this patient."""
 
     chest_width: float
     chest_height: float
@@ -56,7 +56,7 @@ class Anatomy:
 
     @classmethod
     def of(cls, rng: np.random.Generator) -> Anatomy:
-        """Draws a patient."""
+        """Returns a random patient."""
         dome = rng.uniform(0.36, 0.52)
         return cls(
             chest_width=rng.uniform(0.58, 0.68),
@@ -77,12 +77,12 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class Exposure:
-    """One film: pose, projection and all else that says nothing about the class."""
+    """The exposure of a film: pose, projection and other properties that do not depend on the class."""
 
     angle: float
     scale: float
     shift: tuple[float, float]
-    is_ap: bool  # taken from the front, in bed: a larger heart, a higher diaphragm, more devices
+    is_ap: bool  # anteroposterior, in bed: a larger heart, a higher diaphragm, more devices
     inspiration: float
     gamma: float
     window: tuple[float, float]
@@ -92,7 +92,7 @@ class Exposure:
 
     @classmethod
     def of(cls, rng: np.random.Generator) -> Exposure:
-        """Draws a film."""
+        """Returns a random exposure."""
         is_ap = bool(rng.random() < 0.5)
         return cls(
             angle=math.radians(rng.uniform(-8, 8)),
@@ -124,7 +124,7 @@ def draw(
 
 
 def _body_coordinates(exposure: Exposure, size: int) -> tuple[Field, Field]:
-    """Returns where each pixel of a film of this size lies in an upright, centred body."""
+    """Returns the position of each pixel of a film in an upright, centred body."""
     cos, sin = math.cos(exposure.angle) / exposure.scale, math.sin(exposure.angle) / exposure.scale
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
     x, y = axis - exposure.shift[0], axis[:, None] - exposure.shift[1]
@@ -135,7 +135,7 @@ def _heart(x: Field, y: Field, anatomy: Anatomy, exposure: Exposure) -> Field:
     """Returns a soft mask: an ellipse whose apex points down to the patient's left."""
     width = anatomy.heart_width * (1.12 if exposure.is_ap else 1.0)
     cos, sin = math.cos(anatomy.heart_angle), math.sin(anatomy.heart_angle)
-    u, v = x - 0.09, np.minimum(y - 0.22 - exposure.inspiration, 0.13)  # it rests on the diaphragm
+    u, v = x - 0.09, np.minimum(y - 0.22 - exposure.inspiration, 0.13)  # the heart rests on the diaphragm
     along, across = cos * u + sin * v, cos * v - sin * u
     return _edge(1 - (along / width) ** 2 - (across / 0.23) ** 2, 0.35)
 
@@ -156,7 +156,7 @@ def _lungs(x: Field, y: Field, heart: Field, anatomy: Anatomy, exposure: Exposur
 def _soft_parts(
     x: Field, y: Field, heart: Field, lung: Field, anatomy: Anatomy, rng: np.random.Generator
 ) -> Field:
-    """Returns chest wall, abdomen, mediastinum and heart, less the air in the lungs."""
+    """Returns chest wall, abdomen, mediastinum and heart, minus the air in the lungs."""
     side = np.abs(x)
     shoulder = np.sqrt(np.clip((y + 1.02) / 0.42, 0, 1))
     body = _edge(0.20 + 0.74 * shoulder - side, 0.06)
@@ -171,7 +171,7 @@ def _soft_parts(
 
 
 def _bones(x: Field, y: Field, anatomy: Anatomy) -> Field:
-    """Returns ribs behind (rising towards the spine) and in front, and clavicles."""
+    """Returns posterior ribs (rising towards the spine), anterior ribs, and clavicles."""
     side = np.abs(x)
     cage = _edge(anatomy.chest_width + 0.02 - side, 0.16) * _edge(0.62 - y, 0.2) * _edge(y + 0.78, 0.1)
     behind = (y - anatomy.rib_slope * side + 0.55 * side**2) / anatomy.rib_spacing + anatomy.rib_phase
@@ -184,7 +184,7 @@ def _bones(x: Field, y: Field, anatomy: Anatomy) -> Field:
 
 
 def _vessels(x: Field, y: Field, rng: np.random.Generator) -> Field:
-    """Returns branching lines that thin out from the hila: the ridges of smooth noise."""
+    """Returns vessels, branching lines that get thinner away from the hila: the ridges of smooth noise."""
     ridges = np.clip(1 - np.abs(_smooth_noise(14, SIZE, rng)) / 0.25, 0, 1)
     return 0.10 * ridges * np.exp(-(((np.abs(x) - 0.18) / 0.30) ** 2) - ((y - 0.05) / 0.40) ** 2)
 
@@ -219,7 +219,7 @@ def _ground_glass(x: Field, y: Field, lesion: Lesion, anatomy: Anatomy, rng: np.
 
 
 def _focal(x: Field, y: Field, lesion: Lesion, rng: np.random.Generator) -> Field:
-    """Returns one dense lobe cut off by a fissure, or fluid that fills the costophrenic angle, or both."""
+    """Returns a dense lobe bounded by a fissure, or fluid in the costophrenic angle, or both."""
     sign, density = _SIGN[lesion.side], np.zeros_like(x)
     if lesion.has_consolidation:
         centre_x, centre_y = sign * rng.uniform(0.28, 0.46), _ZONE_Y[lesion.zone] + rng.uniform(-0.08, 0.08)
@@ -233,8 +233,8 @@ def _focal(x: Field, y: Field, lesion: Lesion, rng: np.random.Generator) -> Fiel
 
 
 def _devices(exposure: Exposure, rng: np.random.Generator) -> Field:
-    """Returns lines that enter from the edge, electrodes, a side marker: dense, unrelated to the class."""
-    canvas = Image.new("L", (2 * SIZE, 2 * SIZE))  # drawn at twice the size, for smooth edges
+    """Returns catheters, electrodes and a side marker: dense objects that do not depend on the class."""
+    canvas = Image.new("L", (2 * SIZE, 2 * SIZE))  # drawn at twice the size to get smooth edges
     pen, unit = ImageDraw.Draw(canvas), 2 * SIZE
     for _ in range(exposure.num_devices):
         start, bend = rng.uniform((0.1, 0.0), (0.9, 0.1)), rng.uniform((0.15, 0.15), (0.85, 0.5))
@@ -253,7 +253,7 @@ def _devices(exposure: Exposure, rng: np.random.Generator) -> Field:
 
 @cache
 def _font() -> ImageFont.ImageFont:
-    return ImageFont.load_default_imagefont()  # a bitmap: the same letters whatever FreeType is installed
+    return ImageFont.load_default_imagefont()  # a bitmap: the same letters with every FreeType
 
 
 def _film(density: Field, exposure: Exposure, rng: np.random.Generator) -> np.ndarray:
@@ -264,7 +264,7 @@ def _film(density: Field, exposure: Exposure, rng: np.random.Generator) -> np.nd
 
 
 def _edge(distance: Field, width: float) -> Field:
-    """Returns 0 outside, 1 inside, with a ramp of `width` around distance 0."""
+    """Returns 0 outside and 1 inside, with a ramp of `width` around distance 0."""
     return np.clip(distance / width + 0.5, 0, 1)
 
 
@@ -273,7 +273,7 @@ def _blob(x: Field, y: Field, centre: tuple[float, float], radius: tuple[float, 
 
 
 def _smooth_noise(cells: int, size: int, rng: np.random.Generator) -> Field:
-    """Returns standard normal values on a coarse grid, smoothly enlarged."""
+    """Returns smooth noise: standard normal values on a coarse grid, enlarged."""
     return _resized(rng.standard_normal((cells, cells), dtype=np.float32), size, Image.Resampling.BICUBIC)
 
 

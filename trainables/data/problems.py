@@ -1,4 +1,4 @@
-"""Lists many problems of a data set in one message."""
+"""Reports many problems of a data set in one message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_LISTED = 20
 
 
 def refuse(problems: Sequence[str], *, about: str) -> None:
-    """Raises one DataError that lists the problems (the first 20), or does nothing if there are none."""
+    """Raises a DataError that lists the first 20 problems; does nothing without problems."""
     if problems:
         listed = [f"  {problem}" for problem in problems[:MAX_LISTED]]
         if len(problems) > MAX_LISTED:

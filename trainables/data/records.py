@@ -1,4 +1,4 @@
-"""One radiograph's record, and a data set of records with splits. No torch."""
+"""The record of a radiograph, and a data set of records with splits. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainables.config import Split
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One image: identity, split, labels. Those of the test split are withheld (`{}`) unless opened."""
+    """An image with identity, split and labels. Test labels are withheld (`{}`), except in `evaluate`."""
 
     image_id: str
     patient_id: str
@@ -22,15 +22,16 @@ class ImageRecord:
     path: Path | None = None  # None for procedural images
     report_text: str | None = None
     mask_path: Path | None = None
-    source: str | None = None  # where the image comes from, for the shortcut audits
+    source: str | None = None  # the origin of the image, for the shortcut audits
     infection_mask_path: Path | None = None
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Records in a fixed order (sorted by image_id), their classes, and how to decode one.
+    """A data set: records sorted by image_id, their classes, and how to decode an image.
 
-    `content_fingerprint` covers images, patients and labels; `fingerprint` also the splits (and fold).
+    `content_fingerprint` covers images, patients and labels; `fingerprint` also covers the splits and the
+    fold.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Dataset:
     decode: Callable[[ImageRecord], np.ndarray] = field(compare=False)  # uint8 [H, W], any size
     task: str = "multiclass"
     descriptions: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
-    """image_id → what is seen on it, said without its label: see `trainables.training.descriptions`."""
+    """image_id → a description of the image without its label (`trainables.training.descriptions`)."""
 
     def indices(self, *splits: Split) -> np.ndarray:
         """Returns the positions of the records of these splits, ascending, int64 [N]."""
@@ -53,7 +54,7 @@ class Dataset:
         """Returns the class (0…K-1) of each of these records, int64 [N].
 
         Raises:
-            ValueError: a label is withheld; test labels are opened by `evaluate` alone.
+            ValueError: a label is withheld; only `evaluate` can read test labels.
         """
         return np.array([self._class_index(self.records[i]) for i in indices], dtype=np.int64)
 

@@ -1,4 +1,4 @@
-"""Splits by patient: drawn where none are given, cut into folds, and checked for leaks."""
+"""Draws splits by patient, divides the records into folds, and checks for leaks between splits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainables.errors import DataError
 
 
 def draw_splits(records: Sequence[ImageRecord], *, seed: int) -> list[ImageRecord]:
-    """Returns the records split 70 % train, 10 % val, 20 % test: by patient, stratified by class."""
+    """Returns the records split by patient, stratified by class: 70 % train, 10 % val, 20 % test."""
     parts = _patient_parts(records, num_parts=10, seed=seed)
     splits: list[Split] = ["test" if part < 2 else "val" if part == 2 else "train" for part in parts]
     return [replace(record, split=split) for record, split in zip(records, splits, strict=True)]
@@ -24,7 +24,7 @@ def draw_splits(records: Sequence[ImageRecord], *, seed: int) -> list[ImageRecor
 def cut_fold(records: Sequence[ImageRecord], *, num_folds: int, fold: int, seed: int) -> list[ImageRecord]:
     """Returns the records with `fold` as test and an eighth of the other patients as val.
 
-    Given splits are ignored. Over all folds every image is in test exactly once.
+    Earlier splits of the records are ignored. Over all folds, every image is in test exactly once.
     """
     folds = _patient_parts(records, num_parts=num_folds, seed=seed)
     rest = [i for i, part in enumerate(folds) if part != fold]
@@ -46,7 +46,7 @@ def _patient_parts(records: Sequence[ImageRecord], *, num_parts: int, seed: int)
                 f"class '{name}' has {num_patients} patients, too few for one in each of {num_parts} parts; "
                 f"add images, name the splits yourself, or lower data.num_folds"
             )
-    # Imported here because it takes two seconds, and a data set with given splits does not need it.
+    # Imported here: the import takes two seconds, and a data set with splits does not need it.
     from sklearn.model_selection import StratifiedGroupKFold
 
     splitter = StratifiedGroupKFold(n_splits=num_parts, shuffle=True, random_state=seed % 2**32)
@@ -57,10 +57,10 @@ def _patient_parts(records: Sequence[ImageRecord], *, num_parts: int, seed: int)
 
 
 def check_no_leak(records: Sequence[ImageRecord], *, content: Mapping[str, str] | None = None) -> None:
-    """Checks that no patient, and no image byte for byte, is in two splits.
+    """Raises DataError if a patient or an identical file is in two splits.
 
-    `content` maps image_id to the hash of the file; without it, only patients are checked. The error
-    names each patient or pair of files, and the splits.
+    `content` maps image_id to the hash of the file. The message names each patient or pair of files, and the
+    splits.
     """
     patients = {record.image_id: record.patient_id for record in records}
     leaks = [
@@ -79,7 +79,7 @@ def check_no_leak(records: Sequence[ImageRecord], *, content: Mapping[str, str] 
 def _in_two_splits(
     records: Sequence[ImageRecord], key: Mapping[str, str]
 ) -> Iterator[tuple[str, dict[Split, str]]]:
-    """Yields each key (by image_id) that several splits hold, with split → the first such image."""
+    """Yields each key that occurs in several splits, with split → first image that has the key."""
     images: dict[str, dict[Split, str]] = {}
     for record in records:
         images.setdefault(key[record.image_id], {}).setdefault(record.split, record.image_id)
@@ -87,10 +87,11 @@ def _in_two_splits(
 
 
 def permute_labels(records: Sequence[ImageRecord], *, seed: int) -> list[ImageRecord]:
-    """Returns the records with labels shuffled among the patients of each split: the control, at chance.
+    """Returns the records with labels shuffled among the patients of each split: a control at chance level.
 
-    A patient's images take the labels of one other patient, in turn, so that images of one patient stay as
-    alike in label as they were. Report texts and infection masks, which tell the true label, are dropped.
+    All images of a patient get the labels of one other patient, in turn, so that labels within a patient
+    stay as similar as before. Report texts and infection masks are removed, because they reveal the true
+    label.
     """
     permuted = list(records)
     for number, split in enumerate(("train", "val", "test")):

@@ -1,7 +1,7 @@
-"""Captions for training and prompts for zero-shot, worded as findings that a radiograph can show.
+"""Captions for training and prompts for zero-shot scores. Both describe findings visible on a radiograph.
 
-No caption negates another class ("no pneumonia", "non-covid"): text encoders hear the noun and miss the
-negation. Unseen prompts share no sentence and no five words in a row with anything trained on; a test holds
+No caption negates another class ("no pneumonia", "non-covid"), because text encoders often ignore a negation.
+Unseen prompts have no sentence and no five successive words in common with the training texts; a test checks
 this.
 """
 
@@ -23,12 +23,12 @@ from trainables.errors import ConfigError
 class ClassText:
     """The words for one class."""
 
-    name: str  # in prose
-    pattern: str  # what a film of it shows: stands in a template
+    name: str  # the class in prose
+    pattern: str  # what a film of the class shows; inserted into templates
     template: str  # the one caption of `class_template`
-    findings: tuple[str, ...]  # captions of `finding`, and the prompts of family "training"
-    unseen: tuple[str, ...]  # prompts never trained on
-    pairs: tuple[tuple[str, str], ...]  # a finding, and what a film without it shows: prompts of "pair"
+    findings: tuple[str, ...]  # captions of `finding`, and prompts of family "training"
+    unseen: tuple[str, ...]  # prompts that training never uses
+    pairs: tuple[tuple[str, str], ...]  # (finding, its contrary): prompts of family "pair"
 
 
 TEMPLATES = (
@@ -53,7 +53,7 @@ TEMPLATES = (
     "Reading of the film: {}.",
     "The image demonstrates {}.",
 )
-"""The same for every class, so that the pattern alone tells classes apart."""
+"""Templates are the same for every class, so that classes differ only in the pattern."""
 
 CLASS_TEXTS: dict[str, ClassText] = {
     "COVID-19": ClassText(
@@ -86,7 +86,7 @@ CLASS_TEXTS: dict[str, ClassText] = {
         ),
     ),
     "Non-COVID": ClassText(
-        # Bacterial and viral alike: the field's name for pneumonia that is not COVID-19's.
+        # Bacterial and viral: the usual name for pneumonia that COVID-19 did not cause.
         name="community-acquired pneumonia",
         pattern="community-acquired pneumonia",
         template="A chest X-ray with the pattern of community-acquired pneumonia.",
@@ -145,15 +145,15 @@ CLASS_TEXTS: dict[str, ClassText] = {
         ),
     ),
 }
-"""Class → its words. A new data set adds its classes here."""
+"""Class → its texts. For a new data set, add its classes to this table."""
 
 
 def captions_for(
     dataset: Dataset, indices: np.ndarray, *, kind: CaptionKind, seed: int, epoch: int
 ) -> list[str]:
-    """Returns one caption per train record; of several that a record may have, drawn by (seed, epoch, image).
+    """Returns one caption per train record; (seed, epoch, image) selects one of several captions.
 
-    Raises ValueError for a record of val or test: its caption would hold its label.
+    Raises ValueError for a record of val or test, because its caption would reveal its label.
     """
     texts = [_text_of(name) for name in dataset.classes]
     captions = []
@@ -167,9 +167,9 @@ def captions_for(
 def captions_of(
     dataset: Dataset, record: ImageRecord, text: ClassText, *, kind: CaptionKind
 ) -> Sequence[str]:
-    """Returns the captions that a train record of a class may have.
+    """Returns the possible captions of a train record of a class.
 
-    A record's own `report_text` is one finding more; what a mask shows is the only one.
+    A record's `report_text` is an additional finding. A description of its mask replaces all others.
     """
     if record.split != "train":
         raise ValueError(f"{record.image_id} is of split '{record.split}', and captions hold the label")
@@ -188,12 +188,12 @@ def captions_of(
 
 
 def with_label(description: str, text: ClassText) -> str:
-    """Returns a description that knows no class, with the class's pattern appended."""
+    """Returns a description with the pattern of the class appended."""
     return f"{description.rstrip('. ')}, {text.pattern}."
 
 
 def every_caption(dataset: Dataset, *, kind: CaptionKind) -> list[str]:
-    """Returns every caption that `captions_for` can return, once."""
+    """Returns each caption that `captions_for` can return, without duplicates."""
     texts, train = [_text_of(name) for name in dataset.classes], dataset.indices("train")
     possible = (
         captions_of(dataset, dataset.records[i], texts[k], kind=kind)
@@ -203,7 +203,7 @@ def every_caption(dataset: Dataset, *, kind: CaptionKind) -> list[str]:
 
 
 def class_prompts(classes: Sequence[str], family: PromptFamily) -> dict[str, list[str]]:
-    """Returns class → prompts of a family, in the order of `classes`; of `pair` the findings."""
+    """Returns class → prompts of a family, in the order of `classes`; for `pair`, the findings."""
     texts = {name: _text_of(name) for name in classes}
     match family:
         case "class_name":
@@ -219,13 +219,13 @@ def class_prompts(classes: Sequence[str], family: PromptFamily) -> dict[str, lis
 
 
 def contrary_prompts(classes: Sequence[str]) -> dict[str, list[str]]:
-    """Returns class → contrary prompts of family `pair`, in the same order."""
+    """Returns class → contrary prompts of family `pair`, in the order of the findings."""
     return {name: [contrary for _, contrary in _text_of(name).pairs] for name in classes}
 
 
 @cache
 def templates_of(text: ClassText) -> tuple[str, ...]:
-    """Returns every template with a class's pattern in it."""
+    """Returns every template, filled with the pattern of a class."""
     filled = (template.format(text.pattern) for template in TEMPLATES)
     return tuple(sentence[0].upper() + sentence[1:] for sentence in filled)
 

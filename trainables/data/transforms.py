@@ -1,4 +1,4 @@
-"""Transforms of uint8 pixels: fitting to the encoder's size, and light augmentation."""
+"""Transforms of uint8 pixels: fitting to the size of the encoder, and light augmentation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from trainables.data.counter_rng import counter_rng
 
 MAX_ROTATION_DEGREES = 7.0
 MIN_CROP_FRACTION = 0.85
-"""Of the side. No flip: the heart is on the left."""
+"""Fraction of the side. Images are not flipped, because the heart is on the left."""
 MAX_CONTRAST_CHANGE = 0.2
 MAX_BRIGHTNESS_CHANGE = 0.1
-"""Of the full range of 255."""
+"""Fraction of the full range of 255."""
 
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -26,10 +26,11 @@ _RESAMPLING = {
 
 
 def fit(image: np.ndarray, spec: PreprocessingSpec) -> np.ndarray:
-    """Returns uint8 [size, size] of uint8 [H, W], windowed, padded, resized and cropped as `spec` says.
+    """Returns an image uint8 [H, W] as uint8 [size, size]: windowed, padded, resized and cropped by `spec`.
 
-    By default the shortest side is resized to `size` and the centre cut out. An image is squashed only for an
-    encoder that was trained on squashed ones: the aspect ratio of a file can give its source away.
+    By default the shorter side is resized to `size`, and the centre is cropped. Images are squashed only for
+    encoders trained on squashed images, because squashing shows the aspect ratio, which can reveal the
+    source.
     """
     if spec.window == "full":
         image = _stretched(image)
@@ -39,7 +40,7 @@ def fit(image: np.ndarray, spec: PreprocessingSpec) -> np.ndarray:
     if spec.crop == "center" or is_resized_twice:
         sides = image.shape
         kept = max(sides) if spec.pad == "after" else min(sides)
-        # torchvision's arithmetic (Resize, CenterCrop), which encoders were trained with
+        # as in torchvision (Resize, CenterCrop), with which the encoders were trained
         target = round(spec.size * spec.oversize)
         height, width = (max(1, int(target * side / kept)) for side in sides)
         image = _resized(image, height, width, spec.interpolation)
@@ -72,16 +73,16 @@ def _on_black_square(image: np.ndarray, *, at_least: int = 0) -> np.ndarray:
 
 
 def view_of(seed: int, epoch: int, image_index: int, num_views: int) -> int:
-    """Returns which of its `num_views` views an image shows this epoch; 0 = always a new one."""
+    """Returns the number of an image's view in this epoch; `num_views` = 0 gives a new view each epoch."""
     if num_views == 0:
         return epoch
     return int(counter_rng("view", seed, epoch, image_index).integers(num_views))
 
 
 def augment(image: np.ndarray, *, seed: int, view: int, image_index: int) -> np.ndarray:
-    """Returns a view of an image, uint8 [H, W]: a pure function of (seed, view, image_index).
+    """Returns a view of an image, uint8 [H, W], which depends only on (seed, view, image_index).
 
-    View 0 is the image itself, so that its activations serve training and evaluation alike. Other views are
+    View 0 is the unchanged image, so training and evaluation can share its activations. Other views are
     rotated, cropped and changed in contrast and brightness.
     """
     if view == 0:
@@ -98,12 +99,12 @@ def augment(image: np.ndarray, *, seed: int, view: int, image_index: int) -> np.
 
 
 def _rotated_crop(image: np.ndarray, *, angle: float, crop: float, shift: np.ndarray) -> np.ndarray:
-    """One resampling for both. Corners turned in from outside are black, like the air around a patient."""
+    """Rotates and crops an image in one resampling. Corners from outside are black, like air."""
     height, width = image.shape
     cos, sin = crop * math.cos(angle), crop * math.sin(angle)
     middle_x, middle_y = width / 2, height / 2
     source_x, source_y = middle_x + shift[0] * width, middle_y + shift[1] * height
-    inverse = (  # output pixel → source pixel
+    inverse = (  # maps an output pixel to a source pixel
         *(cos, sin, source_x - cos * middle_x - sin * middle_y),
         *(-sin, cos, source_y + sin * middle_x - cos * middle_y),
     )

@@ -1,3 +1,3 @@
-"""The control plane: decides what runs where, records it, and reports the results. No tensor code."""
+"""The control plane: decides which trial runs where, and records and reports the results. No tensor code."""
 
 __version__ = "0.1.0"

@@ -29,13 +29,13 @@ def main() -> None:
 
 
 def is_missing_package(error: ModuleNotFoundError) -> bool:
-    """Whether an import failed because the environment lacks a package, and not by a mistake of ours."""
+    """Says whether an import failed because a package is not installed, not because our code is wrong."""
     package = (error.name or "").partition(".")[0]
     return package not in ("", "orchestrator", "trainables") and package not in sys.modules
 
 
 def how_to_set_up(package: str) -> str:
-    """Returns what to type where this interpreter lacks a package that we need."""
+    """Returns the command that installs the missing package."""
     lacks = f"this Python does not have the package '{package}'"
     if not (CHECKOUT / "Makefile").is_file():
         return f"{lacks}; install clip-orchestrator again, with its dependencies"

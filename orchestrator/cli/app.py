@@ -1,4 +1,4 @@
-"""The application: every command by its name, and how a command ends."""
+"""The command-line application: registers every command, and turns errors into an exit status."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.command(
     "submit",
-    context_settings={"ignore_unknown_options": True},  # options of `sweep`, which the command reads itself
+    context_settings={"ignore_unknown_options": True},  # `submit` reads the options of `sweep` itself
 )(jobs.submit)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(cluster.app, name="cluster")
@@ -56,17 +56,19 @@ def start(
 
 
 def execute(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns 0 done, 1 failed, 2 invalid input, 3 a trial failed, 130 interrupted.
+    """Runs one command and returns its exit status.
+
+    0: done. 1: failed. 2: invalid input. 3: a trial failed. 130: interrupted.
 
     Args:
-        arguments: None = those of this process.
+        arguments: None = the arguments of this process.
     """
     try:
         status: Any = app(arguments, prog_name="orchestrator", standalone_mode=False)
     except UserError as error:
         return _refuse(str(error))
-    except typer.TyperException as error:  # a usage error: no such option, no such command
-        message = error.format_message()  # empty where the help has been printed instead
+    except typer.TyperException as error:  # a usage error, such as an unknown option
+        message = error.format_message()  # empty if the help was printed instead
         return _refuse(f"{message.rstrip('.')}. See {command('--help')}") if message else INVALID
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED

@@ -1,4 +1,4 @@
-"""`cluster`: checks a cluster file, and writes it for Kubernetes."""
+"""`cluster`: checks a cluster file, and converts it for Kubernetes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import typer
 
 from orchestrator.cli.options import JsonOption, err, print_json, print_line
 
-app = typer.Typer(help="Check a cluster file, or write it for Kubernetes.", no_args_is_help=True)
+app = typer.Typer(help="Check a cluster file, or convert it for Kubernetes.", no_args_is_help=True)
 
 CLUSTER_FILE = Path("cluster.yaml")
 FileArgument: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="[FILE]", help="Cluster file that `ray up` reads.")
+    Path, typer.Argument(metavar="[FILE]", help="Cluster file, as `ray up` reads it.")
 ]
 
 
@@ -51,27 +51,27 @@ def k8s(
         ),
     ],
     file: Annotated[
-        Path, typer.Option("--cluster", metavar="FILE", help="Cluster file with the settings.")
+        Path, typer.Option("--cluster", metavar="FILE", help="Cluster file to convert.")
     ] = CLUSTER_FILE,
     command: Annotated[
-        str, typer.Option(help="Command that the job runs in the image.")
+        str, typer.Option(help="Command that the job runs in the container.")
     ] = "python -m orchestrator sweep demo",
     gpus: Annotated[
         int | None,
         typer.Option(
-            min=0, metavar="N", help="Number of GPUs of one worker. Default: that of its node type."
+            min=0, metavar="N", help="Number of GPUs per Ray worker. Default: the number in its node type."
         ),
     ] = None,
-    memory: Annotated[str, typer.Option(metavar="QUANTITY", help="Memory of one worker.")] = "12Gi",
+    memory: Annotated[str, typer.Option(metavar="QUANTITY", help="Memory per Ray worker.")] = "12Gi",
     claim: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="PersistentVolumeClaim that keeps ledger and checkpoints. Default: the job's own disk.",
+            help="PersistentVolumeClaim for the ledger and the checkpoints. Default: the job's own disk.",
         ),
     ] = None,
 ) -> None:
-    """Print a cluster file as a KubeRay RayJob, to be piped into `kubectl apply -f -`."""
+    """Print a cluster file as a KubeRay RayJob. Pipe the output into `kubectl apply -f -`."""
     from importlib.metadata import version
 
     import yaml

@@ -24,7 +24,7 @@ app = typer.Typer(help="Decode and check a data set before training on it.", no_
 
 @app.command()
 def prepare(overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Decode every image once, at the size that the encoder needs."""
+    """Decode every image once, at the size that the encoder needs, and store the result."""
     from orchestrator.storage.paths import store
     from trainables.data.cache import open_image_cache
     from trainables.data.datasets import load_dataset
@@ -42,9 +42,9 @@ def prepare(overrides: SetOption = None, as_json: JsonOption = False) -> None:
 
 @app.command()
 def check(overrides: SetOption = None, as_json: JsonOption = False) -> int:
-    """List bad images, patients in two splits, duplicates across splits, and classes by source.
+    """List unreadable images, patients and duplicates in two splits, and the classes of each source.
 
-    Exit status: 0 without findings, 1 with findings, 2 if the data cannot be used.
+    Exit status: 0 if nothing was found, 1 if something was found, 2 if the data cannot be used.
     """
     from orchestrator.storage.paths import store
     from trainables.data.cache import open_image_cache
@@ -53,7 +53,7 @@ def check(overrides: SetOption = None, as_json: JsonOption = False) -> int:
     from trainables.scoring.audit import audit
 
     config = _configure(overrides)
-    dataset = load_dataset(config.data)  # a DataError lists bad rows and leaks
+    dataset = load_dataset(config.data)  # raises DataError for bad rows and for patients in two splits
     with doing(f"reading {len(dataset.records):,} images"):
         bad = bad_images(dataset)
     if bad:
@@ -68,7 +68,7 @@ def check(overrides: SetOption = None, as_json: JsonOption = False) -> int:
 
 
 def bad_images(dataset: Dataset) -> list[str]:
-    """Returns a message for each image that cannot be decoded, with its file and row."""
+    """Returns one message for each image that cannot be decoded, with the file and the row of the image."""
     from trainables.data.decode import bombs_are_errors
     from trainables.errors import DataError
 
@@ -76,7 +76,7 @@ def bad_images(dataset: Dataset) -> list[str]:
     with bombs_are_errors():
         for record in dataset.records:
             if record.path is None:
-                continue  # drawn, not read from a file
+                continue  # a generated image has no file
             try:
                 dataset.decode(record)
             except DataError as error:

@@ -6,9 +6,9 @@ from orchestrator.cli.options import JsonOption, doing, print_json, print_line
 
 
 def doctor(as_json: JsonOption = False) -> int:
-    """Check this machine, and show how to mend what is missing.
+    """Check this machine, and show how to fix each problem.
 
-    Exit status: 0 if a sweep can run, 1 if something must be mended first.
+    Exit status: 0 if a sweep can run, 1 if a problem must be fixed first.
     """
     from dataclasses import asdict
 

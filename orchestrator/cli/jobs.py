@@ -1,4 +1,4 @@
-"""`submit` and `jobs`: sweeps as jobs of a Ray cluster, from any machine that reaches its dashboard."""
+"""`submit` and `jobs`: run sweeps as jobs of a Ray cluster, through the dashboard of the cluster."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ DashboardOption: TypeAlias = Annotated[
     typer.Option(
         "--address",
         metavar="URL",
-        help="Dashboard of the cluster. Default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265.",
+        help="Dashboard of the cluster. Default: $RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265.",
     ),
 ]
 JobArgument: TypeAlias = Annotated[str, typer.Argument(metavar="ID", help="Id of the job; see `jobs list`.")]
 FollowOption: TypeAlias = Annotated[
-    bool, typer.Option("--follow", help="Show its output until it ends, and exit with its status.")
+    bool, typer.Option("--follow", help="Show the output until the job ends. Exit with the job's status.")
 ]
 STAYS_HERE = {
-    "from_plan": "--from-plan: a plan holds for this machine's data and weights; run it on the head",
-    "to": "--out: the files of a job stay on the cluster; plan here, or on the head",
-    "address": "--address: name the dashboard of the head, http://HOST:8265",
+    "from_plan": "--from-plan: a plan is valid only for one machine's data; make and run it on the head node",
+    "to": "--out: the job would write this file on the cluster; use sweep instead of submit",
+    "address": "--address: give the dashboard of the head node, http://HOST:8265",
 }
 
 app = typer.Typer(help="List, follow and stop the jobs of a Ray cluster.", no_args_is_help=True)
@@ -41,18 +41,18 @@ def submit(
         list[str] | None,
         typer.Argument(
             metavar="[SPACE] [OPTIONS OF SWEEP]",
-            help="Arguments of `sweep`, the search space first.",
+            help="Arguments of `sweep`. The search space comes first.",
         ),
     ] = None,
     address: DashboardOption = None,
     follow: FollowOption = False,
     env: Annotated[
         list[str] | None,
-        typer.Option("--env", metavar="NAME", help="Environment variable to pass on. Repeat it for more."),
+        typer.Option("--env", metavar="NAME", help="Environment variable to pass on. Repeat for more."),
     ] = None,
-    python: Annotated[str, typer.Option(help="Python interpreter on the nodes of the cluster.")] = "python",
+    python: Annotated[str, typer.Option(help="Python interpreter on the nodes.")] = "python",
 ) -> int:
-    """Run a sweep on a Ray cluster as a job, which does not need this machine any more."""
+    """Run a sweep as a job on a Ray cluster. The job continues when this machine is switched off."""
     from orchestrator.cluster.jobs import job_variables
 
     given = list(arguments or [])
@@ -72,7 +72,7 @@ def submit(
 
 @app.command("list")
 def list_jobs(address: DashboardOption = None, as_json: JsonOption = False) -> None:
-    """List the jobs of a cluster, the most recent last."""
+    """List the jobs of a cluster. The most recent job is last."""
     from dataclasses import asdict
 
     with doing("asking the cluster"):
@@ -104,23 +104,23 @@ def stop(job_id: JobArgument, address: DashboardOption = None) -> None:
     with doing("asking the cluster"):
         is_stopped = connect(address).stop(job_id)
     if is_stopped:
-        print_line(f"asked job {job_id} to end; it is killed after {STOP_SECONDS} s")
+        print_line(f"asked job {job_id} to end; the cluster kills the job after {STOP_SECONDS} s")
     else:
         print_line(f"job {job_id} had already ended")
 
 
 def connect(address: str | None) -> JobServer:
-    """Returns the Jobs API of a cluster. Warns first if the token is sent there unencrypted."""
+    """Returns the Jobs API of a cluster. Warns first if the token would be sent unencrypted."""
     from orchestrator.cluster.jobs import JobServer
 
     return JobServer(address, lambda text: print_line(text, err))
 
 
 def check_sweep(commands: Any, arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """Checks the arguments of `sweep`; returns the file of its search space, and the other arguments.
+    """Checks the arguments of `sweep`; returns the file of the search space, and the other arguments.
 
     Raises:
-        ConfigError: an option that `sweep` does not have or a job cannot use, or an invalid search space.
+        ConfigError: an option is unknown or cannot be used in a job, or the search space is invalid.
     """
     from orchestrator.search.space_file import load_space
     from orchestrator.storage.uri import read_uri
@@ -136,9 +136,9 @@ def check_sweep(commands: Any, arguments: list[str]) -> tuple[Path | None, list[
         return None, arguments
     name = values["space"]
     if name is not None and name != arguments[0]:
-        raise ConfigError(f"'{name}': the space comes first: submit {name} …")
+        raise ConfigError(f"'{name}': the search space comes first, for example: submit {name} --trials 4")
     file = find_space(name or "demo")
-    load_space(file, list(values["overrides"] or []))  # checks the space; its data are checked on the cluster
+    load_space(file, list(values["overrides"] or []))  # checks the space; the cluster checks the data
     return file, arguments[1:] if name is not None else arguments
 
 

@@ -1,4 +1,4 @@
-"""The live table of a running sweep (lines where there is no terminal), and its replay into MLflow."""
+"""Shows a running sweep as a live table, or as plain lines without a terminal, and copies it to MLflow."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WAITS = "[yellow]waits[/]"
 
 
 class LiveTable(SweepObserver):
-    """Draws on the terminal that was there at the start: while Ray runs, standard output goes to a log."""
+    """Draws on the terminal of the start, because standard output is redirected to a log while Ray runs."""
 
     def __init__(self, plan: Plan, *, uri: str, to_stderr: bool = False) -> None:
         stream = os.fdopen(os.dup(2 if to_stderr else 1), "w")
@@ -65,8 +65,8 @@ class LiveTable(SweepObserver):
         self.console.file.close()
 
     def on_started(self, folder: Path, state: SweepState) -> None:
-        """Prints data, machine and folder of the sweep, starts to draw, and starts the replay into MLflow."""
-        self.trials = dict(state.trials)  # of a resumed sweep
+        """Prints data, machine and folder of the sweep, and starts the table and the copy to MLflow."""
+        self.trials = dict(state.trials)  # a resumed sweep already has trials
         self.replayer = Replayer(folder, self.uri)
         self.replayer.start()
         for line in (self.plan.data, self.plan.concurrency.reason, f"sweep '{state.name}' in {folder}"):
@@ -75,12 +75,12 @@ class LiveTable(SweepObserver):
             self.live.start()
 
     def on_trial_placed(self, trial: TrialState) -> None:
-        """Adds a row."""
+        """Adds a row to the table."""
         self.trials[trial.trial_key] = trial
         self.time_left.placed[trial.trial_key] = time.monotonic()
 
     def on_trial_finished(self, trial: TrialState) -> None:
-        """Prints the trial's score where there is no terminal."""
+        """Prints the trial's score if there is no terminal."""
         if not self.is_watched:
             self.console.print(
                 f"{self.progress()}  {trial.name}  {self.score(trial)}  {trial.seconds:.0f} s",
@@ -104,7 +104,7 @@ class LiveTable(SweepObserver):
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def finish_tracking(self) -> None:
-        """Waits until MLflow holds the sweep, and prints the command that completes it if it does not."""
+        """Waits until MLflow holds the sweep, or prints the command that completes MLflow later."""
         if self.live.is_started:
             self.live.stop()
         if self.replayer is None:
@@ -118,7 +118,7 @@ class LiveTable(SweepObserver):
             self.on_message(f"MLflow is incomplete: {reason}. Later: {command(f'sync {name}')}")
 
     def render(self) -> Table:
-        """Returns the newest trials: those that run, and those that ended last."""
+        """Returns a table of the newest trials."""
         table = Table(box=None, padding=(0, 2, 0, 0), title=self.progress(), title_justify="left")
         for heading in ("", "trial", "epoch", self.plan.space.objective):
             table.add_column(heading, no_wrap=True)
@@ -132,7 +132,7 @@ class LiveTable(SweepObserver):
 
     def progress(self) -> str:
         """Returns `3 of 6 trials, 0:41, about 2 min left`."""
-        trials, now = list(self.trials.values()), time.monotonic()  # drawn on another thread
+        trials, now = list(self.trials.values()), time.monotonic()  # another thread draws the table
         ended = sum(trial.status in ("finished", "failed", "unavailable") for trial in trials)
         minutes, seconds = divmod(int(now - self.began), 60)
         planned = self.plan.num_trials + self.plan.num_baselines + self.plan.num_confirming
@@ -140,13 +140,13 @@ class LiveTable(SweepObserver):
         return ", ".join([f"{ended} of {planned} trials", f"{minutes}:{seconds:02d}", *filter(None, [left])])
 
     def score(self, trial: TrialState) -> str:
-        """Returns the newest value of the objective; † where a scheduler stopped the trial."""
+        """Returns the newest value of the objective, with † if a scheduler stopped the trial."""
         value = trial.value(self.plan.space.objective)
         return "" if value is None else f"{value:.4f}{'†' if trial.stopped_early else ''}"
 
 
 def time_left(plan: Plan) -> TimeLeft:
-    """Returns what estimates the time that a planned sweep still takes."""
+    """Returns the estimator of the time that a planned sweep still takes."""
     arms, baselines = (count * (plan.space.search.seeds - 1) for count in confirmed_counts(plan.space))
     return TimeLeft(
         num_searched=plan.num_trials + arms,

@@ -1,4 +1,4 @@
-"""The checks of `doctor`: what is missing on this machine, and how to mend it."""
+"""The checks of `doctor`, which find problems of this machine and name the fix."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ CONNECT_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report."""
+    """Result of one check: one line of the report."""
 
     name: str
     found: str
-    fix: str = ""  # what to do before a sweep can run; empty = nothing
-    note: str = ""  # what does not stop a sweep, and how to mend it
+    fix: str = ""  # the user must do this before a sweep can run; empty = no problem
+    note: str = ""  # a problem that does not stop a sweep, and its fix
 
     @property
     def is_ok(self) -> bool:
-        """Whether a sweep can run."""
+        """Says whether a sweep can run."""
         return not self.fix
 
 
 def examine() -> list[Check]:
-    """Returns every check, in the order in which a sweep would fail on them."""
+    """Runs every check, in the order in which a sweep would fail."""
     return [check for checker in CHECKERS for check in checker()]
 
 
@@ -77,7 +77,7 @@ def check_packages() -> Iterator[Check]:
 
 
 def check_torchvision() -> Iterator[Check]:
-    """Checks that other programs can import torchvision, and with it timm, in this environment."""
+    """Checks that torchvision can be imported in this environment, as timm needs it."""
     if importlib.util.find_spec("torchvision") is None:
         return  # `check_packages` reports it
     asked = [sys.executable, "-c", "import torchvision"]
@@ -88,7 +88,7 @@ def check_torchvision() -> Iterator[Check]:
     yield Check(
         "torchvision operators",
         f"built for another torch than {torch}",
-        note="sweeps work, but `import timm` fails outside of them; install the torchvision that matches "
+        note="sweeps work, but `import timm` fails in other programs; install the torchvision that matches "
         f"torch {torch}: https://pytorch.org/get-started/locally",
     )
 
@@ -127,7 +127,7 @@ def check_machine() -> Iterator[Check]:
 
 
 def check_home() -> Iterator[Check]:
-    """Checks the folder that everything is written to, and its disk."""
+    """Checks the folder for all output of the project, and its disk."""
     try:
         folder = home()
     except UserError as error:
@@ -135,12 +135,12 @@ def check_home() -> Iterator[Check]:
         return
     yield Check("home", str(folder))
     free = shutil.disk_usage(folder).free / 2**30
-    mend = f"free some space, or set CLIP_ORCHESTRATOR_HOME to a folder on a disk with {FREE_GB} GB"
+    mend = f"free some space, or set CLIP_ORCHESTRATOR_HOME to a folder on a disk with {FREE_GB} GB free"
     yield Check("disk", f"{free:.0f} GB free", mend if free < FREE_GB else "")
 
 
 def check_mlflow() -> Iterator[Check]:
-    """Checks the tracking store: a server must answer; a folder is no longer supported by MLflow."""
+    """Checks the tracking store. A server must answer; MLflow no longer supports a folder."""
     try:
         address = urlsplit(mlflow_uri())
     except UserError:
@@ -151,7 +151,7 @@ def check_mlflow() -> Iterator[Check]:
             socket.create_connection((address.hostname or "", port), CONNECT_SECONDS).close()
             yield Check("mlflow store", f"{address.hostname}:{port} answers")
         except OSError as error:
-            mend = "start it, or unset MLFLOW_TRACKING_URI"
+            mend = "start the server, or unset MLFLOW_TRACKING_URI"
             yield Check(
                 "mlflow store", f"{address.hostname}:{port} does not answer ({error.strerror or error})", mend
             )
@@ -165,12 +165,12 @@ def check_mlflow() -> Iterator[Check]:
         yield Check("mlflow store", address.scheme)
     with suppress(OSError):  # a server that does not answer is reported above
         if deleted := deleted_experiments(mlflow_uri()):
-            then = "the next sweep of an experiment restores it, with its runs"
+            then = "the next sweep of a deleted experiment restores it with all runs"
             yield Check("mlflow experiments", f"deleted: {', '.join(deleted)}; {then}")
 
 
 def check_ray() -> Iterator[Check]:
-    """Checks the token file of Ray: only its owner may read it."""
+    """Checks that only the owner may read Ray's token file."""
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
     if token.is_file():
         mode = stat.S_IMODE(token.stat().st_mode)

@@ -1,4 +1,4 @@
-"""Every system of the comparison as `models` shows it: what is known of it, and whether it is here."""
+"""Describes every encoder and baseline for `models`: its properties and its availability."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOWERS: tuple[TowerName, ...] = ("image", "text")
 
 @dataclass(frozen=True)
 class System:
-    """One system: what is registered of it, and whether its weights are here."""
+    """One encoder or baseline: its registered properties, and whether its weights are installed."""
 
     name: str
     kind: str
@@ -33,7 +33,7 @@ class System:
     """Tower → preset of `lora.target_modules` → patterns of module names."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns all of it as JSON-like values."""
+        """Returns the system as JSON-like values."""
         facts, here = self.facts, self.here
         return {
             "name": self.name,
@@ -59,18 +59,18 @@ class System:
 
     @property
     def overlaps(self) -> dict[str, list[str]]:
-        """Data set → the parts of it that the system was trained on."""
+        """Returns, for each data set, the parts that the system was trained on. Empty = none."""
         seen = {name: [str(part) for part in overlaps(self.facts.pretrained_on, name)] for name in DATA_SETS}
         return {name: parts for name, parts in seen.items() if parts}
 
     @property
     def standing(self) -> str:
-        """Whether it can be used here now, and if not why."""
+        """Returns the availability of the system, with a reason if it is not available."""
         return f"{self.here.status}: {self.here.reason}" if self.here.reason else self.here.status
 
     @property
     def summary(self) -> str:
-        """Kind, size, dimensions, presets and licence in one line."""
+        """Returns kind, size, dimensions, presets and licence in one line."""
         size = "" if self.facts.num_parameters is None else f"{self.facts.num_parameters / 1e6:.0f} M weights"
         dims = " → ".join(
             str(dim) for dim in (self.facts.pooled_dim, self.facts.joint_dim) if dim is not None
@@ -80,9 +80,9 @@ class System:
         return "; ".join(part for part in (self.kind, size, dims, text, presets, self.facts.licence) if part)
 
     def lines(self) -> list[tuple[str, str]]:
-        """Returns all that is known as labelled lines."""
+        """Returns all properties as labelled lines."""
         dims = {"pooled": self.facts.pooled_dim, "joint": self.facts.joint_dim}
-        asked = {True: "yes", False: "no: it cannot be asked in words, only probed", None: ""}
+        asked = {True: "yes", False: "no: only probes are possible, no zero-shot prompts", None: ""}
         lines = [
             ("name", self.name),
             ("kind", self.kind),
@@ -112,7 +112,7 @@ class System:
 
 @dataclass(frozen=True)
 class Choice:
-    """A recommended encoder. `overlaps` say what of the data set it has seen in training."""
+    """A recommended encoder. `overlaps` lists the parts of the data set that it was trained on."""
 
     name: str
     status: str
@@ -122,43 +122,43 @@ class Choice:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Encoders for one data set or need, the first choice first."""
+    """Encoders for one data set or need, best first."""
 
     purpose: str
     reason: str
     choices: list[Choice]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns all of it as JSON-like values."""
+        """Returns the recommendation as JSON-like values."""
         return asdict(self)
 
 
 def find(name: str) -> tuple[str, EncoderSpec]:
-    """Returns a registered encoder.
+    """Returns the name and the specification of a registered encoder.
 
     Raises:
-        ConfigError: no such encoder; offers the nearest name.
+        ConfigError: the encoder is unknown; suggests the nearest name.
     """
     if name in ENCODERS:
         return name, ENCODERS[name]
     if name in OTHER_SYSTEMS:
         other = OTHER_SYSTEMS[name].availability()
-        raise ConfigError(f"{name}: is no dual encoder; {'; '.join(other.steps) or other.reason}")
+        raise ConfigError(f"{name}: is not a dual encoder; {'; '.join(other.steps) or other.reason}")
     known = [*ENCODERS, *OTHER_SYSTEMS]
     hint = did_you_mean(name, known) or f" (known: {', '.join(known)})"
     raise ConfigError(f"models: no system '{name}'{hint}")
 
 
 def describe_all() -> list[System]:
-    """Returns every system: dual encoders first."""
+    """Returns all encoders and baselines, dual encoders first."""
     return [describe(name) for name in (*ENCODERS, *OTHER_SYSTEMS)]
 
 
 def describe(name: str) -> System:
-    """Returns what is known of one system.
+    """Returns the properties of one encoder or baseline.
 
     Raises:
-        ConfigError: no such system; offers the nearest name.
+        ConfigError: the name is unknown; suggests the nearest name.
     """
     if name in OTHER_SYSTEMS:
         return _describe_other(name, OTHER_SYSTEMS[name])
@@ -185,14 +185,14 @@ def _describe_other(name: str, other: OtherSystem) -> System:
 
 def _unpinned(name: str) -> str:
     fetched = fetched_revision(name)
-    return f"{fetched}, as fetched here" if fetched else "unpinned: the one that 'models fetch' is given"
+    return f"{fetched}, as downloaded" if fetched else "not pinned: give one to 'models fetch --revision'"
 
 
 def recommendations(data: str | None, need: str | None) -> list[Recommendation]:
-    """Returns which encoders to try first.
+    """Returns the encoders to try first.
 
     Raises:
-        ConfigError: a data set or need without advice; offers the nearest.
+        ConfigError: there is no advice for this data set or need; suggests the nearest name.
     """
     found: list[Recommendation] = []
     for purpose, advice in advise(data, need):

@@ -1,4 +1,4 @@
-"""`models`: lists and describes encoders, and gets their weights."""
+"""`models`: lists and describes encoders, and installs their weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.cli.options import JsonOption, doing, print_json, print_line
 from trainables.shell import command
 
 app = typer.Typer(
-    help="List and describe encoders, and get their weights.",
+    help="List and describe encoders, and install their weights.",
     no_args_is_help=True,
 )
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of an encoder, as in encoder.name.")]
@@ -29,12 +29,12 @@ def list_systems(as_json: JsonOption = False) -> None:
     for system in systems:
         print_line(f"{system.name}: {system.standing}")
         print_line(f"    {system.summary}")
-    print_line(f"How to get weights that are not here: {command('models show NAME')}")
+    print_line(f"How to install missing weights: {command('models show NAME')}")
 
 
 @app.command()
 def show(name: NameArgument, as_json: JsonOption = False) -> None:
-    """Show everything that is known of one encoder or baseline, and how to get its weights."""
+    """Show all properties of one encoder or baseline, and how to install its weights."""
     from orchestrator.cli.model_table import describe
 
     system = describe(name)
@@ -51,10 +51,10 @@ def fetch(
     name: NameArgument,
     revision: Annotated[
         str | None,
-        typer.Option("--revision", metavar="COMMIT", help="Commit on the Hub. Default: the pinned one."),
+        typer.Option("--revision", metavar="COMMIT", help="Commit on the Hub. Default: the pinned commit."),
     ] = None,
 ) -> None:
-    """Download the weights of an encoder from the Hub, at a pinned revision, and check their hashes."""
+    """Download the weights of an encoder from the Hub at a pinned commit, and check the hashes."""
     from orchestrator.cli.model_table import find
     from trainables.models.files.fetch import fetch as fetch_weights
 
@@ -63,23 +63,23 @@ def fetch(
         folder = fetch_weights(known, spec, revision=revision)
     print_line(f"{known} is in {folder}")
     if spec.revision not in (None, folder.name):  # the Hub's cache names a folder by its commit
-        print_line(f"trials use {spec.revision}; set encoder.revision={folder.name} to use this one")
+        print_line(f"trials use {spec.revision}; set encoder.revision={folder.name} to use these weights")
 
 
 @app.command()
 def convert(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint as published, or vocab.txt.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Published checkpoint, or vocab.txt.")],
     to: Annotated[str, typer.Option("--to", metavar="NAME|FOLDER", help="Name of an encoder, or a folder.")],
     part: Annotated[
         str | None,
-        typer.Option("--part", metavar="PART", help="Part to convert, of an encoder in parts."),
+        typer.Option("--part", metavar="PART", help="Part to convert, if the encoder has several."),
     ] = None,
     trusted: Annotated[
         str | None,
         typer.Option(
             "--trust-sha256",
             metavar="HASH",
-            help="SHA-256 of a file that you trust.",
+            help="Expected SHA-256 of the file, if you trust it.",
         ),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite an earlier conversion.")] = False,
@@ -92,7 +92,7 @@ def convert(
 
     if to not in ENCODERS and ("/" in to or Path(to).is_dir()):
         if part is not None:
-            raise ConfigError(f"--part {part}: only for a named encoder, and --to {to} is a folder")
+            raise ConfigError(f"--part {part}: only possible if --to names an encoder, but {to} is a folder")
         converted = convert_file(file, Path(to).expanduser(), trusted=trusted)
         print_line(f"{converted.num_tensors} tensors in {converted.folder}")
         return
@@ -106,7 +106,7 @@ def convert(
     else:
         print_line(f"{name} is ready: {num_weights:,} parameters")
         if spec.num_parameters not in (None, num_weights):
-            print_line(f"note: the published encoder has {spec.num_parameters:,}, so this is another one")
+            print_line(f"note: the published encoder has {spec.num_parameters:,}, so this one differs")
 
 
 @app.command()
@@ -118,7 +118,7 @@ def recommend(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Recommend encoders, with the reason and what they saw of the data set in training."""
+    """Recommend encoders, with the reason, and with the parts of the data set they were trained on."""
     from orchestrator.cli.model_table import recommendations
 
     found = recommendations(data, need)

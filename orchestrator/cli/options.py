@@ -1,4 +1,4 @@
-"""What commands share: options, output on the terminal, and where a search space is found."""
+"""Shared by the commands: options, output on the terminal, and the search for a search-space file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SetOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Set one field, such as lora.rank=8. Repeat it for more fields."
+        "--set", metavar="KEY=VALUE", help="Set one field, such as lora.rank=8. Repeat for more fields."
     ),
 ]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -34,7 +34,7 @@ WorkersOption: TypeAlias = Annotated[
         "--workers",
         min=1,
         metavar="N",
-        help="Number of processes that share the batch of one trial. Default: execution.num_workers, 1.",
+        help="Number of processes per trial, which share its batch. Default: execution.num_workers.",
     ),
 ]
 SweepArgument: TypeAlias = Annotated[
@@ -45,7 +45,7 @@ AddressOption: TypeAlias = Annotated[
     typer.Option(
         "--address",
         metavar="HOST:PORT",
-        help="Head of the Ray cluster to run on, or 'auto'. Default: RAY_ADDRESS, else only this machine.",
+        help="Head node of the Ray cluster, or 'auto'. Default: $RAY_ADDRESS, else this machine alone.",
     ),
 ]
 StorageOption: TypeAlias = Annotated[
@@ -54,8 +54,8 @@ StorageOption: TypeAlias = Annotated[
         "--storage",
         envvar=STORAGE_VARIABLE,
         metavar="URI",
-        help="Also keep the sweep here: a folder, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER. "
-        "The nodes of a cluster exchange their files through it.",
+        help="Storage for a copy of the sweep: a folder, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER. "
+        "The nodes of a cluster also exchange their files through this storage.",
     ),
 ]
 
@@ -66,18 +66,18 @@ err = Console(stderr=True)
 
 
 def print_line(text: str, console: Console = out, style: str | None = None) -> None:
-    """Prints one line as it is: not wrapped, not coloured by its content."""
+    """Prints one line without wrapping or highlighting."""
     console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
 
 
 def print_json(value: Any) -> None:
-    """Prints JSON alone on standard output."""
+    """Prints a value as JSON on standard output."""
     typer.echo(json.dumps(value, indent=1))
 
 
 @contextmanager
 def doing(what: str) -> Generator[None]:
-    """Shows on standard error what takes time now: a moving line on a terminal, else a plain one."""
+    """Shows a slow activity on standard error: a spinner on a terminal, else a plain line."""
     if not err.is_terminal:
         print_line(f"{what} …", err)
         yield
@@ -87,7 +87,7 @@ def doing(what: str) -> Generator[None]:
 
 
 def decode_with_bar(dataset: Dataset, preprocessing: PreprocessingSpec) -> Iterator[Decoded]:
-    """Decodes every record of a data set, and shows on standard error how far it is."""
+    """Decodes every record of a data set, and shows the progress on standard error."""
     from rich.progress import track
 
     from trainables.data.cache import decode_here
@@ -100,10 +100,10 @@ def decode_with_bar(dataset: Dataset, preprocessing: PreprocessingSpec) -> Itera
 
 
 def find_space(name: str) -> Path:
-    """Returns the file of a search space: a path, or the bare name of a file in `search_spaces/`.
+    """Returns the file of a search space. `name` is a path, or the name of a file in `search_spaces/`.
 
     Raises:
-        ConfigError: neither exists; offers the nearest name.
+        ConfigError: neither exists; suggests the nearest name.
     """
     if Path(name).is_file():
         return Path(name)
@@ -112,4 +112,4 @@ def find_space(name: str) -> Path:
     if name in known:
         return known[name]
     hint = did_you_mean(Path(name).stem, known) or f" (known: {', '.join(sorted(known)) or 'none'})"
-    raise ConfigError(f"search space '{name}': no such file, nor {SEARCH_SPACES}/{name}.yaml{hint}")
+    raise ConfigError(f"search space '{name}': no such file, and no {SEARCH_SPACES}/{name}.yaml{hint}")

@@ -1,4 +1,4 @@
-"""Plans on the terminal and on disk: what `sweep --plan` shows and writes, what `--from-plan` runs."""
+"""Prints and writes the plan of `sweep --plan`, and reads the plan of `sweep --from-plan`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def show_plan(
     as_json: bool,
     address: str | None,
 ) -> None:
-    """Plans a search space, prints the plan, and writes it to a file if one is named.
+    """Plans a search space, prints the plan, and writes the plan to the file `to` if it is given.
 
     Raises:
-        ClusterError: the disk has no room for the sweep.
+        ClusterError: the sweep does not fit on the disk.
     """
     with doing("planning, and timing one training step" if is_timed else "planning"):
         from orchestrator.planning.plan import make_plan
@@ -52,7 +52,7 @@ def show_plan(
 
 
 def find_cluster(address: str | None) -> Cluster | None:
-    """Returns the cluster to run on. Ray is imported only if one is named."""
+    """Returns the cluster to run on, or None for this machine. Imports Ray only for a cluster."""
     from orchestrator.cluster.nodes import cluster_address
 
     if cluster_address(address) is None:
@@ -63,10 +63,10 @@ def find_cluster(address: str | None) -> Cluster | None:
 
 
 def read_planned(path: Path, cluster: Cluster | None = None) -> tuple[Plan, str]:
-    """Returns the plan of a file, checked again, and its fingerprint.
+    """Reads a plan file, checks it again, and returns the plan and its fingerprint.
 
     Raises:
-        DataError: the file is no whole plan, or data, weights or code have changed since.
+        DataError: the file is not a complete plan, or data, weights or code have changed since.
     """
     from orchestrator.planning.plan import make_plan
     from orchestrator.planning.plan_file import other_versions, read_plan, space_of_plan

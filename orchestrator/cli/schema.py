@@ -1,4 +1,4 @@
-"""`schema`: writes the JSON schema that editors check search-space files with."""
+"""`schema`: writes the JSON schema with which editors check search-space files."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def schema(
 
     path = output or Path(SEARCH_SPACES) / SCHEMA_FILE
     if not path.parent.is_dir():
-        raise ConfigError(f"--output {path}: there is no folder {path.parent}; name another file")
+        raise ConfigError(f"--output {path}: there is no folder {path.parent}; choose another file")
     write_atomically(path, json.dumps(search_space_schema(), indent=1) + "\n")
     typer.echo(str(path))

@@ -35,7 +35,7 @@ def sweep(
     space: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SPACE]", help="Search space: file, or name in search_spaces/. Default: demo."
+            metavar="[SPACE]", help="Search space: a file, or a name in search_spaces/. Default: demo."
         ),
     ] = None,
     overrides: SetOption = None,
@@ -56,7 +56,7 @@ def sweep(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="With --resume: run failed trials again.")
     ] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Show what would run, and start nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show the plan, and start nothing.")] = False,
     to: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="With --plan: file to write the plan to.")
     ] = None,
@@ -65,7 +65,7 @@ def sweep(
     ] = False,
     from_plan: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Plan to run exactly. Refused if code, data or weights changed."),
+        typer.Option(metavar="FILE", help="Plan file to run. Refused if code, data or weights changed."),
     ] = None,
     address: AddressOption = None,
     storage: StorageOption = None,
@@ -77,17 +77,17 @@ def sweep(
         settled |= {"--resume": resume, "--extend": extend, "--retry-failed": retry_failed}
         refuse(
             settled | {"--workers": workers, "--out": to, "--no-timing": no_timing},
-            f"not together with --from-plan, because {from_plan} fixes what runs; leave it out or plan again:"
+            f"cannot be combined with --from-plan, because {from_plan} fixes all settings. Make another plan:"
             f" {command('sweep SPACE --plan --out FILE')}",
         )
     elif resume is not None:
         refuse(
             settled | {"--name": name, "--out": to, "--no-timing": no_timing},
-            f"not together with --resume, because sweep '{resume}' keeps its settings; to see what is left: "
+            f"cannot be combined with --resume, because sweep '{resume}' keeps its settings; see its state: "
             + command(f"status {resume}"),
         )
     else:
-        refuse({"--extend": extend, "--retry-failed": retry_failed}, "only with --resume NAME")
+        refuse({"--extend": extend, "--retry-failed": retry_failed}, "can be used only with --resume NAME")
     changes = list(overrides or [])
     changes += [f"search.num_trials={trials}"] if trials else []
     changes += [f"execution.num_workers={workers}"] if workers else []
@@ -96,7 +96,7 @@ def sweep(
         show_plan(source, changes, to=to, is_timed=is_timed, as_json=as_json, address=address)
         return 0
     if from_plan is None and resume is None:
-        refuse({"--out": to, "--no-timing": no_timing}, "only with --plan")
+        refuse({"--out": to, "--no-timing": no_timing}, "can be used only with --plan")
     what = f"plan {from_plan}" if from_plan else f"sweep '{resume}'" if resume else f"space {space or 'demo'}"
     with doing(f"checking {what}"):
         from orchestrator.driver.sweep import SweepOptions
@@ -123,17 +123,17 @@ def sweep(
 
 
 def refuse(options: Mapping[str, object], reason: str) -> None:
-    """Raises ConfigError if one of these options is given."""
+    """Raises ConfigError if the user gave one of these options."""
     if given := [option for option, is_given in options.items() if is_given]:
         raise ConfigError(f"{', '.join(given)}: {reason}")
 
 
 def storage_of(name: str, given: str | None) -> str | None:
-    """Returns where a sweep is kept beside this machine, and copies from there what is missing here.
+    """Returns the URI of a sweep's storage, and copies missing files from it to this machine.
 
     Args:
-        name: of the sweep.
-        given: URI of a storage; None = the one in the sweep's ledger.
+        name: name of the sweep.
+        given: URI of a storage; None = the storage in the sweep's ledger.
 
     Raises:
         ClusterError: another driver runs the sweep.
@@ -152,7 +152,7 @@ def storage_of(name: str, given: str | None) -> str | None:
 
 
 def plan_rest(name: str, extend: int | None, workers: int | None, cluster: Cluster | None = None) -> Plan:
-    """Returns the plan of an existing sweep; its ledger later tells which trials are left.
+    """Returns the plan of an existing sweep, including its finished trials.
 
     Raises:
         ClusterError: the sweep is running.
@@ -166,14 +166,14 @@ def plan_rest(name: str, extend: int | None, workers: int | None, cluster: Clust
     state = read_started(name)
     if (pid := running_driver(sweep_folder(name))) is not None:
         raise ClusterError(
-            f"sweep '{name}' is being run by process {pid}; wait for it, or stop it first: "
+            f"sweep '{name}' is being run by process {pid}; wait until it ends, or stop it first: "
             + command(f"stop {name}")
         )
     return make_plan(space_of(state, extend=extend, num_workers=workers), cluster=cluster)
 
 
 def run_planned(plan: Plan, options: SweepOptions, *, as_json: bool, address: str | None = None) -> int:
-    """Runs a planned sweep while its ledger is replayed into MLflow, and shows the results."""
+    """Runs a planned sweep, copies its ledger to MLflow meanwhile, and shows the results."""
     from orchestrator.cli.live import LiveTable
     from orchestrator.driver.sweep import run_sweep
     from orchestrator.planning.checks import decode_files
@@ -184,15 +184,15 @@ def run_planned(plan: Plan, options: SweepOptions, *, as_json: bool, address: st
     from orchestrator.storage.paths import mlflow_uri, sweep_folder
 
     if options.storage is not None:
-        reach(options.storage)  # before any image is decoded for it
+        reach(options.storage)  # fails before any image is decoded
     options = replace(options, memory=plan.trial_memory)
-    if options.cluster is None or not options.cluster.is_spread:  # else the nodes decode, once joined
+    if options.cluster is None or not options.cluster.is_spread:  # otherwise the nodes decode
         decode_files(plan.space, decode_with_bar)
     with LiveTable(plan, uri=mlflow_uri(), to_stderr=as_json) as live:
         outcome = run_sweep(plan.space, options, live)
         live.finish_tracking()
     folder = sweep_folder(outcome.name)
-    if not folder.is_dir():  # interrupted before anything was started
+    if not folder.is_dir():  # interrupted before the first trial
         return outcome.exit_code
     board = leaderboard(read_ledger(folder))
     if as_json:
@@ -206,7 +206,7 @@ def run_planned(plan: Plan, options: SweepOptions, *, as_json: bool, address: st
 
 
 def next_commands(name: str, exit_code: int, address: str | None) -> dict[str, str]:
-    """Returns the commands that make sense after a sweep, and what each is for; the last one matters most."""
+    """Returns useful commands after a sweep, with the purpose of each. The last one matters most."""
     commands = {
         "sweep lora --set data.dataset=manifest --set data.root=FOLDER": "your own images",
         f"leaderboard {name}": "this table again",

@@ -23,8 +23,8 @@ ThereOption: TypeAlias = Annotated[
     typer.Option(
         "--storage",
         metavar="URI",
-        help="Read the sweep from this storage, and write nothing. Default: this machine; for a sweep that "
-        f"is not here, {STORAGE_VARIABLE}.",
+        help="Read the sweep from this storage. Default: this machine. If the sweep is not on this machine, "
+        f"the storage in ${STORAGE_VARIABLE}.",
     ),
 ]
 
@@ -33,7 +33,7 @@ app = typer.Typer(help="List the sweeps on this machine, or delete one.", invoke
 
 @app.callback()
 def sweeps(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List the sweeps on this machine: date, state, best score and size; the most recent one last."""
+    """List the sweeps on this machine with date, state, size and best score. The most recent is last."""
     from dataclasses import asdict
 
     from orchestrator.results.sweep_list import list_sweeps
@@ -54,7 +54,7 @@ def sweeps(context: typer.Context, as_json: JsonOption = False) -> None:
         when, size = record.last_used[:16].replace("T", " "), _size(record.size_bytes)
         score = "" if record.best_score is None else f"{record.best_score:.4f} {record.objective}"
         print_line(f"{record.name:{width}}  {when}  {record.state:11}  {size:8}  {score}".rstrip())
-    print_line(f"free the disk of one: {command('sweeps delete NAME')}", style="dim")
+    print_line(f"delete a sweep to free its disk space: {command('sweeps delete NAME')}", style="dim")
 
 
 @app.command()
@@ -62,7 +62,7 @@ def delete(
     sweep: NameArgument,
     is_sure: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Delete a sweep from this machine. Its runs in MLflow and its copy in a storage stay."""
+    """Delete a sweep from this machine. Its runs in MLflow and its copy in a storage are kept."""
     from orchestrator.storage.ledger import no_such_sweep
     from orchestrator.storage.paths import sweep_folder
     from orchestrator.storage.sweeps import delete_sweep, size_bytes
@@ -98,14 +98,14 @@ def leaderboard(
 
 
 def sync(sweep: SweepArgument = None) -> int:
-    """Write a sweep into MLflow, and complete what is missing there."""
+    """Copy to MLflow everything of a sweep that is still missing there."""
     from orchestrator.cli.options import doing
     from orchestrator.storage.ledger import read_ledger
     from orchestrator.storage.paths import mlflow_uri, sweep_folder
     from orchestrator.tracking.replay import sync as replay
 
     folder = sweep_folder(sweep or newest_sweep())
-    read_ledger(folder)  # an unknown sweep or a damaged ledger is refused before MLflow starts
+    read_ledger(folder)  # fails on an unknown sweep or a damaged ledger before MLflow starts
     with doing(f"writing sweep '{folder.name}' into MLflow"):
         replayed = replay(folder, mlflow_uri())
     for notice in replayed.notices:
@@ -131,13 +131,13 @@ def status(sweep: SweepArgument = None, storage: ThereOption = None, as_json: Js
 
 
 def stop(sweep: NameArgument) -> None:
-    """End a running sweep once its running epochs end. It can be resumed."""
+    """Stop a running sweep after its running epochs. It can be resumed."""
     from orchestrator.storage.driver_lock import ask_to_stop
     from orchestrator.storage.ledger import read_ledger
     from orchestrator.storage.paths import sweep_folder
 
     folder = sweep_folder(sweep)
-    read_ledger(folder)  # an unknown sweep: offers the nearest name
+    read_ledger(folder)  # if the sweep is unknown, suggests the nearest name
     pid = ask_to_stop(folder)
     typer.echo(f"process {pid} will stop sweep '{sweep}' after the running epochs")
     typer.echo(f"resume it later: {command(f'sweep --resume {sweep}')}")
@@ -145,15 +145,16 @@ def stop(sweep: NameArgument) -> None:
 
 @contextmanager
 def found(sweep: str | None, uri: str | None) -> Generator[tuple[Path, Storage | None]]:
-    """Yields the folder of a sweep, and the storage that it is a copy from; None = the sweep is here.
+    """Yields the folder of a sweep, and the storage it was copied from (None = it is on this machine).
 
     Args:
-        sweep: its name; None = the most recent one.
-        uri: URI of a storage. None = this machine; for a sweep that is not here, the environment's storage.
+        sweep: name of the sweep; None = the most recent one.
+        uri: URI of a storage. None = this machine, or the storage in the environment if the sweep is not
+            on this machine.
 
     Raises:
-        ConfigError: an invalid name or URI.
-        DataError: no such sweep; offers the nearest name.
+        ConfigError: the name or the URI is invalid.
+        DataError: the sweep does not exist; suggests the nearest name.
         StorageError: the storage does not answer.
     """
     from orchestrator.storage.paths import sweep_folder, sweep_names
@@ -168,7 +169,7 @@ def found(sweep: str | None, uri: str | None) -> Generator[tuple[Path, Storage |
     from orchestrator.storage.store import open_storage
 
     there = open_storage(uri)
-    name = sweep_folder(sweep).name if sweep else newest_in(there)  # refuses a name that is a path
+    name = sweep_folder(sweep).name if sweep else newest_in(there)  # refuses paths
     with copied(there, name, here) as folder:
         yield folder, there
 
@@ -177,7 +178,7 @@ def newest_sweep() -> str:
     """Returns the name of the most recent sweep.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no sweep.
     """
     from orchestrator.storage.paths import home, sweep_names
     from trainables.errors import DataError

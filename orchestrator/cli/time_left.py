@@ -1,4 +1,4 @@
-"""The time that a sweep still takes, from the durations of its trials."""
+"""Estimates the time that a sweep still takes, from the durations of its trials."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from trainables.scoring.metric_names import REUSED
 
 @dataclass
 class TimeLeft:
-    """Estimates the time left. Times are in seconds."""
+    """Estimator of the time that a sweep still takes, in seconds."""
 
-    num_searched: int  # planned trials beside the baselines
+    num_searched: int  # planned trials without the baselines
     num_baselines: int
     at_once: int
-    planned_seconds: float | None = None  # of the whole sweep, where the plan timed a step
+    planned_seconds: float | None = None  # planned duration of the whole sweep, if the plan timed a step
     placed: dict[str, float] = field(default_factory=dict[str, float])  # trial key → start of its attempt
 
     def text(self, trials: Collection[TrialState], now: float, began: float) -> str:
-        """Returns `about 3 min left`; nothing while no duration is known, or once all trials have ended."""
+        """Returns text such as `about 3 min left`; empty if `seconds` returns None."""
         seconds = self.seconds(trials, now, began)
         return "" if seconds is None else f"about {duration(seconds)} left"
 
     def seconds(self, trials: Collection[TrialState], now: float, began: float) -> float | None:
-        """Returns the seconds until the last trial ends; None if no trial is left, or no duration known.
+        """Returns the seconds until the last trial ends; None if no trial is left or no duration is known.
 
-        Baselines and searched trials have a mean duration each: a frozen encoder takes far less.
+        Baselines and other trials have separate mean durations, because a frozen encoder takes far less.
         """
         left: list[float] = []
         for is_baseline, num_planned in ((False, self.num_searched), (True, self.num_baselines)):
@@ -44,7 +44,7 @@ class TimeLeft:
         return max(sum(left) / self.at_once, *left) if left else None
 
     def _mean_seconds(self, trials: Collection[TrialState], now: float) -> float | None:
-        """Returns the mean over finished trials; before there is one, over running trials by their epochs."""
+        """Returns the mean duration of finished trials, or else the projected duration of running trials."""
         ended = [trial for trial in trials if trial.status == "finished"]
         whole = [trial.seconds for trial in ended if not any(key in trial.metrics for key in REUSED)]
         projected = [

@@ -1,4 +1,4 @@
-"""`ui`: serves MLflow on the loopback interface, and prints the links worth opening."""
+"""`ui`: serves MLflow on the loopback interface, and prints links to its main pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.cli.options import SweepArgument, doing, print_line
 def ui(
     sweep: SweepArgument = None,
     port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port to use. If it is taken, the next free one is used.")
+        int, typer.Option(min=1, max=65535, help="Port. If this port is in use, the next free port is used.")
     ] = 5000,
 ) -> None:
     """Serve MLflow on 127.0.0.1 until Ctrl-C."""
@@ -34,7 +34,7 @@ def ui(
         for name, address in pages.items():
             print_line(f"{name:>20}  {address}")
         if server.process:
-            print_line("Press Ctrl-C to end it.", style="dim")
+            print_line("Press Ctrl-C to stop the server.", style="dim")
             server.process.wait()
     except KeyboardInterrupt:  # the ordinary end
         pass

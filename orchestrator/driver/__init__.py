@@ -1,1 +1,1 @@
-"""Runs one sweep: places trials, retries them, resumes them, and opens the test labels at the end."""
+"""The driver of a sweep: places and retries trials, resumes sweeps, and reads the test labels at the end."""

@@ -1,4 +1,4 @@
-"""Deletes checkpoints that no trial resumes from any more, and those beyond a budget of bytes."""
+"""Deletes checkpoints that no trial can resume from, and checkpoints that exceed a byte budget."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from orchestrator.storage.ledger import SweepState, TrialState
 
 
 def forget(folder: Path, trial_key: str) -> None:
-    """Deletes the checkpoints of a finished trial, whose adapter is in the store."""
+    """Deletes the checkpoints of a finished trial. The adapter of the trial stays in the store."""
     shutil.rmtree(folder / "trials" / trial_key / CHECKPOINTS, ignore_errors=True)
 
 
 def prune(folder: Path, state: SweepState, *, budget_bytes: float) -> list[str]:
-    """Deletes the checkpoints of failed trials that exceed the budget, and returns the trials' keys.
+    """Deletes checkpoints of failed trials that exceed the budget, and returns the keys of these trials.
 
-    The latest failed trials keep theirs first, for `--retry-failed`. Unfinished trials always keep theirs.
+    The newest checkpoints are kept first. Unfinished trials always keep their checkpoints.
     """
     kept, failed = 0, list[tuple[Path, int, TrialState]]()
     for trial in state.trials.values():
@@ -41,9 +41,9 @@ def prune(folder: Path, state: SweepState, *, budget_bytes: float) -> list[str]:
 
 
 def size_of(folder: Path) -> int:
-    """Returns the bytes of all files below a folder; a file that is being replaced may be missed."""
+    """Returns the total bytes of all files in a folder. May miss a file that is being replaced."""
     size = 0
-    for place, _, names in os.walk(folder):  # skips folders that are gone
+    for place, _, names in os.walk(folder):  # skips deleted folders
         for name in names:
             with suppress(OSError):
                 size += os.stat(os.path.join(place, name)).st_size

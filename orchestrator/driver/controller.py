@@ -1,6 +1,6 @@
-"""Decides what a sweep does next, and writes every event to the ledger before anyone sees it.
+"""The controller of a sweep: decides the next step, and writes every event to the ledger first.
 
-Knows no Ray: `tune_adapter` calls it from Tune's callbacks, a test calls it directly.
+This module does not import Ray. `tune_adapter` calls it from Tune's callbacks, and tests call it directly.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ ShownT = TypeVar("ShownT")
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a controller is told at its start; nothing of it changes while the sweep runs.
+    """Settings of a controller, which do not change while the sweep runs.
 
     Attributes:
-        folder: of the sweep.
+        folder: folder of the sweep.
         identify: returns the keys of a trial, and the fingerprints of its inputs.
         search: retries, limits and budgets.
-        check: raises UserError for a trial that must not start; the trial fails with it.
-        mirror: copies the sweep to its storage, through which other nodes return results. None = no storage.
-        resume_command: what the user types to resume the sweep.
+        check: raises UserError if a trial must not start; the trial then fails with this error.
+        mirror: copies the sweep to its storage; other nodes return results through it. None = no storage.
+        resume_command: command that resumes the sweep.
     """
 
     folder: Path
@@ -62,12 +62,12 @@ class RunSettings:
 
 
 class Controller:
-    """Runs one sweep. Not thread-safe, except `say` and `waiting`: Tune calls it from one thread.
+    """Runs one sweep. Only `say` and `waiting` are thread-safe, because Tune uses one thread.
 
     Attributes:
-        settings: never change.
-        state: what the ledger says. Only the controller changes it.
-        circuit_breaker: stops the placing of trials on a machine that fails again and again.
+        settings: settings of the sweep; they never change.
+        state: the content of the ledger. Only the controller changes the state.
+        circuit_breaker: stops placing trials if the machine keeps failing.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Controller:
         self._ledger, self._observer = ledger, observer
         self._queue = TrialQueue(searcher, settings.identify, self.state)
         self._retries = RetryPolicy(settings.search.max_retries, settings.search.max_crashes_in_a_row)
-        self._absent: dict[str, str] = {}  # weights that trials of this driver missed → why
+        self._absent: dict[str, str] = {}  # missing weights → reason, found by this driver
 
     def record(self, event: Event) -> None:
         """Writes one event to the ledger, and applies it to `state`."""
@@ -95,13 +95,16 @@ class Controller:
     def replay(
         self, entries: Iterable[Entry], *, retry_failed: bool = False, is_exhausted: bool = False
     ) -> None:
-        """Repeats the whole ledger: the searcher is asked and told as before. See `TrialQueue.resume`."""
+        """Replays the whole ledger, so that the searcher knows all earlier draws and results.
+
+        See `TrialQueue.resume` for the arguments.
+        """
         for entry in entries:
             self._replay_one(entry)
         if not self._queue.resume(retry_failed=retry_failed, is_exhausted=is_exhausted):
             self.say(
-                "the searcher draws other trials than before (another version of Optuna?); all trials of "
-                "the ledger are kept"
+                "the searcher draws different trials now (another version of Optuna?); all trials of the "
+                "ledger are kept"
             )
 
     def _replay_one(self, entry: Entry) -> None:
@@ -119,23 +122,23 @@ class Controller:
         return self._queue.has_more()
 
     def may_place(self) -> bool:
-        """Says whether the circuit breaker still lets trials be placed."""
+        """Says whether the circuit breaker still allows new trials."""
         return not self.circuit_breaker.is_over
 
     def waits_for_space(self) -> bool:
-        """Says whether trials are left that only wait for disk space or the storage. Ask when none runs."""
+        """Says whether the remaining trials wait for disk space or the storage. Call it if no trial runs."""
         is_waiting = self.circuit_breaker.is_low_on_disk or self._waits_for_storage()
         return self.may_place() and is_waiting and self.has_more()
 
     def _waits_for_storage(self) -> bool:
-        """Trials on other machines can neither start nor end without it."""
+        """Says whether the storage does not answer, so that trials on other machines cannot start or end."""
         mirror = self.settings.mirror
         return mirror is not None and mirror.is_shared and mirror.is_behind
 
     def next_trial(self, template: TrialSpec) -> TrialSpec | None:
-        """Places the next trial, on the device, workers and folders of `template`, and returns it.
+        """Places the next trial and returns it; device, workers and folders come from `template`.
 
-        Trials that fail their check fail without a process. None = no trial now, or no more; see `may_place`.
+        A trial that fails its check fails without a process. None = no trial now, or no more trials.
         """
         while self.may_place() and not (self._waits_for_storage() or self.circuit_breaker.is_waiting()):
             if (queued := self._queue.pop()) is None:
@@ -143,15 +146,15 @@ class Controller:
             config, key = _on(template, queued.draw.config), queued.identity.trial_key
             if (refusal := self._refusal(config, key)) is None:
                 return self._place(queued, to_flat(config), template)
-            unused = queued.identity._replace(model=None, captioner=None)  # nothing runs with its weights
+            unused = queued.identity._replace(model=None, captioner=None)  # weights are not used
             self._record_placed(queued._replace(identity=unused), to_flat(config))
             self.failed(key, *explain(refusal, self._workdir(key)))
         return None
 
     def _refusal(self, config: TrialConfig, key: str) -> UserError | None:
-        """Returns why a trial must not start.
+        """Returns why a trial must not start, or None if it may start.
 
-        Weights that one trial missed are missing for the others too, unless an earlier attempt had them.
+        Weights that were missing for one trial are missing for all, unless an earlier attempt used them.
         """
         try:
             self.settings.check(config)
@@ -185,7 +188,7 @@ class Controller:
         draw, identity = queued
         key = identity.trial_key
         known = self.state.trials.get(key)
-        forget_words(self._workdir(key), "*")  # of an earlier attempt
+        forget_words(self._workdir(key), "*")  # messages of an earlier attempt
         self.record(
             TrialPlaced(
                 trial_key=key,
@@ -212,10 +215,10 @@ class Controller:
         self._show(self._observer.on_trial_reported, trial)
 
     def ended(self, key: str, record: TrialRecord, *, is_early: bool = False) -> None:
-        """Records how a trial ended; `is_early`: the scheduler stopped it."""
+        """Records how a trial ended. With `is_early`, the scheduler stopped the trial."""
         trial, mirror = self.state.trials[key], self.settings.mirror
         self._warned(trial, record.warnings)
-        if record.cause in DEATHS:  # of a worker; the trial's own process is alive
+        if record.cause in DEATHS:  # a worker died; the trial's own process is alive
             self.circuit_breaker.note_crash()
         if record.cause is not None:
             self.failed(key, record.cause, record.message or "")
@@ -224,7 +227,7 @@ class Controller:
             if mirror is not None:
                 mirror.fetch_results(key, record.results)
         except UserError as error:
-            self.failed(key, "storage_failed", f"its results did not arrive: {error}")
+            self.failed(key, "storage_failed", f"the results of the trial did not arrive: {error}")
             return
         self.circuit_breaker.note_progress()
         self.record(
@@ -243,12 +246,12 @@ class Controller:
         self._show(self._observer.on_trial_finished, trial)
 
     def stopped_early(self, key: str, *, seconds: float) -> None:
-        """Records that the scheduler stopped a trial, which ranks by its last report."""
+        """Records that the scheduler stopped a trial. The trial is ranked by its last report."""
         results = hash_results(self._workdir(key))
         self.ended(key, TrialRecord(seconds, self.state.trials[key].metrics, results), is_early=True)
 
     def died(self, key: str, cause: Cause, message: str) -> None:
-        """Records that the process of an attempt died, with the reason that it left, if it left one."""
+        """Records that the process of an attempt died. A reason left by the process takes precedence."""
         trial, mirror = self.state.trials[key], self.settings.mirror
         if mirror is not None:
             mirror.fetch_failures(key, trial.attempts)
@@ -260,15 +263,15 @@ class Controller:
         self.failed(key, cause, message)
 
     def lost_node(self, key: str, nodes: Collection[str]) -> None:
-        """Records that an attempt ended because its nodes were lost."""
+        """Records that an attempt ended because the nodes it ran on were lost."""
         for node in nodes:
             self.circuit_breaker.note_lost_node(node)
         self._warned(self.state.trials[key], read_warnings(self._workdir(key)))
         names = ", ".join(sorted(node[:8] for node in nodes))
-        self.failed(key, "node_died", f"node {names} was lost or preempted" if names else "its node was lost")
+        self.failed(key, "node_died", f"node {names} was lost or preempted" if names else "the node was lost")
 
     def waiting(self, reasons: dict[str, str]) -> None:
-        """Shows which placed trials wait, and why. On another thread, so nothing is recorded."""
+        """Shows which placed trials wait, and why. Another thread calls this, so nothing is recorded."""
         self._show(self._observer.on_trials_waiting, reasons)
 
     def failed(self, key: str, cause: Cause, message: str) -> None:
@@ -283,7 +286,7 @@ class Controller:
         )
         if is_retried:
             self._queue.retry(key)
-            self.say(f"{trial.name}: {message}; it is tried again, from its last checkpoint if it has one")
+            self.say(f"{trial.name}: {message}; it runs again, from its last checkpoint if there is one")
             return
         if cause == "unavailable":
             self._absent[weights_of(from_flat(trial.config))] = message
@@ -293,12 +296,12 @@ class Controller:
 
     @property
     def is_taken_over(self) -> bool:
-        """Says whether another driver has taken this sweep over in its storage."""
+        """Says whether another driver has taken over this sweep in the storage."""
         return self.settings.mirror is not None and self.settings.mirror.is_lost
 
     @property
     def is_cut_short(self) -> bool:
-        """Says whether a sweep that has ended left trials undone."""
+        """Says whether the sweep ended before all trials were done."""
         return (
             self.circuit_breaker.is_over
             or self.is_taken_over
@@ -306,7 +309,7 @@ class Controller:
         )
 
     def exit_code(self) -> int:
-        """Returns 0 if all went well; 3 if a trial failed or was left undone, or none finished."""
+        """Returns 0 if all trials finished; 3 if a trial failed or was not run, or no trial finished."""
         status = [trial.status for trial in self.state.trials.values()]
         return 3 if "failed" in status or "finished" not in status or self.is_cut_short else 0
 
@@ -320,7 +323,7 @@ class Controller:
             self.say(f"{trial.name}: {warning}")
 
     def _show(self, tell: Callable[[ShownT], None], shown: ShownT) -> None:
-        """Tells the observer; a closed terminal must not end a sweep."""
+        """Calls the observer. Its errors, such as a closed terminal, must not end the sweep."""
         try:
             tell(shown)
         except Exception:
@@ -332,13 +335,13 @@ class Controller:
             if self.settings.mirror is not None:
                 self.settings.mirror.forget(key)
             name = self.state.trials[key].name
-            self.say(f"{name}: its checkpoints were deleted, to stay within search.checkpoint_budget_gb")
+            self.say(f"{name}: checkpoints deleted, to stay within search.checkpoint_budget_gb")
 
     def _workdir(self, key: str) -> Path:
         return self.folder / "trials" / key
 
 
 def _on(template: TrialSpec, config: TrialConfig) -> TrialConfig:
-    """Returns a configuration with the workers and the device that it runs on."""
+    """Returns the configuration with the workers and the device of the template."""
     changes = {"num_workers": template.num_workers, "device": template.device}
     return config.model_copy(update={"execution": config.execution.model_copy(update=changes)})

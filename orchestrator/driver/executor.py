@@ -1,4 +1,4 @@
-"""Runs the trials of a sweep on Ray, and on another Ray when one is lost."""
+"""Runs the trials of a sweep on Ray. If Ray breaks down, starts Ray again and continues."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Executor:
 
         Raises:
             DataError: an image cannot be decoded; no trial was placed.
-            ClusterError: the first Ray did not start, or cannot be joined.
+            ClusterError: Ray did not start at first, or the cluster cannot be joined.
         """
         controller, cluster = self.controller, self.options.cluster
-        if controller.state.began and not controller.has_more():  # it was interrupted after its last trial
+        if controller.state.began and not controller.has_more():  # interrupted after the last trial
             controller.start(self.started())
             return
         controller.say(f"connecting to the cluster at {cluster.address}" if cluster else "starting Ray")
@@ -73,14 +73,14 @@ class Executor:
     def run_on_ray(
         self, concurrency: Concurrency, inputs: Callable[[], dict[str, str]], *, is_first: bool = False
     ) -> bool:
-        """Opens Ray, runs trials and closes Ray; says whether the trials ended by themselves.
+        """Starts Ray, runs trials and stops Ray; says whether the trials ended by themselves.
 
-        `inputs` waits until what all trials need is prepared. With `is_first`, the start is recorded.
+        `inputs` waits until the shared inputs of all trials are ready. With `is_first`, records the start.
         """
         controller = self.controller
         with self.open_ray(concurrency) as scratch:
             template = replace(self.template(concurrency), scratch=str(scratch), inputs=inputs())
-            if self.stop.is_asked_to_stop:  # before there was anything to stop
+            if self.stop.is_asked_to_stop:  # before the first trial
                 return True
             from orchestrator.driver.trial_schedulers import early_stopping_note
             from orchestrator.driver.tune_adapter import run_trials
@@ -101,7 +101,7 @@ class Executor:
                 )
 
     def load_ray(self) -> None:
-        """Imports Ray, for a cluster or for this machine alone."""
+        """Imports Ray with the settings for a cluster or for this machine."""
         if self.options.cluster is None:
             load_ray()
         else:
@@ -110,7 +110,7 @@ class Executor:
             cluster_ray.load_ray()
 
     def open_ray(self, concurrency: Concurrency) -> AbstractContextManager[Path]:
-        """Starts a Ray of our own or joins the cluster; yields a scratch folder."""
+        """Starts a local Ray or joins the cluster; yields a scratch folder."""
         log = self.controller.folder / "ray.log"
         if self.options.cluster is None:
             return local_ray(concurrency, log=log, num_workers=concurrency.num_workers)
@@ -129,7 +129,7 @@ class Executor:
             check_nodes(mirror.storage)
 
     def template(self, concurrency: Concurrency) -> TrialSpec:
-        """Returns what all trials have in common; each node finds a storage's folders below its own home."""
+        """Returns the settings that all trials share. With a storage, folders are relative paths."""
         mirror = self.controller.settings.mirror
         return TrialSpec(
             trial_key="",
@@ -150,7 +150,7 @@ class Executor:
         )
 
     def started(self) -> SweepStarted:
-        """Returns the entry with which this driver starts or resumes the sweep."""
+        """Returns the ledger entry that records the start of this driver."""
         state, mirror = self.controller.state, self.controller.settings.mirror
         return replace(
             describe(state.name, self.space),
@@ -160,7 +160,7 @@ class Executor:
 
 
 def describe(name: str, space: SearchSpace) -> SweepStarted:
-    """Returns the inputs of a sweep, for its ledger."""
+    """Returns a ledger entry with the inputs of a sweep."""
     first = from_flat(space.default_config())
     return SweepStarted(
         name=name,

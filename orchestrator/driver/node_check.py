@@ -1,4 +1,4 @@
-"""Checks that every node reaches the storage, before a sweep starts."""
+"""Checks before a sweep starts that every node can use the storage."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 
@@ -18,10 +18,10 @@ PATIENCE_SECONDS = 60.0
 
 
 def check_nodes(storage: Storage) -> None:
-    """Makes each node read a file that this process wrote to the storage, and the other way round.
+    """Checks that each node reads a file of this process from the storage, and the reverse.
 
     Raises:
-        ClusterError: names every node that cannot, and the reason.
+        ClusterError: at least one node failed; the message names each such node and its reason.
     """
     token = secrets.token_hex(8)
     place = f"{CHECKS}/{token}"
@@ -43,15 +43,15 @@ def check_nodes(storage: Storage) -> None:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def probe(uri: str, place: str, name: str, token: str) -> str | None:
-    """Reads the driver's file and writes one, on a node; returns the problem, if there is one."""
+    """Reads the driver's file and writes a file, on one node; returns the problem, or None."""
     try:
         home()
         storage = open_storage(uri)
         if storage.get_bytes(f"{place}/driver") != token.encode():
-            return "reads something else there than the driver wrote"
+            return "reads other content from the storage than the driver wrote"
         storage.put_bytes(f"{place}/{name}", token.encode())
     except FileNotFoundError:
-        return "does not see what the driver wrote there: a folder has to be shared by all nodes"
+        return "does not see the driver's file: if the storage is a folder, all nodes must share it"
     except UserError as error:
         return str(error)
     return None
@@ -68,11 +68,11 @@ def _problem(answer: Any, storage: Storage, key: str, token: str) -> str | None:
         if problem:
             return problem
         if storage.get_bytes(key) != token.encode():
-            return "what it wrote there is read as something else"
+            return "its file in the storage is read here with other content"
     except FileNotFoundError:
-        return "what it wrote there is not seen here: a folder has to be shared by all nodes"
+        return "its file is not visible here: if the storage is a folder, all nodes must share it"
     except StorageError:
         raise
-    except Exception as error:  # Ray's: the node died, or has not answered
-        return f"could not be asked ({type(error).__name__})"
+    except Exception as error:  # an error of Ray: the node died or did not answer
+        return f"did not answer ({type(error).__name__})"
     return None

@@ -1,4 +1,4 @@
-"""What a sweep tells those who watch it."""
+"""The interface through which a sweep reports its events, for example to the live table."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from orchestrator.storage.ledger import SweepState, TrialState
 
 
 class SweepObserver:
-    """Watches a sweep. This one ignores everything; the live table draws it."""
+    """Receives the events of a sweep. This base class ignores them; `LiveTable` shows them."""
 
     def on_started(self, folder: Path, state: SweepState) -> None:
-        """The ledger has its first entry."""
+        """Handles the start: the ledger has its first entry."""
 
     def on_trial_placed(self, trial: TrialState) -> None:
-        """A trial was handed to a process."""
+        """Handles a trial that was given to a process."""
 
     def on_trial_reported(self, trial: TrialState) -> None:
-        """A trial's `history` has grown."""
+        """Handles a new report in the `history` of a trial."""
 
     def on_trial_finished(self, trial: TrialState) -> None:
-        """A trial finished, or was stopped early by the scheduler."""
+        """Handles a trial that finished, or that the scheduler stopped early."""
 
     def on_trial_failed(self, trial: TrialState) -> None:
-        """A trial failed, or its weights are not on this machine."""
+        """Handles a trial that failed, or whose weights are not installed."""
 
     def on_trials_waiting(self, reasons: dict[str, str]) -> None:
-        """Placed trials wait for resources: the reason of each, by trial key. Called on another thread."""
+        """Handles placed trials that wait for resources: trial key → reason. Called on another thread."""
 
     def on_message(self, text: str) -> None:
-        """One line for the user."""
+        """Handles one line of text for the user."""

@@ -1,4 +1,4 @@
-"""Opens the test labels, once, at the end of a sweep, for the arms chosen on val. Nothing else opens them."""
+"""Reads the test labels once, at the end of a sweep, to score the arms chosen on val. No other code does."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ PREDICTIONS = "results/predictions.parquet"
 
 
 def open_test(controller: Controller, arms: list[list[TrialState]]) -> None:
-    """Records that the test labels of these arms are opened, reads them, and records the results.
+    """Records that the test labels are read for these arms, reads them, and records the test results.
 
-    An arm is one trial, or one configuration over seeds and folds; each fold has its own test part.
+    An arm is one configuration with all its seeds and folds. Each fold has its own test images.
     """
     trials = _predicted(arms)
-    if is_evaluated(controller.state, arms):  # or there are none
+    if is_evaluated(controller.state, arms):  # also if no trial has predictions
         return
     from trainables.scoring.audit import same_source_pairs
     from trainables.scoring.comparisons import System
     from trainables.scoring.judge_arms import evaluate_arms, open_cases
     from trainables.scoring.test_predictions import ScoredTrial
 
-    controller.say(f"opening the test labels, once, for {len(trials)} trials")
+    controller.say(f"reading the test labels, once, to score {len(trials)} trials")
     keys, before = [trial.trial_key for trial in trials], controller.state.test_opened
     if before and before[-1][1].trial_keys != keys:
-        controller.say(f"they were opened before, at {before[-1][0]}; the ledger records both times")
+        controller.say(f"the test labels were already read at {before[-1][0]}; the ledger records both times")
     reason = "end of sweep" if not before else "the sweep went on"
     controller.record(OpenedTest(trial_keys=keys, reason=reason))
     found: dict[str, Any] = {}
@@ -68,7 +68,7 @@ def open_test(controller: Controller, arms: list[list[TrialState]]) -> None:
 
 
 def first_on_val(state: SweepState, arms: list[list[TrialState]]) -> tuple[str, str] | None:
-    """Returns arm and system of the row that stands first on val, of those whose labels are opened."""
+    """Returns arm and system of the best row on val, among the arms scored on test. None = no such row."""
     opened = {arm[0].arm_key for arm in arms}
     rows = (row for row in leaderboard(state).rows if row.arm_key in opened and not row.breaches)
     return next(((row.arm_key, row.system) for row in rows), None)
@@ -85,16 +85,16 @@ def _predicted(arms: list[list[TrialState]]) -> list[TrialState]:
 
 
 def arms_to_open(state: SweepState, space: SearchSpace) -> list[list[TrialState]]:
-    """Returns the arms whose test labels are opened: all named arms; of a search the baselines and the best.
+    """Returns the arms to score on test: all arms if they are named, else the baselines and the best arms.
 
-    The best are the best arm by the objective, and the arms of three rows of the board: the first row, the
-    first of an adapted encoder and the first of a frozen one. So "does adapting help?" always has an answer.
+    The best arms are the best by the objective and the best three rows of the leaderboard: the first row, the
+    first adapted encoder and the first frozen encoder. So adapted and frozen can always be compared.
     """
     arms = finished_arms(state)
     if space.arms or space.evaluation.open_test == "all":
         return arms
     predicted = {key: trial for key, trial in state.trials.items() if PREDICTIONS in trial.results}
-    judged = replace(state, trials=predicted)  # a trial that a scheduler stopped predicts nothing
+    judged = replace(state, trials=predicted)  # a trial that a scheduler stopped has no predictions
     rows = [row for row in leaderboard(judged).rows if not row.breaches]
     adapted = [row for row in rows if row.method not in ("none", "baseline")]
     frozen = [row for row in rows if row.method == "none"]
@@ -104,7 +104,7 @@ def arms_to_open(state: SweepState, space: SearchSpace) -> list[list[TrialState]
 
 
 def by_data(trials: list[TrialState]) -> list[list[TrialState]]:
-    """Groups trials that share their test images, over folds."""
+    """Returns the trials grouped by data set; the folds of one data set stay together."""
     groups: dict[str, list[TrialState]] = {}
     for trial in trials:
         data = {key: value for key, value in trial.config.items() if key.startswith("data.")}
@@ -115,7 +115,7 @@ def by_data(trials: list[TrialState]) -> list[list[TrialState]]:
 
 
 def join(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Merges two evaluations of different trials; for single values, the first one's count."""
+    """Merges two evaluations of different trials. For single values, `one` takes precedence."""
     joined = dict(one)
     for key, value in other.items():
         if isinstance(value, dict) and isinstance(joined.get(key), dict):

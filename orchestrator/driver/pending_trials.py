@@ -1,4 +1,4 @@
-"""Finds out why placed trials wait on a cluster, and whether any node can ever hold them."""
+"""Finds out why placed trials wait on a cluster, and whether any node can ever run them."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -21,17 +21,17 @@ from trainables.artifacts import write_atomically
 
 LOOK_SECONDS = 3.0
 STUCK_SECONDS = 10.0
-"""How long no node may have room before the trials fail; replacing a node takes a moment."""
+"""Time without a fitting node before the trials fail; replacing a node takes a moment."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class PendingTrials:
-    """Asks the head every few seconds, on a thread of its own. Its failures never end a sweep."""
+    """Asks the head node every few seconds, on a separate thread. Errors here never end a sweep."""
 
     controller: Controller
-    need: Need  # of each trial
+    need: Need  # resources of each trial
     open_trials: Callable[[], Sequence[str]]  # keys of the placed trials, oldest first
     address: str
     job_id: str
@@ -41,21 +41,21 @@ class PendingTrials:
     fits_none_since: float | None = None
 
     def __call__(self) -> str:
-        """Returns what is missing if nothing runs and no current or future node has room; "" = go on.
+        """Returns the missing resource if the sweep cannot continue; "" = continue.
 
-        Also if nothing runs and the user ends the sweep: waiting trials would start only to stop.
+        It cannot continue if no trial runs, and if no node will ever have room or the user ends the sweep.
         """
         if time.monotonic() - self.looked < LOOK_SECONDS:
             return ""
         self.looked = time.monotonic()
         try:
             return self.look()
-        except Exception:  # a busy head, or another version of its protocol
+        except Exception:  # the head node is busy, or uses another protocol version
             logger.debug("found no reason why trials wait", exc_info=True)
             return ""
 
     def look(self) -> str:
-        """Asks once and tells the controller; see `__call__`."""
+        """Asks the head node once and informs the controller; see `__call__`."""
         keys = list(self.open_trials())
         num_waiting = num_unplaced(self.address, self.job_id)
         waiting = self.idle(keys)[-num_waiting:] if num_waiting else []
@@ -68,7 +68,7 @@ class PendingTrials:
         why = waits_for(self.need, here, coming)
         self.tell(dict.fromkeys(waiting, why))
         if len(waiting) == len(keys) and self.is_stopping():
-            return why  # no epoch is running that could end
+            return why  # no running epoch has to end first
         if len(waiting) < len(keys) or can_ever_hold(self.need, here, coming):
             self.fits_none_since = None
             return ""
@@ -76,19 +76,19 @@ class PendingTrials:
         return why if time.monotonic() - self.fits_none_since >= STUCK_SECONDS else ""
 
     def idle(self, keys: Sequence[str]) -> list[str]:
-        """Returns the trials without a process so far."""
+        """Returns the trials that have no process yet."""
         trials = self.controller.state.trials
         return [key for key in keys if not places_of(self.address, self.job_id, key, trials[key].attempts)]
 
     def tell(self, reasons: dict[str, str]) -> None:
-        """Tells the controller, and writes a file for `status`, if something changed."""
+        """Informs the controller and writes a file for `status`, if the reasons changed."""
         if reasons != self.reasons:
             self.reasons = reasons
             write_atomically(self.controller.folder / WAITING, json.dumps(reasons))
             self.controller.waiting(reasons)
 
     def close(self) -> None:
-        """Ends: no trial waits any more."""
+        """Deletes the file for `status`, because no trial waits any more."""
         with suppress(OSError):
             (self.controller.folder / WAITING).unlink(missing_ok=True)
         self.controller.waiting({})

@@ -1,7 +1,7 @@
-"""Decodes, captions and embeds over the nodes of a cluster, with Ray Data around the code of one machine.
+"""Decodes, captions and embeds images on all nodes of a cluster, with Ray Data.
 
-Only for more than one node. On one machine the plain loop is faster: 1,000 images took it 5.4-6.3 s, and Ray
-Data 6.5-11.9 s after 9.4 s to start. The results are the same, bit for bit.
+Used only for several nodes. On one machine a plain loop is faster: 5.4-6.3 s for 1,000 images, against
+6.5-11.9 s with Ray Data, plus 9.4 s to start it. Both give bit-identical results.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -33,21 +33,21 @@ from trainables.models.catalogue.captioners import captioner_preprocessing
 from trainables.models.catalogue.registry import encoder_fingerprint, model_preprocessing
 from trainables.scoring.embedding_store import EmbeddingTable, embeddings_folder, store_embeddings
 
-# Imports inside functions: Ray Data and torch load only where a sweep spreads over nodes.
+# Imports inside functions: Ray Data and torch are loaded only if a sweep uses several nodes.
 
 Columns = Mapping[str, np.ndarray]
 """Columns by name, all with the same number of rows."""
 Work = Callable[[np.ndarray], Columns]
-"""Computes columns of N rows from positions, int64 [N]."""
+"""Function from positions, int64 [N], to columns of N rows."""
 
 DECODED_AT_ONCE = 128
 EMBEDDED_AT_ONCE = 256
-"""`setup.ROWS_AT_ONCE`: with other batches, matrix products would round differently."""
+"""Equals `setup.ROWS_AT_ONCE`, because matrix products round differently with other batch sizes."""
 ONE_CORE = Need(1, 1, 0)
 ROOM_SECONDS = 5.0
-"""How long work that just ended may still hold its resources."""
+"""Longest time for which finished work may still hold its resources."""
 MAX_RESTARTS = 2
-"""Of a worker whose node is lost. By default Ray Data restarts for ever, even if a model never fits."""
+"""Restarts of a worker whose node is lost. By default Ray Data restarts a worker for ever."""
 
 
 def over_nodes(
@@ -58,13 +58,13 @@ def over_nodes(
     need: Need = ONE_CORE,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[Columns]:
-    """Yields what workers compute for the positions 0…num_rows-1, piece by piece, in order.
+    """Yields the columns that workers compute for the positions 0…num_rows-1, in order of position.
 
-    `open_work` is called once in each worker, and what it returns for `at_once` positions at a time.
+    Each worker calls `open_work` once, and then the returned function for `at_once` positions at a time.
 
     Raises:
-        Stopped: `is_stopping`, asked after each piece, said so.
-        ClusterError: no node has room for a worker now; Ray Data would wait without a word.
+        Stopped: `is_stopping` returned True after a piece.
+        ClusterError: no node has room for a worker now; Ray Data would wait without a message.
     """
     import ray.data
 
@@ -73,7 +73,7 @@ def over_nodes(
     starts = range(0, num_rows, at_once)
     num_workers = sum(need.places(node["Resources"]) for node in ray.nodes() if node["Alive"])
     pieces = ray.data.from_items([{"start": start} for start in starts], override_num_blocks=len(starts))
-    with warnings.catch_warnings():  # TODO: by their names, when Ray (2.64) takes restarts as it takes cores
+    with warnings.catch_warnings():  # TODO: pass restarts like cores, when Ray allows it (2.64 does not)
         warnings.simplefilter("ignore", RayDeprecationWarning)
         made = pieces.map_batches(
             _Worker,
@@ -104,13 +104,13 @@ def has_room(need: Need) -> bool:
             if time.monotonic() > until:
                 return False
             time.sleep(ROOM_SECONDS / 10)
-    except grpc.RpcError:  # a busy head; try it
+    except grpc.RpcError:  # the head node is busy: try anyway
         return True
     return True
 
 
 class _Worker:
-    """One worker process."""
+    """Worker process, which computes the columns of one piece at a time."""
 
     def __init__(self, open_work: Callable[[], Work], num_rows: int, at_once: int) -> None:
         self._work, self._num_rows, self._at_once = open_work(), num_rows, at_once
@@ -122,13 +122,13 @@ class _Worker:
 
 @dataclass(frozen=True)
 class Pipelines:
-    """Computes once what all trials share, over nodes that share the store and the image files.
+    """Computes the shared inputs of all trials once, on nodes that share the store and the image files.
 
     Attributes:
-        need: what a trial's worker takes of its node. Workers that run a model take as much, as memory was
-            planned for it, and use as many threads, as sums round differently with others.
+        need: resources of a trial's worker. Workers that run a model use the same resources, for which memory
+            was planned, and the same number of threads, because sums depend on it through rounding.
         say: shows a line to the user.
-        is_stopping: says whether the user ends the sweep; every method then raises `Stopped`.
+        is_stopping: says whether the user ends the sweep. Every method then raises `Stopped`.
     """
 
     need: Need = ONE_CORE
@@ -136,13 +136,13 @@ class Pipelines:
     is_stopping: Callable[[], bool] = lambda: False
 
     def decode(self, dataset: Dataset, preprocessing: PreprocessingSpec) -> Iterator[Decoded]:
-        """Decodes every record of a data set, in order, for `open_image_cache`."""
-        if not has_room(ONE_CORE):  # trials can wait for nodes; decoding must not
+        """Yields the decoded records of a data set, in the order of the records, for `open_image_cache`."""
+        if not has_room(ONE_CORE):  # trials may wait for nodes, but decoding must not
             yield from decode_here(dataset, preprocessing)
             return
         count = len(dataset.records)
         self.say(f"decoding {count:,} images of {dataset.name} on all nodes")
-        reference = ray.put(dataset)  # once to each node, not with each piece
+        reference = ray.put(dataset)  # sent once to each node, not with each piece
         work = partial(_open_decoding, reference, preprocessing)
         for columns in over_nodes(work, count, at_once=DECODED_AT_ONCE, is_stopping=self.is_stopping):
             for pixels, problem in zip(columns["pixels"], columns["problem"], strict=True):
@@ -151,7 +151,7 @@ class Pipelines:
     def describe(
         self, dataset: Dataset, indices: np.ndarray, config: TrialConfig, context: RunContext
     ) -> Iterator[str]:
-        """Describes these images, in order, for `with_descriptions`."""
+        """Yields a caption for each of these images, in the given order, for `with_descriptions`."""
         from trainables.training.descriptions import ROWS_AT_ONCE
 
         open_image_cache(dataset, captioner_preprocessing(config.captioner), context.store, self.decode)
@@ -161,20 +161,20 @@ class Pipelines:
             yield from map(str, columns["sentence"])
 
     def caption(self, config: TrialConfig, store: Path) -> None:
-        """Writes the descriptions of a data set's images into the store, unless they are there.
+        """Writes captions of a data set's images to the store, unless the store has them already.
 
         Raises:
-            WeightsUnavailable: BLIP's weights are not here.
+            WeightsUnavailable: the weights of BLIP are not installed.
         """
         from trainables.training.descriptions import with_descriptions
 
         with_descriptions(load_dataset(config.data), config, LocalContext(Path(), store), self.describe)
 
     def embed(self, config: TrialConfig, store: Path) -> None:
-        """Writes a frozen encoder's embeddings of every image into the store, unless they are there.
+        """Writes a frozen encoder's embeddings of all images to the store, unless the store has them already.
 
         Raises:
-            WeightsUnavailable: its weights are not here.
+            WeightsUnavailable: the weights of the encoder are not installed.
         """
         assert config.adapt.method == "none", "a trial with an adapter embeds by itself"
         dataset, encoder = load_dataset(config.data), encoder_fingerprint(config.encoder)
@@ -225,7 +225,7 @@ def _open_captioning(
 def _open_embedding(config: TrialConfig, store: Path, need: Need) -> Work:
     from trainables.training.trial_setup import set_up_trial
 
-    # Without a cache of activations: the first worker would fill it for all images while the others wait.
+    # No cache of activations: the first worker would fill the cache for all images while the others wait.
     execution = config.execution.model_copy(update={"cache_budget_gb": 0.0})
     config = config.model_copy(update={"execution": execution})
     setup = set_up_trial(config, _context(config, store, need))
@@ -238,7 +238,7 @@ def _open_embedding(config: TrialConfig, store: Path, need: Need) -> Work:
 
 
 def _context(config: TrialConfig, store: Path, need: Need) -> LocalContext:
-    """Returns the context of a worker, and sets as many threads as a trial has."""
+    """Returns the context of a worker, and sets the number of threads to that of a trial."""
     import torch
 
     torch.set_num_threads(config.execution.num_threads or max(1, int(need.cpus)))

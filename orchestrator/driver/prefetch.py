@@ -1,4 +1,4 @@
-"""Makes once what trials share: image caches, inputs in the storage; captions and embeddings over nodes."""
+"""Prepares the shared inputs of all trials: image caches, uploads, captions and frozen embeddings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trainables.models.catalogue.registry import model_preprocessing
 if TYPE_CHECKING:
     from orchestrator.driver.pipelines import Pipelines
 
-# Imports inside functions: Ray Data loads only where a sweep spreads over nodes.
+# Imports inside functions: Ray Data is loaded only if a sweep uses several nodes.
 
 logger = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
@@ -38,11 +38,11 @@ ResultT = TypeVar("ResultT")
 def begin_prefetch(
     space: SearchSpace, controller: Controller, stop: StopRequest, *, cluster: Cluster | None, need: Need
 ) -> Callable[[], dict[str, str]]:
-    """Starts `prefetch`; the returned function waits for its end and returns its result.
+    """Starts `prefetch` in the background; returns a function that waits for the result and returns it.
 
-    Over several nodes that share the store, the work starts only when that function is called, once Ray is
-    joined. It may take hours there, so it ends early when the user stops the sweep. With a storage, each node
-    decodes for itself.
+    On several nodes that share the store, the work starts only when that function is called, after Ray was
+    joined. The work may take hours, so it ends early if the user stops the sweep. With a storage, each node
+    decodes its own images.
     """
     if cluster is None or not cluster.is_spread or controller.settings.mirror is not None:
         return in_background(lambda: prefetch(space, controller)).result
@@ -62,10 +62,10 @@ def begin_prefetch(
 def prefetch(
     space: SearchSpace, controller: Controller, decode_all: DecodeAll = decode_here
 ) -> dict[str, str]:
-    """Fills the image caches that all trials read, and imports Tune, while Ray's processes start.
+    """Fills the image caches of all trials and imports Tune, while Ray's processes start.
 
     Returns:
-        What the storage offers to nodes that lack data or local weights: place → fingerprint.
+        Inputs uploaded to the storage, for nodes without the data or the weights: place → fingerprint.
     """
     for config in filter(may_be_here, distinct_inputs(space)):
         open_image_cache(load_dataset(config.data), model_preprocessing(config), store(), decode_all)
@@ -76,11 +76,11 @@ def prefetch(
 
 
 def describe_and_embed(space: SearchSpace, pipelines: Pipelines) -> None:
-    """Makes BLIP's captions and the embeddings of frozen encoders over all nodes, once for all trials.
+    """Computes BLIP's captions and the embeddings of frozen encoders on all nodes, once for all trials.
 
-    Without it, one trial would make them alone while the others wait. Only weights that are on this machine
-    are used, as many workers would fetch others at once. If something fails here, a trial makes it, or
-    reports why it cannot.
+    Otherwise one trial would compute them while the others wait. Models whose weights are not on this machine
+    are skipped, because many workers would download the weights at once. If a computation fails, a trial
+    repeats it and reports the error.
 
     Raises:
         Stopped: the user ended the sweep.
@@ -102,9 +102,9 @@ def describe_and_embed(space: SearchSpace, pipelines: Pipelines) -> None:
         except Stopped:
             raise
         except Exception as error:
-            logger.warning("%s were not made over the nodes", what, exc_info=error)
+            logger.warning("%s were not computed on the nodes", what, exc_info=error)
             reason = error if isinstance(error, UserError) else f"{type(error).__name__}, see ray.log"
-            pipelines.say(f"{what} of {config.data.dataset} are left to the trials: {reason}")
+            pipelines.say(f"{what} of {config.data.dataset} will be computed by the trials: {reason}")
 
 
 def distinct_inputs(space: SearchSpace) -> list[TrialConfig]:
@@ -113,7 +113,7 @@ def distinct_inputs(space: SearchSpace) -> list[TrialConfig]:
 
 
 def distinct(configs: Iterable[TrialConfig], of: Callable[[TrialConfig], list[Any]]) -> list[TrialConfig]:
-    """Returns the first trial of each kind; `of` returns what distinguishes kinds."""
+    """Returns the first trial of each kind. Trials are of one kind if `of` returns equal values."""
     found: dict[str, TrialConfig] = {}
     for config in configs:
         found.setdefault(fingerprint(of(config)), config)
@@ -121,7 +121,7 @@ def distinct(configs: Iterable[TrialConfig], of: Callable[[TrialConfig], list[An
 
 
 def in_background(work: Callable[[], ResultT]) -> Future[ResultT]:
-    """Starts work on a daemon thread, which does not keep an interrupted process alive."""
+    """Starts work on a daemon thread, so that an interrupted process can end."""
     future: Future[ResultT] = Future()
 
     def run() -> None:

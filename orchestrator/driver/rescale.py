@@ -1,4 +1,4 @@
-"""Fits the trials to a cluster that lost nodes, if need be with fewer workers."""
+"""Fits the trials to a cluster that lost nodes, with fewer workers if necessary."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from orchestrator.cluster.resources import Concurrency
 from orchestrator.driver.signals import StopRequest
 
 WAIT_SECONDS = 5.0
-"""Between two looks at a cluster that has lost all its nodes."""
+"""Time between two queries of a cluster that has lost all its nodes."""
 
 
 class NodesLeft(NamedTuple):
-    """A cluster, and how many workers a trial may have on it."""
+    """A cluster, and the number of workers of a trial on this cluster."""
 
     cluster: Cluster
     num_workers: int
@@ -25,14 +25,14 @@ class NodesLeft(NamedTuple):
 def wait_for_nodes(
     address: str, at_first: Concurrency, say: Callable[[str], None], stop: StopRequest
 ) -> NodesLeft | None:
-    """Returns the cluster as it is now; waits until it has a node. None = the user ended the sweep meanwhile.
+    """Waits until the cluster has a usable node, and returns the cluster. None = the user ended the sweep.
 
-    The number of workers changes no loss. The device stays that of the start.
+    The number of workers does not change the loss. The device stays the same.
 
     Raises:
         ClusterError: the cluster does not answer.
     """
-    # A sweep on this machine needs no client of a cluster.
+    # Inside the function: a sweep on one machine needs no cluster client.
     from orchestrator.cluster.gcs_client import look_at
 
     cluster, is_first, planned = look_at(address), True, at_first.num_workers
@@ -40,10 +40,10 @@ def wait_for_nodes(
         if stop.exit_code:
             return None
         if is_first:
-            say(f"waiting for a node: the cluster at {address} has none that takes trials")
+            say(f"waiting for a node: the cluster at {address} has no node that can run trials")
         is_first = False
         time.sleep(WAIT_SECONDS)
         cluster = look_at(address)
     if num_workers < planned:
-        say(f"{planned} workers have no room any more: trials continue with {num_workers}")
+        say(f"the cluster has no room for {planned} workers any more: trials continue with {num_workers}")
     return NodesLeft(cluster, num_workers)

@@ -1,4 +1,4 @@
-"""Resumes a sweep: reads its space from the ledger, and refuses other code, data or weights."""
+"""Prepares the resumption of a sweep: reads its space from the ledger, and refuses changed inputs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def read_started(name: str) -> SweepState:
     """Returns the state of a sweep that was started.
 
     Raises:
-        ConfigError: a name that is no folder name.
-        DataError: no such sweep (offers the nearest name), a damaged ledger, or nothing in it yet.
+        ConfigError: the name is not a valid folder name.
+        DataError: the sweep does not exist (suggests the nearest name), or the ledger is damaged or empty.
     """
     state = read_ledger(sweep_folder(name))
     if not state.began:
@@ -33,7 +33,7 @@ def read_started(name: str) -> SweepState:
 
 
 def space_of(state: SweepState, *, extend: int | None = None, num_workers: int | None = None) -> SearchSpace:
-    """Returns the search space of a sweep, from its ledger, with `extend` more trials.
+    """Returns the search space in a sweep's ledger, with `extend` more trials.
 
     Raises:
         ConfigError: the space has fewer trials left than `extend`.
@@ -43,7 +43,7 @@ def space_of(state: SweepState, *, extend: int | None = None, num_workers: int |
     if extend is None:
         return space
     if space.arms or not space.parameters:
-        kind = "compares its arms, all of them" if space.arms else "has no parameters to vary"
+        kind = "already compares all its arms" if space.arms else "has no parameters to vary"
         raise ConfigError(f"--extend {extend}: sweep '{state.name}' {kind}, so there is nothing to add")
     search = space.search.model_copy(update={"num_trials": space.num_trials + extend})
     extended = space.model_copy(update={"search": search})
@@ -51,23 +51,23 @@ def space_of(state: SweepState, *, extend: int | None = None, num_workers: int |
         left = extended.num_trials - space.num_trials
         raise ConfigError(
             f"--extend {extend}: the grid of sweep '{state.name}' has {left or 'no'} more trials"
-            + (f"; use --extend {left}" if left else "; leave it out")
+            + (f"; use --extend {left}" if left else "; leave out --extend")
         )
     return extended
 
 
 def check_drift(state: SweepState, identify: Callable[[TrialConfig], Identity]) -> None:
-    """Refuses to resume with code, data or weights that changed; `identify` returns those that are here now.
+    """Raises DataError if code, data or weights changed since the start; `identify` returns the current ones.
 
-    Weights that were missing may have come since. Once a trial was placed with them, they must not change.
+    Weights that were missing at the start may be installed later, but then they must not change.
 
     Raises:
-        DataError: names what changed. Or an older version wrote the ledger, without fingerprints.
+        DataError: something changed; the message names it. Or the ledger has no fingerprints.
     """
     if not all(trial.inputs for trial in state.trials.values()):
         raise DataError(
             f"sweep '{state.name}' was started by an older version, which did not record the data and "
-            "weights of its trials, so it cannot be resumed; start another sweep (--name)"
+            "weights of its trials, so it cannot be resumed; start a new sweep with another --name"
         )
     drifted: list[str] = []
     if (code := state.opened.code_fingerprint) and code != (now := provenance.code_fingerprint()):
@@ -76,12 +76,13 @@ def check_drift(state: SweepState, identify: Callable[[TrialConfig], Identity]) 
     if drifted:
         raise DataError(
             f"sweep '{state.name}' cannot be resumed: {' and '.join(drifted)} changed since its start, so "
-            "new trials could not be compared with old ones. Put it back, or start another sweep (--name)"
+            "new trials could not be compared with old ones. Undo the change, or start a new sweep with "
+            "another --name"
         )
 
 
 def _other_inputs(state: SweepState, identify: Callable[[TrialConfig], Identity]) -> list[str]:
-    """Returns the data and weights that changed since an attempt was placed with them, each once."""
+    """Returns a description of each data set and model that changed since an attempt used it."""
     here: dict[str, Identity] = {}
     found: dict[str, str] = {}
     for trial in state.trials.values():
@@ -103,7 +104,7 @@ def _other_inputs(state: SweepState, identify: Callable[[TrialConfig], Identity]
 def keep_keys(
     state: SweepState, identify: Callable[[TrialConfig], Identity]
 ) -> Callable[[TrialConfig], Identity]:
-    """Returns `identify` changed so that trials keep their keys when their missing weights came."""
+    """Returns an `identify` that keeps the keys of trials whose missing weights were installed later."""
     known: dict[str, str] = {}
     for trial in state.trials.values():
         config = from_flat(trial.config)
@@ -120,7 +121,7 @@ def keep_keys(
 
 
 def was_complete(state: SweepState, space: SearchSpace) -> bool:
-    """Says whether the last driver ran all trials of this space."""
+    """Says whether the last driver completed all trials of this space."""
     is_same = read_space(state.started.space).num_trials == space.num_trials
     return is_same and state.is_complete
 

@@ -1,4 +1,4 @@
-"""Which failures are worth another attempt."""
+"""Decides after which failures a trial runs again."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from orchestrator.storage.ledger import TrialState
 from orchestrator.worker.trial_spec import DEATHS, Cause
 
 RETRYABLE: tuple[Cause, ...] = ("crash", "disk_full", "storage_failed", *DEATHS)
-"""Causes that may lie with the machine. A trial with a wrong configuration would only fail again."""
+"""Causes that may be faults of the machine. A trial with a wrong configuration would only fail again."""
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """`max_retries` for the machine's faults; lost nodes and an unreachable storage do not count."""
+    """Allows `max_retries` retries. Lost nodes and an unreachable storage do not count."""
 
     max_retries: int
     max_crashes_in_a_row: int
 
     def allows_retry(self, trial: TrialState, cause: Cause, *, is_storage_away: bool = False) -> bool:
-        """Says whether another attempt follows a failure that is not in `trial.failures` yet."""
+        """Says whether the trial runs again. `trial.failures` does not contain this failure yet."""
         if cause == "node_died":
             return not self._kills_nodes(trial)
-        if cause == "storage_failed" and is_storage_away:  # the sweep waits until it answers again
+        if cause == "storage_failed" and is_storage_away:  # the sweep waits for the storage
             return True
         num_earlier = sum(earlier in RETRYABLE for _, earlier, _ in trial.failures)
         return cause in RETRYABLE and num_earlier < self.max_retries
 
     def _kills_nodes(self, trial: TrialState) -> bool:
-        """Says whether nodes keep dying under a trial that makes no progress."""
-        last_attempt = trial.history[-1][0] if trial.history else 0  # that completed an epoch
+        """Says whether nodes keep dying while they run this trial, without a completed epoch."""
+        last_attempt = trial.history[-1][0] if trial.history else 0  # the last with a completed epoch
         num_lost = sum(cause == "node_died" for attempt, cause, _ in trial.failures if attempt > last_attempt)
         return num_lost + 1 >= self.max_crashes_in_a_row

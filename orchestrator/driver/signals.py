@@ -1,6 +1,7 @@
-"""Ctrl-C, SIGTERM and `stop`.
+"""Handles Ctrl-C, SIGTERM and the command `stop`.
 
-The first Ctrl-C or SIGTERM ends a sweep in order, the second one at once; `stop` lets running epochs end.
+The first Ctrl-C or SIGTERM shuts the sweep down cleanly, and the second ends it at once. `stop` waits for the
+end of the running epochs.
 """
 
 from __future__ import annotations
@@ -15,26 +16,26 @@ from orchestrator.storage.driver_lock import STOP_SIGNAL
 
 
 class Stopped(Exception):
-    """The user ended the sweep: unfinished work is given up, and repeated by a resumed sweep."""
+    """The user ended the sweep. Unfinished work is lost, and a resumed sweep repeats it."""
 
 
 class StopRequest:
-    """Whether the user asked the sweep to end, and how."""
+    """The user's request to end the sweep, if there is one."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
-        self.is_gentle = False  # a signal asks Tune to end, instead of raising KeyboardInterrupt
+        self.is_gentle = False  # True = a signal ends Tune; False = it raises KeyboardInterrupt
         self.is_asked_to_stop = False  # after the running epochs
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal's number, as shells report it (`stop`: that of Ctrl-C); 0 = no request."""
+        """Returns 128 + the number of the signal (`stop` counts as Ctrl-C); 0 = no request."""
         number = self.signal_number or (signal.SIGINT if self.is_asked_to_stop else None)
         return 128 + number if number else 0
 
     @contextmanager
     def gently(self) -> Generator[None]:
-        """Wraps Tune's loop, which ends after its current step and stops its processes."""
+        """Lets a signal end Tune's loop after its current step, so that Tune stops its processes."""
         self.is_gentle = True
         try:
             yield
@@ -42,7 +43,7 @@ class StopRequest:
             self.is_gentle = False
 
     def interrupt(self) -> None:
-        """Notes a Ctrl-C that arrived as an exception."""
+        """Records a Ctrl-C that arrived as an exception."""
         self.signal_number = self.signal_number or signal.SIGINT
 
     def handle(self, signal_number: int, frame: FrameType | None) -> None:
@@ -54,13 +55,13 @@ class StopRequest:
             raise KeyboardInterrupt
 
     def note_stop(self, signal_number: int, frame: FrameType | None) -> None:
-        """Handles the signal of `stop`, which interrupts nothing."""
+        """Handles the signal of the command `stop`, without interrupting anything."""
         self.is_asked_to_stop = True
 
 
 @contextmanager
 def stop_requests() -> Generator[StopRequest]:
-    """Handles signals while a sweep runs; only on the main thread."""
+    """Handles signals while a sweep runs, if this is the main thread; yields the request."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

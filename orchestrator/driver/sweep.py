@@ -1,4 +1,4 @@
-"""One sweep: one Ray Tune run over a search space, its ledger, and at its end the test labels."""
+"""Runs one sweep: one Ray Tune run over a search space, recorded in a ledger, then scored on test."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from trainables.errors import UserError
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """How a sweep ended.
+    """The end of a sweep.
 
     Attributes:
         exit_code: 0 all done, 3 some trials failed or none finished, 128 + n ended by signal n.
-        name: of the sweep.
+        name: name of the sweep.
     """
 
     exit_code: int
@@ -42,16 +42,16 @@ class SweepOutcome:
 def run_sweep(
     space: SearchSpace, options: SweepOptions | None = None, observer: SweepObserver | None = None
 ) -> SweepOutcome:
-    """Runs every trial of a space, here or on a cluster, then opens the test labels of the best arms.
+    """Runs every trial of a space, on this machine or a cluster, then scores the best arms on test.
 
-    Call it on the main thread. The ledger holds all that happens; workers and Tune never talk to MLflow.
+    Call it on the main thread. The ledger records every event; workers and Tune never write to MLflow.
 
     Raises:
-        UserError: bad input, a name in use, a machine that is too small; nothing was started.
+        UserError: the input is invalid, the name is in use or the machine is too small; nothing was started.
     """
     options, observer = options or SweepOptions(), observer or SweepObserver()
     concurrency = share_machine(space, options)
-    load_dataset(from_flat(space.default_config()).data)  # missing data is reported before anything starts
+    load_dataset(from_flat(space.default_config()).data)  # reports missing data before the start
     storage = reach(options.storage) if options.storage else None
     is_shared, began = options.cluster is not None, time.monotonic()
     with (
@@ -89,7 +89,7 @@ def open_controller(
     folder: Path,
     mirror: Mirror | None = None,
 ) -> Controller:
-    """Returns the controller of a sweep; of a resumed one, where its last driver left it.
+    """Returns the controller of a sweep; a resumed sweep continues from the state of its ledger.
 
     Raises:
         DataError: a resumed sweep was started with other code, data or weights.
@@ -122,24 +122,24 @@ def open_controller(
 
 
 def is_done(controller: Controller, space: SearchSpace, options: SweepOptions) -> bool:
-    """Says whether a resumed sweep has neither trials nor test values left to come."""
+    """Says whether a resumed sweep has no trial to run and no arm to score on test."""
     wanted = arms_to_open(controller.state, space) if options.opens_test else []
     has_ended = was_complete(controller.state, space) and not controller.has_more()
     return has_ended and is_evaluated(controller.state, wanted)
 
 
 def evaluate_test(controller: Controller, space: SearchSpace) -> bool:
-    """Opens the test labels of the best arms; says whether that succeeded. Trials are kept anyway."""
+    """Scores the best arms on test, and says whether that succeeded. Trials are kept in any case."""
     try:
         open_test(controller, arms_to_open(controller.state, space))
     except UserError as error:
-        controller.say(f"not evaluated on test: {error}")
+        controller.say(f"the sweep was not scored on test: {error}")
         return False
     return True
 
 
 def report_stop(controller: Controller, stop: StopRequest) -> None:
-    """Tells the user that the sweep ended at their request, and how to resume it."""
+    """Tells a user who ended the sweep how to resume it."""
     if stop.exit_code:
         how = "interrupted" if stop.signal_number else "stopped after the running epochs"
         kept = f"finished trials are kept. Resume: {controller.settings.resume_command}"

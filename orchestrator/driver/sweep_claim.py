@@ -1,4 +1,4 @@
-"""Claims a sweep for this driver: its name, its folder and ledger, its lease in the storage."""
+"""Claims a sweep for this driver: its name, its folder, its ledger and its lease in the storage."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from trainables.errors import ConfigError
 
 @contextmanager
 def claimed(space_name: str, name: str | None, *, resumes: bool) -> Generator[tuple[Path, Ledger]]:
-    """Yields the folder and the ledger of a sweep; deletes those of a new one if nothing was started.
+    """Yields the folder and the ledger of a sweep. Deletes both if a new sweep did not start.
 
     Raises:
-        ConfigError: the name is in use; suggests a free one.
-        DataError: no sweep of this name exists.
-        ClusterError: another process runs the sweep, or is starting it.
+        ConfigError: the name is in use; suggests a free name.
+        DataError: no sweep has this name.
+        ClusterError: another process runs or starts the sweep.
     """
     name = name or free_name(f"{space_name}-{datetime.now():%Y%m%d-%H%M%S}")
     folder = sweep_folder(name)
@@ -46,10 +46,10 @@ def claimed(space_name: str, name: str | None, *, resumes: bool) -> Generator[tu
 def mirrored(
     storage: Storage | None, folder: Path, say: Callable[[str], None], *, resumes: bool, is_shared: bool
 ) -> Generator[Mirror | None]:
-    """Holds the sweep's lease in its storage and copies its ledger there; without a storage yields None.
+    """Holds the sweep's lease in the storage, and copies the ledger to it. Yields None without a storage.
 
     Raises:
-        ClusterError: another driver holds the lease, or the name is taken there.
+        ClusterError: another driver holds the lease, or another sweep in the storage has the name.
     """
     if storage is None:
         yield None
@@ -63,12 +63,12 @@ def mirrored(
 
 
 def is_taken(folder: Path) -> bool:
-    """Says whether a sweep was ever started here; an incomplete first line does not count."""
+    """Says whether the folder holds a started sweep; an incomplete first ledger line does not count."""
     return any(b"\n" in path.read_bytes() for path in folder.glob("ledger/segment-00000.jsonl"))
 
 
 def free_name(name: str) -> str:
-    """Returns `name`, or `name-2`, `name-3`, …: the first that no sweep has."""
+    """Returns the first of `name`, `name-2`, `name-3`, … that no sweep has."""
     number, candidate = 1, name
     while is_taken(sweep_folder(candidate)):
         number += 1

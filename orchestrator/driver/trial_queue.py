@@ -1,4 +1,4 @@
-"""The order of the trials: repeated attempts first, then the searcher's draws, then more seeds."""
+"""Orders the trials: repeated attempts first, then the searcher's draws, then more seeds."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from trainables.config import TrialConfig, from_flat
 
 
 class QueuedTrial(NamedTuple):
-    """A trial to place next."""
+    """The next trial to place."""
 
     draw: Draw
     identity: Identity
 
 
 class TrialQueue:
-    """Gives out trials and tells the searcher their results. It reads `state`, which others write."""
+    """Returns the next trial, and tells the searcher the results. Only reads `state`."""
 
     def __init__(
         self, searcher: Searcher, identify: Callable[[TrialConfig], Identity], state: SweepState
     ) -> None:
         self._searcher, self._identify, self._state = searcher, identify, state
         self._retries: list[str] = []  # trial keys
-        self._drawn: list[Draw] = []  # by the searcher, not placed yet
-        self._untold: dict[str, list[Draw]] = {}  # draws whose result the searcher awaits, by trial key
+        self._drawn: list[Draw] = []  # drawn by the searcher, not placed yet
+        self._untold: dict[str, list[Draw]] = {}  # trial key → draws that await a result
         self._is_exhausted = False
 
     def has_more(self) -> bool:
-        """Says whether a trial is left; draws one if necessary."""
+        """Says whether a trial is left to run; draws a trial if necessary."""
         if not self._retries and (draw := self._next_draw()) is not None:
             self._drawn.insert(0, draw)
         return bool(self._retries or self._drawn)
 
     def pop(self) -> QueuedTrial | None:
-        """Returns the next trial; a repeated attempt keeps its keys. None = none now, or no more."""
+        """Returns the next trial, or None if there is no trial now. A repeated attempt keeps its keys."""
         if self._retries:
             trial = self._state.trials[self._retries.pop(0)]
             draw = Draw(trial.name, from_flat(trial.config), trial.is_baseline, confirms=trial.confirms)
@@ -64,8 +64,8 @@ class TrialQueue:
     def redraw(self, key: str) -> None:
         """Asks the searcher for the draw of a trial that an earlier driver placed.
 
-        If the searcher draws differently now (another version of Optuna), the trial stays, and the new draw
-        is run later.
+        If the searcher draws differently now (another version of Optuna), the old trial is kept, and the new
+        draw runs later.
         """
         for place, draw in enumerate(self._drawn):
             if self._key_of(draw) == key:
@@ -80,12 +80,11 @@ class TrialQueue:
             self._drawn.append(draw)
 
     def resume(self, *, retry_failed: bool, is_exhausted: bool) -> bool:
-        """Queues what an earlier driver left undone; says whether the searcher drew the same trials again.
+        """Queues unfinished trials of earlier drivers; says whether the searcher drew the same trials again.
 
         Args:
-            retry_failed: queue failed and unavailable trials too.
-            is_exhausted: an earlier driver went through the whole space. A searcher that repeats itself
-                could draw more now.
+            retry_failed: also queue failed and unavailable trials.
+            is_exhausted: an earlier driver drew the whole space, so the searcher must not draw again.
         """
         undone = {"placed", "running"} | ({"failed", "unavailable"} if retry_failed else set[str]())
         self._retries = [key for key, trial in self._state.trials.items() if trial.status in undone]
@@ -96,7 +95,7 @@ class TrialQueue:
         return self._new_draw() or next_to_confirm(self._state)
 
     def _new_draw(self) -> Draw | None:
-        """Returns the next draw that is not in the ledger; tells the searcher the results of the others."""
+        """Returns the next draw that is not in the ledger; tells the searcher the results of known draws."""
         while (draw := self._ask()) is not None:
             if (known := self._state.trials.get(self._key_of(draw))) is None:
                 return draw

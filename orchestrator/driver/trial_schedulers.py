@@ -17,7 +17,7 @@ REDUCTION_FACTOR = 3
 
 
 def open_scheduler(space: SearchSpace) -> TrialScheduler:
-    """Returns what stops trials early, by the objective after each epoch."""
+    """Returns the Tune scheduler, which compares the objective after each epoch."""
     by_score: dict[str, Any] = {"time_attr": "epoch", "metric": "score", "mode": "max", "grace_period": 1}
     match space.search.scheduler:
         case "asha":
@@ -30,16 +30,16 @@ def open_scheduler(space: SearchSpace) -> TrialScheduler:
 
 
 def early_stopping_note(space: SearchSpace) -> str | None:
-    """Returns a warning where early stopping cannot save anything; None where it can."""
+    """Returns a warning if early stopping cannot save time, else None."""
     kind, num_trials, num_epochs = space.search.scheduler, space.num_trials, _num_epochs(space)
     if kind == "none":
         return None
     if num_epochs < REDUCTION_FACTOR:
-        return f"{kind}: trials of {num_epochs} epochs are over before they can be compared; nothing is saved"
+        return f"{kind}: trials of {num_epochs} epochs end before they can be compared, so no time is saved"
     if num_trials < REDUCTION_FACTOR**2:
         return (
-            f"{kind}: among {num_trials} trials there is little to compare with, so little is saved and a "
-            "slow starter may be lost; search.scheduler=none costs little more"
+            f"{kind}: {num_trials} trials are too few to compare well, so little time is saved, and a "
+            "trial that learns slowly may be stopped; consider search.scheduler=none"
         )
     return None
 
@@ -51,16 +51,16 @@ def _num_epochs(space: SearchSpace) -> int:
 
 @dataclass(frozen=True)
 class PastTrial:
-    """A finished trial of an earlier driver, as a scheduler sees it."""
+    """A finished trial of an earlier driver, with the attribute that schedulers read."""
 
     trial_id: str
 
 
 def remind(scheduler: TrialScheduler, state: SweepState, objective: str) -> None:
-    """Tells a scheduler the scores that finished trials of a resumed sweep reported."""
+    """Tells a scheduler the scores of the finished trials of a resumed sweep."""
     for key, trial in state.trials.items():
         if trial.status != "finished" or trial.confirms:
-            continue  # other trials report again; repeats on other seeds are not compared
+            continue  # other trials report again; other seeds are not compared
         past: Any = PastTrial(key)
         if isinstance(scheduler, ASHAScheduler):
             scheduler.on_trial_add(cast(Any, None), past)
@@ -76,13 +76,13 @@ def remind(scheduler: TrialScheduler, state: SweepState, objective: str) -> None
 
 
 class MedianStopping(MedianStoppingRule):
-    """Tune's rule, which expects a score from every trial that ends; failed trials have none."""
+    """Tune's median rule, which also accepts trials without a score, such as failed trials."""
 
     def remember(self, trial: Trial, result: dict[str, Any]) -> None:
         """Adds a result of a finished trial."""
         self._results[trial].append(result)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """Passes on a trial that has a score."""
+        """Passes a trial to Tune's rule if the trial has a score."""
         if "score" in result:
             super().on_trial_complete(tune_controller, trial, result)

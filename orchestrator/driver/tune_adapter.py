@@ -1,4 +1,4 @@
-"""Connects Ray Tune to the controller: Tune asks it for trials, and tells it what they report."""
+"""Connects Ray Tune to the controller: Tune requests trials from it, and passes their reports to it."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 
@@ -29,12 +29,12 @@ from orchestrator.worker.runner import run_trial
 from orchestrator.worker.trial_spec import Cause, TrialRecord, TrialSpec
 from trainables.errors import DataError
 
-# Imports inside functions: a sweep on this machine asks no cluster.
+# Imports inside functions: a sweep on one machine needs no cluster code.
 
 OF_A_LOST_NODE: tuple[Cause | None, ...] = ("process_died", "crash")
-"""What surviving workers report when a node is lost. Any other cause is the trial's own."""
+"""Causes that surviving workers report after a node was lost. The trial itself produces any other cause."""
 NODE_DIED = re.compile("node (it was running on )?(has died|is dead|was preempted)|node was terminated")
-"""In Ray's message about an actor whose node was lost."""
+"""Matches Ray's message about an actor whose node was lost."""
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
 
 logger = logging.getLogger(__name__)
@@ -51,20 +51,20 @@ def run_trials(
 ) -> bool:
     """Runs trials until the controller has no more, or Tune is told to stop.
 
-    Once `is_stopping` says so, no trial is placed any more, and running trials end with their epoch.
+    Once `is_stopping` returns True, no trial is placed any more, and running trials end after their epoch.
 
     Returns:
-        Whether the trials ended by themselves. False: Ray broke down; call again with another Ray.
+        True if the trials ended by themselves; False if Ray broke down (call again with a new Ray).
 
     Raises:
-        DataError: the ledger cannot be written; running trials were stopped.
+        DataError: the ledger cannot be written, so running trials were stopped.
     """
     bridge = Bridge(controller, template, is_stopping)
     has_ended = True
     try:
         with watched_cluster(bridge, cluster) as find_stuck, watched_node(find_stuck):
             open_tuner(bridge, space, max_concurrent=max_concurrent).fit()
-    except Exception as error:  # such as a process of Tune's that died while it started
+    except Exception as error:  # for example, a process of Tune died at its start
         has_ended = False
         bridge.broke_down(error)
     bridge.raise_problem()
@@ -73,7 +73,7 @@ def run_trials(
 
 @contextmanager
 def watched_cluster(bridge: Bridge, cluster: Cluster | None) -> Generator[Callable[[], str]]:
-    """Yields a `PendingTrials` for a cluster, else a function that finds nothing."""
+    """Yields a `PendingTrials` for a cluster. For this machine, yields a function that returns ""."""
     if cluster is None:
         yield lambda: ""
         return
@@ -92,7 +92,7 @@ def watched_cluster(bridge: Bridge, cluster: Cluster | None) -> Generator[Callab
 
 
 def open_tuner(bridge: Bridge, space: SearchSpace, *, max_concurrent: int) -> tune.Tuner:
-    """Returns Tune, connected to the controller; its scheduler knows the scores of finished trials."""
+    """Returns a Tuner that is connected to the controller and knows the scores of finished trials."""
     scheduler = open_scheduler(space)
     remind(scheduler, bridge.controller.state, space.objective)
     return tune.Tuner(
@@ -103,7 +103,7 @@ def open_tuner(bridge: Bridge, space: SearchSpace, *, max_concurrent: int) -> tu
             num_samples=-1,  # until the searcher says that it is finished
             max_concurrent_trials=max_concurrent,
             reuse_actors=True,
-            trial_dirname_creator=lambda trial: trial.trial_id,  # Tune's own name holds every parameter
+            trial_dirname_creator=lambda trial: trial.trial_id,  # Tune's default contains every parameter
         ),
         run_config=tune.RunConfig(
             name="tune",
@@ -116,9 +116,9 @@ def open_tuner(bridge: Bridge, space: SearchSpace, *, max_concurrent: int) -> tu
 
 
 class Bridge:
-    """What Tune's searcher, callback and stopper share.
+    """State that Tune's searcher, callback and stopper share.
 
-    No exception of the controller reaches Tune, which would end without cleaning up.
+    Keeps the controller's exceptions away from Tune, which would end without cleaning up.
     """
 
     def __init__(
@@ -128,12 +128,12 @@ class Bridge:
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.controller, self.template, self.is_stopping = controller, template, is_stopping
-        self.open_trials: dict[str, str] = {}  # Tune's id → trial_key, until the trial's end is recorded
-        self.problem: Exception | None = None  # the controller's first
-        self.find_lost: Callable[[str, int], set[str]] | None = None  # lost nodes of an attempt
+        self.open_trials: dict[str, str] = {}  # Tune's id → trial_key, of trials whose end is not recorded
+        self.problem: Exception | None = None  # first exception of the controller
+        self.find_lost: Callable[[str, int], set[str]] | None = None  # returns the lost nodes of an attempt
 
     def __reduce__(self) -> tuple[type[str], tuple[()]]:
-        """Pickles to nothing: Tune stores its parts for a restore that never comes."""
+        """Pickles to an empty string, because Tune pickles its parts but is never restored."""
         return str, ()
 
     def open_keys(self) -> list[str]:
@@ -141,9 +141,9 @@ class Bridge:
         return list(self.open_trials.values())
 
     def broke_down(self, error: Exception) -> None:
-        """Fails the open trials, as Tune ended with an exception.
+        """Records that the open trials failed, because Tune ended with an exception.
 
-        If the user has ended the sweep, Ray may have received the same signal: the trials stay open.
+        If the user has ended the sweep, Ray may have received the same signal, and the trials stay open.
         """
         logger.warning("Ray broke down", exc_info=error)
         if self.is_stopping():
@@ -156,13 +156,13 @@ class Bridge:
         with self.guarded():
             self.controller.say(reason)
             if not is_stuck:
-                self.controller.circuit_breaker.note_crash()  # once, however many trials ran
+                self.controller.circuit_breaker.note_crash()  # counted once for all trials
             while self.open_trials:
                 _, key = self.open_trials.popitem()
                 self.controller.failed(key, cause, reason)
 
     def ended(self, key: str, record: TrialRecord) -> None:
-        """Passes on how an attempt ended; if it lost a node, that is the cause."""
+        """Passes the end of an attempt to the controller. If a node was lost, that is the cause."""
         lost = self.lost_nodes(key) if record.cause in OF_A_LOST_NODE else set[str]()
         if lost:
             self.controller.lost_node(key, lost)
@@ -170,14 +170,14 @@ class Bridge:
             self.controller.ended(key, record)
 
     def lost_nodes(self, key: str) -> set[str]:
-        """Returns the lost nodes among those that an attempt ran on."""
+        """Returns the lost nodes of an attempt."""
         if self.find_lost is None:
             return set()
         return self.find_lost(key, self.controller.state.trials[key].attempts)
 
     @contextmanager
     def guarded(self) -> Generator[None]:
-        """Keeps the first exception for `raise_problem`; after it, no trial is placed any more."""
+        """Keeps the first exception for `raise_problem`; afterwards no trial is placed."""
         with undisturbed():
             try:
                 yield
@@ -197,29 +197,29 @@ class Bridge:
 
 
 class BridgeStopper(tune.Stopper):
-    """Stops each trial after its epoch when the user asks; all at once when the controller failed."""
+    """Stops each trial after its epoch if the user asks, and all trials if the controller failed."""
 
     def __init__(self, bridge: Bridge) -> None:
         self.bridge = bridge
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Stops a trial after its epoch, whose checkpoint is on disk; a trial that is done ends by itself."""
+        """Says whether a trial stops after this epoch. A trial that returned its record ends by itself."""
         return self.bridge.is_stopping() and "record" not in result
 
     def stop_all(self) -> bool:
-        """Stops all trials once nothing can be recorded."""
+        """Says whether all trials stop, because nothing can be recorded any more."""
         return self.bridge.problem is not None
 
 
 class BridgeSearcher(Searcher):
-    """Gives Tune the controller's next trial whenever a place is free."""
+    """Gives Tune the next trial of the controller when resources are free."""
 
     def __init__(self, bridge: Bridge) -> None:
         super().__init__()
         self.bridge = bridge
 
     def suggest(self, trial_id: str) -> Any:
-        """Returns Tune's config of the next trial."""
+        """Returns the next trial as a config of Tune, None to wait, or FINISHED."""
         if self.bridge.problem or self.bridge.is_stopping():
             return Searcher.FINISHED
         spec: TrialSpec | None = None
@@ -227,7 +227,7 @@ class BridgeSearcher(Searcher):
         with self.bridge.guarded():
             if (spec := self.bridge.controller.next_trial(self.bridge.template)) is not None:
                 self.bridge.open_trials[trial_id] = spec.trial_key
-            else:  # a running trial may still crash, and then needs a place again
+            else:  # a running trial may still crash and have to run again
                 may_come = bool(self.bridge.open_trials) or self.bridge.controller.waits_for_space()
         if spec is None:
             return None if may_come and not self.bridge.problem else Searcher.FINISHED
@@ -236,17 +236,17 @@ class BridgeSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Does nothing: the controller tells the searcher of the space."""
+        """Does nothing, because the controller informs the searcher of the space."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Saves nothing: a sweep is resumed from its ledger, never by Tune."""
+        """Saves nothing, because a sweep is resumed from its ledger, never by Tune."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Restores nothing."""
 
 
 class BridgeCallback(tune.Callback):
-    """Passes what trials report from Tune to the controller."""
+    """Passes the reports of trials from Tune to the controller."""
 
     def __init__(self, bridge: Bridge) -> None:
         self.bridge = bridge
@@ -254,7 +254,7 @@ class BridgeCallback(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Passes on an epoch's metrics, or the record at the end."""
+        """Passes the metrics of an epoch, or the record at the end of the trial, to the controller."""
         with self.bridge.guarded():
             key = self.bridge.open_trials[trial.trial_id]
             if "record" in result:
@@ -264,14 +264,14 @@ class BridgeCallback(tune.Callback):
                 self.bridge.controller.reported(key, result["epoch"], json.loads(result["metrics"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Passes on that the scheduler stopped a trial. `stop` leaves the trial open."""
+        """Tells the controller that the scheduler stopped a trial. After `stop` the trial stays open."""
         with self.bridge.guarded():
             key = self.bridge.open_trials.pop(trial.trial_id, None)
             if key is not None and not self.bridge.is_stopping():
                 self.bridge.controller.stopped_early(key, seconds=trial.last_result.get("time_total_s", 0.0))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Passes on why a process died or ended itself. `stop` leaves its trial open."""
+        """Tells the controller why a process died or ended itself. After `stop` the trial stays open."""
         with self.bridge.guarded():
             key = self.bridge.open_trials.pop(trial.trial_id, None)
             if key is None or self.bridge.is_stopping():
@@ -286,7 +286,7 @@ class BridgeCallback(tune.Callback):
 
 
 def _error_of(trial: Trial) -> str:
-    """Returns what Tune wrote about the failure of a trial."""
+    """Returns Tune's error message for a failed trial, or an empty string."""
     try:
         return Path(trial.error_file or "").read_text()
     except OSError:
@@ -297,9 +297,9 @@ def _cause_of_death(said: str) -> tuple[Cause, str]:
     if OUT_OF_MEMORY.search(said):
         return (
             "killed_for_memory",
-            "its process was killed because the machine ran out of memory; lower search.max_concurrent",
+            "the process was killed because the machine ran out of memory; lower search.max_concurrent",
         )
-    return "process_died", "its process died: killed from outside, or crashed in native code (see ray.log)"
+    return "process_died", "the process died: killed from outside, or crashed in native code (see ray.log)"
 
 
 def _first_line(error: Exception) -> str:

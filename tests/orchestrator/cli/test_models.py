@@ -100,8 +100,8 @@ def test_one_is_shown_with_what_it_has_seen_and_how_to_get_it(home, capsys):
         (["fetch", "medclip-vit"], "models convert pytorch_model.bin --to medclip-vit"),
         (["fetch", "StanfordAIMI/XrayCLIP__vit-b-16__laion2b-s34b-b88k"], "pinned; add --revision"),
         (["fetch", "openai/clip-vit-base-patch32"], "not reachable"),
-        (["fetch", "resnet18"], "is no dual encoder; baseline.architecture=resnet18: ImageNet's weights"),
-        (["fetch", "cxr-clip"], "is no dual encoder; no adapter is written"),
+        (["fetch", "resnet18"], "is not a dual encoder; baseline.architecture=resnet18: ImageNet's weights"),
+        (["fetch", "cxr-clip"], "is not a dual encoder; no adapter is written"),
         (["recommend", "--data", "chexprt"], "did you mean 'CheXpert'"),
         (["recommend", "--need", "zero shot"], "did you mean 'zero-shot'"),
         (["recommend"], "models recommend: needs --data (one of"),
@@ -132,7 +132,7 @@ def test_a_commit_that_trials_do_not_use_is_said_once_it_is_fetched(
     said = capsys.readouterr().out.splitlines()
     assert said[0].endswith(commit)
     assert said[1:] == (
-        [] if is_pinned else [f"trials use {pinned}; set encoder.revision={commit} to use this one"]
+        [] if is_pinned else [f"trials use {pinned}; set encoder.revision={commit} to use these weights"]
     )
 
 
@@ -165,7 +165,7 @@ def test_a_converted_file_is_ready(home, capsys, tmp_path):
     assert execute(["models", "convert", str(file), "--to", "chexzero"]) == 0
     said = capsys.readouterr().out
     assert "chexzero is ready: 3," in said
-    assert "the published encoder has 151,277,313, so this is another one" in said
+    assert "the published encoder has 151,277,313, so this one differs" in said
     assert execute(["models", "show", "chexzero", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["status"] == "ready"
 

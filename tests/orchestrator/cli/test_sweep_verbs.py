@@ -244,9 +244,9 @@ def test_a_sweep_that_runs_is_not_resumed(cut: Path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["demo", "--resume", "cut", "--trials", "3"], "SPACE, --trials: not together with --resume"),
-        (["--extend", "3"], "--extend: only with --resume NAME"),
-        (["--retry-failed"], "--retry-failed: only with --resume NAME"),
+        (["demo", "--resume", "cut", "--trials", "3"], "SPACE, --trials: cannot be combined with --resume"),
+        (["--extend", "3"], "--extend: can be used only with --resume NAME"),
+        (["--retry-failed"], "--retry-failed: can be used only with --resume NAME"),
         (["--resume", "cut", "--extend", "5"], "the grid of sweep 'cut' has no more trials"),
     ],
 )

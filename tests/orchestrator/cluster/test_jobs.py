@@ -144,9 +144,9 @@ def test_this_code_is_packed_as_it_can_be_imported(tmp_path: Path):
         (["demo", "--wrkers", "2"], "No such option: --wrkers"),
         (["dmo"], "did you mean 'demo'?"),
         (["demo", "--set", "lora.rnk=3"], "did you mean 'lora.rank'?"),
-        (["--set", "lora.rank=4", "demo"], "the space comes first: submit demo"),
-        (["demo", "--out", "plan.json", "--plan"], "the files of a job stay on the cluster"),
-        (["--from-plan", "plan.json"], "run it on the head"),
+        (["--set", "lora.rank=4", "demo"], "the search space comes first, for example: submit demo"),
+        (["demo", "--out", "plan.json", "--plan"], "the job would write this file on the cluster"),
+        (["--from-plan", "plan.json"], "make and run it on the head node"),
     ],
 )
 def test_what_sweep_would_refuse_is_never_sent(arguments, message, capsys, monkeypatch: pytest.MonkeyPatch):

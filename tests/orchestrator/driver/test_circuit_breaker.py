@@ -30,7 +30,7 @@ def test_low_space_is_said_once_each_way_and_passes(tmp_path: Path, said: list[s
     assert "min_free_disk_gb=2" in said[0]
     free[0] = 3 * 2**30
     assert not circuit_breaker.is_waiting()
-    assert said[1:] == ["3.00 GB are free again: the sweep goes on"]
+    assert said[1:] == ["3.00 GB are free again: the sweep continues"]
 
 
 def test_what_is_free_is_what_the_disk_says(tmp_path: Path):

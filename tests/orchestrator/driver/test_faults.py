@@ -74,7 +74,7 @@ def test_a_full_disk_makes_trials_wait_and_costs_no_epoch(tmp_path: Path):
     assert seen["exit_code"] == 0
     said = messages(seen)
     assert any("trials wait for space" in text for text in said)
-    assert any("the sweep goes on" in text for text in said)
+    assert any("the sweep continues" in text for text in said)
     trial = trial_of(kept, 111)
     assert (trial.status, trial.attempts) == ("finished", 2)
     assert [failure[1] for failure in trial.failures] == ["disk_full"]

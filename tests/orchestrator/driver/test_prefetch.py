@@ -91,9 +91,9 @@ def test_a_captioner_reaches_the_nodes_beside_a_frozen_trial_that_has_none(blip:
 def test_what_fails_is_said_and_left_to_the_trials(blip: str):
     fixed = {"data.captions": "blip_label", "captioner.name": blip}
     asked = Asked(WeightsUnavailable("captioner.name: not here")).of(fixed=fixed)
-    assert asked.said[0] == "captions of phantom are left to the trials: captioner.name: not here"
+    assert asked.said[0] == "captions of phantom will be computed by the trials: captioner.name: not here"
     assert len(asked.embedded) == 1
-    assert "embeddings of phantom are left to the trials: RuntimeError, see ray.log" in (
+    assert "embeddings of phantom will be computed by the trials: RuntimeError, see ray.log" in (
         Asked(RuntimeError("a page of Ray's")).of(fixed=fixed).said
     )
 

@@ -221,11 +221,11 @@ def test_nothing_that_changes_what_runs_stands_beside_a_plan(
 ) -> None:
     assert execute(["sweep", "--from-plan", str(written), *option]) == 2
     named = option[0] if option[0].startswith("--") else "SPACE"
-    assert f"error: {named}: not together with --from-plan" in capsys.readouterr().err
+    assert f"error: {named}: cannot be combined with --from-plan" in capsys.readouterr().err
     assert ran == []
 
 
 def test_options_of_a_plan_need_one(capsys: pytest.CaptureFixture[str]) -> None:
     for option in (["--out", "x"], ["--no-timing"]):
         assert execute(["sweep", *option]) == 2
-        assert "only with --plan" in capsys.readouterr().err
+        assert ": can be used only with --plan" in capsys.readouterr().err

@@ -8,7 +8,7 @@ PARALLEL := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test check lint types format schema test-slow test-kernels faults ui docs links picture figures clean
+.PHONY: help setup sweep test check lint types format gpu-check test-gpu schema test-slow test-kernels faults ui docs links picture figures clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -55,6 +55,12 @@ types: $(STAMP) ## static types
 
 format: $(STAMP) ## format the code
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+gpu-check: $(STAMP) ## ten minutes on a GPU: what only a GPU can show, as JSON rows
+	@$(BIN)/python benchmarks/gpu_check.py --device cuda
+
+test-gpu: $(STAMP) ## the tests that need a GPU
+	@$(BIN)/pytest -m gpu
 
 schema: $(STAMP) ## the JSON schema that editors use for search_spaces/
 	@$(BIN)/python -m orchestrator schema

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import math
 import os
 import platform
 import resource
@@ -12,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -22,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from trainables.losses.collectives import is_out_of_memory
 
@@ -90,6 +94,54 @@ def peak_mib(step: Callable[[], object], device: torch.device = CPU) -> float:
     return resident_mib("VmHWM") - before
 
 
+def peak_of_tensors_mib(step: Callable[[], object], device: torch.device = CPU) -> float:
+    """Returns what the tensors made during a step take at their most: the same in every process.
+
+    Whatever an operator allocates for itself is left out on a CPU, and counted on a GPU.
+    """
+    if device.type == "cuda":
+        return peak_mib(step, device)
+    with LiveTensors() as tensors:
+        step()
+    return tensors.peak / MIB
+
+
+class LiveTensors(TorchDispatchMode):
+    """Counts the bytes of the storages that operators make meanwhile, until they are freed. For a CPU.
+
+    Args:
+        most: bytes; an operator that makes more fails as torch's allocator does.
+    """
+
+    def __init__(self, most: float = math.inf) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.most = most
+        self.sizes: dict[int, int] = {}  # by the address of a storage; 0 = it was there before
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for given in tree_leaves((args, kwargs)):
+            self._see(given, is_new=False)
+        result = func(*args, **(kwargs or {}))
+        for made in tree_leaves(result):
+            self._see(made, is_new=True)
+        self.peak = max(self.peak, self.live)
+        if self.live > self.most:
+            raise RuntimeError(f"can't allocate memory: tensors take more than {self.most / MIB:.0f} MiB")
+        return result
+
+    def _see(self, value: Any, *, is_new: bool) -> None:
+        if isinstance(value, torch.Tensor):
+            storage = value.untyped_storage()
+            if storage._cdata not in self.sizes:
+                self.sizes[storage._cdata] = size = storage.nbytes() if is_new else 0
+                self.live += size
+                weakref.finalize(storage, self._forget, storage._cdata)
+
+    def _forget(self, address: int) -> None:
+        self.live -= self.sizes.pop(address)
+
+
 @contextmanager
 def limited_memory(mib: float, device: torch.device = CPU) -> Iterator[None]:
     """Lets this process take so much more than it has; beyond that, an allocation fails.
@@ -98,7 +150,7 @@ def limited_memory(mib: float, device: torch.device = CPU) -> Iterator[None]:
         MemoryError: it did fail, whatever the library calls it.
     """
     try:
-        with _limited_gpu(mib, device) if device.type == "cuda" else _limited_host(mib):
+        with limited_gpu(mib, device) if device.type == "cuda" else _limited_host(mib):
             yield
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
@@ -118,7 +170,8 @@ def _limited_host(mib: float) -> Iterator[None]:
 
 
 @contextmanager
-def _limited_gpu(mib: float, device: torch.device) -> Iterator[None]:
+def limited_gpu(mib: float, device: torch.device) -> Iterator[None]:
+    """Lets this process take so much more of a GPU than it has; the library's own error tells."""
     gc.collect()
     torch.cuda.empty_cache()
     allowed = torch.cuda.memory_reserved(device) + mib * MIB

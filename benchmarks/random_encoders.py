@@ -18,20 +18,35 @@ from trainables.models.encoders.hf_clip import HFClip
 from trainables.models.encoders.lite0 import POOLED_DIM, lite0_tower, load_lite0
 from trainables.models.torchvision_import import declare_missing_operators
 
-Model = Literal["vit-b-32", "vit-b-32-cut", "tiny", "lite0", "lite0-small"]
+Model = Literal["vit-b-32", "vit-b-32-cut", "vit-l-14-336", "tiny", "lite0", "lite0-small"]
 
 TINY_LAYERS = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 3}
 CONFIGS: dict[str, dict[str, Any]] = {
     "vit-b-32": {},  # the defaults of CLIPConfig are those of ViT-B/32
     "vit-b-32-cut": {"vision_config": {"num_hidden_layers": 3}, "text_config": {"num_hidden_layers": 3}},
+    "vit-l-14-336": {
+        "vision_config": {
+            "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "patch_size": 14,
+            "num_attention_heads": 16, "image_size": 336, "projection_dim": 768,
+        },
+        "text_config": {
+            "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "projection_dim": 768,
+        },
+        "projection_dim": 768,
+    },
     "tiny": {
         "vision_config": {**TINY_LAYERS, "image_size": 64, "patch_size": 8, "projection_dim": 64},
         "text_config": {**TINY_LAYERS, "vocab_size": 1000, "bos_token_id": 998, "eos_token_id": 999}
         | {"pad_token_id": 999, "projection_dim": 64},
         "projection_dim": 64,
     },
+}  # fmt: skip
+MINILM: dict[str, Any] = {
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
 }
-MINILM = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 12}
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789-.,'"
 
 
@@ -87,7 +102,9 @@ def text_vocabulary(encoder: DualEncoder) -> tuple[int, int]:
 def write_checkpoint(model: Model, folder: Path) -> None:
     """Writes a random CLIP as the Hub's repositories hold it, with letters as tokens."""
     from transformers import CLIPTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         encoder = _random_clip(model)

@@ -40,6 +40,7 @@ class _Outcome(IntEnum):
 SAYS_OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",  # the host
+    "could not create a primitive",  # oneDNN, on the host
     "alloc_failed",  # cuBLAS and cuDNN: they allocate their own workspaces
     "allocation_failed",
     "unable to find an engine",  # cuDNN, if no algorithm's workspace fits

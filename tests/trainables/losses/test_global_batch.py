@@ -309,11 +309,12 @@ class _FailsOnce:
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("could not create a primitive"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("FIND was unable to find an engine to execute this computation"),
     ],
-    ids=["gpu", "host", "cublas", "cudnn", "engine"],
+    ids=["gpu", "host", "onednn", "cublas", "cudnn", "engine"],
 )
 def test_out_of_memory_halves_the_micro_batch_and_changes_nothing(
     phase: str, on_call: int, error: BaseException, monkeypatch: pytest.MonkeyPatch

@@ -1,1 +1,1 @@
-"""What came out: arms, intervals, the board on the terminal and as a page."""
+"""The results of a sweep: arms, intervals, and the leaderboard on the terminal and as an HTML page."""

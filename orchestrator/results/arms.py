@@ -1,6 +1,6 @@
-"""The arms of a sweep, read from its ledger: which trials form an arm, its mean values, the best arm.
+"""The arms of a sweep, read from its ledger: the trials of each arm, its mean values, the best arm.
 
-An arm is one trial, or one configuration over several seeds and folds.
+An arm is one trial, or one configuration with several seeds and folds.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Terms:
     objective: str  # the key that ranks trials, such as `val/probe_joint/macro_auroc`; higher is better
     also_minimise: str | None
     limits: dict[str, Limit]
-    num_seeds: int  # of the best arms at the end; 1 = nothing is confirmed
-    num_confirmed: int  # best arms
-    num_repeated: int = 1  # seeds of every arm; 1 where arms repeat over folds too
+    num_seeds: int  # seeds of the best arms at the end; 1: no arm is confirmed
+    num_confirmed: int  # number of best arms that are confirmed
+    num_repeated: int = 1  # seeds of every arm; 1 if arms also repeat over folds
 
     @property
     def metric(self) -> str:
@@ -42,7 +42,7 @@ class Terms:
 
     @property
     def num_whole(self) -> int:
-        """The number of training seeds of a whole arm."""
+        """The number of training seeds of an arm that has all its seeds."""
         return max(self.num_seeds, self.num_repeated)
 
 
@@ -56,13 +56,13 @@ def terms(state: SweepState) -> Terms:
         limits={key: Limit(**entry) for key, entry in space.get("constraints", {}).items()},
         num_seeds=search.get("seeds", 1),
         num_confirmed=search.get("num_confirmed", 0),
-        # Folds share training images: seeds beside folds are no independent repetitions.
+        # Folds share training images, so seeds combined with folds are not independent repetitions.
         num_repeated=1 if "data.fold" in repeat else len(set(repeat.get("seed", [0]))),
     )
 
 
 def finished_arms(state: SweepState) -> list[list[TrialState]]:
-    """Returns the finished trials in the order of their start, grouped by arm."""
+    """Returns the finished trials, grouped by arm, in the order in which they started."""
     arms: dict[str, list[TrialState]] = {}
     for trial in state.trials.values():
         if trial.status == "finished":
@@ -71,9 +71,9 @@ def finished_arms(state: SweepState) -> list[list[TrialState]]:
 
 
 def best_arm(state: SweepState) -> list[TrialState] | None:
-    """Returns the arm that ranks first by the objective; None if no feasible arm has it.
+    """Returns the arm that ranks first by the objective, or None if no feasible arm has a value.
 
-    Once an arm is confirmed on all seeds, arms that are not confirmed are never the best.
+    If any arm is confirmed on all seeds, the best arm is a confirmed one.
     """
     agreed = terms(state)
     arms = [arm for arm in finished_arms(state) if mean(arm, agreed.objective) is not None]
@@ -83,16 +83,15 @@ def best_arm(state: SweepState) -> list[TrialState] | None:
 
 
 def rank(arm: Arm, agreed: Terms) -> tuple[float, float]:
-    """Returns the sort key of arms: a high objective first, ties by a low negative log-likelihood."""
+    """Returns the sort key of an arm: the highest objective first; a tie goes to the lower `nll`."""
     split, system, _ = read_key(agreed.objective)
     return -(mean(arm, agreed.objective) or 0.0), mean(arm, metric_key(split, system, "nll")) or 0.0
 
 
 def standings(arms: Sequence[Arm], agreed: Terms) -> dict[str, int]:
-    """Returns arm key → `CONFIRMED`, `PLAIN` or `INFEASIBLE`, in the order of a board.
+    """Returns the group of each arm on a leaderboard: `CONFIRMED`, `PLAIN` or `INFEASIBLE`.
 
-    A frozen encoder has no seed. It ranks among confirmed arms if there are any, and among plain ones
-    otherwise.
+    A frozen encoder has no seed. It belongs to the confirmed arms if there are any, else to the plain arms.
     """
     confirmed = [arm for arm in arms if agreed.num_whole > 1 and len(arm) >= agreed.num_whole]
     seedless = [arm for arm in arms if is_seedless(arm)] if confirmed else []
@@ -109,28 +108,28 @@ def broken_by(arm: Arm, agreed: Terms) -> tuple[Breach, ...]:
 
 
 def is_seedless(arm: Arm) -> bool:
-    """Says whether nothing trains, so that every seed gives the same values."""
+    """Returns whether the arm trains nothing, so that every seed gives the same values."""
     return arm[0].config.get("adapt.method") == "none"
 
 
 def mean(arm: Arm, key: str) -> float | None:
-    """Returns the mean over an arm's trials of a key that the space names; None if no trial has it."""
+    """Returns the mean of a key of the search space over an arm's trials, or None if no trial has the key."""
     found = [value for trial in arm if (value := trial.value(key)) is not None]
     return fmean(found) if found else None
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval, where one was computed."""
+    """A value and its 95 % interval, if one was computed."""
 
     value: float
     low: float | None = None
     high: float | None = None
-    num_seeds: int | None = None  # that the interval is over; None: it is over patients, or over draws
+    num_seeds: int | None = None  # seeds of an interval over seeds; None: it is over patients or draws
 
 
 def estimate(metrics: Mapping[str, float], key: str) -> Estimate | None:
-    """Returns a metric with its interval over patients; None if it is absent."""
+    """Returns a metric and its interval over patients, or None if the metric is absent."""
     if key not in metrics:
         return None
     low, high = interval_keys(key)
@@ -138,9 +137,10 @@ def estimate(metrics: Mapping[str, float], key: str) -> Estimate | None:
 
 
 def over_trials(arm: Arm, key: str, agreed: Terms) -> Estimate | None:
-    """Returns one trial's estimate over patients, or the mean of several trials with its interval over seeds.
+    """Returns an arm's value: one trial's, with its interval over patients, or the mean of several trials.
 
-    Arms that repeat over folds have no interval: folds share training images, so they vary too little.
+    The mean has an interval over seeds. It has none if the arm repeats over folds: folds share training
+    images, so their values vary too little.
     """
     found = [each for trial in arm if (each := estimate(trial.metrics, key))]
     if len(found) <= 1:
@@ -150,16 +150,16 @@ def over_trials(arm: Arm, key: str, agreed: Terms) -> Estimate | None:
 
 
 def over_seeds(values: Sequence[float], within: tuple[float, float] = (-inf, inf)) -> Estimate:
-    """Returns the mean with its 95 % t-interval inside `within`; a single value has no interval."""
+    """Returns the mean and its 95 % t-interval, cut to the range `within`. A single value has no interval."""
     if len(values) < 2:
         return Estimate(fmean(values))
     return Estimate(*student_interval(values, within), num_seeds=len(values))
 
 
 def differs(arm: Arm, key: str, other: Arm, other_key: str) -> bool | None:
-    """Says whether the 95 % t-interval of the difference of two arms over their common seeds excludes 0.
+    """Returns whether two arms differ: the 95 % t-interval of their difference over common seeds excludes 0.
 
-    None if they have fewer than two seeds in common. An arm without a seed is the same on each.
+    Returns None if they have fewer than two common seeds. An arm without a seed has one value for all seeds.
     """
     ours, theirs = _by_seed(arm, key), _by_seed(other, other_key)
     if is_seedless(arm):

@@ -1,4 +1,4 @@
-"""A board: ranked rows, controls and trials without a score. Plain values that the ledger gives."""
+"""The leaderboard of a sweep as plain values: ranked rows, controls, and trials without a score."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from trainables.scoring.metric_names import read_key
 
 @dataclass(frozen=True)
 class Difference(Estimate):
-    """A paired difference on test. `p` is corrected for all differences of its column (Holm)."""
+    """A paired difference on test. `p` is corrected for all differences of the column (Holm)."""
 
-    p: float | None = None  # None: the ledger of an earlier version has none
+    p: float | None = None  # None: the ledger is of an earlier version, without p-values
 
 
 DIFFERENCES = ("over_frozen", "over_self", "over_first")
@@ -26,7 +26,7 @@ DIFFERENCES = ("over_frozen", "over_self", "over_first")
 
 @dataclass(frozen=True)
 class Row:
-    """One system of one arm; an arm is one trial, or one configuration over several seeds and folds."""
+    """One system of one arm. An arm is one trial, or one configuration with several seeds and folds."""
 
     name: str
     arm_key: str
@@ -38,28 +38,28 @@ class Row:
     classifier: str | None  # the architecture of a baseline
     system: str
     objective: Estimate  # this system's own value of the objective's metric, on val
-    num_seeds: int | None  # of the arm; None: it has no seed, or its sweep repeats no seeds
+    num_seeds: int | None  # seeds of the arm; None: the arm has no seed, or the sweep repeats no seeds
     breaches: tuple[Breach, ...]  # the violated constraints of an infeasible row
     second: float | None  # the value of `also_minimise`
     accuracy: Estimate | None  # on val
     test_accuracy: Estimate | None
     test_auroc: Estimate | None
     over_frozen: Difference | None  # accuracy on test minus the strongest frozen probe's
-    over_self: Difference | None  # the same minus that of the same system of its own frozen encoder
-    over_first: Difference | None  # the same minus that of the row that ranked first on val
-    error_cut: Estimate | None  # `over_frozen` as a share of that probe's errors
-    is_reference: bool  # it is that probe
+    over_self: Difference | None  # accuracy on test minus that of the same system with the encoder frozen
+    over_first: Difference | None  # accuracy on test minus that of the row that ranked first on val
+    error_cut: Estimate | None  # `over_frozen` as a fraction of the errors of the strongest frozen probe
+    is_reference: bool  # this row is the strongest frozen probe
     num_trainable: int | None
     seconds: float
     stopped_early: bool
-    differs: bool | None = None  # from the best row, over the same seeds; None: not known
+    differs: bool | None = None  # whether it differs from the best row over the same seeds; None: not known
     is_on_front: bool = False  # no feasible row is at least as good in both objectives and better in one
-    is_reused: bool = False  # a trial took embeddings or weights from the store: `seconds` are too few
+    is_reused: bool = False  # a trial took embeddings or weights from the store, so `seconds` is too low
 
 
 @dataclass(frozen=True)
 class Control:
-    """The scores of a classifier that never sees a lung."""
+    """The scores of a control: a classifier that sees no lungs."""
 
     system: str
     objective: Estimate | None
@@ -70,7 +70,7 @@ class Control:
 
 @dataclass(frozen=True)
 class Absent:
-    """A trial without a score, and why."""
+    """A trial without a score, and the reason."""
 
     name: str
     status: str
@@ -85,14 +85,14 @@ class Leaderboard:
     objective: str
     also_minimise: str | None
     constraints: dict[str, Limit]
-    num_seeds: int  # of a whole arm; 1 = nothing is confirmed or repeated
-    is_confirmed: bool  # only the best arms run on all seeds, chosen by their first
+    num_seeds: int  # seeds of an arm that has all of them; 1: no arm is confirmed or repeated
+    is_confirmed: bool  # only the best arms run on all seeds; the first seed selects them
     rows: tuple[Row, ...]
     controls: tuple[Control, ...]
     absent: tuple[Absent, ...]
-    test_opened: str | None  # when, ISO 8601; None = not yet
-    shortcut: str | None  # a control that comes near a probe, in words
-    notes: tuple[str, ...]  # what the evaluation left out, and images that encoders saw in training
+    test_opened: str | None  # time when the test labels were opened, ISO 8601; None: not opened
+    shortcut: str | None  # a sentence about a control that scores nearly as well as a probe
+    notes: tuple[str, ...]  # results left out of the evaluation, and images seen in an encoder's training
     is_finished: bool
 
     @property
@@ -101,11 +101,11 @@ class Leaderboard:
         return read_key(self.objective)[2]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the board as JSON-like values."""
+        """Returns the leaderboard as JSON-like values."""
         values = TypeAdapter(Leaderboard).dump_python(self, mode="json")
         rows = [{"rank": rank} | row for rank, row in enumerate(values["rows"], start=1)]
         return values | {"rows": rows}
 
     def to_json(self) -> str:
-        """Returns the board as JSON."""
+        """Returns the leaderboard as JSON."""
         return json.dumps(self.to_dict(), indent=1)

@@ -1,4 +1,4 @@
-"""The columns of the two tables of a board, on the terminal and on the page alike."""
+"""The columns of the two tables of a leaderboard, for the terminal and the HTML page."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from orchestrator.results.board import Control, Difference, Leaderboard, Row
 from orchestrator.search.constraints import number
 from trainables.scoring.metric_names import NUM_TRAINABLE, SECONDS, metric_title, title
 
-LEVEL = 0.05  # of a corrected p-value below which a difference is told apart from 0
-WIDE, WIDEST = 96, 120  # columns of a terminal with room for costs, and for all columns
+LEVEL = 0.05  # a difference with a lower corrected p-value counts as different from 0
+WIDE, WIDEST = 96, 120  # widths of a terminal, in characters, that show costs and all columns
 COST_TITLES = {NUM_TRAINABLE: "weights", SECONDS: "s"}
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its heading, the text of a row, the text of a control."""
+    """One column: its heading, and functions that return the text of a row or a control."""
 
     heading: str
     of_row: Callable[[Row], str]
     of_control: Callable[[Control], str] = lambda control: ""
-    min_width: int = 0  # of a terminal that shows it
-    is_short: bool = False  # a terminal that is not `WIDE` shows no intervals
+    min_width: int = 0  # smallest width of a terminal that shows this column
+    is_short: bool = False  # a terminal narrower than `WIDE` shows this column without intervals
 
     @property
     def is_number(self) -> bool:
-        """Says whether the column is aligned to the right."""
+        """True if the column is aligned to the right."""
         return self.heading in COST_TITLES.values()
 
 
@@ -36,7 +36,7 @@ SYSTEM = Column("system", lambda row: title(row.system), lambda control: "contro
 
 
 def val_columns(board: Leaderboard) -> list[Column]:
-    """Returns the columns of the ranked table, after rank and trial; the second is what ranks."""
+    """Returns the columns of the ranked table, without rank and trial. The second one ranks the rows."""
     columns = [
         SYSTEM,
         Column(metric_title(board.metric), score, lambda control: cell(control.objective)),
@@ -57,7 +57,7 @@ def val_columns(board: Leaderboard) -> list[Column]:
 
 
 def opened_columns(board: Leaderboard) -> list[Column]:
-    """Returns the columns of the test table, after rank and trial."""
+    """Returns the columns of the test table, without rank and trial."""
     columns = [
         SYSTEM,
         Column("accuracy", lambda row: cell(row.test_accuracy), lambda control: cell(control.test_accuracy)),
@@ -73,40 +73,40 @@ def opened_columns(board: Leaderboard) -> list[Column]:
 
 
 def has_several_frozen(board: Leaderboard) -> bool:
-    """Says whether the strongest frozen probe may be another encoder's than a row's."""
+    """Returns whether the strongest frozen probe may use another encoder than a row does."""
     frozen = {row.arm_key for row in board.rows if row.method == "none"}
     return len(frozen) > 1 and any(row.over_self for row in board.rows)
 
 
 def shown_name(board: Leaderboard, row: Row) -> str:
-    """Returns a row's name, with the numbers of the constraints that it violates: `rank=32 ✗1`."""
+    """Returns a row's name with the numbers of its violated constraints, such as `rank=32 ✗1`."""
     places = list(board.constraints)
     return " ".join([row.name, *(f"✗{1 + places.index(breach.metric)}" for breach in row.breaches)])
 
 
 def score(row: Row) -> str:
-    """Returns the value that ranks a row; † stopped early, ≈ not told apart from the first row."""
+    """Returns the value that ranks a row, with the marks † (stopped early) and ≈ (perhaps no different from the first)."""
     return cell(row.objective) + ("†" if row.stopped_early else "") + ("≈" if row.differs is False else "")
 
 
 def difference(found: Difference | None) -> str:
-    """Returns `+.122 [.08 .16]`; ≈ not told apart from 0."""
+    """Returns a difference such as `+.122 [.08 .16]`, with the mark ≈ if it may be 0."""
     return cell(found, sign="+") + ("≈" if is_uncertain(found) else "")
 
 
 def is_uncertain(found: Difference | None) -> bool:
-    """Says whether a difference is not told apart from 0 once its column is corrected for being many."""
+    """Returns whether a difference may be 0: its corrected p-value is not below `LEVEL`."""
     return found is not None and found.p is not None and found.p >= LEVEL
 
 
 def second_title(board: Leaderboard) -> str | None:
-    """Returns the heading of the second objective; None if there is none."""
+    """Returns the heading of the second objective, or None if the sweep has no second objective."""
     key = board.also_minimise
     return None if key is None else COST_TITLES.get(key) or " ".join(key.split("/")[1:]).replace("_", " ")
 
 
 def second_value(heading: str, row: Row) -> str:
-    """Returns the value of the second objective; ◆ on the Pareto front."""
+    """Returns the value of the second objective, with the mark ◆ if the row is on the Pareto front."""
     if row.second is None:
         return ""
     value = count(round(row.second)) if heading == "weights" else number(row.second)
@@ -114,12 +114,12 @@ def second_value(heading: str, row: Row) -> str:
 
 
 def seconds(row: Row) -> str:
-    """Returns the seconds of all trials of a row; ↺ a part of the work was done earlier."""
+    """Returns the seconds of all trials of a row, with the mark ↺ if a part of the work was done earlier."""
     return f"{row.seconds:.0f}" + ("↺" if row.is_reused else "")
 
 
 def trains(row: Row) -> str:
-    """Returns the part that trains: `nothing`, `projection`, `r8 all + proj`, `all of resnet18`."""
+    """Returns the trained part: `nothing`, `projection`, `r8 all + proj`, `all of resnet18`."""
     lora = f"r{row.lora_rank} {row.lora_modules}"
     words = {"none": "nothing", "lora": lora, "lora+projection": f"{lora} + proj", "full": "every weight"}
     words["baseline"] = f"all of {row.classifier}"
@@ -127,7 +127,7 @@ def trains(row: Row) -> str:
 
 
 def cell(estimate: Estimate | None, *, sign: str = "") -> str:
-    """Returns `.841 [.80 .88]`; nothing where there is no value."""
+    """Returns an estimate such as `.841 [.80 .88]`, or an empty text for None."""
     if estimate is None:
         return ""
     value = decimals(estimate.value, 3, sign)

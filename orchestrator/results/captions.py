@@ -1,4 +1,4 @@
-"""The sentences beneath a board: how it was chosen, what brackets and marks mean, what to doubt."""
+"""The sentences below a leaderboard: how rows were selected, what the marks mean, what to doubt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_ROWS = 30
 
 
 def captions(board: Leaderboard) -> Iterator[str]:
-    """Yields every sentence beneath a board."""
+    """Yields the sentences below a leaderboard."""
     yield (
         f"Ranked by {board.metric} on val; trials are chosen by {board.objective}, also on val. "
         "Brackets: 95 % bootstrap by patient. Zero-shot (unseen): prompts never used in training."

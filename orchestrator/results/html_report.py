@@ -1,4 +1,4 @@
-"""The leaderboard as one HTML file: no script, nothing fetched, every interval drawn beside its number."""
+"""The leaderboard as one HTML file, which has no script, loads nothing and draws every interval on val."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ p.shortcut { color: #b50; font-weight: 600; } p.note { opacity: .75; max-width: 
 
 
 def write_html(board: Leaderboard, path: Path) -> None:
-    """Writes the page; the folder must exist."""
+    """Writes the HTML page to `path`, whose folder must exist."""
     write_atomically(path, page(board))
 
 
 def page(board: Leaderboard) -> str:
-    """Returns the whole page."""
+    """Returns the whole HTML page."""
     heading = escape(f"{board.sweep}: leaderboard")
     opened = [(rank, row) for rank, row in enumerate(board.rows, start=1) if row.test_accuracy]
     judged = [control for control in board.controls if control.test_accuracy]
@@ -48,12 +48,12 @@ def page(board: Leaderboard) -> str:
 
 
 def note(text: str, kind: str) -> str:
-    """Returns a paragraph beneath the tables."""
+    """Returns a paragraph for the text below the tables."""
     return f'<p class="{kind}">{escape(text)}</p>\n'
 
 
 def section(title: str, headings: Iterable[str], rows: Iterable[str]) -> str:
-    """Returns a table with its title; nothing if it has no rows."""
+    """Returns a table with its title, or an empty text if the table has no rows."""
     body = "\n".join(rows)
     if not body:
         return ""
@@ -62,7 +62,7 @@ def section(title: str, headings: Iterable[str], rows: Iterable[str]) -> str:
 
 
 def val_table(board: Leaderboard) -> tuple[list[str], list[str]]:
-    """Returns headings and rows of the ranked table, with a drawing of each interval."""
+    """Returns the headings and rows of the ranked table, with a drawing of each interval."""
     shown = [row.objective for row in board.rows] + [c.objective for c in board.controls if c.objective]
     lowest = min((e.value if e.low is None else e.low for e in shown), default=0.0)
     ranked = list(enumerate(board.rows, start=1))
@@ -78,7 +78,7 @@ def table(
     controls: Iterable[Control],
     draw: Callable[[Row | Control], str] | None = None,
 ) -> tuple[list[str], list[str]]:
-    """Returns headings and rows of a table; a drawing stands after the second column."""
+    """Returns the headings and rows of a table. A drawing comes after the second of `columns`."""
     headings = ["#", "trial", *(column.heading for column in columns)]
     if draw:
         headings.insert(4, "95 %")
@@ -96,7 +96,7 @@ def table(
 
 
 def line(kind: str, cells: Iterable[str], drawing: str | None = None) -> str:
-    """Returns one row of a table: escaped texts, and a drawing after the fourth."""
+    """Returns one row of a table: escaped texts, with the drawing after the fourth text."""
     shown = [f"<td>{escape(text)}</td>" for text in cells]
     if drawing is not None:
         shown.insert(4, f"<td>{drawing}</td>")
@@ -104,7 +104,7 @@ def line(kind: str, cells: Iterable[str], drawing: str | None = None) -> str:
 
 
 def whisker(estimate: Estimate | None, lowest: float) -> str:
-    """Returns a dot on its interval, drawn from `lowest` to 1."""
+    """Returns an SVG drawing: a dot for the value and a line for its interval, from `lowest` to 1."""
     if estimate is None:
         return " "
 

@@ -1,4 +1,4 @@
-"""The board of a sweep, read from its ledger: every system of every arm, ranked on val, with its doubts."""
+"""Builds the leaderboard of a sweep from its ledger: every system of every arm, ranked on val."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from trainables.scoring.metric_names import (
 from trainables.scoring.significance import holm
 
 SHOWN = (*PROBES, *(system for system in ZERO_SHOT if system != "zero_shot_training"), *BASELINES)
-"""The systems of a board, beside few-shot ones. Prompts that training has seen prove nothing."""
+"""The systems of a leaderboard, without few-shot systems. Prompts seen in training prove nothing."""
 
 Paired = Mapping[tuple[tuple[str, str], tuple[str | None, str] | None, str], Difference]
-"""Arm and system, another arm (None: a control) and system, metric → the first minus the second."""
+"""((arm, system), (other arm, other system), metric) → first minus other. An arm of None is a control."""
 
 
 def leaderboard(state: SweepState) -> Leaderboard:
-    """Ranks every system by the objective's metric on val, and adds the test values that were opened."""
+    """Returns the leaderboard: all systems, ranked by the objective's metric on val, with their test values."""
     agreed, arms = terms(state), finished_arms(state)
     paired, frozen = read_paired(state), frozen_arms(arms)
     found = (read_row(state, arm, system, paired, frozen) for arm in arms for system in systems_of(arm))
@@ -73,13 +73,13 @@ def leaderboard(state: SweepState) -> Leaderboard:
 
 
 def systems_of(arm: Arm) -> list[str]:
-    """Returns the systems that an arm may have; few-shot ones are sorted by their number of shots."""
+    """Returns the systems that an arm may have. Few-shot systems are sorted by their number of shots."""
     measured = {read_key(key)[1] for trial in arm for key in trial.metrics if key.startswith("val/")}
     return [*SHOWN, *sorted(filter(is_few_shot, measured), key=split_few_shot)]
 
 
 def compare_with_best(rows: Sequence[Row], arms: Iterable[Arm], agreed: Terms) -> list[Row]:
-    """Returns the rows, each with whether it differs from the first over their common seeds."""
+    """Returns the rows with `differs` set: whether a row differs from the first row over common seeds."""
     if not rows or agreed.num_whole == 1 or rows[0].breaches:
         return list(rows)
 
@@ -108,7 +108,7 @@ def mark_front(rows: Sequence[Row]) -> list[Row]:
 
 
 def correct_for_many(rows: Sequence[Row]) -> list[Row]:
-    """Returns the rows; the p-values of each column of differences are corrected together (Holm)."""
+    """Returns the rows with corrected p-values. Each column of differences is corrected together (Holm)."""
     corrected = list(rows)
     for column in DIFFERENCES:
         found = [(place, getattr(row, column)) for place, row in enumerate(rows)]
@@ -119,7 +119,7 @@ def correct_for_many(rows: Sequence[Row]) -> list[Row]:
 
 
 def name_of(arm: Arm, agreed: Terms) -> str:
-    """Returns an arm's name, with the number of its trials where it is not the usual one."""
+    """Returns an arm's name, with the number of its trials or seeds if it is unusual."""
     name, count = arm[0].name, len(arm)
     if agreed.num_whole == 1 or is_seedless(arm):
         return name if count == 1 else f"{name} (×{count})"
@@ -132,7 +132,7 @@ def name_of(arm: Arm, agreed: Terms) -> str:
 def read_row(
     state: SweepState, arm: Arm, system: str, paired: Paired, frozen: Mapping[str, Sequence[str]]
 ) -> Row | None:
-    """Returns one system of an arm; None if its trials did not score it."""
+    """Returns the row of one system of an arm, or None if the arm's trials have no score for the system."""
     first, agreed, evaluated = arm[0], terms(state), state.evaluated or Evaluated()
     score = over_trials(arm, metric_key("val", system, agreed.metric), agreed)
     if score is None:
@@ -171,16 +171,16 @@ def read_row(
 
 
 def opened_metrics(state: SweepState, arm: Arm) -> Mapping[str, float]:
-    """Returns an arm's test metrics, pooled over its folds and seeds if there are several."""
+    """Returns an arm's test metrics, pooled if the arm has several folds or seeds."""
     evaluated, first = state.evaluated or Evaluated(), arm[0]
     if first.arm_key in evaluated.pooled:
         return evaluated.pooled[first.arm_key]
     is_alone = len(arm) == 1 and first.config.get("data.fold") is None
-    return evaluated.arms.get(first.trial_key, {}) if is_alone else {}  # one fold is no result
+    return evaluated.arms.get(first.trial_key, {}) if is_alone else {}  # a single fold is not a result
 
 
 def frozen_arms(arms: Sequence[Arm]) -> dict[str, list[str]]:
-    """Returns encoder → keys of the arms that leave it frozen, several where their probes differ."""
+    """Returns encoder → keys of its frozen arms. An encoder has several if their probes differ."""
     found: dict[str, list[str]] = {}
     for arm in filter(is_seedless, arms):
         found.setdefault(encoder_of(arm[0]), []).append(arm[0].arm_key)
@@ -188,17 +188,17 @@ def frozen_arms(arms: Sequence[Arm]) -> dict[str, list[str]]:
 
 
 def encoder_of(trial: TrialState) -> str:
-    """Returns a text that is equal for trials of the same encoder alone."""
+    """Returns a text that is equal only for trials of the same encoder."""
     return json.dumps({k: v for k, v in trial.config.items() if k.startswith("encoder.")}, sort_keys=True)
 
 
 def _named(found: dict[str, str] | None) -> tuple[str, str] | None:
-    """Returns arm and system of the reference, or of the row that ranked first on val."""
+    """Returns (arm, system) of an entry such as `reference` or `first`, or None."""
     return (found["arm"], found["system"]) if found else None
 
 
 def read_paired(state: SweepState) -> Paired:
-    """Returns the differences between systems on the same test images, with their paired intervals."""
+    """Returns the differences between systems on the same test images, with paired intervals."""
     return {
         ((row["arm_a"], row["system_a"]), (row["arm_b"], row["system_b"]), row["metric"]): Difference(
             row["difference"], row["low"], row["high"], p=row.get("p")
@@ -208,7 +208,7 @@ def read_paired(state: SweepState) -> Paired:
 
 
 def read_controls(state: SweepState, metric: str) -> Iterator[Control]:
-    """Yields the controls of the first trial that has them: they do not depend on the encoder."""
+    """Yields the controls, from the first trial that has them. Controls do not depend on the encoder."""
     opened = (state.evaluated or Evaluated()).controls
     for system in CONTROLS:
         key = metric_key("val", system, metric)
@@ -228,7 +228,7 @@ def read_controls(state: SweepState, metric: str) -> Iterator[Control]:
 def read_absent(state: SweepState) -> Iterator[Absent]:
     """Yields the trials without a score: failed, unavailable, interrupted or still running.
 
-    Trials of one arm without a score for the same reason are one entry, with their number.
+    Trials with the same name and the same reason become one entry, which shows their number.
     """
     for absent, count in Counter(_each_absent(state)).items():
         yield absent if count == 1 else replace(absent, name=f"{absent.name} (×{count})")

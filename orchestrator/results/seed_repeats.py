@@ -1,8 +1,8 @@
-"""More seeds for the best arms and the baselines, after the search (`search.seeds`).
+"""Confirms the best arms and the baselines on more seeds, after the search (`search.seeds`).
 
-The next trial is a function of the ledger alone, so a resumed or extended sweep needs no other memory. An arm
-that has all its seeds is skipped. An arm that has become one of the best gets more seeds; one that no longer
-is keeps those that it has.
+The next trial depends only on the ledger, so a resumed or extended sweep needs no other memory. An arm that
+has all its seeds is skipped. An arm that becomes one of the best gets more seeds. An arm that is no longer
+one of the best keeps its seeds.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ UNDONE = ("placed", "running")
 
 
 def next_to_confirm(state: SweepState) -> Draw | None:
-    """Returns the next arm with another seed; None if there is none, or if the search has not ended.
+    """Returns the next trial that repeats an arm on another seed, or None if none is left or known yet.
 
-    Call it once the searcher is exhausted. While a drawn trial runs, the best arms are not known.
+    Call it once the searcher is exhausted. While a trial of the search runs, the best arms are not known.
     """
     if any(trial.status in UNDONE and not trial.confirms for trial in state.trials.values()):
         return None
@@ -28,7 +28,7 @@ def next_to_confirm(state: SweepState) -> Draw | None:
 
 
 def left_to_confirm(state: SweepState) -> Iterator[Draw]:
-    """Yields the trials that the arms to confirm still need, the best arm first."""
+    """Yields the missing trials of the arms that are confirmed, the best arm first."""
     num_seeds = terms(state).num_seeds
     known = {(trial.arm_key, trial.config.get("seed")) for trial in state.trials.values()}
     for trial in to_confirm(state):
@@ -40,9 +40,9 @@ def left_to_confirm(state: SweepState) -> Iterator[Draw]:
 
 
 def to_confirm(state: SweepState) -> list[TrialState]:
-    """Returns the first trials of the best feasible arms, then of the baselines.
+    """Returns the first trial of each arm to confirm: the best feasible arms, then the baselines.
 
-    Trials that a scheduler stopped are not confirmed, and neither are frozen encoders, which have no seed.
+    Two kinds are never confirmed: trials that a scheduler stopped, and frozen encoders, which have no seed.
     """
     agreed = terms(state)
     if agreed.num_seeds == 1:
@@ -61,13 +61,13 @@ def to_confirm(state: SweepState) -> list[TrialState]:
 
 
 def num_still_to_confirm(state: SweepState) -> int:
-    """Returns how many such trials are left, with those of arms that are not known yet."""
+    """Returns the number of confirming trials that are left, including those of arms not yet known."""
     num_unknown = max(0, state.started.num_to_confirm - len(to_confirm(state)))
     return len(list(left_to_confirm(state))) + num_unknown * (terms(state).num_seeds - 1)
 
 
 def confirmed_counts(space: SearchSpace) -> tuple[int, int]:
-    """Returns how many arms and how many baselines a space confirms, if enough arms are feasible."""
+    """Returns the number of arms and of baselines that a space confirms, if enough arms are feasible."""
     if space.search.seeds == 1:
         return 0, 0
     baselines = [trial for trial in space.named_trials() if trial.config.adapt.method != "none"]

@@ -1,4 +1,4 @@
-"""Controls that come near a probe: then a score says little about lungs."""
+"""Finds controls that score nearly as well as a probe. The probe's score then says little about lungs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from math import inf
 from orchestrator.results.board import Control, Row
 from trainables.scoring.metric_names import BASELINES, PROBES, title
 
-NEAR = 0.03  # a control this close to a probe explains most of the probe's score
+NEAR = 0.03  # a control that is this close to a probe explains most of the probe's score
 
 
 def find_shortcuts(rows: Sequence[Row], controls: Sequence[Control], metric: str) -> str | None:
-    """Returns a sentence if a control comes near the best probe or the best frozen one, on val or on test.
+    """Returns a warning if a control nearly reaches the best probe or the best frozen probe, or None.
 
-    Where no encoder was probed, baselines take the place of probes.
+    Compares scores on val and on test. If no encoder was probed, baselines are used instead of probes.
     """
     rows = [row for row in rows if not row.breaches]
     probes, kind = [row for row in rows if row.system in PROBES], "probe"
@@ -34,7 +34,7 @@ def find_shortcuts(rows: Sequence[Row], controls: Sequence[Control], metric: str
 
 
 def _near(rows: Sequence[Row], controls: Sequence[Control], field: str, name: str, kind: str) -> str | None:
-    """Returns the best control by one of the fields of scores, if it comes near."""
+    """Returns a phrase about the best control by the score `field`, if it nearly reaches a row."""
     scored = [(each.value, c.system) for c in controls if (each := getattr(c, field))]
     values = [(each.value, row.method == "none") for row in rows if (each := getattr(row, field))]
     best = {f"best {kind}": [value for value, _ in values]}

@@ -1,4 +1,4 @@
-"""The progress of a sweep, read from its ledger without Ray or torch."""
+"""Reads the progress of a sweep from its ledger, without Ray or torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TrialStatus:
     reason: str | None  # why the last attempt failed, or why the trial waits
 
     def line(self) -> str:
-        """Reads as `running  rank=8  epoch 2/4  0.7312  attempt 2`."""
+        """Returns a line such as `running  rank=8  epoch 2/4  0.7312  attempt 2`."""
         parts = [f"{self.progress:11}", self.name]
         parts += [f"epoch {self.epoch}/{self.num_epochs}"] if self.epoch is not None else []
         parts += [f"{self.score:.4f}"] if self.score is not None else []
@@ -40,19 +40,19 @@ class TrialStatus:
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """The progress of a sweep. `driver` is the process that runs it on `host`; None: no process does."""
+    """The progress of a sweep. `driver` is the process that runs the sweep on `host`, or None."""
 
     sweep: str
     driver: int | None
-    num_planned: int | None  # without trials that confirm; None: the ledger of an earlier version
+    num_planned: int | None  # trials without confirming ones; None: the ledger is of an earlier version
     num_pending: int
     is_complete: bool
     trials: tuple[TrialStatus, ...]
     host: str | None = None
-    storage: str | None = None  # URI that this was read from; None = this machine
+    storage: str | None = None  # URI from which the status was read; None: this machine
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns all of it as JSON-like values."""
+        """Returns the status as JSON-like values."""
         return asdict(self) | {"counts": self.counts()}
 
     def counts(self) -> dict[str, int]:
@@ -63,7 +63,7 @@ class SweepStatus:
         return {kind: number for kind, number in numbers.items() if number}
 
     def lines(self) -> list[str]:
-        """Returns the lines to print: the sweep, each trial, the next command."""
+        """Returns the lines to print: one for the sweep, one for each trial, and the next command."""
         by = f"run by process {self.driver}" + (f" on {self.host}" if self.host else "")
         how = "complete" if self.is_complete else "not running" if self.driver is None else by
         counts = ", ".join(f"{number} {kind}" for kind, number in self.counts().items()) or "nothing yet"
@@ -90,11 +90,11 @@ def read_status(sweep_folder: Path, storage: Storage | None = None) -> SweepStat
     """Returns the progress of a sweep.
 
     Args:
-        sweep_folder: holds its ledger.
-        storage: the folder is a copy from there, whose lease names the driver; None = the original.
+        sweep_folder: folder with the sweep's ledger.
+        storage: storage from which the folder was copied; its lease names the driver. None: not a copy.
 
     Raises:
-        DataError: no such sweep (offers the nearest name), or a damaged ledger.
+        DataError: the sweep does not exist (the message suggests the nearest name), or its ledger is damaged.
         StorageError: the storage does not answer.
     """
     state, host = read_ledger(sweep_folder), None

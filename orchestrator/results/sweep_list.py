@@ -22,15 +22,15 @@ class SweepRecord:
     name: str
     folder: Path
     started: str | None  # ISO 8601, UTC
-    last_used: str  # when its ledger was last written; ISO 8601, UTC
+    last_used: str  # time of the last write to the ledger; ISO 8601, UTC
     state: Literal["running", "complete", "interrupted", "damaged"]
-    best_score: float | None  # mean of the best arm's objective on val; None = no arm finished
-    objective: str | None  # the metric that `best_score` is of
-    size_bytes: int  # of its folder; store entries, which sweeps share, are not counted
+    best_score: float | None  # mean of the best arm's objective on val; None: no arm finished
+    objective: str | None  # metric key of `best_score`
+    size_bytes: int  # size of the sweep's folder, without store entries, which sweeps share
 
 
 def list_sweeps() -> list[SweepRecord]:
-    """Returns the sweeps on this machine, the most recently used last."""
+    """Returns the sweeps on this machine. The most recently used sweep is the last."""
     records = [_read_record(sweep_folder(name)) for name in sweep_names()]
     return sorted(records, key=lambda record: record.last_used)
 

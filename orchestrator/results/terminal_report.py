@@ -1,4 +1,4 @@
-"""A board on the terminal: ranks on val, test values, controls, failures, captions."""
+"""Prints a leaderboard on the terminal: ranks on val, test values, controls, failures, captions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainables.scoring.metric_names import title
 
 
 def render(board: Leaderboard, console: Console) -> None:
-    """Prints a board that fits the console, from 80 columns."""
+    """Prints a leaderboard that fits the width of the console, which is at least 80 characters."""
     console.print(val_table(board, console.width))
     if any(row.test_accuracy for row in board.rows):
         console.print(opened_table(board, console.width))
@@ -29,14 +29,14 @@ def render(board: Leaderboard, console: Console) -> None:
 
 
 def val_table(board: Leaderboard, width: int) -> Table:
-    """Returns the best rows and every baseline, ranked on val, with the controls beneath."""
+    """Returns the table of the best rows and all baselines, ranked on val, with the controls at the end."""
     rows = enumerate(board.rows, start=1)
     shown = [(rank, row) for rank, row in rows if rank <= MAX_ROWS or row.is_baseline]
     return _table(board, f"{board.sweep}: chosen on val", val_columns(board), shown, board.controls, width)
 
 
 def opened_table(board: Leaderboard, width: int) -> Table:
-    """Returns the rows whose test labels were opened, ranked as on val, with the controls beneath."""
+    """Returns the table of the rows with test values, ranked as on val, with the controls at the end."""
     rows = [(rank, row) for rank, row in enumerate(board.rows, start=1) if row.test_accuracy]
     controls = [control for control in board.controls if control.test_accuracy]
     return _table(board, "test, opened once", opened_columns(board), rows, controls, width)

@@ -1,1 +1,1 @@
-"""What is kept, and where: the ledger, the home folder, the storage URI and its lease."""
+"""The files of a sweep: the ledger, the home folder, and the storage with its lease."""

@@ -1,4 +1,4 @@
-"""One attempt at a time works in a trial's folder, and continues from the newest checkpoint."""
+"""The lock of a trial's folder. One attempt at a time holds it and continues from the newest checkpoint."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from trainables.errors import ClusterError
 
 PATIENCE_SECONDS = 120.0
-"""How long an attempt waits for the processes of the one before. Ray's processes end seconds after a driver
-that was killed; an NFS server keeps the locks of a lost node for 90 s."""
+"""How long an attempt waits for the processes of the earlier attempt. After a driver is killed, Ray's
+processes end within seconds. After a node is lost, an NFS server keeps its locks for 90 s."""
 POLL_SECONDS = 0.1
 CHECKPOINTS = "checkpoints"
 """Folder of a trial's checkpoints, in the trial's folder."""
@@ -26,15 +26,15 @@ def taken_over(
     find: Callable[[], tuple[Path | None, list[str]]] | None = None,
     patience_seconds: float = PATIENCE_SECONDS,
 ) -> Generator[tuple[Path | None, list[str]]]:
-    """Holds a trial's folder for an attempt; yields its newest sound checkpoint and a list of damaged ones.
+    """Holds a trial's folder for an attempt, and yields its newest sound checkpoint and the damaged ones.
 
-    The checkpoint is None at the start of a trial. Every process of the attempt enters here. All earlier
-    attempts have ended by then, so all ranks find the same checkpoint.
+    The checkpoint is None at the start of a trial. Every process of the attempt must call this function. It
+    waits until all earlier attempts have ended, so all ranks find the same checkpoint.
 
     Args:
         workdir: the trial's folder.
         attempt: number of this attempt, from 1.
-        find: looks for the checkpoint; default: `find_checkpoint` in the folder.
+        find: function that finds the checkpoint. Default: `find_checkpoint` in the folder.
         patience_seconds: how long to wait for the end of earlier attempts.
 
     Raises:
@@ -48,22 +48,22 @@ def taken_over(
             while not _is_acquired(file.fileno()):
                 if time.monotonic() > deadline:
                     raise ClusterError(
-                        f"{workdir}: a process of attempt {earlier} still works there, left by a sweep "
-                        "that was killed; end the process, then sweep --resume NAME --retry-failed"
+                        f"{workdir}: a process of attempt {earlier} still uses this folder; its sweep was "
+                        "killed. End the process, then run: sweep --resume NAME --retry-failed"
                     )
                 time.sleep(POLL_SECONDS)
-    with _lock_of(workdir, attempt).open("a") as file:  # the kernel drops it with the process
+    with _lock_of(workdir, attempt).open("a") as file:  # the kernel releases it when the process ends
         fcntl.flock(file, fcntl.LOCK_SH)
         yield find() if find is not None else find_checkpoint(workdir)
 
 
 def ran_here(workdir: Path, attempt: int) -> bool:
-    """Whether all earlier attempts worked in this folder, on this machine."""
+    """Returns whether all earlier attempts ran in this folder on this machine."""
     return all(_lock_of(workdir, earlier).exists() for earlier in range(1, attempt))
 
 
 def find_checkpoint(workdir: Path) -> tuple[Path | None, list[str]]:
-    """Returns a trial's newest sound checkpoint, or None, and a list of damaged ones."""
+    """Returns a trial's newest sound checkpoint (or None) and a list of damaged checkpoints."""
     folder = workdir / CHECKPOINTS
     if not folder.is_dir():
         return None, []

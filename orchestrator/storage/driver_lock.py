@@ -1,4 +1,4 @@
-"""The process that runs a sweep: it holds the lock of the ledger. Needs neither Ray nor torch."""
+"""The lock of a ledger: the process that runs the sweep holds it. This module needs neither Ray nor torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainables.shell import command
 
 STOP_SIGNAL = signal.SIGUSR2  # Tune uses SIGUSR1
 WAITING = "waiting.json"
-"""File in the folder of a sweep that runs on a cluster: why its trials wait."""
+"""Name of a file in the sweep's folder. On a cluster, it says why trials wait."""
 
 
 def running_driver(sweep_folder: Path) -> int | None:
@@ -30,7 +30,9 @@ def running_driver(sweep_folder: Path) -> int | None:
 
 
 def hold_driver_lock(sweep_folder: Path) -> int:
-    """Returns an open file that holds the lock; the kernel drops it with the file or the process.
+    """Returns the descriptor of an open file that holds the lock.
+
+    The kernel releases the lock when the file is closed or the process ends.
 
     Raises:
         ClusterError: another process runs the sweep.
@@ -44,7 +46,7 @@ def hold_driver_lock(sweep_folder: Path) -> int:
         pid = os.read(descriptor, 20).decode() or "unknown"
         os.close(descriptor)
         raise ClusterError(
-            f"sweep '{sweep_folder.name}' is being run by process {pid}; wait for it, or stop it first"
+            f"sweep '{sweep_folder.name}' is being run by process {pid}; wait until it ends, or stop it first"
         ) from error
     os.ftruncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())
@@ -52,7 +54,7 @@ def hold_driver_lock(sweep_folder: Path) -> int:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process with this id exists, of any user."""
+    """Returns whether a process with this id exists. The process may belong to any user."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -66,27 +68,27 @@ def ask_to_stop(sweep_folder: Path) -> int:
     """Asks the driver of a sweep to stop after the running epochs, and returns its process id.
 
     Raises:
-        ClusterError: the sweep is not running, or its process cannot be signalled from here.
+        ClusterError: the sweep is not running, or this process cannot send a signal to the driver.
     """
     name, pid = sweep_folder.name, running_driver(sweep_folder)
     if pid is None:
         raise ClusterError(f"sweep '{name}' is not running; see its trials: {command(f'status {name}')}")
-    if not _has_open(pid, sweep_folder / "ledger" / "lock"):  # another process may have this id now
+    if not _has_open(pid, sweep_folder / "ledger" / "lock"):  # another process may have got this id
         raise ClusterError(
-            f"sweep '{name}' is run by process {pid} on another machine, in another container or by "
-            "another user; stop it there"
+            f"sweep '{name}' is run by process {pid} of another machine, container or user; run the stop "
+            "command on that machine, in that container or as that user"
         )
-    if not _listens(pid):  # without a handler the signal would kill it
+    if not _listens(pid):  # without a handler the signal would kill the driver
         raise ClusterError(
-            f"sweep '{name}' is run by process {pid}, which does not listen to stop yet: it is starting; "
-            "try again, or press Ctrl-C there"
+            f"sweep '{name}' is run by process {pid}, which is still starting and cannot be stopped yet; "
+            "try again in a few seconds, or press Ctrl-C in its terminal"
         )
     os.kill(pid, STOP_SIGNAL)
     return pid
 
 
 def _listens(pid: int) -> bool:
-    """Whether a process has a handler for the stop signal."""
+    """Returns whether a process has a handler for the stop signal."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -103,7 +105,7 @@ def _has_open(pid: int, path: Path) -> bool:
 
 
 def read_waiting(sweep_folder: Path) -> dict[str, str]:
-    """Returns trial key → why the trial waits, of a running sweep."""
+    """Returns the waiting trials of a running sweep: trial key → the reason why it waits."""
     try:
         return json.loads((sweep_folder / WAITING).read_text())
     except (OSError, ValueError):

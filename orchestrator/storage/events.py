@@ -1,6 +1,6 @@
-"""The events of a sweep, one class each. Their fields are the keys of a line in the ledger.
+"""The events of a sweep, one class for each. The fields of an event are the keys of its line in the ledger.
 
-To change an event: a new field needs a default, as ledgers of earlier versions lack it. Nothing is renamed.
+A new field needs a default, because ledgers of earlier versions lack it. Never rename a field or an event.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class SweepStarted(Event):
     """A driver started or resumed the sweep, with these inputs."""
 
     name: str
-    experiment: str = ""  # of MLflow
+    experiment: str = ""  # name of the MLflow experiment
     space: dict[str, Any] = field(default_factory=dict[str, Any])  # the search space, as in its file
     space_fingerprint: str | None = None
     objective: str = DEFAULT_OBJECTIVE  # ranks trials; higher is better
-    num_trials: int | None = None  # planned, without repeats on other seeds; None: not recorded
+    num_trials: int | None = None  # planned trials, without repeats on other seeds; None: not recorded
     num_to_confirm: int = 0  # trials that repeat the best arms on other seeds
     code_fingerprint: str | None = None
     git: dict[str, Any] | str | None = None
@@ -51,7 +51,7 @@ class TrialPlaced(Event):
     confirms: bool = False  # repeats an arm on another seed
     data_fingerprint: str | None = None  # None: not recorded
     model_fingerprint: str | None = None  # None: the weights were not on this machine
-    captioner_fingerprint: str | None = None  # None: as above, or the trial has no captioner
+    captioner_fingerprint: str | None = None  # None: weights not on this machine, or no captioner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class TrialWarned(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialFinished(Event):
-    """A trial has its results: it ran to its end, or a scheduler stopped it early."""
+    """A trial finished with results, at its end or because a scheduler stopped it early."""
 
     trial_key: str
     attempt: int
@@ -88,7 +88,7 @@ class TrialFinished(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialFailed(Event):
-    """An attempt failed. If `is_retried`, another attempt follows."""
+    """An attempt of a trial failed. If `is_retried` is true, another attempt follows."""
 
     trial_key: str
     attempt: int
@@ -99,7 +99,7 @@ class TrialFailed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedTest(Event):
-    """The test labels are about to be read for these trials."""
+    """The driver is about to read the test labels for these trials."""
 
     trial_keys: list[str]
     reason: str
@@ -120,11 +120,11 @@ class Evaluated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SweepFinished(Event):
-    """The driver ended."""
+    """The driver of the sweep ended."""
 
     exit_code: int
     seconds: float
-    is_cut_short: bool = False  # trials were left undone
+    is_cut_short: bool = False  # some trials were not run
 
 
 EVENTS: dict[str, type[Event]] = {
@@ -143,10 +143,10 @@ NAMES: dict[type[Event], str] = {event: name for name, event in EVENTS.items()}
 
 
 def read_event(name: str, payload: dict[str, Any]) -> Event | None:
-    """Returns an event of a ledger; None for one that only a later version knows.
+    """Returns an event of a ledger, or None if only a later version knows this event.
 
     Raises:
-        TypeError: a field is missing; names it.
+        TypeError: a field is missing; the message names the field.
     """
     if (event := EVENTS.get(name)) is None:
         return None

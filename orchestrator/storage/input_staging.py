@@ -1,4 +1,4 @@
-"""Data and local weights for other machines: uploaded to the storage once, fetched once per node."""
+"""Copies data and local weights to other machines: one upload to the storage, one download per node."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from trainables.data.datasets import files_of
 from trainables.models.files.checkpoints import local_places
 
 BLOBS = "blobs"
-"""In the storage: files by their SHA-256."""
+"""Folder of the storage with files, each named by its SHA-256."""
 INPUTS = "inputs"
-"""In the storage: the manifests of folders. In a node's store: fetched folders."""
+"""Folder with the manifests of inputs in the storage, and with the fetched inputs in a node's store."""
 FILES = "files"
-"""In a fetched folder. Its own manifest lies beside: weights are identified by all files of their folder."""
+"""Folder with the files of a fetched input. The manifest is outside, because the fingerprint of weights
+covers every file in their folder."""
 
 
 def upload_inputs(storage: Storage, configs: Iterable[TrialConfig]) -> dict[str, str]:
-    """Uploads the data and the local weights of trials, unless the storage has them.
+    """Uploads the data and the local weights of trials that the storage lacks.
 
     Returns:
-        Path in a configuration (`data.root`, a checkpoint's folder) → fingerprint.
+        Each path in a configuration (`data.root`, a checkpoint's folder) → the fingerprint of its files.
     """
     wanted: dict[str, dict[str, Path]] = {}
     for config in configs:
@@ -42,12 +43,12 @@ def upload_inputs(storage: Storage, configs: Iterable[TrialConfig]) -> dict[str,
 
 
 def fetch_inputs(storage: Storage, inputs: Mapping[str, str], store: Path) -> None:
-    """Fetches the inputs that this machine lacks. Processes that want the same input wait for the first.
+    """Fetches the inputs that this machine lacks. If several processes want an input, one fetches it.
 
     Args:
-        storage: has the inputs.
-        inputs: see `upload_inputs`.
-        store: of this machine.
+        storage: where the inputs are.
+        inputs: path → fingerprint, from `upload_inputs`.
+        store: the store of this machine.
     """
     for name, key in inputs.items():
         if places.found(name).exists():

@@ -1,4 +1,4 @@
-"""The lease of a sweep: a file in its storage that the driver renews. Another driver may take a stale one."""
+"""The lease of a sweep: a file in the storage, which the driver renews. Others may take a stale lease."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from trainables.errors import ClusterError
 
 LEASE = "lease.json"
 LEASE_SECONDS = 60.0
-"""A lease is stale after this time without renewal, by the clock of the storage."""
+"""A lease that was not renewed for this time, by the clock of the storage, is stale."""
 RENEW_SECONDS = 15.0
 CLOCKS_DIFFER_SECONDS = 60.0
-"""Added by readers, which cannot ask for the clock of the storage, before they report a driver as dead."""
+"""Extra time before a reader reports a driver as dead: it writes nothing, so it cannot read that clock."""
 SETTLE_SECONDS = 1.0
-"""After two drivers wrote at once: the lease belongs to the one that is in the file after this time."""
+"""If two drivers write a lease at the same time, the lease belongs to the one in the file after this time."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Holder:
     expires: str
 
     def to_bytes(self) -> bytes:
-        """Returns the content of the file, readable for people."""
+        """Returns the content of the lease file, as JSON that people can read."""
         return json.dumps(asdict(self), indent=1).encode()
 
 
@@ -52,10 +52,10 @@ class Lease:
         self.since = datetime.now(UTC).isoformat(timespec="seconds")
 
     def acquire(self) -> None:
-        """Takes the lease.
+        """Takes the lease of the sweep.
 
         Raises:
-            ClusterError: another driver has it; names the driver.
+            ClusterError: another driver holds the lease; the message names the driver.
         """
         if self.refuse_if_held():
             self.storage.delete(self.key)
@@ -66,10 +66,10 @@ class Lease:
             raise self._refused(holder)
 
     def refuse_if_held(self) -> bool:
-        """Returns whether there is a stale lease.
+        """Returns whether a stale lease exists.
 
         Raises:
-            ClusterError: there is a lease that is not stale.
+            ClusterError: a lease exists and is not stale.
         """
         holder = self.holder()
         if holder is not None and not self._is_stale(holder):
@@ -77,7 +77,7 @@ class Lease:
         return holder is not None
 
     def renew(self) -> Holder | None:
-        """Renews the lease. If another driver has taken it, returns that driver instead."""
+        """Renews the lease. If another driver has taken the lease, returns that driver instead."""
         holder = self.holder()
         if holder is not None and holder.owner != self.owner:
             return holder
@@ -85,22 +85,22 @@ class Lease:
         return None
 
     def release(self) -> None:
-        """Deletes the lease, unless another driver has it."""
+        """Deletes the lease, unless another driver holds it."""
         holder = self.holder()
         if holder is not None and holder.owner == self.owner:
             self.storage.delete(self.key)
 
     def holder(self) -> Holder | None:
-        """Returns the driver that has the lease, or None."""
+        """Returns the driver that holds the lease, or None."""
         try:
             return Holder(**json.loads(self.storage.get_bytes(self.key)))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):  # unreadable: held until it is stale
+        except (ValueError, TypeError):  # unreadable: counts as held until it is stale
             return Holder("", "unknown", 0, "", "unknown", "unknown")
 
     def seen(self) -> Holder | None:
-        """Returns the driver that runs the sweep, judged without writing; None if there is none."""
+        """Returns the driver that runs the sweep, or None. Writes nothing to the storage."""
         holder = self.holder()
         if holder is None or _died_here(holder):
             return None
@@ -115,7 +115,7 @@ class Lease:
         return Holder(self.owner, platform.node(), os.getpid(), machine(), self.since, expires).to_bytes()
 
     def _is_stale(self, holder: Holder) -> bool:
-        """A lease is stale once its driver on this machine is dead, or when it was not renewed in time."""
+        """Returns whether the driver died on this machine, or did not renew the lease in time."""
         if _died_here(holder):
             return True
         clock = f"{CHECKS}/{secrets.token_hex(8)}"
@@ -130,8 +130,8 @@ class Lease:
     def _refused(self, holder: Holder | None) -> ClusterError:
         who = f"process {holder.pid} on {holder.host} since {holder.since}" if holder else "another driver"
         return ClusterError(
-            f"sweep '{self.sweep}' in {self.storage.uri} is being run by {who}; wait for it, or stop it "
-            f"there. If that driver has died, its lease ends after {LEASE_SECONDS:.0f} seconds"
+            f"sweep '{self.sweep}' in {self.storage.uri} is being run by {who}; wait until it ends, or stop "
+            f"it on that machine. If that driver has died, its lease ends after {LEASE_SECONDS:.0f} seconds"
         )
 
 
@@ -140,7 +140,7 @@ def _died_here(holder: Holder) -> bool:
 
 
 def machine() -> str:
-    """Returns a name that is equal where process ids mean the same processes: one boot, one namespace."""
+    """Returns a name for this boot of this machine and this namespace of process ids."""
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     found = [boot.read_text() if boot.exists() else "", os.readlink(namespace) if namespace.exists() else ""]
     return fingerprint("machine", [platform.node(), *found])

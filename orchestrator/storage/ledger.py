@@ -1,8 +1,9 @@
-"""The ledger of a sweep: append-only JSON lines with checksums and one writer; and the state they give.
+"""The ledger of a sweep, and the state of the sweep that follows from it.
 
-A line is `{"v":1,"seq":0,"time":"…","type":"…", …fields of the event, "sha":"…"}`; `sha` is the first 16
-hex digits of the SHA-256 of the line without it. `seq` has no gaps. Files: `ledger/segment-00000.jsonl`, …;
-only the last one grows. A line without its newline does not count: it was cut off by a crash.
+The ledger consists of JSON lines with checksums. Lines are only appended, by one writer. A line is
+`{"v":1,"seq":0,"time":"…","type":"…", …fields of the event, "sha":"…"}`. `sha` is the first 16 hex digits of
+the SHA-256 of the line without `sha`. `seq` has no gaps. The files are `ledger/segment-00000.jsonl`, …; only
+the last file grows. A last line without a newline is ignored: a crash interrupted its writing.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ class Entry:
 
     seq: int
     time: str  # ISO 8601, UTC
-    event: Event | None  # None: of a later version
+    event: Event | None  # None: an event of a later version
 
 
 class LedgerReader:
-    """Reads a ledger from its start. Each `poll` returns the new entries."""
+    """Reader of a ledger, from its first entry. Each `poll` returns the new entries."""
 
     def __init__(self, sweep_folder: Path):
         self.folder = sweep_folder / "ledger"
@@ -65,10 +66,10 @@ class LedgerReader:
         """Returns the entries written since the last call, up to the last newline.
 
         Raises:
-            DataError: a line is damaged, missing or of a newer version; says which.
+            DataError: a line is damaged, missing or of a newer version; the message names the line.
         """
         entries: list[Entry] = []
-        num_segments = len(list(self.folder.glob("segment-*.jsonl")))  # first, as a writer may add one
+        num_segments = len(list(self.folder.glob("segment-*.jsonl")))  # counted first: a writer may add one
         while self.segment < num_segments:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
@@ -86,7 +87,7 @@ class LedgerReader:
 
     @property
     def path(self) -> Path:
-        """The segment being read."""
+        """The path of the segment that is being read."""
         return self.folder / f"segment-{self.segment:05d}.jsonl"
 
     def _parse(self, line: bytes) -> Entry:
@@ -94,7 +95,7 @@ class LedgerReader:
             raise self._damaged("its checksum does not match")
         values = json.loads(line)
         if values["v"] != SCHEMA:
-            raise self._damaged(f"it has schema {values['v']}, but this version reads {SCHEMA}: update it")
+            raise self._damaged(f"it has schema {values['v']}, but this version reads {SCHEMA}; update it")
         if values["seq"] != self.next_seq:
             raise self._damaged(f"it is entry {values['seq']}, but entry {self.next_seq} was expected")
         self.next_seq += 1
@@ -111,11 +112,11 @@ class LedgerReader:
 
 
 class Ledger:
-    """The only writer of a sweep's ledger: it holds the lock of the driver.
+    """The only writer of a sweep's ledger. It holds the driver lock and removes an incomplete last line.
 
     Raises:
-        ClusterError: another process is writing.
-        DataError: a line is damaged. An incomplete last line is cut off instead.
+        ClusterError: another process is writing the ledger.
+        DataError: a line is damaged.
     """
 
     def __init__(self, sweep_folder: Path, *, segment_bytes: int = _SEGMENT_BYTES):
@@ -137,8 +138,8 @@ class Ledger:
         """Writes an event to disk, and returns its entry.
 
         Raises:
-            OSError: the disk is full or fails; the ledger is unchanged.
-            ValueError: a number is not finite.
+            OSError: the disk is full or fails. The ledger is unchanged.
+            ValueError: a number of the event is not finite.
         """
         with self._one_at_a_time:
             size = os.fstat(self._file).st_size
@@ -162,7 +163,7 @@ class Ledger:
         os.fsync(self._file)
 
     def close(self) -> None:
-        """Releases the lock. May be called twice."""
+        """Closes the ledger and releases the lock. May be called twice."""
         with self._one_at_a_time:
             if self._file >= 0:
                 os.close(self._file)
@@ -190,11 +191,11 @@ Failure = tuple[int, str, str]
 """A failed attempt: (attempt, cause, message)."""
 
 Opening = tuple[str, OpenedTest]
-"""When the test labels were opened (ISO 8601), and for which trials."""
+"""The time at which the test labels were opened (ISO 8601), and the event with the trials."""
 
 
 class Inputs(NamedTuple):
-    """Fingerprints of the inputs of an attempt; see `Identity`."""
+    """The fingerprints of an attempt's inputs; see `Identity`."""
 
     data: str
     model: str | None
@@ -214,22 +215,22 @@ class TrialState:
     status: TrialStatus = "placed"
     attempts: int = 0
     history: list[Report] = field(default_factory=list[Report])
-    metrics: dict[str, float] = field(default_factory=dict[str, float])  # final, or the last reported
+    metrics: dict[str, float] = field(default_factory=dict[str, float])  # final, or last reported
     results: dict[str, str] = field(default_factory=dict[str, str])  # file relative to `workdir` → SHA-256
     workdir: str = ""  # relative to the sweep's folder
     seconds: float = 0.0
     stopped_early: bool = False
     cause: str | None = None
     message: str | None = None
-    failures: list[Failure] = field(default_factory=list[Failure])  # of all attempts
-    inputs: list[Inputs] = field(default_factory=list[Inputs])  # of each attempt
+    failures: list[Failure] = field(default_factory=list[Failure])  # one for each failed attempt
+    inputs: list[Inputs] = field(default_factory=list[Inputs])  # one for each attempt
 
     def own_key(self, key: str) -> str:
-        """Returns the key under which this trial reports the value of a space's key; see `own_key`."""
+        """Returns the metric key of this trial that corresponds to a key of the search space."""
         return own_key(key, self.config)
 
     def value(self, key: str) -> float | None:
-        """Returns the newest value of a space's objective, constraint or cost; None while it has none."""
+        """Returns the newest value of an objective, a constraint or a cost, or None if none is reported."""
         return self.metrics.get(self.own_key(key))
 
 
@@ -241,9 +242,9 @@ class SweepState:
     """The state of a sweep after the entries that were applied."""
 
     name: str
-    began: str = ""  # when the first driver started: ISO 8601, UTC; empty: none did
-    opened: SweepStarted = _NOT_STARTED  # by the first driver
-    started: SweepStarted = _NOT_STARTED  # by the newest driver
+    began: str = ""  # time when the first driver started: ISO 8601, UTC; empty: no driver started
+    opened: SweepStarted = _NOT_STARTED  # written by the first driver
+    started: SweepStarted = _NOT_STARTED  # written by the newest driver
     trials: dict[str, TrialState] = field(default_factory=dict[str, TrialState])
     test_opened: list[Opening] = field(default_factory=list[Opening])
     evaluated: Evaluated | None = None
@@ -252,7 +253,7 @@ class SweepState:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the newest driver reached the end of the sweep, with failed trials or without."""
+        """True if the newest driver reached the end of the sweep. Trials may have failed."""
         end = self.finished
         return end is not None and end.exit_code in (0, 3) and not end.is_cut_short
 
@@ -283,14 +284,14 @@ class SweepState:
                 self.evaluated = event
             case SweepFinished() as event:
                 self.finished = event
-            case _:  # of no effect, or of a later version
+            case _:  # an event without effect on the state, or of a later version
                 pass
 
     def _fail(self, event: TrialFailed) -> None:
         trial = self.trials[event.trial_key]
         trial.failures.append((event.attempt, event.cause, event.message))
         if event.is_retried:
-            trial.status = "placed"  # its next attempt follows
+            trial.status = "placed"  # the next attempt follows
             return
         trial.cause, trial.message = event.cause, event.message
         trial.status = "unavailable" if trial.cause == "unavailable" else "failed"
@@ -298,7 +299,7 @@ class SweepState:
     def _place(self, event: TrialPlaced) -> None:
         key = event.trial_key
         if not key or key.startswith("/") or ".." in key.split("/") or "\\" in key or "\0" in key:
-            raise DataError(f"ledger of '{self.name}': trial {key!r} leads out of its folder")
+            raise DataError(f"ledger of '{self.name}': trial key {key!r} is a path outside its folder")
         if key not in self.trials:
             self.trials[key] = TrialState(
                 key, event.arm_key, event.name, event.config, event.is_baseline, event.confirms
@@ -312,10 +313,10 @@ class SweepState:
 
 
 def read_ledger(sweep_folder: Path) -> SweepState:
-    """Returns the state of a sweep by its ledger, even while a driver writes.
+    """Returns the state of a sweep from its ledger, even while a driver writes the ledger.
 
     Raises:
-        DataError: no such sweep (offers the nearest name), or a damaged line (says which).
+        DataError: the sweep does not exist (the message suggests the nearest name), or a line is damaged.
     """
     if not (sweep_folder / "ledger").is_dir():
         raise no_such_sweep(sweep_folder)
@@ -326,7 +327,7 @@ def read_ledger(sweep_folder: Path) -> SweepState:
 
 
 def no_such_sweep(sweep_folder: Path) -> DataError:
-    """Returns the error for a sweep that is not on this machine, with the nearest name."""
+    """Returns the error for a sweep that is not on this machine. The message suggests the nearest name."""
     others = [path.parent.name for path in sweep_folder.parent.glob("*/ledger")]
     near = difflib.get_close_matches(sweep_folder.name, others, n=1, cutoff=0.3)
     hint = f"; did you mean '{near[0]}'?" if near else ""

@@ -1,7 +1,7 @@
-"""Copies a running sweep to its storage, and holds the sweep's lease there.
+"""Copies a running sweep to its storage, and holds the sweep's lease in the storage.
 
-The ledger on the driver's disk is authoritative. While the storage does not answer, the sweep continues. The
-copy is completed when the storage answers again, at the end, or when the sweep is resumed.
+The ledger on the driver's disk is authoritative. If the storage does not answer, the sweep continues. The
+copy is completed when the storage answers again, when the sweep ends, or when the sweep is resumed.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ from trainables.shell import command
 
 logger = logging.getLogger(__name__)
 MIRROR_SECONDS = 5.0
-"""Time between copies: a driver that loses its disk loses at most this much."""
+"""Time between copies. If a driver loses its disk, at most this much of the sweep is lost."""
 
 
 def reach(uri: str) -> Storage:
-    """Returns the storage at a URI, after writing and reading a file there.
+    """Returns the storage at a URI, after writing and reading a test file in it.
 
     Raises:
-        ConfigError: not the URI of a storage, or the home folder.
-        StorageError: the storage cannot be used from here; says what to do.
+        ConfigError: the URI is invalid, or names the home folder.
+        StorageError: this machine cannot use the storage; the message says what to do.
     """
     storage, here = open_storage(uri), home()
     if storage.place.kind == "folder" and (place := Path(storage.uri)).resolve() == here.resolve():
-        raise ConfigError(f"storage {place}: is the home folder; choose a folder on another disk")
+        raise ConfigError(f"storage {place} is the home folder; choose a folder on another disk")
     storage.check()
     return storage
 
 
 class Mirror:
-    """Holds a sweep's lease and copies its ledger and results on a thread, from `start` to `finish`."""
+    """A thread that holds a sweep's lease and copies its ledger and results, from `start` to `finish`."""
 
     def __init__(
         self, storage: Storage, folder: Path, say: Callable[[str], None], *, is_shared: bool = False
     ) -> None:
         self.storage, self.folder, self.say = storage, folder, say
         self.lease = Lease(storage, folder.name)
-        self.is_lost = False  # another driver has the lease, so nothing is written to the storage
-        self.is_behind = False  # the storage did not answer the last time
+        self.is_lost = False  # another driver holds the lease, so nothing is written to the storage
+        self.is_behind = False  # the storage did not answer the last request
         self.is_shared = is_shared  # trials on other machines need the storage
-        self._sizes: dict[str, int] = {}  # of the segments as copied
+        self._sizes: dict[str, int] = {}  # sizes of the segments when they were copied
         self._reader = LedgerReader(folder)
         self._ended: list[str] = []  # finished trials that are not uploaded yet
         self._forgotten: list[str] = []  # trials whose checkpoints are to be deleted
@@ -77,8 +77,8 @@ class Mirror:
         """Takes the lease, compares the two ledgers, and starts to copy.
 
         Raises:
-            ClusterError: another driver has the lease, or the ledger in the storage is longer.
-            ClusterError: the sweep is new, and the storage has one of this name.
+            ClusterError: another driver holds the lease, or the ledger in the storage is longer.
+            ClusterError: the sweep is new, but the storage already has a sweep with this name.
         """
         self.lease.acquire()
         try:
@@ -99,7 +99,7 @@ class Mirror:
         self._thread.start()
 
     def finish(self) -> None:
-        """Copies the rest and releases the lease; tells the user if the copy is incomplete."""
+        """Copies the rest of the sweep and releases the lease. Tells the user if the copy is incomplete."""
         name = self.folder.name
         try:
             self._end()
@@ -112,7 +112,7 @@ class Mirror:
         except Exception as error:  # the sweep itself is complete
             logger.warning("the copy in the storage is incomplete", exc_info=error)
             self.say(
-                f"{error}. The sweep is complete on this machine, but its copy is not; complete it later: "
+                f"{error}. The sweep is complete on this machine, but its copy is not. Complete the copy: "
                 + command(f"sweep --resume {name} --storage '{self.storage.uri}'")
             )
         finally:
@@ -124,7 +124,7 @@ class Mirror:
             self._thread.join()
 
     def copy_ledger(self) -> None:
-        """Copies the segments that have grown; of the open one, only complete lines."""
+        """Copies the complete lines of the segments that have grown."""
         with self._one_at_a_time:  # an older copy must not replace a newer one
             for path in sorted(self.folder.glob("ledger/segment-*.jsonl")):
                 if path.stat().st_size == self._sizes.get(path.name):
@@ -135,7 +135,7 @@ class Mirror:
                 self._sizes[path.name] = len(content)
 
     def fetch_results(self, trial_key: str, hashes: dict[str, str]) -> None:
-        """Fetches the results of a trial that ended on another node; `DataError` if a file is damaged."""
+        """Fetches the results of a trial that ended on another node; `DataError` for a damaged file."""
         fetch_results(self.storage, self.folder, trial_key, hashes)
 
     def fetch_failures(self, trial_key: str, attempt: int) -> None:
@@ -152,13 +152,13 @@ class Mirror:
                     if self.is_lost:
                         return
                     renewed = time.monotonic()
-                self._complete_ended()  # first: the copied ledger must name no missing results
+                self._complete_ended()  # results first: the copied ledger must not name missing files
                 self.copy_ledger()
                 self._delete_forgotten()
             except Exception as error:  # whatever happened, the lease must be renewed
                 logger.warning("could not write to the storage", exc_info=error)
                 if not self.is_behind:
-                    self.say(f"{error}. The sweep continues here and is copied later")
+                    self.say(f"{error}. The sweep continues on this machine and is copied later")
                 self.is_behind = True
             else:
                 if self.is_behind:
@@ -170,7 +170,7 @@ class Mirror:
         self._forgotten.append(trial_key)
 
     def _complete_ended(self) -> None:
-        """Uploads what finished trials left on this machine, and deletes their checkpoints in the storage."""
+        """Uploads the files of finished trials, and deletes their checkpoints in the storage."""
         events = [entry.event for entry in self._reader.poll()]
         self._ended += [event.trial_key for event in events if isinstance(event, TrialFinished)]
         state = read_ledger(self.folder) if self._ended else None
@@ -189,12 +189,12 @@ class Mirror:
         self.is_lost = True
         self.say(
             f"process {other.pid} on {other.host} has taken over this sweep in {self.storage.uri}, because "
-            "its lease was not renewed in time: this driver starts no more trials and copies nothing more"
+            "this driver did not renew its lease in time. It starts no more trials and copies nothing more"
         )
 
 
 def complete(storage: Storage, state: SweepState, folder: Path) -> None:
-    """Uploads what the storage lacks of every trial: results, checkpoints and store entries.
+    """Uploads the results, checkpoints and store entries of all trials that the storage lacks.
 
     Raises:
         DataError: a file on this machine is damaged.
@@ -228,7 +228,7 @@ def _has(storage: Storage, key: str, trial: TrialState) -> bool:
 
 
 def fetch_results(storage: Storage, folder: Path, trial_key: str, hashes: dict[str, str]) -> None:
-    """Fetches the results of a trial that are missing or different on this machine.
+    """Fetches the result files of a trial that are missing or different on this machine.
 
     Raises:
         DataError: a file is missing or damaged in the storage.
@@ -240,10 +240,10 @@ def fetch_results(storage: Storage, folder: Path, trial_key: str, hashes: dict[s
 
 
 def compare(storage: Storage, folder: Path) -> str:
-    """Returns whether the ledger here is `equal` to, `ahead` of or `behind` the one in the storage.
+    """Returns whether the local ledger is `equal` to, `ahead` of or `behind` the ledger in the storage.
 
     Raises:
-        DataError: neither ledger continues the other.
+        DataError: the ledgers differ, and neither is a continuation of the other.
     """
     here = b"".join(path.read_bytes() for path in sorted(folder.glob("ledger/segment-*.jsonl")))
     here = here[: here.rfind(b"\n") + 1]
@@ -255,16 +255,17 @@ def compare(storage: Storage, folder: Path) -> str:
     if there.startswith(here):
         return "behind"
     raise DataError(
-        f"sweep '{folder.name}' was continued both here and, on another machine, from {storage.uri}: the two "
-        f"ledgers differ. Move one away ({folder}, or sweeps/{folder.name} there), and resume the other"
+        f"sweep '{folder.name}' was continued on this machine and also on another one, so its ledger differs "
+        f"from that in {storage.uri}. Move one away ({folder}, or sweeps/{folder.name} in the storage), and "
+        "resume the other"
     )
 
 
 def fetch_sweep(storage: Storage, folder: Path) -> None:
-    """Fetches a sweep's ledger, if it is longer in the storage, and the results of its finished trials.
+    """Fetches a sweep's ledger, if the storage has a longer one, and the results of the finished trials.
 
     Raises:
-        DataError: no such sweep, or a file is missing or damaged in the storage.
+        DataError: the sweep does not exist, or a file in the storage is missing or damaged.
         ClusterError: another driver runs the sweep, or the storage does not answer.
     """
     names = segment_names(storage, folder.name)

@@ -1,4 +1,4 @@
-"""Reads sweeps in a storage, which other machines run. Takes no lease and writes nothing there."""
+"""Reads sweeps of other machines from a storage. Takes no lease and writes nothing to the storage."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def ledger_key(sweep: str) -> str:
 
 
 def segment_names(storage: Storage, sweep: str) -> list[str]:
-    """Returns the names of a ledger's segments in the storage, the oldest first, without unfinished files."""
+    """Returns the names of a ledger's complete segments in the storage, from the oldest to the newest."""
     return [name for name in storage.names(ledger_key(sweep)) if _SEGMENT.fullmatch(name)]
 
 
 def read_segments(storage: Storage, sweep: str) -> Iterator[tuple[str, bytes]]:
-    """Yields name and content of each segment of a ledger in the storage, the oldest first.
+    """Yields the name and content of each segment of a ledger in the storage, oldest first.
 
     Raises:
-        StorageError: the sweep is being deleted there, or the storage does not answer.
+        StorageError: somebody is deleting the sweep, or the storage does not answer.
     """
     for name in segment_names(storage, sweep):
         try:
@@ -42,7 +42,7 @@ def read_segments(storage: Storage, sweep: str) -> Iterator[tuple[str, bytes]]:
 
 
 def copy_segments(storage: Storage, folder: Path) -> None:
-    """Copies the ledger of the sweep `folder.name` from the storage into that folder, even while it grows."""
+    """Copies the ledger of the sweep `folder.name` from the storage to `folder`, even while it grows."""
     ledger = folder / "ledger"
     ledger.mkdir(parents=True, exist_ok=True)
     for name, content in read_segments(storage, folder.name):
@@ -57,7 +57,7 @@ def sweeps_in(storage: Storage) -> list[str]:
 
 
 def _ledgers(storage: Storage) -> dict[str, list[str]]:
-    """Returns the segments of every sweep with a valid name; others could lead out of a folder."""
+    """Returns the segments of each sweep with a valid name. Other names could be paths outside it."""
     if names := storage.names("sweeps"):
         named = filter(is_sweep_name, names)
         segments = at_once(lambda name: segment_names(storage, name), named)
@@ -67,19 +67,19 @@ def _ledgers(storage: Storage) -> dict[str, list[str]]:
 
 
 def no_such_sweep(storage: Storage, name: str, here: Sequence[str]) -> DataError:
-    """Returns the error for a sweep that is neither in the storage nor here, with the nearest name."""
+    """Returns the error for a sweep that is neither in the storage nor on this machine."""
     there = sweeps_in(storage)
     hint = did_you_mean(name, [*there, *here])
     return DataError(
-        f"no sweep '{name}' in {storage.uri} (there: {', '.join(there) or 'none'}), nor on this machine{hint}"
+        f"no sweep '{name}' on this machine or in {storage.uri} (has: {', '.join(there) or 'none'}){hint}"
     )
 
 
 def newest_in(storage: Storage) -> str:
-    """Returns the name of the sweep whose ledger was written last.
+    """Returns the name of the sweep in the storage whose ledger was written last.
 
     Raises:
-        DataError: there is no sweep.
+        DataError: the storage has no sweep.
     """
     segments = _ledgers(storage)
 
@@ -92,7 +92,7 @@ def newest_in(storage: Storage) -> str:
     if when := at_once(written, segments):
         return max(when, key=lambda name: when[name])
     raise DataError(
-        f"no sweep in {storage.uri}; start one: " + command(f"sweep SPACE --storage '{storage.uri}'")
+        f"no sweep in {storage.uri}; start a sweep: " + command(f"sweep SPACE --storage '{storage.uri}'")
     )
 
 
@@ -101,12 +101,12 @@ def copied(storage: Storage, name: str, here: Sequence[str]) -> Generator[Path]:
     """Yields a temporary folder with a copy of a sweep's ledger.
 
     Args:
-        storage: has the sweep.
-        name: of the sweep.
-        here: the sweeps on this machine, among which the nearest name is looked for too.
+        storage: the storage with the sweep.
+        name: name of the sweep.
+        here: names of the sweeps on this machine, which the error message may suggest too.
 
     Raises:
-        DataError: no such sweep; offers the nearest name.
+        DataError: the sweep does not exist; the message suggests the nearest name.
     """
     if not segment_names(storage, name):
         raise no_such_sweep(storage, name, here)

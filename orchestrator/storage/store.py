@@ -1,8 +1,8 @@
 """The storage of a sweep: a folder or bucket that all machines of a sweep can reach.
 
-A file appears there only when it is complete. Of a folder, the files come first and the manifest, with their
-SHA-256, last: without a manifest the folder does not count. Keys equal the paths below a home, such as
-`sweeps/NAME/trials/KEY/results` and `store/adapters/KEY`.
+A file appears in the storage only when it is complete. The manifest of a folder lists its files with their
+SHA-256, and is written last. A folder without a manifest is incomplete and is ignored. Keys equal the paths
+below a home, such as `sweeps/NAME/trials/KEY/results` and `store/adapters/KEY`.
 """
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -30,31 +30,31 @@ ATTEMPTS, PAUSE_SECONDS = 3, 0.5
 BLOCK_BYTES = 8 * 2**20
 MAX_THREADS = 16
 CHECKS = "checks"
-"""Folder for small files that test the storage, and are deleted again."""
+"""Folder for small files that test the storage. They are deleted after the test."""
 PERMANENT = re.compile(
     "ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|HTTP status 403"
 )
-"""In messages of the S3 client: errors that another attempt would not change."""
+"""Matches messages of the S3 client for errors that another attempt cannot fix."""
 _HALF_WRITTEN = re.compile(r".+\.[0-9a-f]{16}\.tmp")
-"""A file that is being written, or was when its writer was killed."""
+"""Matches the name of an incomplete file. Its writer is still writing it, or was killed."""
 ResultT = TypeVar("ResultT")
 
 
 class StorageError(ClusterError):
-    """The storage failed: it does not answer, is full, or denies access."""
+    """An error of the storage: it does not answer, is full, or denies access."""
 
 
 def open_storage(uri: str) -> Storage:
     """Returns the storage at a URI, without connecting to it.
 
     Raises:
-        ConfigError: not the URI of a storage.
+        ConfigError: the URI is invalid.
     """
     return Storage(read_uri(uri))
 
 
 class Storage:
-    """Files by key. Thread-safe. Each method tries a few times, then raises `StorageError`."""
+    """The files of a storage, by key. Thread-safe. Methods raise `StorageError` after a few failed tries."""
 
     def __init__(self, place: StoragePlace) -> None:
         self.place, self.uri = place, place.uri
@@ -68,7 +68,7 @@ class Storage:
         """Returns the content of a small file.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the file does not exist.
         """
 
         def read() -> bytes:
@@ -81,7 +81,7 @@ class Storage:
         """Uploads a file, and returns its SHA-256.
 
         Raises:
-            DataError: the file does not have the hash that was given.
+            DataError: the file does not have the given hash.
         """
 
         def copy() -> str:
@@ -93,15 +93,15 @@ class Storage:
         found = self._patiently(f"write {key}", copy)
         if sha256 is not None and found != sha256:
             self.delete(key)
-            raise DataError(f"{source}: changed since it was written, so it is not uploaded to {self.uri}")
+            raise DataError(f"{source}: the file has changed, so it is not uploaded to {self.uri}")
         return found
 
     def get_file(self, key: str, target: Path, *, sha256: str) -> None:
-        """Downloads a file, atomically, and checks its hash.
+        """Downloads a file atomically, and checks its hash.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            DataError: the file was damaged or changed in the storage.
+            FileNotFoundError: the file does not exist.
+            DataError: the file in the storage is damaged or was changed.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
@@ -123,10 +123,10 @@ class Storage:
             aside.unlink(missing_ok=True)
 
     def put_folder(self, source: Path, key: str) -> dict[str, str]:
-        """Uploads a folder, its manifest last, and returns its files with their SHA-256.
+        """Uploads a folder, with its manifest last, and returns its files with their SHA-256.
 
         Raises:
-            DataError: a file here differs from the folder's own manifest.
+            DataError: a local file differs from the folder's own manifest.
         """
         paths = {p.relative_to(source).as_posix(): p for p in sorted(source.rglob("*")) if p.is_file()}
         own = paths.pop(MANIFEST, None)
@@ -135,26 +135,26 @@ class Storage:
             lambda name: self.put_file(paths[name], f"{key}/{name}", sha256=known.get(name)), paths
         )
         if missing := known.keys() - hashes.keys():
-            raise DataError(f"{source / min(missing)}: missing, so the folder is not uploaded to {self.uri}")
+            raise DataError(f"{source / min(missing)} is missing: the folder is not uploaded to {self.uri}")
         self.put_bytes(f"{key}/{MANIFEST}", json.dumps({"files": hashes}, indent=1).encode())
         return hashes
 
     def get_folder(self, key: str, target: Path) -> None:
-        """Downloads a folder, atomically, and checks every hash.
+        """Downloads a folder atomically, and checks every hash.
 
         Raises:
-            FileNotFoundError: there is no such folder, or its upload was never finished.
-            DataError: a file is missing or damaged in the storage.
+            FileNotFoundError: the folder does not exist, or its upload was not finished.
+            DataError: a file in the storage is missing or damaged.
         """
         hashes = self.read_manifest(f"{key}/{MANIFEST}")
         with atomic_directory(target) as aside:
             self.get_files({name: (f"{key}/{name}", sha256) for name, sha256 in hashes.items()}, aside)
 
     def get_files(self, wanted: Mapping[str, tuple[str, str]], folder: Path) -> None:
-        """Downloads files into a folder, several at a time: name → (key, SHA-256).
+        """Downloads the files `name → (key, SHA-256)` into a folder, several at a time.
 
         Raises:
-            DataError: a file is missing or damaged in the storage.
+            DataError: a file in the storage is missing or damaged.
         """
 
         def get(name: str) -> None:
@@ -162,9 +162,7 @@ class Storage:
             try:
                 self.get_file(key, folder / _inside(name), sha256=sha256)
             except FileNotFoundError as error:
-                raise DataError(
-                    f"{self.uri}: {key} is missing in the storage, though it was uploaded"
-                ) from error
+                raise DataError(f"{self.uri}: {key} is missing, although it was uploaded") from error
 
         at_once(get, wanted)
 
@@ -172,7 +170,7 @@ class Storage:
         """Returns the files that a manifest lists, with their SHA-256.
 
         Raises:
-            FileNotFoundError: there is no manifest, so the upload was never finished.
+            FileNotFoundError: the manifest does not exist, so the upload was not finished.
             DataError: the manifest is damaged.
         """
         try:
@@ -182,18 +180,18 @@ class Storage:
             raise DataError(f"{self.uri}: {key} is damaged") from error
 
     def exists(self, key: str) -> bool:
-        """Whether there is a file or a folder with this key."""
+        """Returns whether a file or a folder with this key exists."""
         return self._info(key).type.name != "NotFound"
 
     def is_whole(self, key: str) -> bool:
-        """Whether the upload of a folder was finished."""
+        """Returns whether the upload of a folder was finished."""
         return self.exists(f"{key}/{MANIFEST}")
 
     def modified(self, key: str) -> float:
-        """Returns when a file was written: seconds since the epoch, by the clock of the storage.
+        """Returns the time when a file was written: seconds since the epoch, by the clock of the storage.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the file does not exist.
         """
         info = self._info(key)
         if info.mtime_ns is None:
@@ -201,8 +199,8 @@ class Storage:
         return info.mtime_ns / 1e9
 
     def names(self, key: str) -> list[str]:
-        """Returns the sorted names in a folder, without files that are being written; [] for no folder."""
-        # As in `uri`: commands without a storage need no pyarrow.
+        """Returns the sorted names in a folder, without incomplete files; [] if the folder does not exist."""
+        # pyarrow loads only where a storage is used.
         from pyarrow import fs
 
         selector = fs.FileSelector(self._path(key), allow_not_found=True)
@@ -211,7 +209,7 @@ class Storage:
         return [name for name in names if not _HALF_WRITTEN.fullmatch(name)]
 
     def delete(self, key: str) -> None:
-        """Deletes a file or a folder, if it exists; of a folder, the manifest first."""
+        """Deletes a file or a folder, if it exists. Deletes the manifest of a folder first."""
 
         def remove() -> None:
             kind = self._info(key).type.name
@@ -228,7 +226,7 @@ class Storage:
         self._patiently(f"delete {key}", remove)
 
     def create(self, key: str, content: bytes) -> bool:
-        """Writes a file, or returns False if it exists. Atomic in a folder, but not in a bucket."""
+        """Writes a new file, or returns False if it exists. Atomic in a folder, but not in a bucket."""
         if self.place.kind != "folder":  # pyarrow offers no conditional write
             if self.exists(key):
                 return False
@@ -252,7 +250,7 @@ class Storage:
         """Creates the folder if it is missing, then writes, lists, reads and deletes a file.
 
         Raises:
-            StorageError: one of these fails; says what to do.
+            StorageError: one of these steps fails; the message says what to do.
         """
         if self.place.kind == "folder":
             try:
@@ -267,15 +265,15 @@ class Storage:
             found = None
         if found != content:
             raise StorageError(
-                f"storage {self.uri}: a file was not read as it was written; use another storage"
+                f"storage {self.uri}: a test file was read back with other content; use another storage"
             )
         self.delete(key)
 
     def check_there(self) -> None:
-        """Checks that the folder or bucket exists, as a missing one would look empty. Writes nothing.
+        """Checks that the folder or bucket exists, because a missing one would look empty. Writes nothing.
 
         Raises:
-            StorageError: it does not exist; says what to do.
+            StorageError: the folder or bucket does not exist; the message says what to do.
         """
         is_folder, bucket = self.place.kind == "folder", self.place.path.partition("/")[0]
         top = self.place.path if is_folder else bucket
@@ -291,12 +289,12 @@ class Storage:
         return self._patiently(f"look for {key}", lambda: self._files.get_file_info(self._path(key)))
 
     def _write(self, key: str, blocks: Iterable[bytes]) -> None:
-        """Writes atomically: an object appears when it is closed; in a folder, a file is renamed."""
+        """Writes a file atomically. A bucket shows it once it is closed; in a folder, it is renamed last."""
         path = self._path(key)
         is_folder = self.place.kind == "folder"
         aside = f"{path}.{secrets.token_hex(8)}.tmp" if is_folder else path
         if is_folder:
-            if not os.path.isdir(self.place.path):  # do not create a folder in place of a lost mount
+            if not os.path.isdir(self.place.path):  # never replace a lost mount by a folder
                 raise NotADirectoryError(f"{self.place.path} does not exist")
             os.makedirs(os.path.dirname(path), exist_ok=True)
         try:
@@ -328,12 +326,12 @@ class Storage:
         raise AssertionError("unreachable")
 
     def _explained(self, what: str, error: OSError) -> StorageError:
-        """Returns an error that says what to do, without the original message, which may quote a key id."""
+        """Returns an error that says what to do. The original message is left out: it may quote a key id."""
         said, bucket = str(error), self.place.path.partition("/")[0]
         if self.place.kind == "folder":
             reason = f"{error.strerror or said}; mount it, free disk space, or allow writing on this machine"
         elif re.search("NO_SUCH_BUCKET|[Bb]ucket.*(not found|does not exist)", said):
-            reason = f"there is no bucket '{bucket}'; create it, or name another one"
+            reason = f"there is no bucket '{bucket}'; create it, or name another bucket"
         elif re.search("ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|403|[Aa]ccess [Dd]enied", said):
             reason = (
                 "no permission; set credentials in the environment of this machine (AWS_ACCESS_KEY_ID and "
@@ -344,8 +342,8 @@ class Storage:
         else:
             name = re.search("AWS Error ([A-Z_]+)", said)
             reason = (
-                f"it does not answer correctly ({name[1] if name else type(error).__name__}); check that it "
-                "runs, and its address (AWS_ENDPOINT_URL or ?endpoint_override=HOST:PORT)"
+                f"no correct answer ({name[1] if name else type(error).__name__}); check that it runs, "
+                "and check its address (AWS_ENDPOINT_URL or ?endpoint_override=HOST:PORT)"
             )
         return StorageError(f"storage {self.uri}: cannot {what}: {reason}")
 
@@ -357,7 +355,7 @@ def _blocks(read: Callable[[int], bytes], digest: Any) -> Iterable[bytes]:
 
 
 def at_once(work: Callable[[str], ResultT], names: Iterable[str]) -> dict[str, ResultT]:
-    """Returns name → `work(name)`, several at a time. The first exception ends it."""
+    """Calls `work` for several names at a time, and returns name → result. The first exception ends it."""
     names = list(names)
     with ThreadPoolExecutor(MAX_THREADS) as pool:
         return dict(zip(names, pool.map(work, names), strict=True))
@@ -367,16 +365,16 @@ def _inside(name: str) -> str:
     """Returns a name from a manifest.
 
     Raises:
-        DataError: the name leads out of its folder.
+        DataError: the name is a path outside the folder.
     """
     path = PurePosixPath(name)
     if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise DataError(f"a manifest in the storage names {name!r}, which leads out of its folder")
+        raise DataError(f"a manifest in the storage names {name!r}, a path outside its folder")
     return name
 
 
 def differing(folder: Path, hashes: Mapping[str, str]) -> list[str]:
-    """Returns the files that are missing in a folder, or have another hash."""
+    """Returns the names of the files that are missing in a folder or have another hash."""
     return [
         name
         for name, sha256 in hashes.items()

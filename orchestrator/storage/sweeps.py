@@ -1,4 +1,4 @@
-"""Deletes a sweep from this machine, with the entries of the store that no other sweep uses."""
+"""Deletes a sweep from this machine, together with the store entries that no other sweep uses."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from orchestrator.storage.ledger import no_such_sweep
 from orchestrator.storage.paths import home, sweep_folder, sweep_names
 from orchestrator.storage.trial_files import KEPT, RESULTS, kept_by
 
-_STORE_ENTRY = re.compile(r"store/[a-z]+/[A-Za-z0-9_-]+")  # the record is a file: it must not lead elsewhere
+_STORE_ENTRY = re.compile(r"store/[a-z]+/[A-Za-z0-9_-]+")  # no path from a file may lead elsewhere
 
 
 def delete_sweep(name: str) -> int:
-    """Deletes a sweep's folder and its own store entries, and returns the number of bytes freed.
+    """Deletes a sweep's folder and the store entries that only it uses. Returns the number of bytes freed.
 
-    Its runs in MLflow and its copy in a storage stay. Each trial records the store entries it uses. All
-    store entries stay while another sweep runs, or if a finished trial of another sweep has no record, as in
-    sweeps of earlier versions.
+    The sweep's runs in MLflow and its copy in a storage are kept. Each trial records the store entries that
+    it uses. While another sweep runs, no store entry is deleted. The same holds if a finished trial of
+    another sweep has no record, as in sweeps of earlier versions.
 
     Raises:
-        ConfigError: not a sweep's name.
-        DataError: no such sweep; offers the nearest name.
+        ConfigError: the name is not a valid sweep name.
+        DataError: the sweep does not exist; the message suggests the nearest name.
         ClusterError: the sweep is running.
     """
     folder = sweep_folder(name)
@@ -33,14 +33,14 @@ def delete_sweep(name: str) -> int:
     lock = hold_driver_lock(folder)
     try:
         inside = [path for path in folder.iterdir() if path.name != "ledger"]
-        # The ledger goes last: after a crash the sweep is still listed, and can be deleted again.
+        # The ledger is deleted last. After a crash the sweep is still listed and can be deleted again.
         return sum(map(_delete, [*own_store_entries(folder), *inside, folder]))
     finally:
         os.close(lock)
 
 
 def own_store_entries(sweep: Path) -> list[Path]:
-    """Returns the folders of the store that this sweep alone uses."""
+    """Returns the store folders that only this sweep uses."""
     others = [other for name in sweep_names() if (other := sweep_folder(name)) != sweep]
     if any(running_driver(other) is not None or not _is_recorded(other) for other in others):
         return []

@@ -1,4 +1,4 @@
-"""Copies one trial's files between its node and the storage of its sweep, under the same paths."""
+"""Copies one trial's files between its node and the storage of the sweep. The paths are the same in both."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from trainables.errors import DataError
 
 RESULTS = "results"
 KEPT = "kept.json"
-"""In a trial's folder: the folders of the store that it made or used, relative to the home."""
+"""File in a trial's folder. It lists the store folders that the trial made or used, relative to the home."""
 LAST_WORDS = "last-words"
-"""In the storage: the reasons why attempts failed, by attempt."""
+"""Folder in the storage with the reasons why attempts failed, by attempt."""
 PATIENCE_SECONDS = 30.0
-"""A storage that did not answer is asked again after this time, while a trial runs."""
+"""While a trial runs, a storage that did not answer is tried again after this time."""
 
 
 @dataclass
 class TrialFiles:
-    """The files of one trial. Without a storage they stay where they are.
+    """The files of one trial. Without a storage, nothing is copied.
 
-    A trial does not fail when a file cannot be uploaded: the driver uploads it later from its own disk.
+    If a file cannot be uploaded, the trial does not fail. The driver uploads it later from its own disk.
     """
 
     home: Path
     workdir: Path
     storage: Storage | None = None
     warnings: list[str] = field(default_factory=list[str])  # problems that did not stop the trial
-    asks_again: float | None = None  # when to try the storage again (monotonic); None: it answers
+    asks_again: float | None = None  # monotonic time to try the storage again; None: it answers
 
     def key(self, path: Path) -> str:
         """Returns the storage key of a file below the home."""
@@ -47,7 +47,7 @@ class TrialFiles:
             input_staging.fetch_inputs(self.storage, wanted, self.home / "store")
 
     def fetch_checkpoint(self, attempt: int) -> tuple[Path | None, list[str]]:
-        """Returns the newest sound checkpoint, here or in the storage, and a list of damaged ones.
+        """Returns the newest sound checkpoint on this node or in the storage, and a list of damaged ones.
 
         Raises:
             DataError: all checkpoints are damaged.
@@ -56,7 +56,7 @@ class TrialFiles:
         damages: list[str] = []
         if self.storage is not None:
             try:
-                with locked(self.workdir / ".fetch.lock"):  # the ranks of a node fetch it once
+                with locked(self.workdir / ".fetch.lock"):  # one rank of a node fetches
                     damages = self._fetch_newest(self.storage)
             except StorageError as error:
                 if not ran_here(self.workdir, attempt):
@@ -71,7 +71,7 @@ class TrialFiles:
         return place, here + damages
 
     def _fetch_newest(self, storage: Storage) -> list[str]:
-        """Fetches the newest sound checkpoint, unless it is here; returns the damaged ones."""
+        """Fetches the newest sound checkpoint if this node lacks it. Returns messages on damaged ones."""
         folder = self.workdir / CHECKPOINTS
         damages: list[str] = []
         for name in sorted(steps_in(storage, self.key(folder)), reverse=True):
@@ -87,7 +87,7 @@ class TrialFiles:
         return damages
 
     def upload_checkpoints(self) -> None:
-        """Uploads new checkpoints, and deletes those in the storage that are deleted here."""
+        """Uploads new checkpoints. Deletes from the storage each checkpoint that this node has deleted."""
         folder = self.workdir / CHECKPOINTS
         if self.storage is None or not folder.is_dir():
             return
@@ -107,7 +107,7 @@ class TrialFiles:
         self._try(upload)
 
     def upload_results(self) -> None:
-        """Uploads the trial's results, for the driver."""
+        """Uploads the trial's results. The driver fetches them."""
         if (folder := self.workdir / RESULTS).is_dir():
             self._try(lambda storage: storage.put_folder(folder, self.key(folder)), is_last=True)
 
@@ -117,7 +117,7 @@ class TrialFiles:
             shutil.rmtree(self.workdir / CHECKPOINTS, ignore_errors=True)
 
     def upload_failure(self, attempt: int, path: Path) -> None:
-        """Uploads a file that says why an attempt failed."""
+        """Uploads a file with the reason why an attempt failed."""
 
         def upload(storage: Storage) -> None:
             storage.put_bytes(f"{self._failures_of(attempt)}/{path.name}", path.read_bytes())
@@ -125,7 +125,7 @@ class TrialFiles:
         self._try(upload, is_last=True)
 
     def fetch_failures(self, attempt: int) -> None:
-        """Fetches what the processes of an attempt on other nodes say about its failure."""
+        """Fetches the reasons for the failure of an attempt, from its processes on other nodes."""
 
         def fetch(storage: Storage) -> None:
             key = self._failures_of(attempt)
@@ -140,7 +140,7 @@ class TrialFiles:
         return f"{self.key(self.workdir)}/{LAST_WORDS}/{attempt}"
 
     def fetch(self, folder: Path) -> None:
-        """Fetches a finished folder of the store, if only the storage has it."""
+        """Fetches a finished store folder that the storage has and this node lacks."""
         if is_whole(folder):
             return
 
@@ -152,10 +152,10 @@ class TrialFiles:
         try:
             self._try(fetch)
         except DataError as error:
-            self.warnings.append(f"computed again, because it is damaged in the storage: {error}")
+            self.warnings.append(f"a damaged entry of the storage is computed again: {error}")
 
     def keep(self, folder: Path) -> None:
-        """Records that the trial uses a finished folder of the store, and uploads the folder."""
+        """Records that the trial uses a finished store folder, and uploads the folder."""
         key, kept = self.key(folder), kept_by(self.workdir)
         if key not in kept:
             self.workdir.mkdir(parents=True, exist_ok=True)
@@ -163,11 +163,11 @@ class TrialFiles:
         self._try(lambda storage: storage.is_whole(key) or storage.put_folder(folder, key))
 
     def _try(self, copy: Callable[[Storage], object], *, is_last: bool = False) -> None:
-        """Copies something, if there is a storage; warns once while the storage does not answer.
+        """Calls `copy` if there is a storage. Warns once while the storage does not answer.
 
         Args:
-            copy: does it.
-            is_last: there is no later chance, so the storage is asked even if it did not answer just now.
+            copy: function that copies files.
+            is_last: no later call will follow, so `copy` is called even if the storage did not just answer.
         """
         if self.storage is None:
             return
@@ -178,7 +178,7 @@ class TrialFiles:
             self.asks_again = None
         except StorageError as error:
             if self.asks_again is None:
-                self.warnings.append(f"{error}; the trial continues, and its files stay on its node for now")
+                self.warnings.append(f"{error}; the trial continues, and its files are uploaded later")
             self.asks_again = time.monotonic() + PATIENCE_SECONDS
 
 
@@ -188,6 +188,6 @@ def steps_in(storage: Storage, key: str) -> set[str]:
 
 
 def kept_by(workdir: Path) -> list[str]:
-    """Returns the folders of the store that a trial made or used, relative to the home."""
+    """Returns the store folders that a trial made or used, relative to the home."""
     path = workdir / KEPT
     return json.loads(path.read_text()) if path.is_file() else []

@@ -1,4 +1,4 @@
-"""Reads storage URIs: a folder, `s3://BUCKET/FOLDER` or `gs://BUCKET/FOLDER`, without credentials."""
+"""Parses storage URIs: a folder, `s3://BUCKET/FOLDER` or `gs://BUCKET/FOLDER`, without credentials."""
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trainables.errors import ConfigError
 STORAGE_VARIABLE = "CLIP_ORCHESTRATOR_STORAGE"
 CONNECT_SECONDS = 5.0
 SDK_ATTEMPTS = 2
-"""In each attempt of ours. Few, so that a storage that does not answer is noticed within seconds."""
+"""Tries of the S3 client in each attempt of ours. Few, so that a dead storage is noticed within seconds."""
 OPTIONS = {"s3": ("endpoint_override", "region", "scheme"), "gs": ("endpoint_override", "scheme")}
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 FORMS = "use a folder, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"
@@ -35,7 +35,7 @@ class StoragePlace:
 
     @property
     def uri(self) -> str:
-        """The URI for all nodes: with an absolute folder, or with the endpoint of this environment."""
+        """The URI for all nodes. It has an absolute folder, or the endpoint of this environment."""
         if self.kind == "folder":
             return self.path
         return f"{self.kind}://{self.path}" + (
@@ -44,7 +44,7 @@ class StoragePlace:
 
     def open(self) -> Any:
         """Returns a pyarrow file system. Credentials come from the environment of this process."""
-        # Takes a moment, and commands without a storage need none.
+        # Loading pyarrow takes a moment, and commands without a storage do not need it.
         from pyarrow import fs
 
         options: dict[str, Any] = dict(self.options)
@@ -53,16 +53,16 @@ class StoragePlace:
         if self.kind == "gs":
             return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=15), **options)
         patience = fs.AwsStandardS3RetryStrategy(max_attempts=SDK_ATTEMPTS)
-        # Then a small file is one request, and an error is reported when it is closed.
+        # With delayed opening, a small file needs one request; an error is reported when the file is closed.
         own = {"allow_delayed_open": True, "connect_timeout": CONNECT_SECONDS, "retry_strategy": patience}
         return fs.S3FileSystem(**own, **options)
 
 
 def read_uri(text: str) -> StoragePlace:
-    """Returns the place that a URI names, without connecting to it.
+    """Returns the parsed URI of a storage, without connecting to it.
 
     Raises:
-        ConfigError: an unknown kind of storage, no bucket, an unknown option, or a credential in the URI.
+        ConfigError: the URI has an unknown kind or option, no bucket, or a credential.
     """
     scheme = text.partition("://")[0] if "://" in text else ""
     if scheme in ("", "file"):
@@ -75,8 +75,8 @@ def read_uri(text: str) -> StoragePlace:
     parts = urlsplit(text)
     if "@" in parts.netloc:
         raise ConfigError(
-            f"storage '{scheme}://…@…': a URI must not contain credentials, as it is recorded; set them in "
-            "the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile or role)"
+            f"storage '{scheme}://…@…': the URI is recorded, so it must not contain credentials; set them in "
+            "environment variables (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), or use a profile or role"
         )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", parts.netloc):
         raise ConfigError(f"storage '{scheme}://{parts.netloc}…': no valid bucket name; {FORMS}")
@@ -93,11 +93,11 @@ def read_uri(text: str) -> StoragePlace:
 
 
 def _with_bare_endpoint(options: dict[str, str]) -> dict[str, str]:
-    """Moves `http://` from the endpoint into the option `scheme`, as the SDK wants it."""
+    """Moves `http://` from the endpoint into the option `scheme`, because the SDK expects it there."""
     scheme, found, address = options.get("endpoint_override", "").partition("://")
     if "@" in options.get("endpoint_override", ""):
         raise ConfigError(
-            "storage: the endpoint must not contain credentials, as it is recorded; use the environment"
+            "storage: the endpoint is recorded, so it must not contain credentials; set environment variables"
         )
     if not found:
         return options

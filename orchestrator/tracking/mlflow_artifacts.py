@@ -1,4 +1,4 @@
-"""Writes the files of an MLflow run: a trial's results or a sweep's leaderboard, without private values."""
+"""Writes the files of an MLflow run: a trial's results or a sweep's leaderboard. Removes private values."""
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -34,11 +34,11 @@ def stage(key: RunKey, state: SweepState, sweep_folder: Path, target: Path) -> N
 
 
 def stage_sweep(state: SweepState, target: Path) -> None:
-    """Writes the search space, the test results and the leaderboard, as far as they exist."""
+    """Writes the search space, and the test results and the leaderboard if they exist."""
     _write_json(target / "space.json", private(state.started.space))
     if state.evaluated is not None:
         _write_json(target / "evaluated.json", private(vars(state.evaluated)))
-    # Messages of failures quote paths and image ids, so only their causes are written.
+    # Messages of failures quote paths and image ids, so only the causes are written.
     silent = {key: replace(trial, message=None) for key, trial in state.trials.items()}
     board = leaderboard(replace(state, trials=silent))
     if board.rows:
@@ -66,7 +66,7 @@ def stage_trial(trial: TrialState, sweep_folder: Path, target: Path) -> None:
 
 
 def stage_predictions(source: Path, target: Path) -> None:
-    """Copies predictions by image, with each image id replaced by its HMAC-SHA256 with this home's key."""
+    """Copies a table of predictions. Replaces each image id by its HMAC-SHA256 with this home's key."""
     table = parquet.read_table(source, columns=["image_id", "split", "system", "scores"])
     key = hmac_key()
     hidden = [hmac.digest(key, str(name).encode(), "sha256").hex() for name in table["image_id"].to_pylist()]
@@ -74,7 +74,7 @@ def stage_predictions(source: Path, target: Path) -> None:
 
 
 def strip_places(adapter: Path) -> None:
-    """Removes paths from an adapter's JSON files (PEFT adds the base model's), and updates the manifest."""
+    """Removes paths, such as PEFT's path of the base model, from an adapter's JSON files and manifest."""
     for path in adapter.rglob("*.json"):
         values = json.loads(path.read_text())
         if path.name != MANIFEST and (stripped := private(values)) != values:

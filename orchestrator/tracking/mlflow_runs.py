@@ -1,7 +1,7 @@
-"""Turns a sweep's ledger into MLflow runs: sweep → trial → probe strength. `mlflow_store` writes them.
+"""Turns a sweep's ledger into MLflow runs: sweep → trial → probe strength. `mlflow_store` writes the runs.
 
 The same ledger always gives the same runs, points and timestamps, so a second replay adds nothing. Private
-values are removed here: paths, image and patient ids, and the messages of failures, which quote both.
+values are removed: paths, image ids, patient ids, and the messages of failures, which quote paths and ids.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from trainables.scoring.metric_names import PATH_METRICS, interval_keys, metric_
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 NOTICE = "notice: "
-"""Marks a line of the replay's log that is shown to the user."""
+"""Prefix of the log lines of a replay that the user sees."""
 _PLACES = frozenset({"root", "manifest"})  # settings that are paths; the data fingerprint identifies the data
 _FINGERPRINTS = ("data_fingerprint", "encoder_fingerprint", "space_fingerprint")
 _TAGGED = ("git", "versions", "hardware", "seed", "objective", *_FINGERPRINTS)
@@ -48,12 +48,12 @@ class Point(NamedTuple):
     key: str
     value: float
     step: int
-    milliseconds: int  # of the ledger entry, since the epoch
-    seq: int  # of the ledger entry
+    milliseconds: int  # time of the ledger entry, since the epoch
+    seq: int  # number of the ledger entry
 
 
 class RunKey(NamedTuple):
-    """Identifies a run within its sweep. Both fields are empty for the sweep's own run."""
+    """The identity of a run within its sweep. Both fields are empty for the sweep's own run."""
 
     trial_key: str = ""
     probe: str = ""  # "joint/07": the eighth fit on joint features
@@ -61,7 +61,7 @@ class RunKey(NamedTuple):
 
 @dataclass
 class Run:
-    """The intended state of one MLflow run. `points` are those that are not written yet."""
+    """The intended state of one MLflow run. `points` has the points that are not yet written."""
 
     key: RunKey
     name: str
@@ -72,18 +72,18 @@ class Run:
     points: list[Point] = field(default_factory=list[Point])
     status: RunStatus = "RUNNING"
     ended: int | None = None
-    seq: int = -1  # of the last ledger entry that changed it
+    seq: int = -1  # number of the last ledger entry that changed this run
     has_files: bool = False  # `mlflow_artifacts.stage` has files to log
     last_epoch: int = 0
 
 
 class SweepRuns:
-    """The runs of one sweep after the entries that were applied. `changed` are those to be written."""
+    """The runs of one sweep after the entries that were applied. `changed` has the runs to write."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.state = SweepState(folder.name)
-        self.sweep_id = ""  # unlike its name, unique over homes and days
+        self.sweep_id = ""  # unlike the name, it differs between homes and between days
         self.sweep: Run | None = None
         self.trials: dict[str, Run] = {}
         self.changed: dict[RunKey, Run] = {}
@@ -110,11 +110,11 @@ class SweepRuns:
                 self._evaluate(event, entry)
             case SweepFinished() as event:
                 self._end(event, entry)
-            case _:  # not shown in MLflow, or of a later version
+            case _:  # an event that MLflow does not show, or of a later version
                 pass
 
     def close(self) -> None:
-        """Ends the running runs as interrupted, once the driver is gone. A later attempt reopens them."""
+        """Marks the running runs as interrupted, after the driver has ended. A later attempt reopens its run."""
         for run in [self.sweep, *self.trials.values()]:
             if run is not None and run.status == "RUNNING":
                 self._end_run(run, "KILLED", "interrupted", self.last)
@@ -151,7 +151,7 @@ class SweepRuns:
         run.tags |= about(self.state.started) | about_trial(trial, event.config)
 
     def _report(self, event: TrialReported, entry: Entry) -> None:
-        """Adds the points of an epoch. A repeated epoch, after a crash, adds nothing."""
+        """Adds the points of an epoch. An epoch that is repeated after a crash adds nothing."""
         run, epoch = self.trials[event.trial_key], event.epoch
         if epoch > run.last_epoch:
             run.last_epoch = epoch
@@ -188,7 +188,7 @@ class SweepRuns:
             run.points += points(opened_metrics(self.state, best), len(self.state.trials), entry)
 
     def _roll_up(self, entry: Entry) -> None:
-        """Writes the best arm so far into the sweep's own run, at the number of ended trials as the step."""
+        """Adds the best arm so far to the sweep's own run. The step is the number of ended trials."""
         run = self._touch(self.sweep, entry)
         status = [trial.status for trial in self.state.trials.values()]
         counts = {"sweep/num_finished": status.count("finished"), "sweep/num_failed": status.count("failed")}
@@ -227,17 +227,17 @@ class SweepRuns:
 
 
 def milliseconds(entry: Entry) -> int:
-    """Returns the time of an entry in milliseconds since the epoch, as MLflow wants it."""
+    """Returns the time of an entry in milliseconds since the epoch, MLflow's unit."""
     return round(datetime.fromisoformat(entry.time).timestamp() * 1000)
 
 
 def points(metrics: Mapping[str, float], step: int, entry: Entry) -> list[Point]:
-    """Returns one point per metric."""
+    """Returns one point for each metric."""
     return [Point(key, float(value), step, milliseconds(entry), entry.seq) for key, value in metrics.items()]
 
 
 def points_of_epoch(metrics: Mapping[str, float], epoch: int, entry: Entry) -> list[Point]:
-    """Returns the points of a report by epoch, and those of `train/step_loss_<i>` by optimiser step."""
+    """Returns the points of a report, by epoch. The points of `train/step_loss_<i>` are by optimiser step."""
     losses = {int(match[1]): value for key, value in metrics.items() if (match := _STEP_LOSS.fullmatch(key))}
     rest = {key: value for key, value in metrics.items() if not _STEP_LOSS.fullmatch(key)}
     rest.pop("train/epoch", None)
@@ -248,7 +248,7 @@ def points_of_epoch(metrics: Mapping[str, float], epoch: int, entry: Entry) -> l
 
 
 def probe_runs(trial: TrialState, parent: Run, workdir: Path, entry: Entry) -> list[Run]:
-    """Returns one run per strength of the probe, from the trial's `probe_path.parquet`."""
+    """Returns one run for each strength of the probe, from the trial's `probe_path.parquet`."""
     path = workdir / "results" / "probe_path.parquet"
     if not path.is_file():
         return []
@@ -276,7 +276,7 @@ def probe_runs(trial: TrialState, parent: Run, workdir: Path, entry: Entry) -> l
 def parameters(config: Mapping[str, Any]) -> dict[str, str]:
     """Returns a trial's MLflow parameters: the settings that can change its result.
 
-    `execution.*` become tags, because they may differ between attempts and MLflow parameters may not.
+    The settings `execution.*` become tags: they may differ between attempts, but MLflow parameters are fixed.
     """
     return texts(flatten(private(science(from_flat(config)))))
 
@@ -291,7 +291,7 @@ def about(started: SweepStarted) -> dict[str, str]:
 
 
 def about_trial(trial: TrialState, config: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the tags of one trial; `config` is that of its newest attempt."""
+    """Returns the tags of one trial. `config` is the configuration of its newest attempt."""
     execution = {key: value for key, value in config.items() if key.startswith("execution.")}
     tags = {
         "method": config.get("adapt.method"),
@@ -304,7 +304,7 @@ def about_trial(trial: TrialState, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def private(values: Any) -> Any:
-    """Returns JSON-like values without paths: drops `root` and `manifest`, keeps only the names of files."""
+    """Returns JSON-like values without paths: drops `root` and `manifest`; shortens paths to file names."""
     if isinstance(values, Mapping):
         items = cast("Mapping[str, Any]", values).items()
         return {key: private(value) for key, value in items if key.rpartition(".")[2] not in _PLACES}
@@ -318,5 +318,5 @@ def private(values: Any) -> Any:
 
 
 def texts(values: Mapping[str, Any]) -> dict[str, str]:
-    """Returns values as text, for MLflow."""
+    """Returns all values as text, for MLflow."""
     return {k: v if isinstance(v, str) else "none" if v is None else json.dumps(v) for k, v in values.items()}

@@ -34,13 +34,13 @@ MAX_COMPARED = 50  # runs on one page; MLflow is slow above 100
 
 @dataclass
 class Server:
-    """A running MLflow server, which ends with this process. `process` is None if we did not start it."""
+    """A running MLflow server. It ends with this process, if this process started it (`process`)."""
 
     process: subprocess.Popen[bytes] | None
     base_url: str
 
     def stop(self) -> None:
-        """Ends the server and its processes. May be called twice."""
+        """Ends the server and all its processes. May be called twice."""
         if self.process is None:
             return
         end_owned(self.process, 2 * STOP_SECONDS)
@@ -51,9 +51,9 @@ def serve(uri: str, host: str = "127.0.0.1", port: int = 5000) -> Server:
     """Starts MLflow's server for a store, and returns it once it answers.
 
     Args:
-        uri: of the store. If it is a server, nothing is started.
-        host: to listen on. Other than loopback, everyone in the network can read the runs without a password.
-        port: the first to try; then the next free one.
+        uri: URI of the store. If it is the address of a server, nothing is started.
+        host: address to listen on. If it is not loopback, everyone in the network can read the runs.
+        port: first port to try. If it is in use, the next free port is taken.
 
     Raises:
         ClusterError: the server did not start.
@@ -81,29 +81,29 @@ def serve(uri: str, host: str = "127.0.0.1", port: int = 5000) -> Server:
 
 
 def server_settings(uri: str, host: str, port: int) -> dict[str, str]:
-    """Returns the server's environment. It names the store, whose URI may contain a password."""
+    """Returns environment variables for the server. They are private: the store's URI may have a password."""
     names = [host] if host == "127.0.0.1" else [host, "127.0.0.1"]
     hosts = [f"{name}:{port}" for name in [*names, "localhost"]]
     return {
         "MLFLOW_BACKEND_STORE_URI": absolute(uri),
-        "MLFLOW_DEFAULT_ARTIFACT_ROOT": artifact_root(),  # files, as a sweep writes without the server
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": artifact_root(),  # where a sweep writes files without the server
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),  # against DNS rebinding
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves seven idle processes
     }
 
 
 def free_port(host: str, port: int) -> int:
-    """Returns the first free port from `port` on."""
+    """Returns the first free port that is not below `port`."""
     for candidate in range(port, min(port + 100, 65536)):
         with socket.socket() as probe, suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, candidate))
             return candidate
-    raise ClusterError(f"no free port from {port} to {port + 99} on {host}; name another with --port")
+    raise ClusterError(f"no free port from {port} to {port + 99} on {host}; choose another with --port")
 
 
 def links(state: SweepState, base_url: str) -> dict[str, str]:
-    """Returns name → address of the useful pages. MLflow's own list of runs hides the trials.
+    """Returns the name and address of each useful page. MLflow's own list of runs hides the trials.
 
     Raises:
         ClusterError: the server does not answer, or does not have this sweep.
@@ -139,9 +139,9 @@ def links(state: SweepState, base_url: str) -> dict[str, str]:
 
 
 def deleted_experiments(uri: str) -> list[str]:
-    """Returns the names of deleted experiments in a SQLite file or on a server; other stores are not asked.
+    """Returns the names of deleted experiments in a SQLite file or on a server; [] for any other store.
 
-    Imports no MLflow, which would migrate an older database.
+    Does not import MLflow, which would migrate an older database.
 
     Raises:
         OSError: the server does not answer.
@@ -162,7 +162,7 @@ def deleted_experiments(uri: str) -> list[str]:
 def _search(
     base_url: str, experiment: str, condition: str, *, order_by: list[str] | None = None
 ) -> list[str]:
-    """Returns the ids of runs, by default the newest first."""
+    """Returns the ids of the matching runs. Default order: the newest first."""
     query = {
         "experiment_ids": [experiment],
         "filter": condition,
@@ -183,7 +183,7 @@ def _call(url: str, query: dict[str, Any] | None = None) -> dict[str, Any]:
 def main() -> None:
     """Runs MLflow's server until standard input is closed. Arguments: HOST PORT.
 
-    MLflow starts more processes, in this process's group. The whole group is ended.
+    MLflow starts more processes in the process group of this process. At the end, the whole group is killed.
     """
     host, port = sys.argv[1:]
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port, "--workers", "1"]

@@ -19,7 +19,7 @@ from orchestrator.tracking.mlflow_runs import NOTICE, Run, RunKey, SweepRuns
 
 logger = logging.getLogger(__name__)
 
-METRICS_PER_BATCH = 800  # MLflow takes 1,000 entities a batch, at most 100 parameters and 100 tags among them
+METRICS_PER_BATCH = 800  # MLflow allows 1,000 values per batch, of which 100 parameters and 100 tags
 RUNS_PER_PAGE = 1000
 SEQ = "orchestrator.seq"  # tag: the last ledger entry that the run includes
 
@@ -30,12 +30,12 @@ class Known:
 
     run_id: str
     status: str = "RUNNING"
-    seq: int = -1  # the last ledger entry that it includes
+    seq: int = -1  # the last ledger entry that the run includes
     tags: dict[str, str] = field(default_factory=dict[str, str])
 
 
 class Store:
-    """One MLflow store or server. Uses a client, not the global state of the fluent API."""
+    """One MLflow store or server. The class uses a client, not the global state of MLflow's fluent API."""
 
     def __init__(self, uri: str) -> None:
         self.client: Any = MlflowClient(tracking_uri=uri)
@@ -44,7 +44,7 @@ class Store:
         self.known: dict[RunKey, Known] = {}
 
     def open(self, runs: SweepRuns) -> None:
-        """Finds, restores or creates the experiment, and finds the runs that it has of this sweep."""
+        """Finds, restores or creates the experiment, and finds the existing runs of this sweep."""
         name = runs.state.started.experiment
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
@@ -52,7 +52,7 @@ class Store:
             experiment_id = self.client.create_experiment(name, artifact_location=place)
         else:
             experiment_id = experiment.experiment_id
-            if experiment.lifecycle_stage == "deleted":  # its name is taken, and it accepts no runs
+            if experiment.lifecycle_stage == "deleted":  # its name stays in use, and it accepts no runs
                 self.client.restore_experiment(experiment_id)
                 logger.warning("%sexperiment '%s' was deleted in MLflow; it is restored", NOTICE, name)
         self.known = {}
@@ -84,7 +84,7 @@ class Store:
                 return
 
     def _recognise(self, found: Any) -> None:
-        """Records a run that exists. Deletes a duplicate, made when the answer to its creation was lost."""
+        """Records an existing run. Deletes its duplicate, made when the answer to `create_run` was lost."""
         tags = found.data.tags
         key = RunKey(tags.get("orchestrator.trial_key", ""), tags.get("orchestrator.probe", ""))
         is_whole_probe = bool(key.probe) and found.info.status == "FINISHED"
@@ -115,9 +115,9 @@ class Store:
         return self.known[run.key]
 
     def _log_values(self, known: Known, run: Run) -> None:
-        """Logs points, parameters and tags, and the tag `SEQ` unless files follow.
+        """Logs points, parameters and tags. Logs the tag `SEQ` too, unless files follow.
 
-        A probe run is written once. It needs no `SEQ`, as its status says that it is complete.
+        A probe run is written once. It needs no `SEQ`, because its status says that it is complete.
         """
         metrics = [Metric(p.key, p.value, p.milliseconds, p.step) for p in run.points if p.seq > known.seq]
         while len(metrics) > METRICS_PER_BATCH:

@@ -1,4 +1,4 @@
-"""Starts a process that ends when this one ends or dies, and ends it together with all that it started."""
+"""Starts and ends an owned process. It ends, with all its children, when this process ends or dies."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def start_owned(
         stdin=subprocess.PIPE,  # closed when this process ends or dies
         stdout=stdout,
         stderr=stderr,
-        cwd=home(),  # not the user's folder, which may have an old ./mlruns
+        cwd=home(),  # the user's folder may have an old ./mlruns
         env=env,
-        start_new_session=True,  # Ctrl-C must not reach it; also, a process group of its own
+        start_new_session=True,  # makes a new process group, which Ctrl-C does not reach
     )
 
 
 def end_owned(process: subprocess.Popen[bytes], timeout_seconds: float | None) -> int | None:
-    """Closes the process's input, waits, kills what is left of its group, and returns its exit status.
+    """Closes the input of a process, waits for its end, and returns its exit status.
 
-    The status is None if the process had to be killed.
+    Then kills the rest of its process group. The status is None if the process itself had to be killed.
     """
     assert process.stdin is not None
     with suppress(OSError):
@@ -50,6 +50,6 @@ def end_owned(process: subprocess.Popen[bytes], timeout_seconds: float | None) -
 
 
 def has_ended(descriptor: int, seconds: float) -> bool:
-    """Waits until a pipe is closed, at most for a time, and returns whether it is."""
+    """Waits until a pipe is closed, at most `seconds`, and returns whether it is closed."""
     readable, _, _ = select.select([descriptor], [], [], seconds)
     return bool(readable) and not os.read(descriptor, 1)

@@ -1,9 +1,9 @@
 """Replays a sweep's ledger into MLflow, in a separate process, so that MLflow cannot slow or fail a sweep.
 
 The driver starts a `Replayer`, which starts `python -m orchestrator.tracking.replay`. That process follows
-the ledger and writes the runs of `mlflow_runs`. A replay can be repeated without duplicates: runs are found
-by their tags; the tag `orchestrator.seq` of a run says which ledger entries it includes; and points have the
-time of their ledger entry, so a repeated batch has the same primary keys in MLflow's database.
+the ledger and writes the runs of `mlflow_runs`. A repeated replay makes no duplicates. It finds existing runs
+by their tags. The tag `orchestrator.seq` gives the last ledger entry that a run includes. A point has the
+time of its ledger entry, so a repeated batch has the same primary keys in MLflow's database.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from orchestrator.tracking.owned_process import POLL_SECONDS, end_owned, has_end
 if TYPE_CHECKING:
     from orchestrator.tracking.mlflow_store import Store
 
-# Imports inside functions: MLflow loads in the process that replays, and nowhere else.
+# Imports inside functions: only the replay process loads MLflow.
 
 logger = logging.getLogger(__name__)
 
 LOG = "tracking.log"
 MAX_BACK_OFF_SECONDS = 30.0
-PATIENCE_SECONDS = 20.0  # without progress, after the end of the driver
+PATIENCE_SECONDS = 20.0  # longest time without progress after the driver has ended
 REQUEST_SECONDS = 10
 
 
 class Replayer:
-    """Replays a ledger into MLflow while the sweep runs. Never raises an error, and never blocks the sweep.
+    """A replay of a ledger into MLflow while the sweep runs. It raises no errors and never blocks the sweep.
 
     Args:
-        sweep_folder: has the ledger, now or later.
-        uri: of the MLflow store or server.
+        sweep_folder: folder of the sweep. Its ledger may be created later.
+        uri: URI of the MLflow store or server.
     """
 
     def __init__(self, sweep_folder: Path, uri: str) -> None:
         self.folder = sweep_folder.absolute()
         self.uri = uri
         self.process: subprocess.Popen[bytes] | None = None
-        self.reason = "not started"  # why MLflow is incomplete; empty: it is complete
-        self.notices: list[str] = []  # for the user, after `finish`
+        self.reason = "not started"  # why MLflow is incomplete; empty: MLflow is complete
+        self.notices: list[str] = []  # messages for the user, set by `finish`
         self._log_start = 0
 
     def start(self) -> None:
@@ -74,7 +74,7 @@ class Replayer:
         """Waits until the rest of the ledger is written, and returns whether MLflow is complete.
 
         Args:
-            timeout_seconds: after which the process is killed; None: wait until it gives up.
+            timeout_seconds: time after which the process is killed. None: wait until the process gives up.
         """
         if self.process is None:
             return False
@@ -89,7 +89,7 @@ class Replayer:
 
 
 def sync(sweep_folder: Path, uri: str) -> Replayer:
-    """Completes a sweep in MLflow from its ledger. On success, `reason` of the result is empty."""
+    """Completes a sweep in MLflow from its ledger. Returns a replayer whose `reason` is empty on success."""
     replayer = Replayer(sweep_folder, uri)
     if (sweep_folder / "ledger").is_dir():
         replayer.start()
@@ -100,30 +100,30 @@ def sync(sweep_folder: Path, uri: str) -> Replayer:
 
 
 def environment(uri: str) -> dict[str, str]:
-    """Returns the environment of a process that uses MLflow, with its URI, which may contain a password."""
+    """Returns the environment of a process that uses MLflow. It is private: the URI may have a password."""
     settings = {
         HOME_VARIABLE: str(home()),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
         "MLFLOW_TRACKING_URI": absolute(uri),
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # its seven retries take minutes; `PatientWriter` retries
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # seven retries take minutes; `PatientWriter` retries
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
     }
     return os.environ | settings
 
 
 def absolute(uri: str) -> str:
-    """Returns a URI with an absolute SQLite path, as the replay runs in another folder."""
+    """Returns the URI with an absolute SQLite path, because the replay runs in another folder."""
     scheme, separator, path = uri.partition(":///")
     return f"{scheme}{separator}{Path(path).absolute()}" if scheme == "sqlite" and path else uri
 
 
 def replay(folder: Path, uri: str) -> bool:
-    """Writes a ledger into MLflow until the driver ends, then the rest. Returns False if it gave up."""
+    """Writes a ledger into MLflow until the driver ends, then writes the rest. Returns False if it gave up."""
     runs, reader, writer = SweepRuns(folder), LedgerReader(folder), PatientWriter(uri)
     is_driver_gone = False
     while not is_driver_gone:
-        writer.write(runs)  # already before the first entry, as a new database takes seconds
+        writer.write(runs)  # also before the first entry: a new database takes seconds
         is_driver_gone = has_ended(sys.stdin.fileno(), max(POLL_SECONDS, writer.back_off))
         for entry in reader.poll():
             runs.apply(entry)
@@ -140,9 +140,9 @@ def replay(folder: Path, uri: str) -> bool:
 
 
 class PatientWriter:
-    """Writes runs to a store, and tries again when the store is down, slow, locked or read-only.
+    """A writer that tries again when the MLflow store is down, slow, locked or read-only.
 
-    When an answer is lost, a run may exist or not. So after an error the runs are looked up again.
+    If an answer is lost, the run may or may not exist. So the writer looks the runs up again after an error.
     """
 
     def __init__(self, uri: str) -> None:
@@ -152,7 +152,7 @@ class PatientWriter:
         self.had_trouble = False
 
     def write(self, runs: SweepRuns) -> bool:
-        """Writes the changed runs, and returns whether all are written."""
+        """Writes the changed runs, and returns whether all of them are written."""
         try:
             self.store = self.store or connect(self.uri)
             while runs.changed:
@@ -171,14 +171,14 @@ class PatientWriter:
         self.back_off = min(max(1.0, 2 * self.back_off), MAX_BACK_OFF_SECONDS)
         self.had_trouble = True
         if self.store:
-            self.store.experiment_id = None  # look the runs up again before the next write
+            self.store.experiment_id = None  # so the runs are looked up again before the next write
         if runs.changed:  # try the other runs first
             key = next(iter(runs.changed))
             runs.changed[key] = runs.changed.pop(key)
 
 
 def connect(uri: str) -> Store:
-    """Returns a store."""
+    """Returns the MLflow store at a URI."""
     # Importing MLflow takes seconds, and the driver, which imports this module, does not need it.
     from orchestrator.tracking.mlflow_store import Store
 
@@ -187,10 +187,10 @@ def connect(uri: str) -> Store:
 
 @contextmanager
 def only_replay_of(folder: Path) -> Generator[None]:
-    """Holds the lock of a sweep's replay, once an earlier replay has ended.
+    """Waits until an earlier replay has ended, then holds the lock of the sweep's replay.
 
     Raises:
-        SystemExit: the replay of a running driver holds it, and writes everything.
+        SystemExit: the replay of a running driver holds the lock, and writes the whole ledger.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     with (folder / "tracking.lock").open("a") as file:
@@ -206,7 +206,7 @@ def only_replay_of(folder: Path) -> Generator[None]:
 
 
 def main() -> None:
-    """Runs one replay. Argument: SWEEP_FOLDER. `MLFLOW_TRACKING_URI` names the store."""
+    """Runs one replay. Argument: SWEEP_FOLDER. The variable `MLFLOW_TRACKING_URI` names the store."""
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     folder = Path(sys.argv[1])
     os.nice(5)  # training comes first

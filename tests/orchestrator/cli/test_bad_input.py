@@ -193,4 +193,4 @@ def test_a_storage_that_is_none(refused: Refused, home: Path, monkeypatch: pytes
     assert "must not contain credentials" in said
     assert "secret" not in said
     missing = refused("sweep", "--resume", "nothing", "--storage", str(home.with_name("kept")))
-    assert f"no sweep 'nothing' in {home.with_name('kept')} (there: none)" in missing
+    assert f"no sweep 'nothing' on this machine or in {home.with_name('kept')} (has: none)" in missing

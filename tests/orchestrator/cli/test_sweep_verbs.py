@@ -131,7 +131,7 @@ def test_status_loads_neither_ray_nor_torch(cut: Path):
 def test_a_sweep_that_is_not_there_offers_the_nearest(cut: Path, capsys, command: list[str]):
     assert "did you mean 'cut'?" in refusal(capsys, *command, "cuts")
     assert not (cut.parent / "cuts").exists()
-    assert "first a letter or digit" in refusal(capsys, *command, "../cut")
+    assert "start with a letter or digit" in refusal(capsys, *command, "../cut")
 
 
 @pytest.fixture
@@ -199,13 +199,13 @@ def test_what_is_not_in_a_storage_is_said(away: Storage, tmp_path: Path, capsys,
         (
             "cuts",
             away.uri,
-        ): f"in {away.uri} (there: cut), nor on this machine; did you mean 'cut'?",
+        ): f"on this machine or in {away.uri} (has: cut); did you mean 'cut'?",
         (
             "cut",
             str(nothing),
         ): f"storage {nothing}: there is no such folder on this machine; mount it, or",
-        ("cut", str(empty)): "(there: none), nor on this machine",
-        ("../cut", away.uri): "first a letter or digit",
+        ("cut", str(empty)): f"on this machine or in {empty} (has: none)",
+        ("../cut", away.uri): "start with a letter or digit",
         ("cut", "s4://bucket"): "unknown kind of storage",
     }.items():
         assert words in refusal(capsys, command, arguments[0], "--storage", arguments[1])
@@ -228,7 +228,7 @@ def test_a_lock_that_says_a_stranger_s_number_gets_no_signal(cut: Path, capsys):
 
 def test_a_process_that_the_signal_would_kill_gets_none(cut: Path, capsys):
     with Ledger(cut):  # this process holds the lock, without a handler
-        assert "does not listen to stop" in refusal(capsys, "stop", "cut")
+        assert "cannot be stopped yet" in refusal(capsys, "stop", "cut")
     with stop_requests() as interrupted, Ledger(cut):
         assert execute(["stop", "cut"]) == 0
     assert interrupted.is_asked_to_stop

@@ -99,7 +99,7 @@ def test_a_storage_that_goes_away_costs_nothing_but_time(s3: S3Server, tmp_path:
     assert (driver.returncode, err) == (0, "")
     seen = json.loads(out)
     assert seen["exit_code"] == 0
-    assert sum("continues here and is copied later" in text for text in messages(seen)) <= 1
+    assert sum("continues on this machine and is copied later" in text for text in messages(seen)) <= 1
     assert_walked(sweep_of(home))
     assert compare(storage, home / "sweeps" / "walk") == "equal"
     trials = sweep_of(home).trials

@@ -54,7 +54,7 @@ def test_an_attempt_waits_for_what_a_killed_driver_left_running(tmp_path: Path):
     try:
         assert left_over.stdout.readline() == b"held\n"
         with (
-            pytest.raises(ClusterError, match="attempt 1 still works there"),
+            pytest.raises(ClusterError, match="attempt 1 still uses this folder"),
             taken_over(tmp_path, 2, patience_seconds=0.2),
         ):
             pass

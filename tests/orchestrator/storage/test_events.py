@@ -109,7 +109,7 @@ def test_a_line_that_lacks_a_field_is_refused_with_its_place(tmp_path: Path):
 def test_a_trial_key_cannot_lead_out_of_the_sweep():
     placed = TrialPlaced(trial_key="../x", arm_key="a", name="n", config={}, attempt=1)
     state = SweepState("s")
-    with pytest.raises(DataError, match="leads out"):
+    with pytest.raises(DataError, match="is a path outside its folder"):
         state._place(placed)
 
 

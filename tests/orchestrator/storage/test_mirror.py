@@ -186,7 +186,7 @@ class TestTheMirror:
             ledger.append(SweepStarted(name=NAME))
             add(ledger, folder, "a")
             time.sleep(0.5)
-            assert [text for text in said if "continues here and is copied later" in text] == said
+            assert [text for text in said if "continues on this machine and is copied later" in text] == said
             assert len(said) == 1
             patch.undo()
             until = time.monotonic() + 10
@@ -207,7 +207,7 @@ class TestTheMirror:
             away(storage, patch)
             write(folder, "a")
             mirror.finish()
-        assert f"complete it later: {command('sweep --resume walk --storage')}" in said[-1]
+        assert f"Complete the copy: {command('sweep --resume walk --storage')}" in said[-1]
         monkeypatch.setattr(lease_module, "is_alive", lambda _: False)  # that driver's process has ended
         again = Mirror(storage, folder, said.append)
         again.start(resumes=True)
@@ -261,7 +261,7 @@ class TestTheMirror:
         mirror = Mirror(storage, folder, print)
         mirror.start(resumes=True)
         mirror.finish()
-        with pytest.raises(DataError, match="two ledgers differ"):
+        with pytest.raises(DataError, match="its ledger differs from that in"):
             fetch_sweep(storage, other)
 
     def test_a_driver_that_was_killed_while_it_wrote_there_can_be_resumed(
@@ -293,7 +293,7 @@ class TestTheMirror:
         mirror = Mirror(storage, folder, print)
         mirror.start(resumes=True)
         mirror.finish()
-        with pytest.raises(DataError, match=r"no sweep 'wolk' in .* \(there: walk\)"):
+        with pytest.raises(DataError, match=r"no sweep 'wolk' on this machine or in .* \(has: walk\)"):
             fetch_sweep(storage, tmp_path / "home" / "sweeps" / "wolk")
 
 

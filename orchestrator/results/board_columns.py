@@ -85,7 +85,7 @@ def shown_name(board: Leaderboard, row: Row) -> str:
 
 
 def score(row: Row) -> str:
-    """Returns the value that ranks a row, with the marks † (stopped early) and ≈ (perhaps no different from the first)."""
+    """Returns the value that ranks a row, with the marks † (stopped early) and ≈ (may equal the first)."""
     return cell(row.objective) + ("†" if row.stopped_early else "") + ("≈" if row.differs is False else "")
 
 

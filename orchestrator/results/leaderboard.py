@@ -47,7 +47,7 @@ Paired = Mapping[tuple[tuple[str, str], tuple[str | None, str] | None, str], Dif
 
 
 def leaderboard(state: SweepState) -> Leaderboard:
-    """Returns the leaderboard: all systems, ranked by the objective's metric on val, with their test values."""
+    """Returns the leaderboard: all systems, ranked by the objective's metric on val, with test values."""
     agreed, arms = terms(state), finished_arms(state)
     paired, frozen = read_paired(state), frozen_arms(arms)
     found = (read_row(state, arm, system, paired, frozen) for arm in arms for system in systems_of(arm))

@@ -114,7 +114,7 @@ class SweepRuns:
                 pass
 
     def close(self) -> None:
-        """Marks the running runs as interrupted, after the driver has ended. A later attempt reopens its run."""
+        """Marks running runs as interrupted, after the driver has ended. A later attempt reopens its run."""
         for run in [self.sweep, *self.trials.values()]:
             if run is not None and run.status == "RUNNING":
                 self._end_run(run, "KILLED", "interrupted", self.last)

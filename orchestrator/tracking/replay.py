@@ -89,7 +89,7 @@ class Replayer:
 
 
 def sync(sweep_folder: Path, uri: str) -> Replayer:
-    """Completes a sweep in MLflow from its ledger. Returns a replayer whose `reason` is empty on success."""
+    """Completes a sweep in MLflow from its ledger. On success, `reason` of the returned object is empty."""
     replayer = Replayer(sweep_folder, uri)
     if (sweep_folder / "ledger").is_dir():
         replayer.start()
@@ -119,7 +119,7 @@ def absolute(uri: str) -> str:
 
 
 def replay(folder: Path, uri: str) -> bool:
-    """Writes a ledger into MLflow until the driver ends, then writes the rest. Returns False if it gave up."""
+    """Writes a ledger into MLflow until the driver ends, then the rest. Returns False if it gave up."""
     runs, reader, writer = SweepRuns(folder), LedgerReader(folder), PatientWriter(uri)
     is_driver_gone = False
     while not is_driver_gone:

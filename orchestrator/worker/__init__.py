@@ -1,1 +1,1 @@
-"""Runs one trial where it was placed: alone, or over the workers of Ray Train."""
+"""Runs one trial on its node, in one process or with several workers of Ray Train."""

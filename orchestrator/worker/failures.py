@@ -1,4 +1,4 @@
-"""Finds out why a trial failed, also from the file that a dying process left."""
+"""Finds out why a trial failed, and reads and writes the failure files of its processes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from orchestrator.worker.trial_spec import Cause, TrialSpec
 from trainables.artifacts import write_atomically
 from trainables.errors import TrainingDiverged, UserError, WeightsUnavailable
 
-# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+# Imports inside functions: torch takes seconds to load, and code that only checks does not need torch.
 
 WARNINGS = "warnings.json"
 OUT_OF_MEMORY = re.compile("OutOfMemory|low on memory")
-"""In Ray's message when its memory monitor killed a process."""
+"""Matches Ray's message after its memory monitor killed a process."""
 
 
 class WorkerDied(Exception):
-    """Train lost a worker. If the worker left last words, they count instead."""
+    """Ray Train lost a worker. A failure file of the worker takes precedence over this error."""
 
 
 def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
-    """Returns cause and message of a failure; writes the traceback of an unexpected one to `error.txt`."""
+    """Returns cause and message of a failure. Writes the traceback of an unexpected one to `error.txt`."""
     if isinstance(error, WeightsUnavailable):
         return "unavailable", str(error)
     if isinstance(error, StorageError):
@@ -36,20 +36,20 @@ def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
         return "diverged", str(error)
     if isinstance(error, UserError):
         return "user_error", str(error)
-    if said := last_words(workdir):  # of a worker, before Train wrapped its error
+    if said := last_words(workdir):  # written by a worker, before Train wrapped its error
         return said
     from trainables.losses.collectives import is_out_of_memory
     from trainables.losses.global_batch import NonFiniteLoss
 
     if is_out_of_memory(error):
         return "out_of_memory", _first_line(error)
-    if OUT_OF_MEMORY.search(str(error)):  # of a worker
+    if OUT_OF_MEMORY.search(str(error)):  # a worker ran out of memory
         return "killed_for_memory", "a worker was killed because the machine ran out of memory"
     if isinstance(error, WorkerDied):
         return "process_died", "a worker died: killed from outside, or crashed in native code (see ray.log)"
     if isinstance(error, NonFiniteLoss | FloatingPointError):
         return "non_finite", str(error)
-    if os.strerror(errno.ENOSPC) in str(error):  # an OSError, or an error that a library raised from one
+    if os.strerror(errno.ENOSPC) in str(error):  # an OSError, or a library's error with its text
         return "disk_full", f"{workdir}: {_first_line(error)}"
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "error.txt").write_text("".join(traceback.format_exception(error)))
@@ -57,7 +57,7 @@ def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:
 
 
 def last_words(workdir: Path) -> tuple[Cause, str] | None:
-    """Returns cause and message that a process of the attempt left, if one did."""
+    """Returns cause and message from a failure file of the attempt; None if there is no file."""
     for path in sorted(workdir.glob(_failure_file("*"))):
         cause, message = json.loads(path.read_text())
         return cause, message
@@ -65,14 +65,14 @@ def last_words(workdir: Path) -> tuple[Cause, str] | None:
 
 
 def leave_last_words(spec: TrialSpec, files: TrialFiles, rank: int, cause: Cause, message: str) -> None:
-    """Writes why this process fails, for the driver."""
+    """Writes a failure file, from which the driver reads why this process failed."""
     path = Path(spec.workdir) / _failure_file(rank)
     write_atomically(path, json.dumps([cause, message]))
     files.upload_failure(spec.attempt, path)
 
 
 def warn(workdir: Path, warnings: list[str]) -> None:
-    """Writes problems that the trial survived, for the driver."""
+    """Writes problems that the trial survived to a file for the driver."""
     said = read_warnings(workdir)
     if new := [text for text in warnings if text not in said]:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -80,13 +80,13 @@ def warn(workdir: Path, warnings: list[str]) -> None:
 
 
 def read_warnings(workdir: Path) -> list[str]:
-    """Returns what `warn` wrote."""
+    """Returns the warnings that `warn` wrote."""
     path = workdir / WARNINGS
     return json.loads(path.read_text()) if path.is_file() else []
 
 
 def forget_words(workdir: Path, rank: int | str) -> None:
-    """Deletes the messages of an earlier attempt."""
+    """Deletes the failure files and warnings of an earlier attempt."""
     for path in [*workdir.glob(_failure_file(rank)), *([workdir / WARNINGS] if rank in (0, "*") else [])]:
         path.unlink(missing_ok=True)
 

@@ -19,10 +19,10 @@ FAILED = 2
 
 
 def run_locally(trainable: str, config: TrialConfig, *, workdir: Path, store: Path) -> Metrics:
-    """Runs a trainable and returns its metrics, which are also in `workdir/metrics.json`.
+    """Runs a trainable, writes its metrics to `workdir/metrics.json`, and returns them.
 
     Raises:
-        UserError: any worker raised it.
+        UserError: a worker raised a UserError.
     """
     execution = config.execution
     share = fit(execution.num_workers, execution.device, num_trials=1)
@@ -66,7 +66,7 @@ def _work(rank: int, trainable: str, config_json: str, workdir: str, store: str,
             run_recorded(trainable, config, context)
     except UserError as error:
         (Path(meeting_point) / f"refusal-{rank}").write_text(str(error))
-        sys.exit(FAILED)  # the others, which may wait in a collective, are ended by the parent
+        sys.exit(FAILED)  # the parent ends the others, which may wait in a collective
 
 
 def _device(config: TrialConfig, *, rank: int) -> str:

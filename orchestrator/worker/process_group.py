@@ -1,6 +1,6 @@
-"""Lets the workers of one machine meet through a file, so that none opens a port to the network.
+"""Connects the workers of one machine through a file, so that no worker opens a network port.
 
-Ray uses torch's TCP store, which listens on every address of the machine.
+Ray's default is torch's TCP store, which listens on every address of the machine.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -19,7 +19,7 @@ from ray.train.torch.config import _TorchBackend
 
 
 class FileBackend(_TorchBackend):
-    """Ray's set-up of torch, with a file as the meeting point."""
+    """Ray's torch backend, with a file as the rendezvous."""
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         """Joins all workers into one process group."""
@@ -35,18 +35,18 @@ class FileBackend(_TorchBackend):
 
 @dataclass
 class FileTorchConfig(TorchConfig):
-    """`TorchConfig` for one machine. `path` is a file that no other group uses."""
+    """`TorchConfig` for one machine. No other process group may use the file `path`."""
 
     path: str = ""
 
     @property
     def backend_cls(self) -> type[FileBackend]:
-        """What Ray Train starts."""
+        """Returns the backend class that Ray Train starts."""
         return FileBackend
 
 
 def join_group(config: FileTorchConfig, rank: int, world_size: int) -> None:
-    """Runs on every worker before the training function. Collective."""
+    """Joins this worker to the process group. Collective: every rank must call it."""
     dist.init_process_group(
         config.backend,
         init_method=f"file://{config.path}",

@@ -1,8 +1,8 @@
-"""Runs one trial: the only place where Ray Tune or Ray Train calls a trainable.
+"""Runs one trial: the only module in which Ray Tune or Ray Train calls a trainable.
 
-A trial of one worker runs in the Tune process, which is reused from trial to trial. A trial of several
-workers is a Ray Train run that the Tune process only watches. Either way the driver receives one record, also
-of a failure: an exception that passed through Tune would lose its cause.
+A trial with one worker runs in the Tune process, which is reused for other trials. A trial with several
+workers is a Ray Train run, and the Tune process only waits for it. The driver always receives one
+record, also of a failure, because an exception that passes through Tune would lose its cause.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
@@ -44,11 +44,11 @@ from trainables.errors import DataError
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
-# Imports inside functions: the driver imports this module, and needs neither torch nor Ray Train.
+# Imports inside functions: the driver imports this module, but does not need torch or Ray Train.
 
 
 def run_trial(config: dict[str, str]) -> dict[str, str]:
-    """Runs `config["spec"]` as Tune's function; returns the record as Tune's last result."""
+    """Runs the trial in `config["spec"]` as Tune's function; returns its record as Tune's last result."""
     placed, began = TrialSpec.from_json(config["spec"]), time.perf_counter()
     spec = placed.at_home()
     workdir, files = Path(spec.workdir), spec.files()
@@ -62,7 +62,7 @@ def run_trial(config: dict[str, str]) -> dict[str, str]:
         cause, message = explain(error, workdir)
         if cause == "crash" and spec.device == "cuda" and spec.num_workers == 1:
             leave_last_words(spec, files, 0, cause, message)
-            raise  # ends this process: a broken CUDA context would fail every trial that comes here
+            raise  # ends this process: its broken CUDA context would fail every later trial
         record = TrialRecord(time.perf_counter() - began, cause=cause, message=message)
     finally:
         _free_memory()
@@ -83,10 +83,10 @@ def _in_this_process(spec: TrialSpec, files: TrialFiles) -> Done:
 
 @contextmanager
 def _taken_up(spec: TrialSpec, files: TrialFiles) -> Generator[tuple[Path | None, list[str]]]:
-    """Locks the trial's folder on this node and fetches its inputs.
+    """Locks the trial's folder on this node and fetches the trial's inputs.
 
     Yields:
-        The checkpoint to resume from, and the damages found.
+        The checkpoint to resume from, and a description of each damaged checkpoint.
     """
     with taken_over(Path(spec.workdir), spec.attempt, find=lambda: files.fetch_checkpoint(spec.attempt)) as (
         checkpoint,
@@ -97,7 +97,7 @@ def _taken_up(spec: TrialSpec, files: TrialFiles) -> Generator[tuple[Path | None
             Path(spec.store).mkdir(parents=True, exist_ok=True)
             files.fetch_inputs(spec.inputs)
             check_inputs(spec)
-        said = "resumes from an earlier checkpoint, as the newest is damaged"
+        said = "resumes from an earlier checkpoint, because the newest is damaged"
         yield checkpoint, [f"{said}: {damage}" for damage in damages]
 
 
@@ -105,14 +105,14 @@ def check_inputs(spec: TrialSpec) -> None:
     """Compares this node's data and weights with those of the driver.
 
     Raises:
-        DataError: they differ, or are missing here; says what to do.
+        DataError: data or weights differ or are missing on this node; says what to do.
     """
     from orchestrator.planning.checks import COPY, how_to_mend
     from orchestrator.planning.identity import by_name, identify
 
     config = spec.trial
     here, node = identify(config), platform.node()
-    others = "others on this node than where the sweep runs from"
+    others = "different on this node than where the sweep was started"
     if here.data != spec.data_fingerprint:
         raise DataError(f"{node}: the data in data.root are {others}; {COPY}")
     wanted = by_name(config, spec.model_fingerprint, spec.captioner_fingerprint)
@@ -124,7 +124,7 @@ def check_inputs(spec: TrialSpec) -> None:
 
 
 class Done(TypedDict):
-    """The fields of a `TrialRecord` of a trial that finished."""
+    """Fields of the `TrialRecord` of a finished trial."""
 
     metrics: dict[str, float]
     results: dict[str, str]
@@ -142,7 +142,7 @@ def _done(metrics: Metrics, files: TrialFiles) -> Done:
 
 
 def _over_workers(spec: TrialSpec, placed: TrialSpec) -> Done:
-    """Starts one process per worker, and returns what rank 0 returned; `placed` suits any node."""
+    """Starts one process per worker; returns the result of rank 0. `placed` has no paths of this node."""
     from ray.train import TrainingFailedError
 
     with attempt_scratch(Path(spec.scratch), f"{spec.trial_key}-{spec.attempt}") as scratch:
@@ -154,7 +154,7 @@ def _over_workers(spec: TrialSpec, placed: TrialSpec) -> Done:
 
 
 def _trainer(spec: TrialSpec, placed: TrialSpec, scratch: Path) -> TorchTrainer:
-    """Returns Ray Train for these workers; it repeats nothing by itself."""
+    """Returns a Ray Train run with these workers, which never retries by itself."""
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
@@ -179,7 +179,7 @@ def _trainer(spec: TrialSpec, placed: TrialSpec, scratch: Path) -> TorchTrainer:
             name=scratch.name,
             storage_path=str(scratch),
             callbacks=[TuneReportCallback()],
-            # By default Train repeats failures of its controller for ever.
+            # By default Train retries failures of its controller for ever.
             failure_config=FailureConfig(
                 max_failures=0, max_preemption_failures=0, controller_failure_limit=1
             ),
@@ -190,7 +190,7 @@ def _trainer(spec: TrialSpec, placed: TrialSpec, scratch: Path) -> TorchTrainer:
 
 
 def run_as_worker(config: dict[str, str]) -> Done | None:
-    """Runs the trainable as Train's function, on every rank; writes why it fails into the workdir."""
+    """Runs the trainable as Train's function on every rank. On failure, writes the cause to the workdir."""
     import ray.train
     import ray.train.torch
     from torch import distributed
@@ -207,7 +207,7 @@ def run_as_worker(config: dict[str, str]) -> Done | None:
         with _taken_up(spec, files) as (checkpoint, damages):
             if rank == 0:
                 warn(workdir, damages)
-            distributed.barrier()  # no rank writes a checkpoint before all have looked for the newest
+            distributed.barrier()  # no rank writes a checkpoint until all have found the newest
             context = TuneContext(
                 spec,
                 device=str(ray.train.torch.get_device()),
@@ -219,7 +219,7 @@ def run_as_worker(config: dict[str, str]) -> Done | None:
             )
             metrics = resolve(spec.trainable)(spec.trial, context)
             return _done(metrics, files) if rank == 0 else None
-    except PeerFailed:  # the failing rank writes why
+    except PeerFailed:  # the failing rank writes the cause
         raise
     except Exception as error:
         leave_last_words(spec, files, rank, *explain(error, workdir))
@@ -228,11 +228,11 @@ def run_as_worker(config: dict[str, str]) -> Done | None:
 
 @dataclass
 class TuneContext:
-    """A `RunContext` whose reports go to Ray; Tune and Train differ in `send` alone."""
+    """A `RunContext` that reports to Ray. Only `send` differs between Tune and Train."""
 
     spec: TrialSpec
     device: str
-    send: Callable[[dict[str, Any]], None]  # Tune's or Train's report; Train's is collective
+    send: Callable[[dict[str, Any]], None]  # report function of Tune or Train; Train's is collective
     files: TrialFiles
     rank: int = 0
     world_size: int = 1
@@ -244,17 +244,17 @@ class TuneContext:
 
     @property
     def workdir(self) -> Path:
-        """Private to this trial."""
+        """Returns the private folder of this trial."""
         return Path(self.spec.workdir)
 
     @property
     def store(self) -> Path:
-        """Shared by all trials."""
+        """Returns the store, a folder that all trials share."""
         return Path(self.spec.store)
 
     def report(self, metrics: Metrics, checkpoint: Path | None = None) -> None:
-        """Sends scalars to the driver; a scheduler may end the trial here. Collective."""
-        del checkpoint  # it is in the workdir, where the next attempt finds it
+        """Sends scalars to the driver; a scheduler may end the trial during this call. Collective."""
+        del checkpoint  # the next attempt finds the checkpoint in the workdir
         if self.rank == 0:
             self.files.upload_checkpoints()
         self.num_reports += 1
@@ -268,29 +268,29 @@ class TuneContext:
         self.send(result)
 
     def fetch(self, folder: Path) -> None:
-        """Fetches a finished folder of the store from the sweep's storage, if it is only there."""
+        """Fetches a finished folder of the store from the sweep's storage, if this node lacks the folder."""
         self.files.fetch(folder)
 
     def keep(self, folder: Path) -> None:
-        """Copies a finished folder of the store into the sweep's storage."""
+        """Copies a finished folder of the store to the sweep's storage."""
         if self.rank == 0:
             self.files.keep(folder)
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Returns the finite values, as plain floats."""
+    """Returns the finite values as Python floats."""
     values = {key: float(value) for key, value in metrics.items()}
     return {key: value for key, value in values.items() if math.isfinite(value)}
 
 
 def hash_results(workdir: Path) -> dict[str, str]:
-    """Returns the files under `workdir/results`, relative to the workdir, with their SHA-256."""
+    """Returns the SHA-256 of each file in `workdir/results`; keys are paths relative to the workdir."""
     files = sorted(path for path in (workdir / "results").rglob("*") if path.is_file())
     return {path.relative_to(workdir).as_posix(): file_sha256(path) for path in files}
 
 
 def _start_afresh(spec: TrialSpec) -> None:
-    """Resets what an earlier trial may have changed in a reused process."""
+    """Resets the state that an earlier trial may have changed in a reused process: seeds and threads."""
     import numpy as np
     import torch
 
@@ -304,16 +304,16 @@ def _start_afresh(spec: TrialSpec) -> None:
 
 @cache
 def _keep_imports() -> None:
-    """Excludes imported objects from garbage collection, which would take 0.1 s more after every trial."""
+    """Excludes imported objects from garbage collection, which saves 0.1 s after every trial."""
     gc.freeze()
 
 
 def _register_node(spec: TrialSpec) -> None:
-    """Tells Ray's head which node an attempt runs on; the driver watches the nodes."""
+    """Tells Ray's head node on which node an attempt runs, so that the driver notices a lost node."""
     import ray
     from ray.experimental.internal_kv import _internal_kv_put  # pyright: ignore[reportPrivateUsage]
 
-    with suppress(Exception):  # no reason to fail a trial
+    with suppress(Exception):  # an error here must not fail a trial
         here = ray.get_runtime_context()
         key = place_key(here.get_job_id(), spec.trial_key, spec.attempt)
         _internal_kv_put(key + here.get_node_id(), b"", namespace=PLACES)

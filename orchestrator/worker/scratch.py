@@ -1,4 +1,4 @@
-"""Folders for Ray Train's own files, one for each attempt; those of killed attempts are deleted later."""
+"""Manages the scratch folders of Ray Train, one for each attempt; deletes those of killed attempts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 IN_USE = "in-use.lock"
-"""In each scratch folder: locked by its process; the kernel unlocks it when the process ends."""
+"""Lock file in each scratch folder. The attempt's process holds the lock until the process ends."""
 
 
 @contextmanager
 def attempt_scratch(scratch: Path, name: str) -> Generator[Path]:
-    """Yields a new folder below `scratch`, and deletes it afterwards; also those of killed attempts."""
+    """Yields a new folder in `scratch` and deletes it afterwards. Also deletes folders of killed attempts."""
     scratch.mkdir(parents=True, exist_ok=True)
     delete_abandoned(scratch)
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=scratch))
@@ -23,18 +23,18 @@ def attempt_scratch(scratch: Path, name: str) -> Generator[Path]:
     try:
         with aside.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            aside.rename(folder / IN_USE)  # it never exists unlocked
+            aside.rename(folder / IN_USE)  # the file never exists unlocked
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def delete_abandoned(scratch: Path) -> None:
-    """Deletes the folders of attempts that ended; folders without our lock file are kept."""
+    """Deletes the folders of attempts that ended. Folders without our lock file are kept."""
     for lock in scratch.glob(f"*/{IN_USE}"):
         try:
             with lock.open("r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(lock.parent, ignore_errors=True)
-        except OSError:  # in use, gone in the meantime, or another user's
+        except OSError:  # in use, already deleted, or owned by another user
             continue

@@ -1,4 +1,4 @@
-"""What the driver sends to the process of a trial, and what comes back."""
+"""Messages between the driver and the process of a trial: `TrialSpec` and `TrialRecord`."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ Cause = Literal[
     "storage_failed",
     "unavailable",
 ]
-"""`out_of_memory`: its smallest piece did not fit. `killed_for_memory`: the machine ended the process.
-`crash`: an exception that none foresaw. `process_died`: killed from outside, or crashed in native code."""
+"""`out_of_memory`: the smallest micro-batch did not fit. `killed_for_memory`: the machine killed the process.
+`crash`: an unexpected exception. `process_died`: killed from outside, or crashed in native code."""
 DEATHS: tuple[Cause, ...] = ("process_died", "killed_for_memory")
 HEAD, SHARE_OF_HEAD = "node:__internal_head__", 0.0001
-"""What a process reserves to run on the head, which is never preempted as a spot node is."""
+"""Resource that a process reserves to run on the head node, which is never preempted like a spot node."""
 DRIVER_MEMORY_BYTES = 200 * 2**20
-"""What the Tune process of a Train trial reserves: no core, or it would hold one that its workers need."""
+"""Memory that the Tune process of a Train trial reserves. It reserves no core, as the workers need all."""
 
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """All that a process needs to run one trial, in plain values; sent as JSON.
+    """Everything that a process needs to run one trial, as plain values that are sent as JSON.
 
-    With a storage, `workdir` and `store` are relative to the home of the node that runs the trial.
+    With a storage, `workdir` and `store` are relative to the home folder of the node that runs the trial.
     """
 
     trial_key: str
@@ -60,9 +60,9 @@ class TrialSpec:
     model_fingerprint: str | None = None
     captioner_fingerprint: str | None = None
     inputs: dict[str, str] = field(default_factory=dict[str, str])  # place in the storage → fingerprint
-    times_killed_for_memory: int = 0  # each halves the budget, and so the micro-batch; never the global batch
+    times_killed_for_memory: int = 0  # each halves the memory budget and the micro-batch
     spans_nodes: bool = False  # its workers may run on several nodes
-    is_compared: bool = True  # a scheduler may stop it; a repeat on another seed runs to its end
+    is_compared: bool = True  # a scheduler may stop it; False for repeats with another seed
 
     def to_json(self) -> str:
         """Returns the spec as one line of JSON."""
@@ -70,15 +70,15 @@ class TrialSpec:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Reads what `to_json` wrote."""
+        """Returns the spec from the JSON that `to_json` wrote."""
         return cls(**json.loads(text))
 
     def at_home(self) -> Self:
-        """Returns the spec with absolute folders of this node."""
+        """Returns the spec with absolute paths on this node."""
         if self.storage is None:
             return self
         base = home()
-        is_shared = Path(self.scratch).is_dir()  # else the driver is on another machine
+        is_shared = Path(self.scratch).is_dir()  # False: the driver is on another machine
         return replace(
             self,
             workdir=str(base / self.workdir),
@@ -87,14 +87,14 @@ class TrialSpec:
         )
 
     def files(self) -> TrialFiles:
-        """Returns what moves the trial's files; call it on a spec `at_home`."""
+        """Returns the object that moves the trial's files. Call it on the result of `at_home`."""
         if self.storage is None:
             return TrialFiles(Path(self.store).parent, Path(self.workdir))
         return TrialFiles(home(), Path(self.workdir), open_storage(self.storage))
 
     @property
     def trial(self) -> TrialConfig:
-        """The configuration, with a memory budget of this machine if it sets none."""
+        """Returns the configuration, with a memory budget of this machine if the user set no budget."""
         own_size = self.config["execution.micro_batch_size"]  # if set, the user budgets the memory
         budget = self.config["execution.memory_budget_gb"] or (None if own_size else self.memory_budget_gb)
         parts = 2**self.times_killed_for_memory
@@ -106,25 +106,25 @@ class TrialSpec:
 
     @property
     def need(self) -> Need:
-        """What its workers need of nodes."""
+        """Returns the resources that the workers of the trial request from the nodes."""
         num = self.num_workers
         return Need(num, max(1, self.cpus_per_trial // num), self.gpus_per_trial / num)
 
     @property
     def num_threads(self) -> int:
-        """Threads of one worker."""
+        """Returns the number of threads of one worker."""
         return self.config["execution.num_threads"] or max(1, self.cpus_per_trial // self.num_workers)
 
     def resources(self) -> dict[str, float]:
-        """Returns what Tune reserves for the trial's own process."""
-        if self.num_workers > 1:  # it only watches; Train's own processes stay beside it
+        """Returns the resources that Tune reserves for its own process of the trial."""
+        if self.num_workers > 1:  # this process only waits; Train starts the workers
             return {HEAD: SHARE_OF_HEAD, "memory": DRIVER_MEMORY_BYTES}
         return {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial}
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """How a trial ended: `metrics` and `results`, or `cause` and `message`."""
+    """The end of a trial: `metrics` and `results`, or `cause` and `message` of a failure."""
 
     seconds: float
     metrics: dict[str, float] = field(default_factory=dict[str, float])

@@ -116,9 +116,9 @@ def test_a_node_says_which_of_its_inputs_are_others_whatever_the_trial_is_called
     here = identify(spec.trial)
     same = replace(spec, data_fingerprint=here.data, model_fingerprint=here.model)
     check_inputs(replace(same, trial_key="of when its weights were not here yet"))
-    with pytest.raises(DataError, match=r"the data in data\.root are others on this node"):
+    with pytest.raises(DataError, match=r"the data in data\.root are different on this node"):
         check_inputs(replace(same, data_fingerprint="other"))
-    with pytest.raises(DataError, match="the weights of lite0-minilm are others on this node"):
+    with pytest.raises(DataError, match="the weights of lite0-minilm are different on this node"):
         check_inputs(replace(same, model_fingerprint="other"))
 
 
@@ -147,14 +147,14 @@ def test_a_node_says_what_brings_the_weights_that_it_lacks_or_has_otherwise(
         with atomic_directory(part_folder("chexzero", part)) as aside:
             (aside / "model.safetensors").touch()
     said = refusal(spec, **{"encoder.name": "chexzero"})
-    assert "the weights of chexzero are others on this node than where the sweep runs from; get " in said
+    assert "the weights of chexzero are different on this node than where the sweep was started; get " in said
     assert said.endswith("--to chexzero --replace'")
     blip = {"data.captions": "blip_label", "captioner.name": str(tmp_path)}
     assert f"the weights of {tmp_path} are not on this node; captioner.name={tmp_path}: " in refusal(
         spec, **blip
     )
     (tmp_path / "model.safetensors").touch()
-    assert "others on this node than where the sweep runs from; copy them there" in refusal(spec, **blip)
+    assert "different on this node than where the sweep was started; copy them there" in refusal(spec, **blip)
 
 
 def test_an_order_takes_the_folders_of_its_node_and_makes_none(spec: TrialSpec, home: Path, tmp_path: Path):

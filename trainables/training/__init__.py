@@ -1,1 +1,1 @@
-"""From records and an encoder to an adapter: the loop, its objective, and what they cost."""
+"""Trains an adapter from records and an encoder: the training loop, its objective, and their costs."""

@@ -1,6 +1,7 @@
-"""Checkpoints on disk: tensors as safetensors, the rest as JSON; nothing is pickled.
+"""Checkpoints on disk: tensors as safetensors, other values as JSON, and no pickles.
 
-Nothing in one depends on the number of workers or on the micro-batch, so a run resumes on other hardware.
+A checkpoint does not depend on the number of workers or on the micro-batch, so a run can resume on other
+hardware.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from trainables.errors import DataError
 
 PARAMETERS, MOMENTS, PROGRESS = "parameters.safetensors", "moments.safetensors", "progress.json"
 NUM_KEPT = 2
-"""The newest, and the one before it: a run resumes from it if the newest is damaged."""
+"""The number of checkpoints to keep. A run resumes from the older one if the newest is damaged."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run needs to resume exactly.
+    """All values that a run needs to resume exactly.
 
     Args:
-        parameters: by name.
-        moments: the optimiser's tensors by `kind/name`.
-        progress: `step`, and what else the owner wants back as plain values.
-        trains: names what is being trained and with which settings; another run cannot resume from it.
+        parameters: parameters by name.
+        moments: tensors of the optimiser by `kind/name`.
+        progress: `step`, and other plain values that the owner stores.
+        trains: identity of what is trained and of its settings; a run with another identity cannot resume.
     """
 
     parameters: Mapping[str, Tensor]
@@ -41,12 +42,12 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Writes `folder/step-NNNNNNNN` in one step, keeps the one before it, and returns it.
+    """Writes `folder/step-NNNNNNNN` atomically, keeps one earlier checkpoint, and returns the new path.
 
-    A kill at any moment leaves the earlier checkpoints or the new one too, whole.
+    If the process is killed at any moment, every checkpoint on disk is complete.
     """
     place = folder / f"step-{checkpoint.progress['step']:08d}"
-    for unfinished in folder.glob(".step-*"):  # what a kill left behind
+    for unfinished in folder.glob(".step-*"):  # remains of a killed process
         shutil.rmtree(unfinished)
     with atomic_directory(place) as aside:
         save_file(_on_host(checkpoint.parameters), aside / PARAMETERS)
@@ -59,17 +60,17 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """Returns every checkpoint below a folder, sound or damaged, the latest first."""
+    """Returns all checkpoints in a folder, intact or damaged, the latest first."""
     return sorted(folder.glob("step-*"), key=lambda place: -int(place.name.removeprefix("step-")))
 
 
 def latest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """Returns the latest sound checkpoint below a folder, and the problems of later ones.
+    """Returns the latest intact checkpoint in a folder, and the problems of later checkpoints.
 
-    (None, []) where nothing was ever saved. Every file is compared with its hash.
+    Returns (None, []) if no checkpoint was ever saved. Every file is compared with its hash.
 
     Raises:
-        DataError: there are checkpoints and none is sound; starting over unasked would hide the loss.
+        DataError: all checkpoints are damaged. A silent new start would hide the loss of work.
     """
     damages: list[str] = []
     for place in newest_first(folder):
@@ -85,7 +86,7 @@ def latest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def read_checkpoint(place: Path, expected: Mapping[str, Tensor], *, trains: str) -> Checkpoint:
-    """Returns a checkpoint of the parameters `expected`, on the host."""
+    """Returns a checkpoint on the host, after checking that it contains the parameters `expected`."""
     verify(place)
     stored = load_file(place / PARAMETERS)
     for name in sorted(stored.keys() | expected.keys()):

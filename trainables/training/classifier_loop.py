@@ -1,11 +1,11 @@
-"""Image classifiers fine-tuned end to end, as baselines for dual encoders.
+"""Fine-tunes image classifiers end to end, as baselines for dual encoders.
 
-ResNet-18 or ViT-B/16, cross-entropy, every weight trains. The epoch that is best on val is kept, and training
-stops once val no longer gains. A classifier trains in one process: batch norm looks at a whole batch, so a
-batch cut over workers would train another model. Further workers of the trial wait.
+All weights of a ResNet-18 or ViT-B/16 train with cross-entropy. The weights of the best epoch on val are
+kept, and training stops when val no longer improves. A classifier trains in one process, because batch norm
+needs the whole batch: a batch divided over workers would give another model. The other workers wait.
 
-The same data, order, views and splits as in `finetune`; ended and judged as in `adapt`. The label prior, the
-baseline without a model, is among the controls (`audit`).
+Data, order, views and splits are the same as in `finetune`, and results are computed as in `adapt`. The label
+prior, a baseline without a model, is one of the controls (`audit`).
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ from trainables.training.optim import TrainState
 
 logger = logging.getLogger(__name__)
 ROWS_AT_ONCE = 64
-"""Images of a forward pass without a graph."""
+"""The number of images of a forward pass without a graph."""
 VERSION = 1
-"""Raise it when the same configuration would train other weights."""
+"""Raise this number when the same configuration would train other weights."""
 
 
 class Fitting:
-    """A classifier in training on rank 0, resumed if it was interrupted.
+    """The training of a classifier on rank 0, resumed if it was interrupted.
 
     Attributes:
-        state: parameters and optimiser; beside them go the statistics of batch norm, and the best weights.
-        folder: of the trained weights, in the store.
+        state: parameters, optimiser, statistics of batch norm, and the best weights.
+        folder: folder of the trained weights in the store.
     """
 
     def __init__(self, config: TrialConfig, context: RunContext) -> None:
@@ -90,9 +90,10 @@ class Fitting:
         self.rows_at_once = rows_at_once(config, self.device)
 
     def epochs(self) -> Iterator[tuple[dict[str, float], Path | None]]:
-        """Yields each epoch's metrics and its checkpoint; at the end the best weights are in the model.
+        """Yields the metrics and the checkpoint of each epoch; then loads the best weights into the model.
 
-        Weights that were trained before are not trained again: their epochs are shown again, marked.
+        If the weights are already in the store, nothing is trained: their epochs are reported again, marked
+        as reused.
         """
         self.context.fetch(self.folder)
         if is_whole(self.folder):
@@ -119,11 +120,11 @@ class Fitting:
             return torch.cat(in_pieces(classify, indices, ROWS_AT_ONCE)).numpy()
 
     def step(self, batch: GlobalBatch) -> float:
-        """Takes one optimiser step and returns the loss: the mean over images, weighed by class.
+        """Takes one optimiser step and returns the loss, a mean over images weighted by class.
 
         Raises:
-            TrainingDiverged: the loss is not finite; nothing was changed.
-            OutOfMemory: the batch does not fit and must not be cut, or one image does not fit.
+            TrainingDiverged: the loss is not finite; no weight was changed.
+            OutOfMemory: one image does not fit, or the batch does not fit and must not be divided.
         """
         architecture = self.config.baseline.architecture
         is_cut = ARCHITECTURES[architecture].is_cut
@@ -143,7 +144,7 @@ class Fitting:
         return loss
 
     def _accumulate(self, batch: GlobalBatch, rows_at_once: int) -> float:
-        """Returns the loss of a batch, with its gradient in the parameters."""
+        """Returns the loss of a batch, and adds its gradient to the parameters."""
         self.model.train()
         self.state.optimizer.zero_grad()
         classes = torch.from_numpy(batch.classes).to(self.device)
@@ -161,7 +162,7 @@ class Fitting:
     def _train(self) -> Iterator[tuple[dict[str, float], Path | None]]:
         state, patience = self.state, self.config.baseline.patience
         system = baseline_system(self.config.baseline.from_scratch)
-        if is_over(state.epochs, system, patience):  # it was interrupted after its last epoch
+        if is_over(state.epochs, system, patience):  # the trial was interrupted after its last epoch
             return
         val = self.dataset.indices("val")
         classes = self.dataset.class_indices(val)
@@ -189,11 +190,11 @@ class Fitting:
             record_steps(self.context.workdir / STEPS_FILE, state.losses)
             yield metrics, state.save(self.context.workdir / "checkpoints")
             if is_over(state.epochs, system, patience):
-                logger.info("stopped after epoch %d: val no longer gains", batch.epoch + 1)
+                logger.info("stopped after epoch %d: val no longer improves", batch.epoch + 1)
                 return
 
     def _keep(self) -> None:
-        """Saves the best weights in the store, with what a later predict or export needs."""
+        """Saves the best weights in the store, with all facts that predict and export need."""
 
         def build(aside: Path) -> dict[str, Any]:
             tensors = {name: tensor.cpu().contiguous() for name, tensor in self.best.items()}
@@ -209,9 +210,9 @@ class Fitting:
         self.context.keep(self.folder)
 
     def _pixels(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
-        """Returns normalised pixels float32 [B, 3, S, S] of images in these views."""
+        """Returns normalised pixels float32 [B, 3, S, S] of these images in these views."""
         data, images = self.config.data, self.images.images(indices)
-        seed = data.seed if data.num_views else self.config.seed  # as cached activations do it
+        seed = data.seed if data.num_views else self.config.seed  # as for cached activations
         for row, (index, view) in enumerate(zip(indices, views, strict=True)):
             images[row] = augment(images[row], seed=seed, view=int(view), image_index=int(index))
         pixels = torch.from_numpy(images).to(self.device)[:, None].float() / 255
@@ -223,7 +224,7 @@ class Fitting:
 
 
 def rows_at_once(config: TrialConfig, device: torch.device) -> int | None:
-    """Returns the number of images of a forward pass, or None if the batch must not be cut."""
+    """Returns the number of images of a forward pass, or None if the batch must not be divided."""
     if not ARCHITECTURES[config.baseline.architecture].is_cut:
         return None
     budget = memory_budget(device, budget_gb=config.execution.memory_budget_gb, num_sharing=1)
@@ -231,7 +232,7 @@ def rows_at_once(config: TrialConfig, device: torch.device) -> int | None:
 
 
 def class_weights(config: TrialConfig, dataset: Dataset) -> np.ndarray:
-    """Returns a weight per class, float32 [K]: N / (K n_k), so that every class has the same sum; or ones."""
+    """Returns class weights float32 [K]: ones, or N / (K n_k), which gives every class the same total."""
     counts = np.bincount(dataset.class_indices(dataset.indices("train")), minlength=len(dataset.classes))
     if not config.baseline.class_weights:
         return np.ones(len(counts), np.float32)
@@ -239,7 +240,7 @@ def class_weights(config: TrialConfig, dataset: Dataset) -> np.ndarray:
 
 
 def best_epoch(epochs: list[dict[str, float]], system: str) -> int:
-    """Returns the number (from 0) of the epoch with the highest val macro_auroc; ties by a low nll."""
+    """Returns the number (from 0) of the epoch with the highest val macro_auroc; at a tie, the lowest nll."""
 
     def rank(epoch: dict[str, float]) -> tuple[float, float]:
         return epoch.get(metric_key("val", system, "macro_auroc"), 0.0), -epoch[
@@ -255,6 +256,6 @@ def is_over(epochs: list[dict[str, float]], system: str, patience: int | None) -
 
 
 def baseline_key(config: TrialConfig, dataset: Dataset) -> str:
-    """Returns the key of trained weights: a fingerprint of everything that training reads."""
+    """Returns the key of the trained weights: a fingerprint of all inputs of the training."""
     default, weights = classifier_learning_rate(config.baseline), classifier_fingerprint(config.baseline)
     return fingerprint("baseline", VERSION, science(config), default, dataset.fingerprint, weights)

@@ -1,4 +1,4 @@
-"""Descriptions of images, from pixels (BLIP) or from masks, for train and val alike. They know no label."""
+"""Describes train and val images in words, from pixels (BLIP) or from masks, without using labels."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from trainables.models.catalogue.captioners import captioner_fingerprint, captio
 
 FILE = "captions.parquet"
 VERSION = 1
-"""Raise it when the same image or mask would be described otherwise."""
+"""Raise this number when the same image or mask would get another description."""
 DESCRIBED = ("blip_label", "mask_finding")
 ROWS_AT_ONCE = 64
 Describe = Callable[[np.ndarray], list[str]]
-"""Says what is on the images at positions of a data set, int64 [N]; N sentences."""
+"""Function that returns N sentences for the images at N positions of a data set, int64 [N]."""
 DescribeAll = Callable[[Dataset, np.ndarray, TrialConfig, RunContext], Iterator[str]]
-"""Says what is on the images at these positions, in order, with the captioner of a configuration."""
+"""Function that yields a sentence per image, in the given order, by the captioner of a configuration."""
 
 
 def open_captioner(dataset: Dataset, config: TrialConfig, context: RunContext) -> Describe:
-    """Loads BLIP and the images at the size that it wants."""
-    from trainables.models.encoders.blip import Captioner  # here and not above: it loads torch
+    """Loads BLIP, and the images at BLIP's size."""
+    from trainables.models.encoders.blip import Captioner  # imported here because it loads torch
 
     captioner = Captioner(config.captioner, context.device)
     images = open_image_cache(dataset, captioner.preprocessing, context.store)
@@ -43,7 +43,7 @@ def open_captioner(dataset: Dataset, config: TrialConfig, context: RunContext) -
 def describe_here(
     dataset: Dataset, indices: np.ndarray, config: TrialConfig, context: RunContext
 ) -> Iterator[str]:
-    """Describes images in this process."""
+    """Yields descriptions of images, computed in this process."""
     describe = open_captioner(dataset, config, context)
     for rows in np.split(indices, range(ROWS_AT_ONCE, len(indices), ROWS_AT_ONCE)):
         yield from describe(rows)
@@ -52,9 +52,9 @@ def describe_here(
 def with_descriptions(
     dataset: Dataset, config: TrialConfig, context: RunContext, describe_all: DescribeAll = describe_here
 ) -> Dataset:
-    """Returns the data set with descriptions, if its captions need them; computes missing ones.
+    """Returns the data set, with descriptions if the captions need them; computes missing descriptions.
 
-    `describe_all` runs BLIP; whoever does, the words are the same.
+    `describe_all` runs BLIP. It may run elsewhere; the words are the same.
     """
     if config.data.captions == "blip_label":
         return replace(dataset, descriptions=describe_by_model(dataset, config, context, describe_all))
@@ -64,7 +64,7 @@ def with_descriptions(
 
 
 def describe_by_masks(dataset: Dataset) -> dict[str, str]:
-    """Returns image_id → description of its infection mask, for train and val images with a mask."""
+    """Returns image_id → description of the infection mask, for train and val images with a mask."""
     with bombs_are_errors():
         said = {
             record.image_id: describe_record(record) for record in dataset.records if record.split != "test"
@@ -75,8 +75,8 @@ def describe_by_masks(dataset: Dataset) -> dict[str, str]:
 def describe_by_model(
     dataset: Dataset, config: TrialConfig, context: RunContext, describe_all: DescribeAll = describe_here
 ) -> dict[str, str]:
-    """Returns image_id → BLIP's sentence for all train and val images, from the store if present."""
-    captioner_folder(config.captioner)  # said before a fingerprint is asked of the Hub
+    """Returns image_id → sentence by BLIP, for all train and val images; reads the store if possible."""
+    captioner_folder(config.captioner)  # raised before the Hub is asked for a fingerprint
     indices = dataset.indices("train", "val")
     image_ids = [dataset.records[i].image_id for i in indices]
     key = fingerprint(

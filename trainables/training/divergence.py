@@ -1,4 +1,4 @@
-"""Detects diverged training: a loss that is not finite or far too high, or collapsed embeddings."""
+"""Detects diverged training: a loss that is not finite or much too high, or collapsed embeddings."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ the noise of dropout 1e-5."""
 MIN_SHARE_OF_FIRST = 0.01
 """Relative to the spread of the first step: embeddings that begin close together may still train."""
 MAX_COLLAPSED_STEPS = 2
-"""In a row: one alone may be a last batch of equal images."""
+"""Successive steps; a single collapsed step may be a last batch of equal images."""
 MAX_LOSS_RATIO = 3.0
-"""Mean loss of an epoch, relative to the first step's or to that of a guess, whichever is higher."""
+"""Mean loss of an epoch, relative to the loss of the first step or of a guess, whichever is higher."""
 
 
 class DivergenceCheck:
-    """Stops training that no longer learns. All ranks see the same numbers, so all of them stop."""
+    """Stops a training that no longer learns. All ranks get the same numbers, so all ranks stop together."""
 
     def __init__(self, state: TrainState, global_batch_size: int) -> None:
         self.state = state
-        self.guess = math.log(global_batch_size)  # the loss where every pair of a batch looks alike
+        self.guess = math.log(global_batch_size)  # the loss if all pairs of a batch look alike
         self.num_collapsed = 0
         self.min_spread: float | None = None  # known after the first step
 
     @contextmanager
     def of_step(self) -> Generator[None]:
-        """Adds the step to the message of a loss."""
+        """Adds the number of the step to the message of a non-finite loss."""
         try:
             yield
         except NonFiniteLoss as error:
             raise self._diverged(self.state.step + 1, str(error)) from error
 
     def check_collapse(self, spread: float) -> None:
-        """Checks the embeddings of the step just taken; see `StepResult.spread`."""
+        """Raises TrainingDiverged if the embeddings of the last step collapsed (`StepResult.spread`)."""
         if self.min_spread is None:
             self.min_spread = min(MIN_SPREAD, MIN_SHARE_OF_FIRST * spread)
         self.num_collapsed = self.num_collapsed + 1 if spread < self.min_spread else 0
         if self.num_collapsed >= MAX_COLLAPSED_STEPS:
-            raise self._diverged(self.state.step, "the embeddings collapsed, all inputs have the same one")
+            raise self._diverged(self.state.step, "the embeddings collapsed: all inputs have the same one")
 
     def check_losses(self, losses: Sequence[float]) -> None:
-        """Checks the losses of the epoch just ended."""
+        """Raises TrainingDiverged if the losses of the last epoch are too high."""
         mean, first = float(np.mean(losses)), self.state.losses[0]
         if mean > MAX_LOSS_RATIO * max(first, self.guess):
             raise self._diverged(

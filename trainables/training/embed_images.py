@@ -1,4 +1,4 @@
-"""Embeds every image once per encoder and adapter, into the embedding store."""
+"""Embeds every image once per encoder and adapter, and saves the embeddings in the embedding store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainables.training.trial_setup import TrialSetup, set_up_trial
 
 
 def embed_all(setup: TrialSetup, context: RunContext) -> EmbeddingTable:
-    """Returns the embeddings of every image, test images too, from the store if present. No labels."""
+    """Returns the embeddings of all images, including test images, from the store if possible. No labels."""
     everything = np.arange(len(setup.dataset.records))
     context.fetch(setup.embeddings_folder)
     table = store_embeddings(
@@ -27,7 +27,7 @@ def embed_all(setup: TrialSetup, context: RunContext) -> EmbeddingTable:
 
 
 def embedding_folder(config: TrialConfig, context: RunContext) -> Path:
-    """Returns the folder of this config's embeddings; computes them if they are missing."""
+    """Returns the folder with the embeddings of a configuration; computes missing embeddings."""
     setup = set_up_trial(config, context)
     train_adapter(setup, config, context)
     embed_all(setup, context)

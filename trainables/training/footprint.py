@@ -1,4 +1,4 @@
-"""Memory and disk that a trial needs, computed from its encoder's shapes. No torch."""
+"""Computes the memory and disk that a trial needs from the shapes of its encoder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from trainables.models.encoders.structure import Structure, structure_of
 
 FLOAT = 4
 STATES = 3
-"""Of each trained weight there are a gradient and two moments beside it."""
+"""Values stored per trained weight in addition to it: a gradient and two moments."""
 LONGEST_CAPTION = 77
-"""Tokens: what CLIP reads at most; our captions are shorter."""
+"""The maximum number of tokens of CLIP; our captions are shorter."""
 TEXT_GRAPH_FACTOR = 2
-"""Of the inputs and outputs of all linear layers: what norms and activation functions keep comes on top."""
+"""Multiple of the inputs and outputs of all linear layers; it includes what norms and activations keep."""
 EMBEDDED_AT_ONCE, PREPARED_AT_ONCE, CLASSIFIED_AT_ONCE = 256, 64, 64
-"""Images in a forward pass without a graph: above the cut, below it, and of a baseline."""
+"""Images in a forward pass without a graph: trained blocks, frozen blocks, and baselines."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Upper estimates, in bytes.
+    """Upper estimates of the memory and disk of a trial, in bytes.
 
     Attributes:
-        num_trainable: scalars that train.
-        weights: of the encoder with its adapters.
+        num_trainable: number of trainable scalars, not bytes.
+        weights: weights of the encoder with its adapters.
         optimizer: gradients and moments.
-        forward: what a forward pass without a graph holds, when every image is embedded.
-        graphs_per_pair: what the backward pass keeps of an image and its caption.
-        largest_graph: of one row: less than this no micro-batch takes.
-        activations: of one image in one view, as the cache keeps them; 0 where all of the tower trains.
-        num_kept: tensors that a checkpoint holds of each trained weight.
+        forward: memory of a forward pass without a graph, when all images are embedded.
+        graphs_per_pair: memory that the backward pass needs per image and caption.
+        largest_graph: memory of the graph of one row, the minimum for a micro-batch.
+        activations: cached activations of one image in one view; 0 if the whole tower trains.
+        num_kept: number of values that a checkpoint holds per trained weight.
     """
 
     num_trainable: int
@@ -49,12 +49,12 @@ class Footprint:
 
     @property
     def resident(self) -> int:
-        """Memory that does not depend on the batch."""
+        """Returns the memory that does not depend on the batch."""
         return self.weights + self.optimizer + self.forward
 
     @property
     def checkpoint(self) -> int:
-        """Bytes on disk: trained weights and both moments."""
+        """Returns the bytes on disk: trained weights and both moments."""
         return self.num_trainable * self.num_kept * FLOAT
 
 
@@ -62,14 +62,14 @@ def footprint(config: TrialConfig) -> Footprint | None:
     """Returns the memory and disk that a trial needs, or None if the encoder is not on this machine."""
     if config.is_baseline:
         return _of_classifier(config)
-    lora = config.lora.model_copy(update={"scaling": 1.0, "dropout": 0.0})  # they take nothing
-    # Any: pyright does not know that frozen models can be hashed.
+    lora = config.lora.model_copy(update={"scaling": 1.0, "dropout": 0.0})  # controls need no memory
+    # Any: pyright does not know that frozen models are hashable.
     parts: Any = config.encoder, config.adapt, lora, config.loss.kind != "cross_entropy"
     return _footprint(*parts)
 
 
 def _of_classifier(config: TrialConfig) -> Footprint:
-    """A checkpoint holds the best weights beside the newest; batch norm does not let its batch be cut."""
+    """Returns the footprint of a classifier. Its checkpoint also holds the best weights."""
     architecture, graph = ARCHITECTURES[config.baseline.architecture], graph_bytes(config.baseline)
     num_trainable = architecture.num_parameters
     return Footprint(
@@ -98,14 +98,14 @@ def _footprint(
     trains_images = cut < len(structure.blocks["image"]) or "image" in _projected(trial, structure)
     trains_text = reads_text and ("text" in adapted or "text" in _full_towers(trial))
     image = structure.graph_bytes[cut] * trains_images
-    text = _text_graph(structure) * trains_text  # a projection alone keeps next to nothing
+    text = _text_graph(structure) * trains_text  # a projection alone needs almost no memory
     frozen = 2 if encoder.precision == "bfloat16" else FLOAT
     widest = EMBEDDED_AT_ONCE * structure.widest_bytes[cut], PREPARED_AT_ONCE * structure.widest_bytes[0]
     return Footprint(
         num_trainable=num_trainable,
         weights=structure.num_parameters * frozen + num_trainable * FLOAT,
         optimizer=num_trainable * STATES * FLOAT,
-        forward=2 * max(widest),  # what enters a layer, and what leaves it
+        forward=2 * max(widest),  # the input and the output of a layer
         graphs_per_pair=image + text,
         largest_graph=max(image, text),
         activations=structure.activation_bytes[cut] * frozen // FLOAT if cut else 0,
@@ -113,7 +113,7 @@ def _footprint(
 
 
 def _num_trainable(config: TrialConfig, structure: Structure, adapted: dict[TowerName, list[str]]) -> int:
-    """Returns the scalars that train: adapters, projections, whole towers, and the logit scale."""
+    """Returns the number of trainable scalars: adapters, projections, whole towers, and the logit scale."""
     adapters = (structure.find(name) for names in adapted.values() for name in names)
     return (
         sum(module.num_parameters(config.lora.rank) for module in adapters)
@@ -134,7 +134,7 @@ def _full_towers(config: TrialConfig) -> set[TowerName]:
 
 
 def _cut(config: TrialConfig, structure: Structure, adapted: list[str]) -> int:
-    """Returns the lowest image block that trains, as `attach` does."""
+    """Returns the number of the lowest image block that trains, as `attach` does."""
     if "image" in _full_towers(config):
         return 0
     blocks = structure.names("image")

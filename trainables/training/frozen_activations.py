@@ -1,8 +1,9 @@
-"""Activations of the frozen image blocks: the input of the trainable part.
+"""Activations of the frozen image blocks, which are the input of the trainable part.
 
-Adapters in upper blocks leave the lower activations constant. They are computed once per image and view,
-stored content-addressed within a byte budget, memory-mapped, and shared by every epoch, trial, fold and seed.
-Above the budget (or with a new view every epoch) the same numbers are computed on the way; only time changes.
+If adapters are only in upper blocks, the activations below them are constant. They are computed once per
+image and view, stored under a content hash, memory-mapped, and shared by all epochs, trials, folds and
+seeds. If the byte budget is too small, or every epoch has new views, the same values are computed again when
+needed.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ logger = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 64
 VERSION = 1
-"""Raise it when the same image and view would give other activations."""
+"""Raise this number when the same image and view would give other activations."""
 CLEAN_VIEW = 0
-"""`augment` leaves this view as it is."""
+"""The view that `augment` does not change."""
 
 
 class Activations:
-    """Returns the activations below `cut` of any image in any view, cached on disk where they fit."""
+    """The activations below block `cut` of any image in any view, cached on disk if they fit the budget."""
 
     def __init__(
         self,
@@ -44,20 +45,20 @@ class Activations:
         train: np.ndarray,
         store: Path,
     ) -> None:
-        """Plans the cache; each view is computed when it is first read.
+        """Prepares the cache. Each view is computed when it is first read.
 
         Args:
-            encoder: its blocks below `cut` are frozen and unadapted, in eval mode.
+            encoder: encoder in eval mode, whose blocks below `cut` are frozen and have no adapter.
             cut: number of frozen image blocks.
             images: decoded images; positions are those of `dataset.records`.
-            config: augmentation, seed and budget are read.
-            train: int64, the images that are ever trained on; only they have augmented views.
-            store: root of the content-addressed folders.
+            config: gives augmentation, seed and budget.
+            train: int64, the images used in training; only these have augmented views.
+            store: root folder of the artifacts.
         """
         self.encoder, self.cut, self.images, self.store = encoder, cut, images, store
         self.num_views = (
             config.data.num_views if config.data.augmentation != "none" else 1
-        )  # 0: always a new one
+        )  # 0: always a new view
         self.live_seed, self.view_seed = config.seed, config.data.seed
         self.everything = np.arange(len(images))
         self.train = train
@@ -65,7 +66,7 @@ class Activations:
         self.is_cached = cut > 0 and self._bytes() <= config.execution.cache_budget_gb * 2**30
 
     def batch(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
-        """Returns activations [B, …] on the encoder's device, image i in view `views[i]`."""
+        """Returns activations [B, …] on the device of the encoder, with image i in view `views[i]`."""
         if not self.is_cached or not all(self._is_kept(int(view)) for view in np.unique(views)):
             return self._compute(indices, views)
         rows: list[np.ndarray] = [np.empty(0)] * len(indices)
@@ -105,7 +106,7 @@ class Activations:
         for start in range(0, len(indices), ROWS_AT_ONCE):
             rows = indices[start : start + ROWS_AT_ONCE]
             computed = self._compute(rows, np.full(len(rows), view)).cpu()
-            # NumPy has no bfloat16: the same bits under another name.
+            # NumPy has no bfloat16, so the same bits are stored as another dtype.
             values = (computed.view(torch.int16) if computed.dtype == torch.bfloat16 else computed).numpy()
             if stored is None:
                 shape = (len(indices), *values.shape[1:])

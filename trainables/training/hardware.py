@@ -1,4 +1,4 @@
-"""Chooses device and precision for this machine's hardware."""
+"""Chooses the device and the precision for the hardware of this machine."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import Literal
 
 from trainables.config import TrialConfig
 
-# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+# Imports inside functions: torch takes seconds to load, and checks do not need it.
 
 BFLOAT16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
 WORTH_IT = 1.2
-"""How much faster bfloat16 has to be on a CPU. The instructions alone say little: on a Xeon that has them a
+"""The minimum speedup for bfloat16 on a CPU. Having the instructions is not enough: on one Xeon with them, a
 linear layer of ViT-B/32 took 1.6 times as long as in float32 (docs/log.md)."""
 FIRST_CAPABILITY = 8.0
-"""CUDA compute capability from which tensor cores multiply bfloat16 (Ampere)."""
+"""The first CUDA compute capability whose tensor cores multiply bfloat16 (Ampere)."""
 ANSWER_SECONDS = 120
 ASK_TORCH = """
 import json, torch
@@ -41,18 +41,19 @@ print(json.dumps(found))
 
 @cache
 def faster_precision(device: Literal["cpu", "cuda"]) -> Literal["float32", "bfloat16"]:
-    """Returns the precision that `auto` stands for here: bfloat16 if the hardware multiplies it faster."""
+    """Returns the precision for `auto` on this machine: bfloat16 if it is faster on this hardware."""
     if device == "cuda":
-        slowest = min(find_gpus().capabilities, default=0.0)  # a trial may get any of them
+        slowest = min(find_gpus().capabilities, default=0.0)  # a trial may get any GPU
         return "bfloat16" if slowest >= FIRST_CAPABILITY else "float32"
     is_faster = _cpu_multiplies_bfloat16() and bfloat16_speedup() >= WORTH_IT
     return "bfloat16" if is_faster else "float32"
 
 
 def bfloat16_speedup(*, rounds: int = 7) -> float:
-    """Times a linear layer of ViT-B/32 (8 images) on one CPU thread and returns float32 / bfloat16.
+    """Returns the time in float32 / time in bfloat16 of a ViT-B/32 linear layer on one CPU thread.
 
-    The two alternate, and the fastest of each counts: what disturbs a run only ever makes it slower.
+    The layer gets 8 images. The two precisions alternate, and the fastest run of each counts, because other
+    processes can only make a run slower.
     """
     import torch
     from torch.nn.functional import linear
@@ -70,18 +71,18 @@ def bfloat16_speedup(*, rounds: int = 7) -> float:
                 seconds[name].append(time.perf_counter() - began)
     finally:
         torch.set_num_threads(num_threads)
-    fastest = {name: min(values[1:]) for name, values in seconds.items()}  # the first one warms up
+    fastest = {name: min(values[1:]) for name, values in seconds.items()}  # the first run is a warm-up
     return fastest["float32"] / fastest["bfloat16"]
 
 
 @cache
 def device_kind(device: str) -> Literal["cpu", "cuda"]:
-    """Returns the kind of device that `execution.device` means on this machine."""
+    """Returns the kind of device selected by `execution.device` on this machine."""
     return "cuda" if device == "cuda" or (device == "auto" and usable_gpus() > 0) else "cpu"
 
 
 def settle_precision(config: TrialConfig) -> TrialConfig:
-    """Returns the trial with `auto` resolved for this machine: precision belongs to what a trial is."""
+    """Returns the trial with precision `auto` resolved for this machine; precision identifies a trial."""
     if config.encoder.precision != "auto":
         return config
     is_frozen = config.adapt.method != "full"
@@ -91,7 +92,7 @@ def settle_precision(config: TrialConfig) -> TrialConfig:
 
 
 def _cpu_multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Linux only; elsewhere no."""
+    """Returns whether the CPU has bfloat16 instructions; False on systems other than Linux."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
@@ -102,7 +103,7 @@ def _cpu_multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 @dataclass(frozen=True)
 class Gpus:
-    """What torch can compute on. `trouble` says why it cannot use the GPUs of a driver that is there."""
+    """The GPUs that torch can use. `trouble` is the reason why torch cannot use an installed driver."""
 
     capabilities: tuple[float, ...] = ()
     memory_gb: tuple[float, ...] = ()
@@ -111,7 +112,7 @@ class Gpus:
 
 @cache
 def find_gpus() -> Gpus:
-    """Asks torch in a process of its own, which a broken driver may hang or crash; computes on each GPU."""
+    """Returns the GPUs that torch can use. A separate process asks torch, as a broken driver may hang it."""
     if not (_torch_has_cuda() and _driver_is_there()):
         return Gpus()
     command = [sys.executable, "-c", ASK_TORCH]
@@ -128,17 +129,17 @@ def find_gpus() -> Gpus:
 
 
 def usable_gpus() -> int:
-    """Returns how many GPUs this process may use, with this build of torch and this driver."""
+    """Returns the number of GPUs that this process can use with this build of torch and this driver."""
     return len(find_gpus().memory_gb)
 
 
 def gpu_memory_gb() -> float | None:
-    """Returns the GiB of the smallest GPU, as a trial may get any; None where there is none."""
+    """Returns the GiB of the smallest GPU, because a trial may get any GPU; None without a GPU."""
     return min(find_gpus().memory_gb, default=None)
 
 
 def _driver_is_there() -> bool:
-    """Returns whether CUDA's driver library can be loaded: without it there is nothing to ask torch."""
+    """Returns whether CUDA's driver library can be loaded; without it torch need not be asked."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -147,7 +148,7 @@ def _driver_is_there() -> bool:
 
 
 def _torch_has_cuda() -> bool:
-    """Reads torch's version file: importing torch takes seconds."""
+    """Returns whether torch is built for CUDA, from its version file: importing torch takes seconds."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return False

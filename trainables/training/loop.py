@@ -1,4 +1,4 @@
-"""The training loop of an adapter: exact global batches, a checkpoint per epoch, one adapter in the store."""
+"""The training loop of an adapter: exact global batches, one checkpoint per epoch, one adapter at the end."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def train_adapter(setup: TrialSetup, config: TrialConfig, context: RunContext) -
 
 
 def is_there(folder: Path, context: RunContext) -> bool:
-    """Returns whether every rank finds the adapter; all ranks decide alike. Collective."""
+    """Returns whether every rank finds the adapter; all ranks get the same answer. Collective."""
     missing = Group.current(torch.device(context.device)).maximum(int(not is_whole(folder)))
     return missing == [0]
 
 
 def reuse_adapter(setup: TrialSetup, folder: Path, context: RunContext) -> Metrics:
-    """Loads an adapter that was trained before, and reports its epochs again, marked as reused."""
+    """Loads an already trained adapter, and reports its epochs again, marked as reused."""
     load_adapter(setup.encoder, folder)
     context.keep(folder)
     epochs = [epoch | {ADAPTER_REUSED: 1.0} for epoch in about(folder)["epochs"]]
@@ -76,7 +76,7 @@ def reuse_adapter(setup: TrialSetup, folder: Path, context: RunContext) -> Metri
 
 
 def resume(state: TrainState, context: RunContext) -> None:
-    """Restores the checkpoint, if there is one, and reports its epochs again. Collective."""
+    """Restores the latest checkpoint, if there is one, and reports its epochs again. Collective."""
     place, group = context.resume_from, Group.current(torch.device(context.device))
     group.together(lambda: state.restore(place) if place else None)
     last, first = group.maximum(state.step, -state.step)
@@ -94,7 +94,7 @@ def resume(state: TrainState, context: RunContext) -> None:
 def run_epochs(
     setup: TrialSetup, objective: Objective, state: TrainState, config: TrialConfig, context: RunContext
 ) -> None:
-    """Takes every optimiser step from `state.step` to the end; reports each epoch's metrics."""
+    """Takes all optimiser steps from `state.step` to the end, and reports the metrics of each epoch."""
     num_train = len(setup.dataset.indices("train"))
     per_epoch = steps_per_epoch(num_train, config.global_batch_size)
     group = Group.current(torch.device(context.device))
@@ -110,7 +110,7 @@ def run_epochs(
         with divergence.of_step():
             result = objective.step(batch, micro_batch_size=cut.micro_batch_size, kept_graphs=cut.kept_graphs)
         cut = after(result, cut)
-        group.together(state.apply_gradients)  # its moments may be what does not fit, on one rank only
+        group.together(state.apply_gradients)  # its moments may not fit, perhaps on one rank only
         state.losses.append(result.loss)
         divergence.check_collapse(result.spread)
         floors.append(result.floor)
@@ -140,7 +140,7 @@ def run_epochs(
 
 
 def after(result: StepResult, cut: Cut) -> Cut:
-    """Returns the cut for the next step: the one that fitted, if memory ran out."""
+    """Returns the micro-batch for the next step; if memory ran out, this is the one that fitted."""
     fitted = Cut(result.micro_batch_size, result.kept_graphs)
     if fitted != cut:
         logger.warning("out of memory: went on from %s with %s; the result is the same", cut, fitted)
@@ -148,18 +148,18 @@ def after(result: StepResult, cut: Cut) -> Cut:
 
 
 def training_metrics(epochs: list[dict[str, float]]) -> Metrics:
-    """Returns the training metrics of the last epoch; val metrics are computed anew, with intervals."""
+    """Returns the training metrics of the last epoch, without val metrics, which are computed again later."""
     return {key: value for key, value in epochs[-1].items() if not key.startswith("val/")} if epochs else {}
 
 
 def record_steps(path: Path, losses: list[float]) -> None:
-    """Writes the loss of every step, as JSON lines; whole, so that no kill leaves a step out or twice."""
+    """Writes the loss of every step as JSON lines, all at once, so that no step is missing or repeated."""
     lines = (json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in enumerate(losses))
     write_atomically(path, "".join(lines))
 
 
 def is_due(epoch: int, config: TrialConfig) -> bool:
-    """Returns whether this epoch (from 1) is evaluated on val; `adapt` evaluates the last one."""
+    """Returns whether this epoch (from 1) is evaluated on val; `adapt` evaluates the last epoch."""
     every = config.execution.evaluate_every_epochs
     return every > 0 and epoch % every == 0 and epoch < config.num_epochs
 
@@ -172,6 +172,6 @@ def prove_adapters(setup: TrialSetup) -> None:
 
 
 def adapter_card(setup: TrialSetup, epochs: list[dict[str, float]]) -> dict[str, object]:
-    """Returns what a later predict or export needs beside the encoder."""
+    """Returns the facts that predict and export need in addition to the encoder."""
     classes = setup.dataset.classes
     return {"classes": list(classes), "prompts": class_prompts(classes, "training"), "epochs": epochs}

@@ -1,7 +1,8 @@
-"""Chooses the micro-batch and the number of kept graphs from a memory budget, by measurement.
+"""Chooses the micro-batch size and the number of kept graphs for a memory budget, by measurement.
 
-Neither changes a result. More graphs kept means fewer rows encoded twice; a larger micro-batch means fewer
-calls. The budget goes to graphs, because on a CPU a micro-batch of a few rows is as fast as one of hundreds.
+Neither changes a result. With more kept graphs, fewer rows are encoded twice; with a larger micro-batch,
+there are fewer calls. The budget is used for graphs, because on a CPU a micro-batch of a few rows is as fast
+as one of hundreds.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ Rows = TypeVar("Rows", np.ndarray, list[str])
 
 ROWS_MEASURED = 4
 SHARE_OF_FREE_MEMORY = 0.5
-"""Of what is free when training starts; the rest is for the optimiser, workspace, and whoever comes after."""
+"""Fraction of the memory free at the start. The optimiser, workspaces and later processes need the rest."""
 GRAPHS_WANTED = 4
-"""A budget that does not hold the whole share is spent on this many, so a replay takes a part of it."""
+"""Number of graphs to keep if the budget is too small for all rows; only the other rows are replayed."""
 LARGEST = 256
-"""Rows of a micro-batch; more keep no processor busier."""
+"""Maximum rows of a micro-batch; more rows are not faster."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How this rank takes its share of a batch. `micro_batch_size` none = the whole share at once."""
+    """How a rank divides its rows of a batch. `micro_batch_size` None = all rows at once."""
 
     micro_batch_size: int | None
     kept_graphs: int
@@ -43,18 +44,18 @@ class Cut:
 
 @dataclass(frozen=True)
 class TowerCost:
-    """Rows of one tower's share, and what the graph of a row holds, in bytes; 0 where it does not train."""
+    """The rows of one tower on this rank, and the bytes of the graph of a row; 0 bytes for a frozen tower."""
 
     num_rows: int
     bytes_per_row: float
 
     @property
     def total(self) -> float:
-        """Bytes of all graphs."""
+        """Returns the bytes of all graphs."""
         return self.num_rows * self.bytes_per_row
 
     def graphs(self, micro_batch_size: int) -> list[float]:
-        """Returns the bytes of each graph, in the order in which they are kept; none of a frozen tower."""
+        """Returns the bytes of each graph, in the order in which graphs are kept; [] for a frozen tower."""
         if not self.bytes_per_row:
             return []
         full, tail = divmod(self.num_rows, micro_batch_size)
@@ -64,9 +65,9 @@ class TowerCost:
 def choose_cut(
     budget: float, images: TowerCost, texts: TowerCost, *, micro_batch_size: int | None = None
 ) -> Cut:
-    """Returns the cut whose graphs fit into `budget` bytes, or the smallest one.
+    """Returns micro-batch size and kept graphs that fit into `budget` bytes, or the minimum of both.
 
-    A whole share that fits is the plain step: every row is encoded once. A micro-batch that is given stays.
+    If all rows fit, every row is encoded once. A configured micro-batch size is not changed.
     """
     if images.total + texts.total <= budget and micro_batch_size is None:
         return Cut(None, 1)
@@ -81,7 +82,7 @@ def choose_cut(
 def cost_of(
     encode: Callable[[range], Tensor], rows: range, is_trained: bool, weights: Iterable[Tensor]
 ) -> TowerCost:
-    """Measures a tower on its first few rows."""
+    """Returns the cost of a tower, measured on its first few rows."""
     if not is_trained or not len(rows):
         return TowerCost(len(rows), 0.0)
     few = rows[:ROWS_MEASURED]
@@ -91,12 +92,12 @@ def cost_of(
 
 
 def memory_budget(device: torch.device, *, budget_gb: float | None, num_sharing: int) -> float:
-    """Returns the bytes that graphs may take: as configured, or a share of the free memory.
+    """Returns the bytes that graphs may use: as configured, or a fraction of the free memory.
 
     Args:
-        device: where the towers compute.
+        device: device of the towers.
         budget_gb: `execution.memory_budget_gb`, for one worker.
-        num_sharing: workers that share this machine's memory; a GPU is a worker's own.
+        num_sharing: number of workers that share this machine's memory; a GPU has only one worker.
     """
     if budget_gb is not None:
         return budget_gb * 2**30
@@ -106,7 +107,7 @@ def memory_budget(device: torch.device, *, budget_gb: float | None, num_sharing:
 
 
 def _free_host_memory() -> float:
-    """Returns bytes; 4 GiB where the system does not say."""
+    """Returns the free memory in bytes; 4 GiB if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
@@ -123,10 +124,10 @@ def _free_host_memory() -> float:
 def with_less_at_once(
     take: Callable[[int], Result], size: int, *, smallest: int = 1, advice: str = ""
 ) -> tuple[Result, int]:
-    """Returns `take(size)` and the size, which an out-of-memory error halves, down to `smallest`.
+    """Returns `take(size)` and the size; halves the size after each out-of-memory error, down to `smallest`.
 
     Raises:
-        OutOfMemory: `smallest` does not fit; the message ends with the advice.
+        OutOfMemory: `smallest` does not fit either; the message ends with the advice.
     """
     while True:
         try:
@@ -141,7 +142,7 @@ def with_less_at_once(
 
 
 def in_pieces(take: Callable[[Rows], Result], rows: Rows, size: int) -> list[Result]:
-    """Returns what `take` makes of the rows, piece by piece, with smaller pieces once memory has run out."""
+    """Returns the results of `take` for pieces of the rows; the pieces get smaller if memory runs out."""
     results: list[Result] = []
     start, size = 0, min(size, len(rows))
     while start < len(rows):

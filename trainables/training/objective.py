@@ -1,6 +1,6 @@
-"""The text side of the loss, by `loss.kind`: captions, class prompts, or learned vectors.
+"""The objective of a trial, and the texts of its loss by `loss.kind`: captions, class prompts or vectors.
 
-Here a batch of images, captions and classes becomes rows for the engine, which knows nothing of any of them.
+This module turns images, captions and classes into rows; `global_batch_step` only uses rows.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from trainables.training.trial_setup import TrialSetup
 
 
 class Texts(Protocol):
-    """The rows of the text side of one batch."""
+    """The interface to the texts of a loss, as rows of a batch."""
 
     is_trained: bool
 
     def rows_of(self, batch: GlobalBatch) -> tuple[Tensor, int]:
-        """Returns the row of each pair, int64 [B], and how many rows there are."""
+        """Returns the text row of each pair, int64 [B], and the number of rows."""
         ...
 
     def encode(self, batch: GlobalBatch, rows: range) -> Tensor:
-        """Returns unit-length embeddings [len(rows), D], the same on every call."""
+        """Returns unit-length embeddings [len(rows), D], equal on every call."""
         ...
 
 
 class Objective:
-    """Takes the steps of one trial. Make it before a checkpoint is restored, while adapters change nothing.
+    """Takes the steps of one trial. Create it before a checkpoint is restored, while adapters have no effect.
 
     Attributes:
-        parameters: everything that trains, the encoder's part and the loss's own, by name.
+        parameters: all trainable parameters of the encoder and of the loss, by name.
     """
 
     def __init__(self, setup: TrialSetup, config: TrialConfig, context: RunContext) -> None:
@@ -61,18 +61,18 @@ class Objective:
             self.texts = ClassPrompts(setup, config)
         elif config.loss.kind == "cross_entropy":
             self.texts = ClassVectors(setup, config)
-            # No text is read: weight decay would still move the text tower.
+            # No text is read, but weight decay would still change the text tower.
             text = setup.encoder.towers()["text"]
             self.parameters = {n: p for n, p in self.parameters.items() if not n.startswith(text)}
             self.parameters["loss.class_vectors"] = self.texts.vectors
         self.compared: CaptionEmbeddings | None = None
         if config.loss.kind == "soft_target" and config.loss.positives == "caption":
-            # Similarity is that of the texts themselves, so it must not move with a text tower that trains.
+            # Similarities come from the untrained text tower, so training must not change them.
             self.compared = CaptionEmbeddings(setup)
             self.compared.of(every_caption(setup.dataset, kind=config.data.captions))
 
     def choose_cut(self, batch: GlobalBatch) -> Cut:
-        """Measures a few rows and returns how every rank takes its share of such a batch. Collective."""
+        """Measures a few rows, and returns how every rank divides its rows of such a batch. Collective."""
         execution, encoder = self.config.execution, self.setup.encoder
         device = encoder.log_logit_scale.device
         if execution.micro_batch_size is not None and execution.memory_budget_gb is None:
@@ -87,13 +87,13 @@ class Objective:
                     cost_of(pairs.encode_texts, plan.text_share, pairs.trains_texts, weights),
                 )
             )
-        except OutOfMemory:  # of a few rows: there is nothing to choose
+        except OutOfMemory:  # so few rows that there is nothing to choose
             return Cut(1, 1)
         budget = memory_budget(
             device, budget_gb=execution.memory_budget_gb, num_sharing=self.context.world_size
         )
         cut = choose_cut(budget, *towers, micro_batch_size=execution.micro_batch_size)
-        # The smallest of any rank; -B stands for the whole share.
+        # The smallest of any rank; -B means all rows at once.
         size, kept = group.maximum(-(cut.micro_batch_size or len(batch)), -cut.kept_graphs)
         return Cut(None if -size == len(batch) else -size, -kept)
 
@@ -129,7 +129,7 @@ class Objective:
 
 @dataclass
 class BatchEncoder:
-    """One global batch as the engine sees it: rows in, embeddings out, the same on every call."""
+    """One global batch as a `PairEncoder`: encodes rows, with equal results on every call."""
 
     setup: TrialSetup
     batch: GlobalBatch
@@ -138,12 +138,12 @@ class BatchEncoder:
 
     @property
     def trains_images(self) -> bool:
-        """False where adapters or full fine-tuning are in the text tower alone."""
+        """Returns False if only the text tower is adapted or fine-tuned."""
         return self.setup.adaptation.adapts_image
 
     @property
     def trains_texts(self) -> bool:
-        """False where the text tower and its projection are frozen."""
+        """Returns False if the text tower and its projection are frozen."""
         return self.texts.is_trained
 
     def encode_images(self, rows: range) -> Tensor:
@@ -154,19 +154,19 @@ class BatchEncoder:
         return self.setup.encoder.encode_image_suffix(activations, self.setup.adaptation.image_cut).joint
 
     def encode_texts(self, rows: range) -> Tensor:
-        """Returns joint embeddings [m, D] of these rows of the text side."""
+        """Returns joint embeddings [m, D] of these text rows."""
         return self.texts.encode(self.batch, rows)
 
 
 class CaptionEmbeddings:
-    """Caption embeddings, each computed once, with the text tower's weights at that time."""
+    """Caption embeddings. Each is computed once, with the weights of the text tower at that time."""
 
     def __init__(self, setup: TrialSetup) -> None:
         self.setup = setup
         self.known: dict[str, Tensor] = {}
 
     def of(self, captions: Sequence[str]) -> Tensor:
-        """Returns [B, D], unit length."""
+        """Returns embeddings [B, D] of captions, unit length."""
         new = [caption for caption in dict.fromkeys(captions) if caption not in self.known]
         if new:
             self.known |= dict(zip(new, self.setup.embed_texts(new), strict=True))
@@ -174,7 +174,7 @@ class CaptionEmbeddings:
 
 
 class Captions:
-    """The batch's distinct captions, each once. A caption's row for dropout is its first pair's."""
+    """The distinct captions of a batch. The dropout row of a caption is the row of its first pair."""
 
     def __init__(self, setup: TrialSetup, config: TrialConfig) -> None:
         self.encoder, self.seed = setup.encoder, config.seed
@@ -182,11 +182,11 @@ class Captions:
         self.frozen = CaptionEmbeddings(setup)
 
     def rows_of(self, batch: GlobalBatch) -> tuple[Tensor, int]:
-        """Returns each pair's place among the distinct captions."""
+        """Returns the position of each pair's caption among the distinct captions."""
         return torch.from_numpy(batch.text_of_pair), len(batch.distinct_captions)
 
     def encode(self, batch: GlobalBatch, rows: range) -> Tensor:
-        """Encodes these distinct captions."""
+        """Returns the embeddings of these distinct captions."""
         captions = list(batch.distinct_captions)[rows.start : rows.stop]
         if not self.is_trained:
             return self.frozen.of(captions)
@@ -196,7 +196,7 @@ class Captions:
 
 
 class ClassPrompts:
-    """The classes, each the mean of its training prompts on the sphere, as in zero-shot classification."""
+    """Class embeddings: normalized means of the training prompts, as in zero-shot classification."""
 
     def __init__(self, setup: TrialSetup, config: TrialConfig) -> None:
         self.encoder, self.seed = setup.encoder, config.seed
@@ -206,7 +206,7 @@ class ClassPrompts:
 
     @cached_property
     def first_rows(self) -> list[int]:
-        """Number of each class's first prompt among all prompts."""
+        """Returns the number of each class's first prompt among all prompts."""
         return [sum(len(prompts) for prompts in self.prompts[:k]) for k in range(len(self.prompts))]
 
     def rows_of(self, batch: GlobalBatch) -> tuple[Tensor, int]:
@@ -214,7 +214,7 @@ class ClassPrompts:
         return torch.from_numpy(batch.classes), len(self.prompts)
 
     def encode(self, batch: GlobalBatch, rows: range) -> Tensor:
-        """Encodes these classes."""
+        """Returns the embeddings of these classes."""
         return torch.stack([self._class(batch, k) for k in rows])
 
     def _class(self, batch: GlobalBatch, k: int) -> Tensor:
@@ -228,7 +228,7 @@ class ClassPrompts:
 
 
 class ClassVectors:
-    """A learned vector per class, from random directions: an ordinary classification head, without text."""
+    """A learned vector per class, initially random: an ordinary classification head without text."""
 
     is_trained = True
 

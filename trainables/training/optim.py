@@ -1,6 +1,6 @@
-"""The state of a fine-tune: AdamW with warm-up and cosine decay, steps done, reported epochs.
+"""The state of a training: AdamW with warm-up and cosine decay, the steps taken, and the reported epochs.
 
-Every rank applies the same summed gradient to the same parameters, so no parameter is sent between ranks.
+Every rank applies the same summed gradient to the same parameters, so the ranks never exchange parameters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_LOG_LOGIT_SCALE = math.log(100)
 
 
 def lr_at(step: int, *, learning_rate: float, total_steps: int, warmup_fraction: float) -> float:
-    """Returns the learning rate of step `step` (from 0): linear up to `learning_rate`, then cosine to 0."""
+    """Returns the learning rate of a step (from 0): linear up to `learning_rate`, then cosine down to 0."""
     warmup_steps = round(warmup_fraction * total_steps)
     if step < warmup_steps:
         return learning_rate * (step + 1) / warmup_steps
@@ -29,18 +29,18 @@ def lr_at(step: int, *, learning_rate: float, total_steps: int, warmup_fraction:
 
 
 class TrainState:
-    """Trainable parameters by name, their optimiser, and the losses of the steps done.
+    """The trainable parameters by name, their optimiser, and the losses of the steps taken.
 
-    `losses` (one a step) and `epochs` (the metrics of each) are kept in every checkpoint, so that a resumed
-    run has the whole curve, wherever it was interrupted.
+    Every checkpoint contains `losses` (one per step) and `epochs` (their metrics), so that a resumed run has
+    the whole curve.
 
     Args:
-        parameters: stable name → parameter, in the same order on every rank.
-        config: weight decay, warm-up, clipping, and the peak learning rate, which is set here.
+        parameters: parameters by a stable name, in the same order on every rank.
+        config: weight decay, warm-up, clipping, and the peak learning rate, which must be set.
         total_steps: optimiser steps of the whole run.
-        log_logit_scale: kept at most ln 100, for stability (CLIP §2.5).
-        trains: names what is trained and how; a checkpoint of something else is refused.
-        buffers: tensors that no optimiser moves and that a resumed run needs back, by other names.
+        log_logit_scale: limited to ln 100, for stability (CLIP §2.5).
+        trains: identity of what is trained and how; a checkpoint with another identity is refused.
+        buffers: tensors that the optimiser does not change but a checkpoint must contain, by other names.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class TrainState:
         trains: str = "",
         buffers: Mapping[str, Tensor] | None = None,
     ) -> TrainState:
-        """Builds the state of a trial; a learning rate that is not set is that of the encoder's family."""
+        """Builds the state of a trial. The default learning rate is that of the encoder's family."""
         optim = config.optim
         if optim.learning_rate is None:
             optim = optim.model_copy(update={"learning_rate": default_learning_rate(config)})
@@ -93,7 +93,7 @@ class TrainState:
 
     @property
     def learning_rate(self) -> float:
-        """Learning rate of the next step."""
+        """Returns the learning rate of the next step."""
         return lr_at(
             self.step,
             learning_rate=self.peak_learning_rate,
@@ -102,7 +102,7 @@ class TrainState:
         )
 
     def apply_gradients(self) -> float:
-        """Clips, steps and clears the gradients; returns their common norm before clipping."""
+        """Clips the gradients, takes a step and clears them; returns the total norm before clipping."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         max_norm = math.inf if self.config.max_grad_norm is None else self.config.max_grad_norm
@@ -116,7 +116,7 @@ class TrainState:
         return float(norm)
 
     def save(self, folder: Path, *, rank: int = 0) -> Path | None:
-        """Writes a checkpoint below `folder` and returns its place; only rank 0, as all ranks are alike."""
+        """Writes a checkpoint into `folder` and returns its path; other ranks than 0 return None."""
         if rank != 0:
             return None
         moments = {
@@ -129,7 +129,7 @@ class TrainState:
         return write_checkpoint(folder, Checkpoint(tensors, moments, progress, self.trains))
 
     def restore(self, place: Path) -> None:
-        """Restores a checkpoint; changes nothing unless all of it fits."""
+        """Restores a checkpoint, or changes nothing if any part does not fit."""
         tensors = {**self.parameters, **self.buffers}
         checkpoint = read_checkpoint(place, tensors, trains=self.trains)
         with torch.no_grad():
@@ -139,13 +139,13 @@ class TrainState:
         for key, moment in checkpoint.moments.items():
             kind, _, name = key.partition("/")
             parameter = self.parameters[name]
-            # AdamW counts its steps on the host, wherever the parameter is.
+            # AdamW counts its steps on the host, also for parameters on a GPU.
             self.optimizer.state[parameter][kind] = moment if kind == "step" else moment.to(parameter.device)
         self.step = checkpoint.progress["step"]
         self.losses, self.epochs = checkpoint.progress["losses"], checkpoint.progress["epochs"]
 
     def _parameter_groups(self) -> list[dict[str, object]]:
-        """Groups the parameters: gains, biases and the logit scale never decay (CLIP §2.5)."""
+        """Returns parameter groups; gains, biases and the logit scale have no weight decay (CLIP §2.5)."""
         matrices = [parameter for parameter in self.parameters.values() if parameter.ndim >= 2]
         others = [parameter for parameter in self.parameters.values() if parameter.ndim < 2]
         groups: list[dict[str, object]] = [

@@ -1,4 +1,4 @@
-"""Times one optimiser step of a trial, as `finetune` takes it, and leaves nothing behind but caches."""
+"""Times one optimiser step of a trial, as in `finetune`. Only caches are written."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from trainables.training.trial_setup import TrialSetup
 
 FEW_PAIRS = 8
 LONGEST_SECONDS = 30.0
-"""A step that would take longer is timed on as many of its pairs as fit, and scaled."""
+"""A longer step is timed on fewer pairs, and the time is scaled."""
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one step of the whole batch, of which `num_timed` of `num_pairs` pairs were really taken.
+    """The seconds of a step of `num_pairs` pairs, estimated from a step of `num_timed` pairs.
 
     Attributes:
-        embed_seconds: of one image, when nothing is trained.
+        embed_seconds: seconds to embed one image without training.
     """
 
     seconds: float
@@ -45,17 +45,17 @@ class StepTime:
 
     @property
     def seconds_per_pair(self) -> float:
-        """Steps of another size take about as long for each pair."""
+        """Returns the seconds per pair, which are about the same for other step sizes."""
         return self.seconds / self.num_pairs
 
 
 def time_step(config: TrialConfig, *, device: str, num_threads: int, store: Path) -> StepTime:
-    """Takes a warm-up step and a timed one of a trial on the real device, with its real weights and images.
+    """Returns the time of a step on the real device, with real weights and images, after a warm-up step.
 
-    Only the images of one batch are decoded. Frozen activations are ready before the clock starts where a
-    trial would find them in its cache.
+    Only the images of one batch are decoded. Frozen activations that a trial would read from its cache are
+    computed before the timing starts.
     """
-    if config.data.captions in DESCRIBED:  # describing every image first would take minutes
+    if config.data.captions in DESCRIBED:  # describing all images first would take minutes
         config = config.model_copy(update={"data": config.data.model_copy(update={"captions": "finding"})})
     threads = torch.get_num_threads()
     torch.set_num_threads(num_threads)
@@ -89,17 +89,17 @@ def _time(batch: GlobalBatch, objective: Objective, state: TrainState) -> StepTi
 
 
 def _second_embedding(indices: np.ndarray, setup: TrialSetup) -> float:
-    """Embeds images twice and returns the seconds of the second time."""
+    """Embeds images twice, and returns the seconds of the second run."""
     seconds = 0.0
     for _ in range(2):
         began = time.perf_counter()
-        setup.embed_images(indices)  # ends on the CPU, so a GPU has been waited for
+        setup.embed_images(indices)  # the result is on the CPU, so a GPU has finished
         seconds = time.perf_counter() - began
     return seconds
 
 
 def _second_step(batch: GlobalBatch, objective: Objective, state: TrainState) -> float:
-    """Takes a batch twice and returns the seconds of the second time."""
+    """Takes the step of a batch twice, and returns the seconds of the second step."""
     seconds, cut = 0.0, objective.choose_cut(batch)
     for _ in range(2):
         began = time.perf_counter()
@@ -133,7 +133,7 @@ def _open(config: TrialConfig, device: str, store: Path) -> TrialSetup:
 
 
 class DecodedImages(ImageCache):
-    """Decodes each image once, when it is first read, and writes nothing."""
+    """Images that are decoded when first read, and kept in memory only."""
 
     def __init__(self, dataset: Dataset, preprocessing: PreprocessingSpec) -> None:
         self.dataset, self.preprocessing = dataset, preprocessing
@@ -152,12 +152,12 @@ class DecodedImages(ImageCache):
 
 
 class RememberedActivations(Activations):
-    """Keeps activations in memory; a trial keeps them on disk."""
+    """Activations kept in memory; a trial keeps them on disk."""
 
     known: dict[tuple[int, int], Tensor]
 
     def batch(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
-        """Returns activations [B, …]; those of an earlier call are not computed again."""
+        """Returns activations [B, …]; computes only those that no earlier call computed."""
         if not self.is_cached or not all(self._is_kept(int(view)) for view in views):
             return super().batch(indices, views)
         self.known = getattr(self, "known", {})

@@ -1,4 +1,4 @@
-"""Sets up a trial: the data set, its pixels, the encoder with adapters, frozen activations."""
+"""Sets up a trial: data set, pixels, encoder with adapters, and frozen activations."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from trainables.training.micro_batch import in_pieces
 
 ROWS_AT_ONCE = 256
 TRAINING_VERSION = 3
-"""Raise it when the same configuration would train another adapter."""
+"""Raise this number when the same configuration would train another adapter."""
 
 
 @dataclass
 class TrialSetup:
-    """One trial's data and model, opened once and handed from step to step."""
+    """The data and the model of a trial, loaded once and used by all steps."""
 
     dataset: Dataset
     images: ImageCache
     encoder: DualEncoder
     adaptation: Adaptation
     activations: Activations
-    adapter_folder: Path | None  # where the trained adapter is, or will be; None when nothing trains
+    adapter_folder: Path | None  # folder of the trained adapter, perhaps not yet there; None without training
     embeddings_folder: Path
 
     @torch.no_grad()
     def embed_images(self, indices: np.ndarray) -> ImageFeatures:
-        """Returns pooled [N, P] and joint [N, D] of unaugmented images, float32 on the CPU."""
+        """Returns pooled [N, P] and joint [N, D] features of unaugmented images, float32 on the CPU."""
 
         def encode(rows: np.ndarray) -> ImageFeatures:
             return self.encoder.encode_image_suffix(self.activations.clean(rows), self.adaptation.image_cut)
@@ -57,7 +57,7 @@ class TrialSetup:
         return ImageFeatures(pooled, joint)
 
     def embedding_table(self, indices: np.ndarray) -> EmbeddingTable:
-        """Returns the embeddings of these records, computed now, under their image ids."""
+        """Returns the embeddings of these records with their image ids, always computed anew."""
         pooled, joint = self.embed_images(indices)
         image_ids = np.array([self.dataset.records[i].image_id for i in indices])
         return EmbeddingTable(image_ids, pooled.numpy(), joint.numpy())
@@ -72,7 +72,7 @@ class TrialSetup:
 
 
 def set_up_trial(config: TrialConfig, context: RunContext) -> TrialSetup:
-    """Loads data and encoder, and attaches untrained adapters: the same weights on every rank."""
+    """Loads data and encoder, and attaches untrained adapters, with equal weights on every rank."""
     if config.is_baseline:
         raise ConfigError(
             "adapt.method=baseline: there is no dual encoder to open; run `adapt` or `baseline` with it"
@@ -82,7 +82,7 @@ def set_up_trial(config: TrialConfig, context: RunContext) -> TrialSetup:
     dataset = load_dataset(config.data)
     if config.reads_captions:
         dataset = with_descriptions(dataset, config, context)
-    torch.manual_seed(config.seed)  # LoRA's A matrices are drawn here
+    torch.manual_seed(config.seed)  # draws LoRA's A matrices
     encoder = load_dual_encoder(config.encoder, device=context.device, store=context.store)
     adaptation = attach(encoder, config)
     images = open_image_cache(dataset, encoder.preprocessing, context.store)
@@ -103,7 +103,7 @@ def set_up_trial(config: TrialConfig, context: RunContext) -> TrialSetup:
 
 
 def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> str | None:
-    """Returns the key of a trained adapter: a fingerprint of what training reads. None if nothing trains."""
+    """Returns the key of a trained adapter: a fingerprint of all training inputs. None if nothing trains."""
     if config.adapt.method == "none":
         return None
     settings = science(config)
@@ -114,7 +114,7 @@ def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> 
     )
     words: list[str] = []
     if config.reads_captions and config.data.captions not in ("class_template", "finding"):
-        whose = sorted(dataset.descriptions.items())  # the same words on other images train another adapter
+        whose = sorted(dataset.descriptions.items())  # the same words on other images give another adapter
         words.append(fingerprint(every_caption(dataset, kind=config.data.captions), whose))
     return fingerprint(
         "adapter", TRAINING_VERSION, settings, defaults, dataset.fingerprint, encoder.fingerprint, *words

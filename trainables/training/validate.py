@@ -1,4 +1,4 @@
-"""Scores images by prompts and by probes; the same at every epoch and at the end."""
+"""Scores images by prompts and by probes, in the same way at every epoch and at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainables.training.trial_setup import TrialSetup
 
 @dataclass
 class Verdicts:
-    """Class probabilities per (split, system), and the probes behind some of them."""
+    """The class probabilities per (split, system), and the fitted probes."""
 
     predictions: dict[tuple[Split, str], Scores]
     probes: dict[Features, ProbePath]
@@ -29,7 +29,7 @@ class Verdicts:
 def score_everything(
     setup: TrialSetup, table: EmbeddingTable, config: TrialConfig, splits: tuple[Split, ...]
 ) -> Verdicts:
-    """Scores the images of these splits by zero-shot prompts and by linear probes, chosen on val."""
+    """Returns zero-shot and probe scores for the images of these splits; the probes are selected on val."""
     probes = probe_embeddings(table, setup.dataset, config.probe)
     by_prompts = zero_shot_predictions(setup, table, splits, config.zero_shot.prompts)
     return Verdicts(by_prompts | probe_predictions(probes, table, setup.dataset, splits), probes)
@@ -63,7 +63,7 @@ def zero_shot_predictions(
 
 
 def validation_metrics(setup: TrialSetup, config: TrialConfig) -> Metrics:
-    """Returns point metrics on val of every system, from embeddings computed now."""
+    """Returns metrics on val of every system without intervals, from embeddings computed anew."""
     dataset = setup.dataset
     table = setup.embedding_table(dataset.indices("train", "val"))
     verdicts = score_everything(setup, table, config, ("val",))

@@ -13,7 +13,7 @@ app = typer.Typer(help="Check a cluster file, or convert it for Kubernetes.", no
 
 CLUSTER_FILE = Path("cluster.yaml")
 FileArgument: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="[FILE]", help="Cluster file, as `ray up` reads it.")
+    Path, typer.Argument(metavar="[FILE]", help="Cluster file in the format of `ray up`.")
 ]
 
 
@@ -47,7 +47,7 @@ def k8s(
     image: Annotated[
         str,
         typer.Option(
-            help="Container image with Ray, the tested packages and this project: docs/how-to/kubernetes.md."
+            help="Container image with Ray, the tested packages and this project (docs/how-to/kubernetes.md)."
         ),
     ],
     file: Annotated[

@@ -115,7 +115,7 @@ class LiveTable(SweepObserver):
             self.on_message(notice)
         if not is_complete:
             name, reason = self.replayer.folder.name, self.replayer.reason
-            self.on_message(f"MLflow is incomplete: {reason}. Later: {command(f'sync {name}')}")
+            self.on_message(f"MLflow is incomplete: {reason}. Complete it later: {command(f'sync {name}')}")
 
     def render(self) -> Table:
         """Returns a table of the newest trials."""

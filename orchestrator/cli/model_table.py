@@ -112,7 +112,7 @@ class System:
 
 @dataclass(frozen=True)
 class Choice:
-    """A recommended encoder. `overlaps` lists the parts of the data set that it was trained on."""
+    """A recommended encoder. `overlaps` lists the parts of the data set in its training data."""
 
     name: str
     status: str
@@ -185,7 +185,9 @@ def _describe_other(name: str, other: OtherSystem) -> System:
 
 def _unpinned(name: str) -> str:
     fetched = fetched_revision(name)
-    return f"{fetched}, as downloaded" if fetched else "not pinned: give one to 'models fetch --revision'"
+    return (
+        f"{fetched}, as downloaded" if fetched else "not pinned: give a commit to 'models fetch --revision'"
+    )
 
 
 def recommendations(data: str | None, need: str | None) -> list[Recommendation]:

@@ -79,7 +79,7 @@ def convert(
         typer.Option(
             "--trust-sha256",
             metavar="HASH",
-            help="Expected SHA-256 of the file, if you trust it.",
+            help="SHA-256 of the file, to confirm that you trust it.",
         ),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite an earlier conversion.")] = False,
@@ -118,7 +118,7 @@ def recommend(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Recommend encoders, with the reason, and with the parts of the data set they were trained on."""
+    """Recommend encoders. Show the reason, and which parts of the data set each was trained on."""
     from orchestrator.cli.model_table import recommendations
 
     found = recommendations(data, need)
@@ -131,4 +131,4 @@ def recommend(
             print_line(f"  {choice.name}  [{choice.status}]  {choice.licence}")
             for mark in choice.overlaps:
                 print_line(f"    not external: {mark}")
-    print_line("This advice comes from published comparisons. `sweep` measures it on your images.")
+    print_line("This advice comes from published comparisons. `sweep` compares the encoders on your images.")

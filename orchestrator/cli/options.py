@@ -1,4 +1,4 @@
-"""Shared by the commands: options, output on the terminal, and the search for a search-space file."""
+"""Options and output functions that the commands share, and the search for a search-space file."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def run(
             flat["execution.num_workers"] = workers
         config = settle_precision(build_trial(flat, where="--set"))
         check_trials([config])
-    workdir = home() / "runs" / fingerprint("run", config)  # `evaluate` reads the output of `adapt` here
+    workdir = home() / "runs" / fingerprint("run", config)  # `evaluate` finds `adapt`'s output in it
     metrics = run_locally(trainable, config, workdir=workdir, store=store())
     if as_json:
         print_json({"workdir": str(workdir), "metrics": dict(metrics)})

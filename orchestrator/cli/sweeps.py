@@ -23,8 +23,8 @@ ThereOption: TypeAlias = Annotated[
     typer.Option(
         "--storage",
         metavar="URI",
-        help="Read the sweep from this storage. Default: this machine. If the sweep is not on this machine, "
-        f"the storage in ${STORAGE_VARIABLE}.",
+        help="Storage to read the sweep from. Default: this machine, or the storage in "
+        f"${STORAGE_VARIABLE} if this machine does not have the sweep.",
     ),
 ]
 
@@ -98,7 +98,7 @@ def leaderboard(
 
 
 def sync(sweep: SweepArgument = None) -> int:
-    """Copy to MLflow everything of a sweep that is still missing there."""
+    """Copy a sweep to MLflow, or complete an incomplete copy."""
     from orchestrator.cli.options import doing
     from orchestrator.storage.ledger import read_ledger
     from orchestrator.storage.paths import mlflow_uri, sweep_folder

@@ -1,4 +1,4 @@
-"""Stops placing trials: until space is free if the disk is full, for good if the machine keeps failing."""
+"""Stops placing trials while the disk is full, and for good if the machine keeps failing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class CircuitBreaker:
         self.num_crashes = 0
 
     def give_up(self, reason: str) -> None:
-        """Stops the placing of trials; running trials continue."""
+        """Stops placing trials for good. Running trials continue."""
         self.is_over = True
         self.say(
             f"{reason}: no more trials are started. Read {self.folder / 'ray.log'}, then resume the sweep: "
@@ -57,7 +57,7 @@ class CircuitBreaker:
         )
 
     def is_waiting(self) -> bool:
-        """Says whether trials wait for disk space; tells the user when that changes."""
+        """Says whether trials wait for disk space. Informs the user when this changes."""
         needed = self.settings.min_free_disk_gb
         free_gb = self.free(self.folder) / 2**30
         if (free_gb < needed) != self.is_low_on_disk:

@@ -62,7 +62,7 @@ class RunSettings:
 
 
 class Controller:
-    """Runs one sweep. Only `say` and `waiting` are thread-safe, because Tune uses one thread.
+    """Runs one sweep. Only `say` and `waiting` are thread-safe; Tune calls the rest from one thread.
 
     Attributes:
         settings: settings of the sweep; they never change.
@@ -138,7 +138,7 @@ class Controller:
     def next_trial(self, template: TrialSpec) -> TrialSpec | None:
         """Places the next trial and returns it; device, workers and folders come from `template`.
 
-        A trial that fails its check fails without a process. None = no trial now, or no more trials.
+        A trial that fails its check is recorded as failed. None = no trial now, or no more trials.
         """
         while self.may_place() and not (self._waits_for_storage() or self.circuit_breaker.is_waiting()):
             if (queued := self._queue.pop()) is None:
@@ -275,7 +275,7 @@ class Controller:
         self._show(self._observer.on_trials_waiting, reasons)
 
     def failed(self, key: str, cause: Cause, message: str) -> None:
-        """Records that an attempt failed, and queues another one if the retry policy allows it."""
+        """Records that an attempt failed, and queues another attempt if the retry policy allows it."""
         trial, mirror = self.state.trials[key], self.settings.mirror
         is_storage_away = mirror is not None and mirror.is_behind
         is_retried = self._retries.allows_retry(trial, cause, is_storage_away=is_storage_away)

@@ -68,9 +68,9 @@ def _problem(answer: Any, storage: Storage, key: str, token: str) -> str | None:
         if problem:
             return problem
         if storage.get_bytes(key) != token.encode():
-            return "its file in the storage is read here with other content"
+            return "the driver reads other content from the storage than the node wrote"
     except FileNotFoundError:
-        return "its file is not visible here: if the storage is a folder, all nodes must share it"
+        return "the driver does not see the node's file: if the storage is a folder, all nodes must share it"
     except StorageError:
         raise
     except Exception as error:  # an error of Ray: the node died or did not answer

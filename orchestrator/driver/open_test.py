@@ -1,4 +1,4 @@
-"""Reads the test labels once, at the end of a sweep, to score the arms chosen on val. No other code does."""
+"""Reads the test labels once, at the end of a sweep, for the arms chosen on val. No other code reads them."""
 
 from __future__ import annotations
 
@@ -85,10 +85,11 @@ def _predicted(arms: list[list[TrialState]]) -> list[TrialState]:
 
 
 def arms_to_open(state: SweepState, space: SearchSpace) -> list[list[TrialState]]:
-    """Returns the arms to score on test: all arms if they are named, else the baselines and the best arms.
+    """Returns the arms to score on test: all named arms, or the baselines and the best arms of a search.
 
-    The best arms are the best by the objective and the best three rows of the leaderboard: the first row, the
-    first adapted encoder and the first frozen encoder. So adapted and frozen can always be compared.
+    The best arms are the best one by the objective, and those in three rows of the leaderboard: the first
+    row, the first row of an adapted encoder, and the first row of a frozen encoder. So adapted and frozen
+    encoders can always be compared.
     """
     arms = finished_arms(state)
     if space.arms or space.evaluation.open_test == "all":

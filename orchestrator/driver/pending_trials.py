@@ -43,7 +43,7 @@ class PendingTrials:
     def __call__(self) -> str:
         """Returns the missing resource if the sweep cannot continue; "" = continue.
 
-        It cannot continue if no trial runs, and if no node will ever have room or the user ends the sweep.
+        This is so if no trial runs, and no node will ever have room or the user ends the sweep.
         """
         if time.monotonic() - self.looked < LOOK_SECONDS:
             return ""

@@ -1,7 +1,7 @@
 """Decodes, captions and embeds images on all nodes of a cluster, with Ray Data.
 
 Used only for several nodes. On one machine a plain loop is faster: 5.4-6.3 s for 1,000 images, against
-6.5-11.9 s with Ray Data, plus 9.4 s to start it. Both give bit-identical results.
+6.5-11.9 s with Ray Data, plus 9.4 s to start Ray Data. Both give bit-identical results.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -126,7 +126,7 @@ class Pipelines:
 
     Attributes:
         need: resources of a trial's worker. Workers that run a model use the same resources, for which memory
-            was planned, and the same number of threads, because sums depend on it through rounding.
+            was planned, and the same number of threads, because rounding depends on this number.
         say: shows a line to the user.
         is_stopping: says whether the user ends the sweep. Every method then raises `Stopped`.
     """

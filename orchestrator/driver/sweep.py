@@ -28,7 +28,7 @@ from trainables.errors import UserError
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """The end of a sweep.
+    """Result of a sweep: its exit status and its name.
 
     Attributes:
         exit_code: 0 all done, 3 some trials failed or none finished, 128 + n ended by signal n.

@@ -21,7 +21,7 @@ class QueuedTrial(NamedTuple):
 
 
 class TrialQueue:
-    """Returns the next trial, and tells the searcher the results. Only reads `state`."""
+    """Queue of the trials to run, which also tells the searcher the results. Only reads `state`."""
 
     def __init__(
         self, searcher: Searcher, identify: Callable[[TrialConfig], Identity], state: SweepState

@@ -1,4 +1,4 @@
-"""Connects Ray Tune to the controller: Tune requests trials from it, and passes their reports to it."""
+"""Connects Ray Tune to the controller: Tune gets trials from the controller and returns reports."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 

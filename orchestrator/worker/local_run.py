@@ -38,7 +38,7 @@ def run_locally(trainable: str, config: TrialConfig, *, workdir: Path, store: Pa
 
 
 def _spawn(trainable: str, config: TrialConfig, workdir: Path, store: Path) -> None:
-    from torch.multiprocessing.spawn import (  # typed in part
+    from torch.multiprocessing.spawn import (  # only partly typed
         ProcessExitedException,
         spawn,  # pyright: ignore[reportUnknownVariableType]
     )

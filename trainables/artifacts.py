@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,29 @@ def build_once(folder: Path, build: Callable[[Path], dict[str, Any] | None]) -> 
         folder: final place; its name should come from `fingerprint` of everything `build` depends on.
         build: writes into the (temporary) folder it is given; what it returns is stored as `about.json`.
     """
-    if is_whole(folder):
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(folder.with_name(f".{folder.name}.lock")):
-        if not is_whole(folder):
-            with atomic_directory(folder) as aside:
-                about = build(aside)
-                if about:
-                    (aside / ABOUT).write_text(json.dumps(about, indent=1, sort_keys=True))
+    if not is_whole(folder):
+        with locked(_lock_of(folder)):
+            _build(folder, build)
     return folder
+
+
+def build_unless_busy(folder: Path, build: Callable[[Path], dict[str, Any] | None]) -> None:
+    """Builds a folder as `build_once` does, but returns at once if another process is building it now."""
+    if not is_whole(folder):
+        with suppress(BlockingIOError), locked(_lock_of(folder), wait=False):
+            _build(folder, build)
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def _build(folder: Path, build: Callable[[Path], dict[str, Any] | None]) -> None:
+    if not is_whole(folder):
+        with atomic_directory(folder) as aside:
+            about = build(aside)
+            if about:
+                (aside / ABOUT).write_text(json.dumps(about, indent=1, sort_keys=True))
 
 
 @contextmanager
@@ -132,9 +145,9 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Holds an exclusive lock on a file on this machine; the kernel drops it with the process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.artifacts import build_once, fingerprint
+from trainables.artifacts import build_once, build_unless_busy, fingerprint
 from trainables.config import TrialConfig
 from trainables.data.cache import ImageCache
 from trainables.data.transforms import augment
@@ -71,6 +71,8 @@ class Activations:
             return self._compute(indices, views)
         rows: list[np.ndarray] = [np.empty(0)] * len(indices)
         for view in np.unique(views):
+            self._share_work(int(view))
+        for view in np.unique(views):
             row_of, stored = self._view(int(view))
             for place in np.flatnonzero(views == view):
                 rows[place] = stored[row_of[indices[place]]]
@@ -86,22 +88,31 @@ class Activations:
     def _is_kept(self, view: int) -> bool:
         return view == CLEAN_VIEW or view < self.num_views
 
+    def _share_work(self, view: int) -> None:
+        """Computes a view unless another trial is computing it now: that one is read once others are done."""
+        if view not in self._views:
+            build_unless_busy(self._folder(view), lambda aside: self._write(aside, view))
+
     def _view(self, view: int) -> tuple[np.ndarray, np.ndarray]:
         if view not in self._views:
-            indices = self.everything if view == CLEAN_VIEW else self.train
+            indices = self._images_of(view)
             row_of = np.full(len(self.everything), -1)
             row_of[indices] = np.arange(len(indices))
-            key = fingerprint(
-                "activations", VERSION, self.encoder.fingerprint, self.cut, self.images.fingerprint, view,
-                None if view == CLEAN_VIEW else [self.view_seed, fingerprint(indices.tolist())],
-            )  # fmt: skip
-            folder = build_once(
-                self.store / "activations" / key, lambda aside: self._write(aside, indices, view)
-            )
+            folder = build_once(self._folder(view), lambda aside: self._write(aside, view))
             self._views[view] = row_of, np.load(folder / "activations.npy", mmap_mode="r")
         return self._views[view]
 
-    def _write(self, folder: Path, indices: np.ndarray, view: int) -> dict[str, Any]:
+    def _images_of(self, view: int) -> np.ndarray:
+        return self.everything if view == CLEAN_VIEW else self.train
+
+    def _folder(self, view: int) -> Path:
+        drawn = None if view == CLEAN_VIEW else [self.view_seed, fingerprint(self.train.tolist())]
+        weights, images = self.encoder.fingerprint, self.images.fingerprint
+        key = fingerprint("activations", VERSION, weights, self.cut, images, view, drawn)
+        return self.store / "activations" / key
+
+    def _write(self, folder: Path, view: int) -> dict[str, Any]:
+        indices = self._images_of(view)
         stored: np.memmap | None = None
         for start in range(0, len(indices), ROWS_AT_ONCE):
             rows = indices[start : start + ROWS_AT_ONCE]

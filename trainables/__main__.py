@@ -17,7 +17,7 @@ from trainables.launch import ALLOCATOR, LOOPBACK, Place, RecordingContext, proc
 from trainables.plain_yaml import read_yaml
 from trainables.shell import command
 
-# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+# Imports inside functions: torch takes seconds to load, and checks do not need it.
 
 DONE, FAILED, INVALID = 0, 1, 2
 LATEST = "latest"

@@ -18,7 +18,7 @@ from trainables.config import TrialConfig
 from trainables.context import LocalContext, Metrics
 from trainables.errors import ClusterError, ConfigError
 
-# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+# Imports inside functions: torch takes seconds to load, and checks do not need it.
 
 TIMEOUT = timedelta(minutes=30)
 """How long ranks wait for one that is busy alone, such as rank 0 on val; NCCL's own limit is 10 minutes."""

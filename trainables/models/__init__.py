@@ -1,1 +1,1 @@
-"""Dual encoders, their adapters, and where their weights come from."""
+"""Dual encoders, their adapters, and the files with their weights."""

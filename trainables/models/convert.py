@@ -1,4 +1,4 @@
-"""Converts foreign checkpoints to safetensors: checks the hash, reads in a quarantined process."""
+"""Converts foreign checkpoints to safetensors, after a hash check, in a quarantined process."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from trainables.models.files.weights import (
     text_parts,
 )
 
-# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+# Imports inside functions: torch takes seconds to load, and checks do not need it.
 
 MEMORY_BYTES, MEMORY_PER_BYTE = 6 * 2**30, 6
-"""Of address space, most of it torch's libraries; and for each byte of the file."""
+"""The limit of address space: a base, mostly for torch's libraries, plus a multiple of the file size."""
 MAX_BYTES = 16 * 2**30
 WAIT_SECONDS = 1800
 
@@ -43,26 +43,26 @@ class Converted:
 
     folder: Path
     part: str | None
-    num_tensors: int | None  # None: text
-    num_weights: int | None = None  # of the encoder with it; None: another part is to come, or no encoder
+    num_tensors: int | None  # None for a text file
+    num_weights: int | None = None  # of the whole encoder; None if a part is missing, or without an encoder
 
 
 def convert_part(
     file: Path, name: str, spec: EncoderSpec, *, part: str | None, trusted: str | None, replace: bool = False
 ) -> Converted:
-    """Converts a published file into a part of a registered encoder, and loads the encoder with it.
+    """Converts a published file into a part of a registered encoder, and loads the encoder as a check.
 
-    A part is kept, or replaces an earlier one, only if the encoder loads with it. If another part is still
-    missing, that check follows with the last part.
+    The part is kept, or replaces an earlier one, only if the encoder loads. If another part is missing, this
+    check follows when the last part is converted.
 
-    `file` is a pickle, safetensors, `vocab.txt` or `open_clip_config.json`. Without `part`, it is the only
-    part of the encoder, or the one that is published under this name. `trusted` is the SHA-256 that a person
-    vouches for, where no hash is published.
+    `file` is a pickle, safetensors, `vocab.txt` or `open_clip_config.json`. Without `part`,
+    the part is the only one of the encoder, or the one published under this file name. `trusted` is a SHA-256
+    that the user trusts, for files without a published hash.
     """
     part = _which(file, name, spec, part)
     folder = encoder_folder(name) / part
     if is_whole(folder) and not replace:
-        raise ConfigError(f"{name}: its {part} is here already ({folder}); add --replace to overwrite it")
+        raise ConfigError(f"{name}: its {part} exists already ({folder}); add --replace to overwrite it")
     aside, num_tensors = folder.with_name(f".{part}.{os.getpid()}"), None
     try:
         if part in TEXT_PARTS:
@@ -88,16 +88,16 @@ def _count_weights(name: str, spec: EncoderSpec) -> int | None:
     except ConfigError:
         raise
     except (LookupError, ValueError, RuntimeError) as error:
-        raise ConfigError(  # a library's own errors for impossible shapes
+        raise ConfigError(  # errors of the libraries for impossible shapes
             f"{name}: cannot be built from these tensors ({type(error).__name__}: {error})"
         ) from error
     return sum(parameter.numel() for parameter in encoder.parameters())
 
 
 def convert_file(file: Path, folder: Path, *, trusted: str | None) -> Converted:
-    """Converts any checkpoint into `folder`/model.safetensors; other files there stay."""
+    """Converts any checkpoint into `folder`/model.safetensors; other files in the folder do not change."""
     if any(folder.glob("*.safetensors")):
-        raise ConfigError(f"--to {folder}: holds safetensors already; name another folder")
+        raise ConfigError(f"--to {folder}: already contains safetensors; choose another folder")
     place = folder.resolve()  # "." has neither a name nor a parent
     aside = place.parent / f"{place.name}.converted"
     num_tensors = _convert(file, aside, md5=None, trusted=trusted)
@@ -130,7 +130,7 @@ def _which(file: Path, name: str, spec: EncoderSpec, part: str | None) -> str:
 
 
 def _convert(file: Path, folder: Path, *, md5: str | None, trusted: str | None) -> int:
-    """Converts a file into a folder of its own, and returns how many tensors it has."""
+    """Converts a file into a new folder, and returns the number of tensors."""
     _check_file(file)
     sha256 = file_sha256(file)
     _check_hash(file, sha256, md5=md5, trusted=trusted)
@@ -167,10 +167,10 @@ def _check_hash(file: Path, sha256: str, *, md5: str | None, trusted: str | None
         if found != md5:
             raise DataError(f"{file}: its MD5 is {found}, published is {md5}; download it again")
         return
-    if file.suffix != ".safetensors":  # these can do no harm
+    if file.suffix != ".safetensors":  # safetensors cannot contain code
         raise ConfigError(
-            f"{file.name}: no hash of it is known here, and it can contain code; if you trust its "
-            f"origin, add --trust-sha256 {sha256}"
+            f"{file.name}: its hash is not known, and the file can contain code; if you trust "
+            f"its origin, add --trust-sha256 {sha256}"
         )
 
 
@@ -206,7 +206,7 @@ def _quarantined(file: Path, target: Path) -> dict[str, Any]:
 
 
 def count_tensors(file: Path) -> int:
-    """Returns how many tensors a safetensors file names."""
+    """Returns the number of tensors in a safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -217,7 +217,7 @@ def count_tensors(file: Path) -> int:
 
 
 def _copy_text(file: Path, folder: Path, part: str) -> None:
-    """Copies a vocabulary or a configuration, after checking its form."""
+    """Copies a vocabulary or a configuration, after a check of its format."""
     _check_file(file)
     try:
         text = file.read_text(encoding="utf-8")

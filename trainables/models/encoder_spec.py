@@ -1,4 +1,4 @@
-"""Descriptions of encoders and of their families. No torch."""
+"""The description of an encoder, and of its family. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ TowerName = Literal["image", "text"]
 
 @dataclass(frozen=True)
 class Tower:
-    """One half of a dual encoder, as LoRA sees it.
+    """The modules of an image or text tower that LoRA can adapt.
 
     Attributes:
-        presets: name → regular expressions, of which one matches the end of a module's name, from a dot on.
-        outline: of each top-level block, the modules that can be adapted; None where the checkpoint decides.
+        presets: name → regular expressions. A module is adapted if one of them matches its name after a dot.
+        outline: adaptable modules of each top-level block; None if they depend on the checkpoint.
     """
 
     presets: dict[str, tuple[str, ...]]
     outline: tuple[tuple[str, ...], ...] | None = None
 
     def leaf_names(self) -> list[str]:
-        """Returns the leaf names of adaptable modules, as far as known without the checkpoint."""
+        """Returns the leaf names of adaptable modules that are known without the checkpoint."""
         known = [self.presets["all"]] if self.outline is None else self.outline
         return list(dict.fromkeys(name.rsplit(".", 1)[-1] for names in known for name in names))
 
@@ -34,8 +34,9 @@ class Family:
 
     Attributes:
         loader: "module:function" of (EncoderConfig, EncoderSpec, *, weights: bool) -> DualEncoder.
-        keeps_derived: the loader also takes `store`, where it keeps what it computes from the weights.
-        has_known_names: False where each checkpoint has its own; a plan then builds the structure.
+        keeps_derived: whether the loader also takes `store`, to save what it computes from the weights.
+        has_known_names: whether all checkpoints have the same module names; if not, a plan builds the
+        encoder.
     """
 
     loader: str
@@ -46,21 +47,21 @@ class Family:
     learning_rate_range: tuple[float, float] = (1e-5, 2e-3)
     keeps_derived: bool = False
     has_known_names: bool = True
-    full_learning_rate: float = 1e-5  # of method `full`, where every weight moves
+    full_learning_rate: float = 1e-5  # for method `full`, which trains all weights
 
     def tower(self, name: TowerName) -> Tower:
-        """Returns one half."""
+        """Returns the image tower or the text tower."""
         return self.image if name == "image" else self.text
 
 
 @dataclass(frozen=True)
 class Published:
-    """A file of weights as its authors publish it: a pickle, to be converted once.
+    """A file of weights as its authors publish it: usually a pickle, which must be converted once.
 
     Attributes:
-        file: its name there.
+        file: published file name.
         place: a Hub repository with its revision ("owner/name@v1.1"), or the page that links it.
-        md5: as published; None where no hash is, and then a person has to trust one.
+        md5: published hash; None if no hash is published, and the user must trust a hash.
     """
 
     file: str
@@ -70,7 +71,7 @@ class Published:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """One named encoder."""
+    """The description of a registered encoder."""
 
     family: str
     about: str
@@ -78,20 +79,20 @@ class EncoderSpec:
     files: dict[str, str] = field(default_factory=dict)  # package file → md5, checked before loading
     revision: str | None = None  # commit on the Hub; `encoder.revision` overrides it
     version: int = 1  # raise it when our own code changes the encoder's outputs or the names in its adapters
-    repository: str | None = None  # on the Hub, where it is not the encoder's name
-    sha256: str | None = None  # of its weights at that revision, where published
+    repository: str | None = None  # on the Hub, if not the encoder's name
+    sha256: str | None = None  # of the weights at that revision, if published
     is_pinned: bool = (
         True  # False: nobody has tested a commit; `models fetch` or `encoder.revision` names one
     )
-    architecture: str | None = None  # open_clip's name of it
-    parts: dict[str, Published] = field(default_factory=dict)  # converted once, each under a name of its own
-    vocabulary: str | None = None  # Hub repository of its tokenizer, where that is a part too
-    has_configuration: bool = False  # its open_clip_config.json is a part too
-    preprocessing: PreprocessingSpec | None = None  # where it is not the family's
-    has_text: bool = True  # False: no text encoder, so probes only
+    architecture: str | None = None  # name in open_clip
+    parts: dict[str, Published] = field(default_factory=dict)  # name → file that must be converted once
+    vocabulary: str | None = None  # Hub repository of the tokenizer, if it is a part too
+    has_configuration: bool = False  # open_clip_config.json is a part too
+    preprocessing: PreprocessingSpec | None = None  # if not the family's
+    has_text: bool = True  # False: no text encoder, only probes
     pretrained_on: tuple[str, ...] = ()  # names of `origins.SOURCES`; () = not known
     num_parameters: int | None = None
     pooled_dim: int | None = None
     joint_dim: int | None = None
-    page: str = ""  # where its authors describe it
-    note: str = ""  # a remark for readers of its row
+    page: str = ""  # page of its authors
+    note: str = ""  # a remark shown with the encoder

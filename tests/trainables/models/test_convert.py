@@ -117,7 +117,7 @@ def test_a_vocabulary_is_copied_and_others_are_refused(home, tmp_path):
     file.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nlung\n")
     convert_part(file, "gloria", ENCODERS["gloria"], part=None, trusted=None)
     assert missing_parts("gloria", ENCODERS["gloria"]) == ["model"]
-    with pytest.raises(ConfigError, match=r"is here already .*--replace"):
+    with pytest.raises(ConfigError, match=r"exists already .*--replace"):
         convert_part(file, "gloria", ENCODERS["gloria"], part=None, trusted=None)
     file.write_text("lung\n")
     with pytest.raises(DataError, match=r"not a BERT vocabulary, \[PAD\]"):
@@ -209,7 +209,7 @@ def test_a_checkpoint_beside_its_configuration_gets_safetensors(tmp_path):
     convert_file(file, folder, trusted=file_sha256(file))
     assert set(load_file(folder / "model.safetensors")) == set(WEIGHTS)
     assert (folder / "config.json").read_text() == "{}"
-    with pytest.raises(ConfigError, match="holds safetensors already"):
+    with pytest.raises(ConfigError, match="already contains safetensors"):
         convert_file(file, folder, trusted=file_sha256(file))
 
 

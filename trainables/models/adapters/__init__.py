@@ -1,1 +1,1 @@
-"""LoRA on an encoder: targets, proof of life, files, precision."""
+"""LoRA adapters on an encoder: target modules, a check that adapters have an effect, files, precision."""

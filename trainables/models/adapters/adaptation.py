@@ -1,4 +1,4 @@
-"""The trainable part of an encoder, as `attach` returns it."""
+"""The description of an encoder's trainable part that `attach` returns."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Adaptation:
 
     Attributes:
         method: `adapt.method`.
-        parameters: everything that trains, by name inside the encoder, in a stable order.
-        targets: modules that carry an adapter, by tower.
-        image_cut: image blocks below it are frozen and unadapted, so their activations never change.
+        parameters: all trainable parameters by their name in the encoder, in a stable order.
+        targets: modules with an adapter, by tower.
+        image_cut: number of the lowest image block that trains. Activations of the blocks below never change.
     """
 
     method: str
@@ -29,5 +29,5 @@ class Adaptation:
 
     @property
     def num_trainable(self) -> int:
-        """Number of trainable scalars."""
+        """Returns the number of trainable scalars."""
         return sum(parameter.numel() for parameter in self.parameters.values())

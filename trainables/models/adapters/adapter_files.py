@@ -1,4 +1,4 @@
-"""A trained adapter on disk: PEFT's files, the projection, and a record of how it was trained."""
+"""The files of a trained adapter: PEFT's files, the projection, and a record of the training."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from trainables.models.encoders.dual_encoder import DualEncoder
 from trainables.models.torchvision_import import import_peft
 
 PEFT_WEIGHTS, PEFT_SETTINGS, EXTRA = "adapter_model.safetensors", "adapter_config.json", "extra.safetensors"
-PEFT_PREFIX = "base_model.model."  # what PeftModel puts before the names of the model it wraps
+PEFT_PREFIX = "base_model.model."  # the prefix that PeftModel adds to the names of the wrapped model
 
 
 def save_adapter(
     encoder: DualEncoder, adaptation: Adaptation, folder: Path, *, about: dict[str, Any]
 ) -> None:
-    """Writes an adapter folder: whole, or not at all.
+    """Writes the folder of an adapter atomically.
 
     `adapter_model.safetensors` and `adapter_config.json` are PEFT's, relative to `encoder.adapter_root`;
     `extra.safetensors` holds the other trained tensors and the logit scale; `about.json` names its encoder.
 
-    `about` brings what a later predict or export needs (classes, prompts); the encoder's facts are added.
+    `about` contains what predict and export need (classes, prompts); the facts of the encoder are added.
     """
     with atomic_directory(folder) as aside:
         if adaptation.targets:
@@ -55,7 +55,7 @@ def save_adapter(
 
 
 def load_adapter(encoder: DualEncoder, folder: Path) -> None:
-    """Loads the adapter of a folder into an encoder; attaches adapters first if it has none."""
+    """Loads an adapter from a folder into an encoder; attaches adapters first if the encoder has none."""
     verify(folder)
     facts = read_about(folder)
     precision = str(encoder.dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""Checks `lora.target_modules` of a trial before anything starts; needs no weights."""
+"""Checks `lora.target_modules` of a trial before the trial starts, without weights."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from trainables.models.encoders.structure import (
     structure_of,
 )
 
-# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+# Imports inside functions: torch takes seconds to load, and checks do not need it.
 
 
 def check_targets(config: TrialConfig) -> None:
-    """Raises ConfigError if the adapters of a trial cannot be attached or would change nothing.
+    """Raises ConfigError if the adapters of a trial cannot be attached or would have no effect.
 
-    Names and ranks are compared with the structure of the encoder, without its weights. Where the names of
-    a family are not known, it is built with random weights, adapted, and proven alive on random images.
+    Names and ranks are compared with the structure of the encoder, which needs no weights. If the names of a
+    family are not known, an encoder with random weights is built, adapted, and checked on random images.
     """
     _refuse_unread_texts(config)
     if "lora" not in config.adapt.method:
@@ -33,7 +33,7 @@ def check_targets(config: TrialConfig) -> None:
     if not (family.has_known_names or is_kept(config.encoder)):
         unread = {"rank": 1, "scaling": 1.0, "dropout": 0.1 * (config.lora.dropout > 0)}
         parts: Any = config.encoder, config.adapt, config.lora.model_copy(update=unread)
-        _prove_structure(*parts)  # Any: pyright does not know that frozen models can be hashed
+        _prove_structure(*parts)  # Any: pyright does not know that frozen models are hashable
 
 
 @cache

@@ -1,7 +1,8 @@
-"""A check at the start of a trial that every adapter changes the output.
+"""Checks at the start of a trial that every adapter changes the output.
 
-PEFT attaches adapters by name. A forward pass may ignore them: a fused kernel reads the weights of a layer
-and never calls it, so an adapter there trains nothing while the loss goes down elsewhere (`attention`).
+PEFT attaches adapters by name, but a forward pass may ignore an adapter: a fused kernel reads the weights of
+a layer without calling the layer (`attention`). Such an adapter never trains, while other adapters lower the
+loss.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from trainables.models.encoders.dual_encoder import DualEncoder, Tokens, in_eval
 
 
 def prove_alive(encoder: DualEncoder, adaptation: Adaptation, images: Tensor, tokens: Tokens) -> None:
-    """Raises ConfigError, with the names, unless every adapter changes the output and receives a gradient.
+    """Raises ConfigError with the names of adapters that do not change the output or get no gradient.
 
-    Each kind of module (leaf name) of each tower is tried on its own: its B random, all others zero, and the
-    embeddings must change. Then, with every B zero as at the start of training, one backward pass must reach
-    every B. Two images, uint8 [2, H, W], and any two texts are enough. Weights, gradients and mode are left
-    as they were.
+    Each kind of module (leaf name) of each tower is tested alone: with a random B, and all other B zero, the
+    embeddings must change. Then, with all B zero as at the start of training, every B must get a gradient in
+    one backward pass. Two images, uint8 [2, H, W], and any two texts are enough. Weights, gradients and mode
+    are restored.
     """
     with in_evaluation_mode(encoder):
         with torch.no_grad():
@@ -55,7 +56,7 @@ def _b_matrices(module: nn.Module) -> list[nn.Parameter]:
 
 @torch.no_grad()
 def _silent_kinds(adapters: dict[str, list[nn.Parameter]], embed) -> list[str]:
-    """Returns the leaf names whose adapters change nothing. All B are zero before and after."""
+    """Returns the leaf names whose adapters do not change the output. All B are zero before and after."""
     before = embed()
     silent = []
     for kind in dict.fromkeys(map(leaf_name, adapters)):
@@ -70,7 +71,7 @@ def _silent_kinds(adapters: dict[str, list[nn.Parameter]], embed) -> list[str]:
 
 
 def _unreached(adapters: dict[str, list[nn.Parameter]], embed) -> list[str]:
-    """Returns the modules whose B receives no gradient, or only zeros."""
+    """Returns the modules whose B gets no gradient, or only zeros."""
     with torch.enable_grad():
         embeddings = embed()
         random = torch.Generator().manual_seed(0)

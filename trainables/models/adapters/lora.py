@@ -1,4 +1,4 @@
-"""Low-rank adapters on a dual encoder, through PEFT (LoRA, Hu et al. 2021, arXiv:2106.09685)."""
+"""Attaches low-rank adapters to a dual encoder with PEFT (LoRA, Hu et al. 2021, arXiv:2106.09685)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from trainables.models.torchvision_import import import_peft
 
 # Imports inside functions: PEFT loads once torchvision can be imported.
 
-ADAPTER = "default"  # PEFT's name of the only adapter an encoder has here
+ADAPTER = "default"  # PEFT's name of the only adapter of an encoder
 
 
 def attach(encoder: DualEncoder, config: TrialConfig) -> Adaptation:
-    """Prepares an encoder in place for `adapt.method` and freezes every other weight.
+    """Prepares an encoder in place for `adapt.method`, and freezes all other weights.
 
-    The adapters' A matrices are drawn from `config.seed` alone, B is zero: the encoder's outputs do not
-    change yet.
+    The matrices A of the adapters depend only on `config.seed`. The matrices B are zero, so the outputs of
+    the encoder do not change yet.
     """
     method = config.adapt.method
     encoder.requires_grad_(False)
@@ -54,7 +54,7 @@ def attach(encoder: DualEncoder, config: TrialConfig) -> Adaptation:
 
 
 def _unfreeze(encoder: DualEncoder, config: TrialConfig) -> tuple[TowerName, ...]:
-    """Makes all weights of the towers in `adapt.towers` trainable; returns the towers' names."""
+    """Makes all weights of the towers in `adapt.towers` trainable, and returns the names of the towers."""
     towers: tuple[TowerName, ...] = (
         ("image", "text") if config.adapt.towers == "both" else (config.adapt.towers,)
     )
@@ -66,13 +66,13 @@ def _unfreeze(encoder: DualEncoder, config: TrialConfig) -> tuple[TowerName, ...
 
 
 def merge(encoder: DualEncoder) -> None:
-    """Adds every adapter to the weights it adapts; outputs stay the same up to rounding."""
+    """Adds every adapter to the weights that it adapts; the outputs stay equal up to rounding."""
     import_peft()
     from peft.tuners.lora import LoraLayer
 
     for module in encoder.modules():
         if isinstance(module, LoraLayer):
-            module.merge(safe_merge=True)  # refuses weights that are not finite
+            module.merge(safe_merge=True)  # raises an error if a weight is not finite
 
 
 def _inject(
@@ -101,11 +101,11 @@ def _inject(
             dropout = CounterDropout(lora.dropout, name=name, tower=tower).train(encoder.training)
             adapted.lora_A[ADAPTER] = AdapterInput(adapted.lora_A[ADAPTER], dropout if lora.dropout else None)
             adapted.lora_dropout[ADAPTER] = nn.Identity()
-            adapted.cast_input_dtype_enabled = False  # done by `AdapterInput`, which saves no copy
+            adapted.cast_input_dtype_enabled = False  # `AdapterInput` casts instead, without saving a copy
 
 
 def _lowest_adapted_block(encoder: DualEncoder, targets: list[str]) -> int:
-    """Returns the number of the lowest image block with an adapter; the number of blocks if there is none."""
+    """Returns the number of the lowest image block with an adapter, or the number of blocks without one."""
     blocks = encoder.blocks("image")
     adapted = (i for i, block in enumerate(blocks) if any(name.startswith(f"{block}.") for name in targets))
     return next(adapted, len(blocks))

@@ -1,7 +1,7 @@
-"""Frozen weights in bfloat16: half the memory, and faster on hardware that supports it.
+"""Stores frozen weights in bfloat16: half the memory, and faster on hardware with bfloat16.
 
-What trains, its optimiser and the loss stay in float32. Weights are stored in bfloat16 instead of being cast
-by autocast, which would cast frozen weights again in every micro-batch.
+Trainable weights, the optimiser and the loss stay in float32. Autocast is not used, because it would cast the
+frozen weights again in every micro-batch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trainables.models.encoders.dual_encoder import DualEncoder
 
 
 def store_frozen_in_bfloat16(encoder: DualEncoder) -> None:
-    """Converts the frozen weights in place. Call it after adapters are attached."""
+    """Converts the frozen weights of an encoder in place. Call this after adapters are attached."""
     for module in encoder.modules():
         if module is encoder:
             continue

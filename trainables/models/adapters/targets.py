@@ -1,4 +1,4 @@
-"""From `lora.target_modules` to explicit module names, checked before anything starts. No torch at import."""
+"""Resolves `lora.target_modules` to module names, and checks them before a trial starts. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ if TYPE_CHECKING:
     from trainables.models.encoders.dual_encoder import DualEncoder
 
 BlocksOf = Mapping[TowerName, Sequence[Sequence[str]]]
-"""Of each tower, for each block, the names of the modules that can be adapted."""
+"""For each tower and each block, the names of the modules that can be adapted."""
 
 
 def resolve_targets(encoder: DualEncoder, lora: LoraConfig) -> dict[TowerName, list[str]]:
-    """Returns the modules to adapt, by tower, as names inside the encoder, lowest block first."""
+    """Returns the modules to adapt by tower, as names in the encoder, lowest block first."""
     wanted = _Wanted.read(FAMILIES[encoder.family], lora, encoder.name)
     return _find(wanted, {tower: adaptable_modules(encoder, tower) for tower in towers_of(lora)})
 
 
 def planned_targets(config: TrialConfig, structure: Structure) -> dict[TowerName, list[str]]:
-    """Returns the modules that a trial is going to adapt, by tower; see `resolve_targets`."""
+    """Returns the modules that a trial will adapt, by tower; see `resolve_targets`."""
     wanted = _Wanted.read(FAMILIES[find_encoder(config.encoder).family], config.lora, config.encoder.name)
     return _find(wanted, {tower: structure.blocks[tower] for tower in towers_of(config.lora)})
 
 
 def towers_of(lora: LoraConfig) -> tuple[TowerName, ...]:
-    """Returns the towers that adapters go into."""
+    """Returns the towers that get adapters."""
     return ("image", "text") if lora.towers == "both" else (lora.towers,)
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """`lora.target_modules` as regular expressions that match the ends of module names."""
+    """The setting `lora.target_modules`, as regular expressions that match the ends of module names."""
 
     lora: LoraConfig
     encoder: str
     patterns: Mapping[TowerName, tuple[str, ...]]
-    leaves: tuple[str, ...]  # the names that a user listed; none for a preset
+    leaves: tuple[str, ...]  # the leaf names that a user listed; () for a preset
 
     @classmethod
     def read(cls, family: Family, lora: LoraConfig, encoder: str) -> _Wanted:
-        """Reads the setting as a preset if every chosen tower has it, else as leaf names joined by commas."""
+        """Reads the setting: a preset if every chosen tower has one with this name, else leaf names."""
         name = lora.target_modules
         towers: dict[TowerName, Tower] = {tower: family.tower(tower) for tower in towers_of(lora)}
         if all(name in tower.presets for tower in towers.values()):
@@ -72,7 +72,7 @@ class _Wanted:
         return cls(lora, encoder, dict.fromkeys(towers, escaped), tuple(leaves))
 
     def find(self, blocks: BlocksOf) -> dict[TowerName, list[str]]:
-        """Returns the matching names of the upper blocks; every tower and every listed leaf must have one."""
+        """Returns the matching modules of the upper blocks; each tower and each listed name needs a match."""
         depth = self.lora.num_blocks
         if depth and depth > max(map(len, blocks.values())):
             counts = " and ".join(f"{len(of_tower)} {tower} blocks" for tower, of_tower in blocks.items())
@@ -123,7 +123,7 @@ def _find(
 
 
 def _matching(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
-    """Returns the names whose end, after a dot, matches one of the patterns."""
+    """Returns the names of which the end after a dot matches one of the patterns."""
     ending = re.compile(rf"(?:^|\.)(?:{'|'.join(patterns)})$")
     return [name for name in names if ending.search(name)]
 

@@ -1,4 +1,4 @@
-"""Checks which encoders can be used on this machine. No network."""
+"""Checks which encoders can be used on this machine, without a network."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from trainables.models.files.checkpoints import (
 from trainables.models.files.weights import fetched_revision, how_to_get, missing_parts
 from trainables.places import found
 
-# Imports inside functions: only a checkpoint of the Hub needs these.
+# Imports inside functions: only checkpoints of the Hub need them.
 
 Status = Literal["ready", "in cache", "unavailable"]
 
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether an encoder's weights are here. `reason` says what is missing, `steps` how to get it."""
+    """Whether the weights of an encoder are on this machine. `steps` are commands to get missing weights."""
 
     status: Status
     reason: str = ""
@@ -53,7 +53,7 @@ def availability(name: str, spec: EncoderSpec) -> Availability:
         return Availability("unavailable", f"{' and '.join(missing)} not on this machine", steps)
     revision = spec.revision or fetched_revision(name)
     if revision is None and not spec.is_pinned:
-        return Availability("unavailable", "no revision of it is pinned, and none was fetched here", steps)
+        return Availability("unavailable", "no revision is pinned or was fetched on this machine", steps)
     if cached_folder(spec.repository or name, revision) is not None:
         return Availability("in cache")
     return Availability("unavailable", "not in the Hub's cache on this machine", steps)
@@ -69,7 +69,7 @@ def availability_of(config: EncoderConfig) -> Availability:
     except UserError as error:
         return Availability("unavailable", str(error).removeprefix(f"{name}: "))
     if name.startswith("dual:"):
-        revision = None  # with two repositories it is ambiguous
+        revision = None  # with two repositories the revision is ambiguous
     missing = [repository for repository in repositories if cached_folder(repository, revision) is None]
     if missing:
         option = f" --revision {revision}" if revision else ""
@@ -84,9 +84,9 @@ def availability_of(config: EncoderConfig) -> Availability:
 
 
 def hub_repositories(name: str) -> list[str]:
-    """Returns the Hub repositories that hold an encoder that is not registered; [] if it is local.
+    """Returns the Hub repositories of an unregistered encoder; [] for a local encoder.
 
-    Names of timm and tags of open_clip are looked up in these libraries, which import torch.
+    Names of timm and tags of open_clip are looked up in timm and open_clip, which import torch.
     """
     if name.startswith("openai:"):
         openai_file(name)
@@ -107,15 +107,15 @@ def hub_repositories(name: str) -> list[str]:
 
 
 def _unless_local(name: str, repository: Callable[[str], str] = str) -> list[str]:
-    """Returns the repository that a name stands for, or nothing where it is a folder with safetensors."""
+    """Returns the repository of a name, or [] if the name is a local folder with safetensors."""
     if local_folder(name) is None:
         return [repository(name)]
-    checkpoint_folder(name)  # raises, with the steps to get them, if it has no safetensors
+    checkpoint_folder(name)  # raises an error with instructions if the folder has no safetensors
     return []
 
 
 def cached_folder(repository: str, revision: str | None) -> Path | None:
-    """Returns the folder of the Hub's cache that holds a repository's safetensors, or None."""
+    """Returns the folder of a repository's safetensors in the Hub's cache, or None."""
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 

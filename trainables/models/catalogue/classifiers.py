@@ -1,6 +1,6 @@
 """The image classifiers that dual encoders are compared with: ResNet-18 and ViT-B/16 of torchvision.
 
-A plan needs their identity, preprocessing, learning rates and size; these are known without torch.
+A plan needs their identity, preprocessing, learning rates and size, which are known without torch.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from trainables.models.torchvision_import import declare_missing_operators
 if TYPE_CHECKING:
     from torch import nn
 
-# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+# Imports inside functions: torch takes seconds to load, and checks do not need it.
 
 PUBLISHED = "https://download.pytorch.org/models"
 PATCH = 16
-"""Pixels of a side of a ViT-B/16 patch."""
+"""Side of a ViT-B/16 patch in pixels."""
 TRAINED_SIZE = 224
-"""Pixels of the images that both were trained on."""
+"""Side of the images that both were trained on, in pixels."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One classifier.
+    """The facts about a classifier.
 
     Attributes:
-        file: of its ImageNet weights; the name ends with the beginning of their SHA-256.
-        head: the classification layer, by its name in the model.
-        learning_rate: from ImageNet's weights, and from random ones.
-        num_parameters: without the head, for images of 224 pixels.
-        graph_bytes: what the backward pass keeps of such an image.
-        is_cut: whether a batch may be cut into micro-batches; batch norm needs all of it.
+        file: file name of the ImageNet weights, which ends with the beginning of their SHA-256.
+        head: name of the classification layer in the model.
+        learning_rate: default learning rates, for ImageNet weights and for random weights.
+        num_parameters: number of parameters without the head, for images of 224 pixels.
+        graph_bytes: bytes that the backward pass needs for such an image.
+        is_cut: whether a batch may be divided into micro-batches; batch norm needs the whole batch.
     """
 
     file: str
@@ -78,7 +78,7 @@ def classifier_fingerprint(config: BaselineConfig) -> str:
 
 
 def classifier_preprocessing(config: BaselineConfig) -> PreprocessingSpec:
-    """Returns a classifier's preprocessing: that of ImageNet, without a centre crop."""
+    """Returns the preprocessing of a classifier: that of ImageNet, without a centre crop."""
     return PreprocessingSpec(
         size=config.image_size,
         interpolation="bilinear",
@@ -94,7 +94,7 @@ def classifier_learning_rate(config: BaselineConfig) -> float:
 
 
 def graph_bytes(config: BaselineConfig) -> int:
-    """Returns the bytes that the backward pass keeps for one image, by its pixels or patches."""
+    """Returns the bytes that the backward pass needs for one image; they grow with its pixels or patches."""
     architecture = ARCHITECTURES[config.architecture]
     share = (config.image_size / TRAINED_SIZE) ** 2
     if config.architecture == "vit_b_16":
@@ -103,9 +103,9 @@ def graph_bytes(config: BaselineConfig) -> int:
 
 
 def load_classifier(config: BaselineConfig, *, num_classes: int, seed: int) -> nn.Module:
-    """Returns a classifier of pixels [B, 3, S, S] in float32: logits [B, K].
+    """Returns a classifier that maps pixels [B, 3, S, S], float32, to logits [B, K].
 
-    Its head is random, and from scratch all of it is: drawn from `seed` alone.
+    The head is random; with `from_scratch`, all weights are. Random weights depend only on `seed`.
     """
     declare_missing_operators()
     import torch
@@ -127,7 +127,7 @@ def load_classifier(config: BaselineConfig, *, num_classes: int, seed: int) -> n
 
 
 def weights_file(config: BaselineConfig) -> Path:
-    """Returns the file of ImageNet weights in torch's cache, after checking its hash."""
+    """Returns the file of ImageNet weights in torch's cache, after a check of its hash."""
     if missing := missing_classifier(config):
         raise WeightsUnavailable(missing)
     path = _place(config)
@@ -141,7 +141,7 @@ def weights_file(config: BaselineConfig) -> Path:
 
 
 def missing_classifier(config: BaselineConfig) -> str | None:
-    """Returns how to get ImageNet's weights if a classifier needs them and they are not here, else None."""
+    """Returns how to get the ImageNet weights of a classifier, or None if nothing is missing."""
     path = _place(config)
     if config.from_scratch or path.is_file():
         return None
@@ -160,7 +160,7 @@ def _place(config: BaselineConfig) -> Path:
 
 
 def resized_weights(tensors: Any, config: BaselineConfig) -> Any:
-    """Returns the weights with position embeddings for the configured size, interpolated where it differs."""
+    """Returns the weights, with position embeddings interpolated to the configured image size."""
     if config.architecture != "vit_b_16" or config.image_size == TRAINED_SIZE:
         return tensors
     from torchvision.models.vision_transformer import interpolate_embeddings

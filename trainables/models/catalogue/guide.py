@@ -1,4 +1,4 @@
-"""Which encoder for which data: a literature study's advice, as a table. Advice is a start, not a result."""
+"""Recommends encoders by data set or need, from a literature study. A recommendation is not a result."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Need = Literal["zero-shot", "few-shot", "general", "speed"]
 
 @dataclass(frozen=True)
 class Advice:
-    """Encoders for one purpose, the first choice first, and why."""
+    """The recommended encoders for one purpose, best first, and the reason."""
 
     encoders: tuple[str, ...]
     reason: str
 
 
 _TUBERCULOSIS = Advice(
-    ("medclip-vit", "chexzero"), "few labelled images: features that already separate findings"
+    ("medclip-vit", "chexzero"), "for few labelled images: their features already separate findings"
 )
 _GENERAL = Advice(
     ("biovil", "gloria"), "trained on whole reports, so their features are not tied to one label set"
@@ -30,23 +30,21 @@ _GENERAL = Advice(
 BY_DATA: dict[str, Advice] = {
     "MIMIC-CXR": Advice(("medclip-vit", "biovil", "gloria"), "trained on radiology reports of this kind"),
     "CheXpert": Advice(
-        ("chexzero",), "near radiologists on its findings without a label, by positive and negative prompts"
+        ("chexzero",), "close to radiologists on CheXpert's findings with prompts alone, without labels"
     ),
-    "NIH ChestX-ray14": Advice(("medclip-vit", "biovil"), "strong on findings of labels mined from reports"),
+    "NIH ChestX-ray14": Advice(("medclip-vit", "biovil"), "good on findings with labels mined from reports"),
     "Shenzhen": _TUBERCULOSIS,
     "Montgomery": _TUBERCULOSIS,
     "TBX11K": _TUBERCULOSIS,
     "COVID-QU-Ex": Advice(
-        _GENERAL.encoders, f"the study names none for it; as for any radiographs: {_GENERAL.reason}"
+        _GENERAL.encoders, f"not covered by the study; as for all radiographs: {_GENERAL.reason}"
     ),
 }
-"""Data set, as `origins.DATA_SETS` calls it → advice."""
+"""Data set, named as in `origins.DATA_SETS` → advice."""
 
 BY_NEED: dict[Need, Advice] = {
-    "zero-shot": Advice(("chexzero",), "made for it: text prompts alone, no label of your data"),
-    "few-shot": Advice(
-        ("medclip-vit",), "its frozen features with a logistic regression of your own (`run probe`)"
-    ),
+    "zero-shot": Advice(("chexzero",), "made for this: needs only text prompts, no labels of your data"),
+    "few-shot": Advice(("medclip-vit",), "use its frozen features with a logistic regression (`run probe`)"),
     "general": _GENERAL,
     "speed": Advice(
         (
@@ -61,7 +59,7 @@ BY_NEED: dict[Need, Advice] = {
 
 
 def advise(data: str | None, need: str | None) -> list[tuple[str, Advice]]:
-    """Returns advice by data set and by need, each under its name."""
+    """Returns the advice for a data set and for a need, each with its name."""
     found: list[tuple[str, Advice]] = []
     if data is not None:
         known = known_data_set(data)

@@ -1,6 +1,6 @@
-"""Medical dual encoders, and the facts that a reader needs to judge their scores.
+"""The registered medical dual encoders, with the facts that a reader needs to judge their scores.
 
-Sizes, files and hashes are those that their authors published.
+Sizes, files and hashes are the published ones.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _stanford(loss: str, start: str) -> EncoderSpec:
         is_pinned=False,
         pretrained_on=("MIMIC-CXR",),
         page=f"{HUB}/StanfordAIMI/{loss}__{start}",
-        note="see its page for what else it was trained on",
+        note="its page lists its other training data",
     )
 
 
@@ -122,13 +122,13 @@ MEDICAL: dict[str, EncoderSpec] = {
         num_parameters=151_277_313, pooled_dim=768, joint_dim=512,
         page="https://github.com/rajpurkarlab/CheXzero",
         note="its authors average ten checkpoints, and compare positive with negative prompts without the "
-        "logit scale; this is one checkpoint, and its prompts compare the classes",
+        "logit scale; this project uses one checkpoint, and compares prompts of the classes",
     ),
     "medclip-vit": _medclip(
         "Swin-T + BioClinicalBERT, images and texts matched by their findings", "medclip_swin",
         "medclip-vit-pretrained.zip", num_parameters=136_025_467, pooled_dim=768,
-        note="its authors preprocessed radiographs in two ways; here as its processor does: padded, then "
-        "resized",
+        note="its authors preprocessed radiographs in two ways; this project pads, then resizes, as its "
+        "processor does",
     ),
     "medclip-resnet50": _medclip(
         "ResNet-50 + BioClinicalBERT", "medclip_resnet",
@@ -146,7 +146,7 @@ MEDICAL: dict[str, EncoderSpec] = {
         pretrained_on=("CheXpert",),
         num_parameters=132_801_345, pooled_dim=2048, joint_dim=768,
         page="https://github.com/marshuang80/gloria",
-        note="its authors add local scores and normalise over the test images; this does neither",
+        note="its authors add local scores and normalise over the test images; this project does neither",
     ),
     "biovil": _biovil(
         CXR_BERT, "v1.1", "biovil", "BioViL: ResNet-50 + CXR-BERT",
@@ -154,7 +154,7 @@ MEDICAL: dict[str, EncoderSpec] = {
             "biovil_image_resnet50_proj_size_128.pt", f"{CXR_BERT}@v1.1", "02ce6ee460f72efd599295f440dbb453"
         ),
         num_parameters=132_793_793, pooled_dim=2048,
-        note="its weights hold no logit scale: 1 / 0.07 is ours",
+        note="its weights contain no logit scale; this project uses 1 / 0.07",
     ),
     "biovil-t": _biovil(
         BIOVIL_T, "v1.0", "biovil_t", "BioViL-T: ResNet-50 + CXR-BERT; without a prior image",
@@ -162,7 +162,7 @@ MEDICAL: dict[str, EncoderSpec] = {
             "biovil_t_image_model_proj_size_128.pt", f"{BIOVIL_T}@v1.0", "a83080e2f23aa584a4f2b24c39b1bb64"
         ),
         num_parameters=133_121_729, pooled_dim=512,
-        note="its comparison of two images is not used; its weights hold no logit scale: 1 / 0.07 is ours",
+        note="the comparison of two images is not used; without a published logit scale, 1 / 0.07 is used",
     ),
     "biomedclip": EncoderSpec(
         "biomedclip", "BiomedCLIP: ViT-B/16 + PubMedBERT, on figures of publications",
@@ -200,7 +200,7 @@ MEDICAL: dict[str, EncoderSpec] = {
 
 
 def seen_in_training(encoder: str, data_set: str) -> list[str]:
-    """Returns a warning for each part of a data set that an encoder was trained on."""
+    """Returns a warning for each part of a data set on which an encoder was trained."""
     spec = MEDICAL.get(encoder)
     seen = overlaps(spec.pretrained_on, data_set) if spec else []
     return [f"{encoder} on {data_set}: {overlap}; its scores there are no external test" for overlap in seen]

@@ -1,6 +1,6 @@
-"""Origins of the public data sets: images seen in training are no external test. No torch.
+"""Origins of the public data sets, to warn of test images that an encoder was trained on. Imports no torch.
 
-Only what their authors state; a collection that may be in another one is listed under `POSSIBLE`.
+The tables contain only what the authors state. `POSSIBLE` lists collections that may share images.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "ImageNet": (),
     "sentence pairs": (),
 }
-"""What encoders were trained on → the collections that images of it were taken from; text alone has none."""
+"""Training data of encoders → the collections that its images were taken from; () for text only."""
 
 POSSIBLE: dict[str, tuple[str, ...]] = {"COVID-QU-Ex": ("figures of publications",)}
-"""Data set → collections that it may share images with: early COVID collections cut theirs from papers."""
+"""Data set → collections that may have the same images: early COVID collections copied figures of papers."""
 
 ALIASES: dict[str, str] = {
     "covid_qu_ex": "COVID-QU-Ex",
@@ -56,14 +56,14 @@ ALIASES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Overlap:
-    """Images that an encoder may have been trained on."""
+    """Images of a data set that an encoder was, or may have been, trained on."""
 
     trained_on: str
     collections: tuple[str, ...]
     is_certain: bool
 
     def __str__(self) -> str:
-        """Reads as `trained on CheXpert`."""
+        """Returns text such as `trained on CheXpert`."""
         seen = f"trained on {self.trained_on}"
         if self.is_certain:
             whole = self.collections == (self.trained_on,)
@@ -79,7 +79,7 @@ def known_data_set(name: str) -> str | None:
 
 
 def overlaps(pretrained_on: tuple[str, ...], data_set: str) -> list[Overlap]:
-    """Returns the parts of a data set that an encoder was trained on, as far as its origin is known."""
+    """Returns the parts of a data set on which an encoder was trained, as far as known."""
     known = known_data_set(data_set)
     if known is None:
         return []

@@ -1,4 +1,4 @@
-"""Systems other than dual encoders: baselines, captioners, methods and controls. No torch."""
+"""Systems other than dual encoders: baselines, captioners, methods and controls. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class OtherSystem:
     """A system without a joint space of images and texts.
 
     Attributes:
-        kind: its role in the comparison.
-        about: one line on it.
-        how: how it is used, or why it is not.
-        model: whose weights it takes; None = it has none of its own, or nothing here runs it.
-        is_run: whether anything here runs it.
+        kind: role in the comparison.
+        about: description in one line.
+        how: how to use the system, or why it cannot be used.
+        model: model with its weights; None = the system has no weights, or no trainable runs it.
+        is_run: whether a trainable runs the system.
     """
 
     kind: str
@@ -37,7 +37,7 @@ class OtherSystem:
     page: str = ""
 
     def availability(self) -> Availability:
-        """Returns whether it can be used without a network, and how to use it."""
+        """Returns whether the system can be used without a network, and how."""
         if not self.is_run:
             return Availability("unavailable", self.how)
         if missing := self._missing():
@@ -55,7 +55,7 @@ class OtherSystem:
 
     @property
     def preprocessing(self) -> PreprocessingSpec | None:
-        """Its preprocessing; None for a method, a control, or a system that is not run."""
+        """Returns the preprocessing; None for a method, a control, or a system that is not run."""
         match self.model:
             case BaselineConfig():
                 return classifier_preprocessing(self.model)
@@ -66,11 +66,11 @@ class OtherSystem:
 
     @property
     def revision(self) -> str | None:
-        """The commit of its weights on the Hub; None for weights from elsewhere."""
+        """Returns the commit of the weights on the Hub; None for weights from elsewhere."""
         return REVISIONS.get(self.model.name) if isinstance(self.model, CaptionerConfig) else None
 
 
-_BASELINE, _CONTROL = "supervised baseline", "it is a control: in every sweep, beneath the table"
+_BASELINE, _CONTROL = "supervised baseline", "it is a control; every sweep shows it below the table"
 _TORCHVISION = "https://docs.pytorch.org/vision/stable/models.html"
 
 OTHER_SYSTEMS: dict[str, OtherSystem] = {

@@ -1,4 +1,4 @@
-"""Preprocessing that checkpoints describe. No torch, unless timm or open_clip must be asked."""
+"""Reads the preprocessing that checkpoints describe. Imports no torch, except for timm and open_clip."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from trainables.models.files.checkpoints import (
 )
 from trainables.models.torchvision_import import declare_missing_operators
 
-# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+# Imports inside functions: only encoders of this library need it, and torchvision must be ready first.
 
 PIL_INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
 
 
 def read_clip(config: EncoderConfig, default: PreprocessingSpec) -> PreprocessingSpec:
-    """Reads `preprocessor_config.json` of a CLIP checkpoint; without it, the image size of `config.json`."""
+    """Reads `preprocessor_config.json` of a CLIP checkpoint, or only the image size of `config.json`."""
     said = checkpoint_json(config.name, "preprocessor_config.json", revision=config.revision)
     if said is not None:
         size = said.get("crop_size", said.get("size"))
@@ -34,16 +34,16 @@ def read_clip(config: EncoderConfig, default: PreprocessingSpec) -> Preprocessin
             mean=said.get("image_mean"),
             std=said.get("image_std"),
             interpolation=_known_interpolation(PIL_INTERPOLATIONS.get(said.get("resample", 3)), config.name),
-            crop=None if "crop_size" in said or not is_whole_size else "none",  # SigLIP squashes
+            crop=None if "crop_size" in said or not is_whole_size else "none",  # SigLIP squashes images
         )
     model = checkpoint_json(config.name, "config.json", revision=config.revision) or {}
     return _changed(default, size=model.get("vision_config", {}).get("image_size"))
 
 
 def read_open_clip(config: EncoderConfig, default: PreprocessingSpec) -> PreprocessingSpec:
-    """Reads `open_clip_config.json` of a folder, or open_clip's own tables of architectures and weights.
+    """Reads `open_clip_config.json` of a folder, or open_clip's tables of architectures and weights.
 
-    A file of OpenAI's says its size by the shapes of its tensors, and all have the same pixels.
+    For a file of OpenAI, the shapes of its tensors give the image size; all use the same normalisation.
     """
     if config.name.startswith("openai:"):
         from trainables.models.files.openai_files import openai_architecture, shapes_of
@@ -75,7 +75,7 @@ def read_open_clip(config: EncoderConfig, default: PreprocessingSpec) -> Preproc
 
 
 def read_dual(config: EncoderConfig, default: PreprocessingSpec) -> PreprocessingSpec:
-    """Reads the preprocessing of a timm image encoder: `config.json` of a folder, or timm's own table."""
+    """Reads the preprocessing of a timm image encoder: `config.json` of a folder, or timm's table."""
     image, _ = split_dual(config.name)
     if local_folder(image):
         said = (checkpoint_json(image, "config.json") or {}).get("pretrained_cfg", {})
@@ -114,7 +114,7 @@ def _known_interpolation(name: str | None, encoder: str) -> str:
 
 
 def _changed(default: PreprocessingSpec, **said: Any) -> PreprocessingSpec:
-    """Returns the default, updated and validated with the values of a checkpoint's file."""
+    """Returns the default preprocessing, updated with the values in a checkpoint's file and validated."""
     return PreprocessingSpec.model_validate(
         {**default.model_dump(), **{k: v for k, v in said.items() if v is not None}}
     )

@@ -1,4 +1,4 @@
-"""All registered encoders and families, as literal tables. No torch."""
+"""Tables of all registered encoders and families, and lookups in these tables. Imports no torch."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ FAMILIES: dict[str, Family] = {
 def _openai(
     kind: str, architecture: str, num_parameters: int, pooled_dim: int, joint_dim: int, **where: Any
 ) -> EncoderSpec:
-    """Returns the entry of a CLIP of OpenAI; `where` names its weights, in open_clip's form if elsewhere."""
+    """Returns the entry of a CLIP of OpenAI."""
     family, version = ("open_clip", OPEN_CLIP_VERSION) if "repository" in where else ("clip", 1)
     return EncoderSpec(
         family,
@@ -119,7 +119,7 @@ ENCODERS: dict[str, EncoderSpec] = {
     ),
     "openai/clip-vit-base-patch32": _openai(
         "ViT-B/32", "ViT-B-32-quickgelu", 151_277_313, 768, 512,
-        revision="c237dc49a33fc61debc9276459120b7eac67e7ef",  # the Hub's conversion: main holds a pickle only
+        revision="c237dc49a33fc61debc9276459120b7eac67e7ef",  # the Hub's conversion; main has only a pickle
         page=f"{HUB}/openai/clip-vit-base-patch32",
     ),
     "openai/clip-vit-base-patch16": _openai(
@@ -134,7 +134,7 @@ ENCODERS: dict[str, EncoderSpec] = {
     ),
     "openai/clip-vit-large-patch14-336": _openai(
         "ViT-L/14 at 336 pixels", "ViT-L-14-336-quickgelu", 427_944_193, 1024, 768,
-        repository="timm/vit_large_patch14_clip_336.openai",  # the one of this name holds a pickle only
+        repository="timm/vit_large_patch14_clip_336.openai",  # the one of this name has only a pickle
         revision="81e38efc4637de5023b10e75a7f9bd1c6fa6b010",
         sha256="fbc415c3d0d7b79faed8f5ccfb740c32b7c4f5ffe7283b851f89c6231c01a8e0",
         preprocessing=CLIP_PIXELS.model_copy(update={"size": 336}),
@@ -159,11 +159,12 @@ ENCODERS: dict[str, EncoderSpec] = {
 
 
 def find_encoder(config: EncoderConfig) -> EncoderSpec:
-    """Returns the entry of a registered name, or one made from the form of the name.
+    """Returns the entry of a registered name, or makes an entry from the form of the name.
 
-    `dual:IMAGE+TEXT` joins a timm image encoder and a Hugging Face text encoder; `open_clip:ARCH@TAG` (or a
-    safetensors file for TAG, or `open_clip:FOLDER`) is open_clip's; `openai:FILE` is a file with OpenAI's
-    names; any other Hub id or local folder is a CLIP checkpoint.
+    - `dual:IMAGE+TEXT`: a timm image encoder and a Hugging Face text encoder, joined by a projection.
+    - `open_clip:ARCH@TAG` or `open_clip:FOLDER`: a model of open_clip; TAG may be a safetensors file.
+    - `openai:FILE`: a file whose tensors have OpenAI's names.
+    - Any other Hub id or local folder: a CLIP checkpoint.
     """
     name = config.name
     if name in ENCODERS:
@@ -191,7 +192,7 @@ def find_encoder(config: EncoderConfig) -> EncoderSpec:
 
 
 def default_learning_rate(config: TrialConfig) -> float:
-    """Returns the learning rate of a trial that sets none."""
+    """Returns the default learning rate of a trial."""
     if config.is_baseline:
         return classifier_learning_rate(config.baseline)
     family = FAMILIES[find_encoder(config.encoder).family]
@@ -199,19 +200,19 @@ def default_learning_rate(config: TrialConfig) -> float:
 
 
 def preprocessing_of(config: EncoderConfig) -> PreprocessingSpec:
-    """Returns an encoder's preprocessing: its checkpoint's, else its family's, at the configured size."""
+    """Returns the preprocessing of an encoder's checkpoint, or else of its family, at the configured size."""
     spec = find_encoder(config)
     preprocessing = encoder_preprocessing(spec)
     if config.name not in ENCODERS and spec.family in READERS:
         preprocessing = READERS[spec.family](config, preprocessing)
     elif spec.preprocessing is None and not spec.is_pinned:
-        preprocessing = _own_preprocessing(config, spec) or preprocessing  # until it is fetched: its family's
+        preprocessing = _own_preprocessing(config, spec) or preprocessing  # of its family until it is fetched
     size = config.image_size or preprocessing.size
     return preprocessing.model_copy(update={"size": size})
 
 
 def _own_preprocessing(config: EncoderConfig, spec: EncoderSpec) -> PreprocessingSpec | None:
-    """Returns the preprocessing in the checkpoint of an unpinned encoder, or None if it is not here."""
+    """Returns the preprocessing in the checkpoint of an unpinned encoder, or None without the checkpoint."""
     if known_revision(config, spec) is None:
         return None
     kept = {} if config.revision else {"name": str(fetched_folder(config.name))}
@@ -222,9 +223,9 @@ def _own_preprocessing(config: EncoderConfig, spec: EncoderSpec) -> Preprocessin
 
 
 def revision_of(config: EncoderConfig, spec: EncoderSpec) -> str | None:
-    """Returns the revision of an encoder's weights: as configured, as tested, else as fetched here.
+    """Returns the revision of an encoder's weights: the configured, the tested, or the fetched one.
 
-    Raises WeightsUnavailable if none is known: the newest commit of a repository may hold anything.
+    Raises WeightsUnavailable if none is known, because the newest commit of a repository is not checked.
     """
     revision = known_revision(config, spec)
     if revision is None and not spec.is_pinned:
@@ -238,19 +239,19 @@ def revision_of(config: EncoderConfig, spec: EncoderSpec) -> str | None:
 
 
 def known_revision(config: EncoderConfig, spec: EncoderSpec) -> str | None:
-    """Returns the same as `revision_of`, but None if no revision is known."""
+    """Returns `revision_of`, or None if no revision is known."""
     return config.revision or spec.revision or (None if spec.is_pinned else fetched_revision(config.name))
 
 
 def is_fetched(config: EncoderConfig, spec: EncoderSpec) -> bool:
-    """Returns whether `models fetch` on this machine decided the encoder's revision."""
+    """Returns whether `models fetch` set the revision of an encoder on this machine."""
     return not (config.revision or spec.is_pinned) and fetched_revision(config.name) is not None
 
 
 def hub_checkpoint(config: EncoderConfig, spec: EncoderSpec, *, weights: bool = True) -> Path:
-    """Returns the folder of an encoder's checkpoint at its revision: local, cached, or downloaded now.
+    """Returns the folder of an encoder's checkpoint at its revision, after a download if necessary.
 
-    Without weights, it may be the folder with the descriptions of a fetched checkpoint.
+    Without `weights`, the folder may contain only the descriptions of a fetched checkpoint.
     """
     if not weights and is_fetched(config, spec):
         return fetched_folder(config.name)
@@ -261,7 +262,7 @@ def hub_checkpoint(config: EncoderConfig, spec: EncoderSpec, *, weights: bool = 
 
 
 def encoder_preprocessing(spec: EncoderSpec) -> PreprocessingSpec:
-    """Returns a registered encoder's preprocessing, at its own size."""
+    """Returns the preprocessing of a registered encoder at its default size."""
     return spec.preprocessing or FAMILIES[spec.family].preprocessing
 
 
@@ -271,7 +272,7 @@ def encoder_fingerprint(config: EncoderConfig) -> str:
     if spec.files or spec.parts:
         weights = spec.files or parts_identity(config.name, spec)
     elif (revision := known_revision(config, spec)) is None and not spec.is_pinned:
-        weights = [config.name, "no revision"]  # a plan may contain it; its trial fails with the reason
+        weights = [config.name, "no revision"]  # a plan may contain it; its trial fails with a reason
     else:
         weights = (
             [spec.repository, commit_of(spec.repository, revision)]
@@ -296,7 +297,7 @@ def model_fingerprint(config: TrialConfig) -> str:
 def has_known_weights(config: TrialConfig) -> bool:
     """Returns whether the weights behind `model_fingerprint` are known.
 
-    The preprocessing of an unpinned encoder is known only from the files of its checkpoint.
+    The preprocessing of an unpinned encoder is known only if its checkpoint is on this machine.
     """
     if config.is_baseline:
         return True

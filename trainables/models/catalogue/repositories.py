@@ -1,15 +1,15 @@
-"""Hub repositories of names that timm and open_clip know."""
+"""Looks up the Hub repositories of the names in timm and open_clip."""
 
 from __future__ import annotations
 
 from trainables.errors import ConfigError, WeightsUnavailable
 from trainables.models.torchvision_import import declare_missing_operators
 
-# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+# Imports inside functions: only encoders of this library need it, and torchvision must be ready first.
 
 
 def timm_repository(name: str) -> str:
-    """Returns the Hub repository of a model's weights."""
+    """Returns the Hub repository with the weights of a timm model."""
     declare_missing_operators()
     import timm
 
@@ -23,7 +23,7 @@ def timm_repository(name: str) -> str:
 
 
 def tag_repository(architecture: str, tag: str) -> str:
-    """Returns the Hub repository of a tag, after checking that it fits the architecture."""
+    """Returns the Hub repository of an open_clip tag, after a check that the tag fits the architecture."""
     declare_missing_operators()
     import open_clip
 

@@ -1,4 +1,4 @@
-"""LoRA presets of each architecture; names are those of modules in our encoders."""
+"""The LoRA presets of each architecture, with the module names of our encoders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BERT = Tower(
 
 
 def _clip_presets(up: str, down: str) -> dict[str, tuple[str, ...]]:
-    """Returns the presets of CLIP's transformer, whose MLP has two names in each library."""
+    """Returns the presets of CLIP's transformer. The names of the MLP's two layers depend on the library."""
     attention = ("q_proj", "k_proj", "v_proj", "out_proj")
     return {
         "qv": ("q_proj", "v_proj"),
@@ -31,20 +31,18 @@ def _clip_presets(up: str, down: str) -> dict[str, tuple[str, ...]]:
 CLIP_TOWER = Tower(_clip_presets("fc1", "fc2"))
 OPEN_CLIP_TEXT = Tower(_clip_presets("c_fc", "c_proj"))
 OUTER, INNER = (r"blocks\.[1-9]\d*\.conv1", r"blocks\.[1-9]\d*\.conv3"), (r"blocks\.[1-9]\d*\.conv2",)
-OPEN_CLIP_IMAGE = (
-    Tower(  # a transformer has no bottlenecks; of a ResNet, q, k and v are its attention pooling's
-        {
-            **OPEN_CLIP_TEXT.presets,
-            "conv1x1": OUTER,
-            "conv3x3": INNER,
-            "conv": (*OUTER, *INNER),
-            "attnpool": ("q_proj", "k_proj", "v_proj"),
-            "all": (*OPEN_CLIP_TEXT.presets["all"], *OUTER, *INNER),
-        }
-    )
+OPEN_CLIP_IMAGE = Tower(  # only a ResNet has bottlenecks; its q, k and v are those of the attention pooling
+    {
+        **OPEN_CLIP_TEXT.presets,
+        "conv1x1": OUTER,
+        "conv3x3": INNER,
+        "conv": (*OUTER, *INNER),
+        "attnpool": ("q_proj", "k_proj", "v_proj"),
+        "all": (*OPEN_CLIP_TEXT.presets["all"], *OUTER, *INNER),
+    }
 )
 ANY_TOWER = Tower(presets={"all": (r"\w+",)})
-RESNET = Tower(  # torchvision's; the stem, the shortcuts and every BatchNorm stay as they are
+RESNET = Tower(  # torchvision's ResNet; the stem, the shortcuts and every BatchNorm stay frozen
     presets={
         "pointwise": (r"\d+\.\d+\.conv1", r"\d+\.\d+\.conv3"),
         "spatial": (r"\d+\.\d+\.conv2",),
@@ -60,7 +58,7 @@ SWIN = Tower(
         "all": ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"),
     }
 )
-TIMM_VIT = Tower(  # its q, k and v are one module
+TIMM_VIT = Tower(  # q, k and v are one module
     presets={
         "qkv": ("qkv",),
         "qkvo": ("qkv", r"attn\.proj"),
@@ -71,5 +69,5 @@ TIMM_VIT = Tower(  # its q, k and v are one module
 
 
 def leaf_name(module: str) -> str:
-    """Returns the part of a module's name after its last number, which is the same in every block."""
+    """Returns the part of a module's name after the last number; this part is equal in every block."""
     return re.split(r"(?:^|\.)\d+\.", module)[-1]

@@ -16,7 +16,7 @@ from trainables.models.files.state_dicts import Shapes, numbered
 from trainables.models.files.weights import VOCABULARY, how_to_get, is_here, part_file
 from trainables.models.torchvision_import import declare_missing_operators
 
-# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+# Imports inside functions: only encoders of this library need it, and torchvision must be ready first.
 
 HEAD_WIDTH = 64
 UNUSED = ("position_ids", "pooler.")  # a buffer of old releases; and what our poolings do not read

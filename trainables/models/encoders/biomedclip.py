@@ -18,7 +18,7 @@ from trainables.models.encoders.timm_towers import ImageTower, cut_into_blocks
 from trainables.models.files.state_dicts import Shapes, numbered
 from trainables.models.torchvision_import import declare_missing_operators
 
-# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+# Imports inside functions: only encoders of this library need it, and torchvision must be ready first.
 
 JOINT_DIM, HIDDEN_DIM = 512, 640
 MAX_TOKENS, NUM_WORDS = 256, 30_522

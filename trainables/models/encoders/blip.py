@@ -13,7 +13,7 @@ from trainables.models.catalogue.captioners import captioner_folder, captioner_p
 from trainables.models.files.checkpoints import from_checkpoint, quiet_transformers
 from trainables.models.torchvision_import import declare_missing_operators
 
-# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+# Imports inside functions: only encoders of this library need it, and torchvision must be ready first.
 
 IMAGES_AT_ONCE = 16
 

@@ -25,7 +25,7 @@ from trainables.models.encoders.timm_towers import ImageTower, load_timm_tower
 from trainables.models.files.checkpoints import checkpoint_folder, from_checkpoint, split_dual
 from trainables.models.torchvision_import import declare_missing_operators
 
-# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+# Imports inside functions: only encoders of this library need it, and torchvision must be ready first.
 
 INITIAL_LOG_LOGIT_SCALE = 2.6593  # ln(1 / 0.07): CLIP §2.3
 

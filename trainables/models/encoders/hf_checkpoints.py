@@ -13,7 +13,7 @@ from trainables.models.encoders.hf_siglip import HFSiglip
 from trainables.models.files.checkpoints import checkpoint_json, from_checkpoint
 from trainables.models.torchvision_import import declare_missing_operators
 
-# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+# Imports inside functions: only encoders of this library need it, and torchvision must be ready first.
 
 
 def load_clip(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> HFClip:

@@ -18,7 +18,7 @@ from trainables.models.encoders.timm_towers import ImageTower, cut_into_blocks
 from trainables.models.files.checkpoints import package_file
 from trainables.models.torchvision_import import declare_missing_operators
 
-# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+# Imports inside functions: only encoders of this library need it, and torchvision must be ready first.
 
 POOLED_DIM = 1280
 

@@ -38,7 +38,7 @@ from trainables.models.files.state_dicts import load_strictly
 from trainables.models.torchvision_import import declare_missing_operators
 from trainables.places import found
 
-# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+# Imports inside functions: only encoders of this library need it, and torchvision must be ready first.
 
 
 class OpenClip(TwoTowerEncoder):

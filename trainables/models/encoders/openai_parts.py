@@ -15,7 +15,7 @@ from trainables.models.files.state_dicts import load_strictly, open_parts
 from trainables.models.files.weights import CONFIGURATION, part_file
 from trainables.models.torchvision_import import declare_missing_operators
 
-# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+# Imports inside functions: only encoders of this library need it, and torchvision must be ready first.
 
 
 def load_openai_part(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> OpenClip:

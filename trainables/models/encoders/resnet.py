@@ -11,7 +11,7 @@ from trainables.models.encoders.timm_towers import ImageTower, NamedBlocks
 from trainables.models.files.state_dicts import Shapes, numbered
 from trainables.models.torchvision_import import declare_missing_operators
 
-# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+# Imports inside functions: only encoders of this library need it, and torchvision must be ready first.
 
 DEPTHS, WIDTH, POOLED_DIM = (3, 4, 6, 3), 64, 2048
 UNUSED = ("fc.",)  # ImageNet's classifier

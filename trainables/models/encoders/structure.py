@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from trainables.models.encoders.dual_encoder import DualEncoder
 
-# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+# Imports inside functions: torch takes seconds to load, and checks do not need it.
 
 KEPT = Path(__file__).with_name("structures.json")
 ROWS = 2

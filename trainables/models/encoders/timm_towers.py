@@ -13,7 +13,7 @@ from trainables.models.catalogue.repositories import timm_repository
 from trainables.models.files.checkpoints import checkpoint_folder, local_folder
 from trainables.models.torchvision_import import declare_missing_operators
 
-# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+# Imports inside functions: only encoders of this library need it, and torchvision must be ready first.
 
 
 class ImageTower(nn.Module):

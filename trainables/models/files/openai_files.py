@@ -19,7 +19,7 @@ from trainables.errors import ConfigError, WeightsUnavailable
 from trainables.models.files.checkpoints import hash_of
 from trainables.models.files.torchscript_archive import is_torchscript, read_torchscript
 
-# Imports inside functions: only an encoder of this library loads it, once torchvision can be imported.
+# Imports inside functions: only encoders of this library need it, and torchvision must be ready first.
 
 HEAD_WIDTH, GRID = 64, 32  # of every CLIP; pixels to a side of the last feature map of a ResNet
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers, kept as tensors

@@ -13,7 +13,7 @@ from trainables.errors import ConfigError, DataError
 from trainables.models.encoder_spec import EncoderSpec
 from trainables.models.files.weights import MODEL_FILE, is_here, part_file, part_folder
 
-# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+# Imports inside functions: torch takes seconds to load, and checks do not need it.
 
 Shapes = Mapping[str, tuple[int, ...]]
 

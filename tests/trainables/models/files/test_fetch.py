@@ -95,7 +95,7 @@ def test_a_revision_that_nobody_pinned_is_remembered_once_it_was_fetched(hub: Pa
     put(hub, PUBMED, ONE, preprocessor_config=large)
     absent = model_fingerprint(trial())
     assert not has_known_weights(trial())
-    assert availability(PUBMED, spec).reason == "no revision of it is pinned, and none was fetched here"
+    assert availability(PUBMED, spec).reason == "no revision is pinned or was fetched on this machine"
     with pytest.raises(
         WeightsUnavailable, match=r"models fetch flavia\S+ --revision COMMIT'.*encoder\.revision"
     ):

@@ -1,4 +1,4 @@
-"""Writes the pages of the reference that follow from the code: commands, settings, encoders, events.
+"""Writes the generated pages of the reference: commands, settings, encoders, events.
 
 `make docs` calls this through `conf.py`. The pages are never committed.
 """
@@ -130,8 +130,8 @@ def encoders_page() -> str:
     listed = json.loads(_run("orchestrator", "models", "list", "--json"))
     parts = [
         "# Encoders\n",
-        "These encoders are registered. Any other `CLIPModel` or SigLIP model works by its Hub id or "
-        "its folder. `python -m orchestrator models show NAME` also says whether the weights are here.\n",
+        "These encoders are registered. Any other `CLIPModel` or SigLIP model works by its Hub id or its "
+        "folder. `python -m orchestrator models show NAME` also says whether its weights are present.\n",
     ]
     for system in listed:
         facts = {

@@ -1,1 +1,1 @@
-"""Checks and costs before anything starts: what a sweep needs, and what identifies its trials."""
+"""Plans of sweeps: checks trials, estimates costs and identifies trials before a sweep starts."""

@@ -1,4 +1,4 @@
-"""Checks trials before they start, as far as that needs neither weights nor pixels."""
+"""Checks trials before they start. No check loads weights; only `decode_files` decodes images."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from trainables.data.cache import DecodeAll
     from trainables.data.records import Dataset
 
-# Imports inside functions: a check loads only what it looks at.
+# Imports inside functions: each check loads only the modules that it needs.
 
-COPY = "copy them there, or remove the folder from this node and it is fetched"
-"""For weights in a folder: a node that lacks the folder gets it through the storage."""
+COPY = "copy the files to this node, or delete the folder on this node so that it is fetched"
+"""Advice for data or weights in a folder. A node without the folder fetches the folder from the storage."""
 
 
 def check_trial(config: TrialConfig) -> None:
-    """Checks a trial against the structure of its encoder."""
+    """Checks that a trial fits the structure of its encoder."""
     if config.is_baseline:
         return
     parts: Any = config.encoder, config.adapt, config.lora, config.loss.kind
@@ -51,18 +51,18 @@ def _check_adaptation(encoder: EncoderConfig, adapt: AdaptConfig, lora: LoraConf
     spec = find_encoder(encoder)
     if not spec.has_text:
         raise ConfigError(
-            f"encoder.name: {encoder.name} has no text tower: it cannot be asked in words, as every "
-            f"trial is; '{command('models list')}' says which encoders have one"
+            f"encoder.name: {encoder.name} has no text tower, and every trial needs one; "
+            f"'{command('models list')}' shows which encoders have one"
         )
     check_targets(TrialConfig(encoder=encoder, adapt=adapt, lora=lora, loss=LossConfig(kind=loss)))
 
 
 def check_ready(config: TrialConfig) -> None:
-    """Checks a trial, and that its weights are here or may be fetched, before a process is started for it.
+    """Checks a trial before it starts, and checks that its weights are on this machine or can be fetched.
 
     Raises:
-        ConfigError: see `check_trial`.
-        WeightsUnavailable: nothing can fetch the weights; says how to get them.
+        ConfigError: the trial does not fit its encoder.
+        WeightsUnavailable: the weights cannot be fetched. The message says how to get the weights.
     """
     check_trial(config)
     if config.is_baseline:
@@ -82,7 +82,7 @@ def check_ready(config: TrialConfig) -> None:
 
 
 def missing_weights(configs: Iterable[TrialConfig]) -> list[str]:
-    """Returns a line for each model whose weights this machine lacks. Some of them can be fetched."""
+    """Returns one line for each model whose weights are not on this machine, even if they can be fetched."""
     asked = dict.fromkeys((c.model_to_load, c.captioner if c.needs_captioner else None) for c in configs)
     found: list[str | None] = []
     for model, captioner in asked:
@@ -94,9 +94,10 @@ def missing_weights(configs: Iterable[TrialConfig]) -> list[str]:
 
 
 def how_to_mend(config: TrialConfig, name: str, *, is_here: bool) -> str:
-    """Returns how to get the weights of a trial's model or captioner `name`; `is_here`: others are here.
+    """Returns how to get the weights of `name`, the model or captioner of a trial.
 
-    Folders travel with a trial; converted parts and fetched revisions do not.
+    Weights in a folder travel with a trial. Converted parts and fetched revisions do not.
+    `is_here` says that other weights of `name` are on this machine.
     """
     if config.needs_captioner and name == config.captioner.name:
         return missing_captioner(config.captioner) or COPY
@@ -120,7 +121,7 @@ def _is_offline() -> bool:
 
 
 def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
-    """Checks all trials, and returns their data sets by the JSON of the configuration."""
+    """Checks all trials, and returns their data sets by the JSON of their `data` settings."""
     from trainables.data.datasets import load_dataset
     from trainables.data.text import class_prompts
     from trainables.scoring.few_shot import check_shots
@@ -146,7 +147,7 @@ def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
 
 
 def may_be_here(config: TrialConfig) -> bool:
-    """Says whether a trial's weights are here or can be fetched."""
+    """Says whether the weights of a trial are on this machine or can be fetched."""
     try:
         check_ready(config)
     except WeightsUnavailable:
@@ -155,10 +156,10 @@ def may_be_here(config: TrialConfig) -> bool:
 
 
 def decode_files(space: SearchSpace, decode_all: DecodeAll) -> None:
-    """Decodes all images that come from files into the cache, so that a broken one is found before the start.
+    """Decodes all image files into the cache. This finds broken files before the sweep starts.
 
     Raises:
-        DataError: lists the images that cannot be decoded, with their rows.
+        DataError: some images cannot be decoded. The message lists these images and their rows.
     """
     from trainables.data.cache import open_image_cache
     from trainables.data.datasets import load_dataset

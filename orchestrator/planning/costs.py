@@ -1,4 +1,4 @@
-"""Estimates what a sweep will take before it starts: steps, memory and time, each with its arithmetic."""
+"""Estimates the steps, memory and time of a sweep before it starts, and shows the arithmetic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trainables.data.records import Dataset
     from trainables.training.step_timing import StepTime
 
-# Imports inside functions: torch takes seconds to load, and what only checks needs none of it.
+# Imports inside functions: torch takes seconds to load, and checks do not need torch.
 
 Datasets = Mapping[str, "Dataset"]
 """Data sets by the JSON of their configuration."""
@@ -44,14 +44,14 @@ class Batches:
         return self.steps_per_epoch * self.num_epochs
 
     def __str__(self) -> str:
-        """Reads as `600 images / 64 = 10 steps an epoch (the last of 24) × 4 epochs = 40 steps`."""
+        """Returns text such as `600 images / 64 = 10 steps an epoch (the last of 24) × 4 epochs = 40 …`."""
         tail = f" (the last of {self.last_batch})" if self.last_batch != self.global_batch_size else ""
         cut = f"{self.num_train:,} images / {self.global_batch_size} = {self.steps_per_epoch} steps an epoch"
         return f"{cut}{tail} × {self.num_epochs} epochs = {self.num_steps:,} steps"
 
 
 def all_batches(configs: Iterable[TrialConfig], datasets: Datasets) -> list[Batches]:
-    """Returns the different batches of trials that train, the first trial's first."""
+    """Returns the distinct batches of all trials that train. The batches of the first trial come first."""
     from trainables.data.loader import steps_per_epoch
 
     num_images = {key: len(dataset.indices("train")) for key, dataset in datasets.items()}
@@ -66,7 +66,7 @@ def all_batches(configs: Iterable[TrialConfig], datasets: Datasets) -> list[Batc
 
 
 def describe_batches(batches: list[Batches]) -> str:
-    """Returns the arithmetic of the first trial, and the ranges of the others."""
+    """Returns the arithmetic of the first trial, and the ranges over all trials."""
     if not batches:
         return "nothing trains"
     if len(batches) == 1:
@@ -82,13 +82,13 @@ def describe_batches(batches: list[Batches]) -> str:
 
 
 def span(values: list[int]) -> str:
-    """Reads as `40` or `40 to 120`."""
+    """Returns text such as `40` or `40 to 120`."""
     low, high = min(values), max(values)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def trial_memory(configs: Iterable[TrialConfig], *, num_workers: int) -> TrialMemory:
-    """Returns the memory of a worker of the largest trial. An unknown encoder counts as a small one."""
+    """Returns the memory of one worker of the largest trial. Unknown encoders count as small encoders."""
     shares: list[TrialMemory] = []
     for config in configs:
         if (found := footprint(config)) is None:
@@ -111,7 +111,7 @@ def _graph_bytes(config: TrialConfig, found: Footprint) -> float:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Upper estimates in GiB: `trial_gb` of one trial, of which `graphs_gb` shrink with the micro-batch."""
+    """Upper estimates of memory, in GiB. In `trial_gb`, the part `graphs_gb` shrinks with the micro-batch."""
 
     trial_gb: float
     graphs_gb: float
@@ -120,11 +120,11 @@ class MemoryEstimate:
     of: str  # the owner of the memory, such as "of this machine"
 
     def __str__(self) -> str:
-        """Reads as `at most 1.4 GB a trial (…), 2 at once: 2.8 of 23 GB`."""
+        """Returns text such as `at most 1.4 GB a trial (…), 2 at once: 2.8 of 23 GB`."""
         total = self.trial_gb * self.num_at_once
         fixed = self.trial_gb - self.graphs_gb
-        parts = f"{fixed:.1f} GB libraries, weights and optimiser, the rest activations of a batch"
-        too_much = "; more than there is, so the system may end trials" if total > self.machine_gb else ""
+        parts = f"{fixed:.1f} GB libraries, weights and optimiser, the rest is activations of a batch"
+        too_much = "; more than there is, so the system may kill trials" if total > self.machine_gb else ""
         return (
             f"at most {self.trial_gb:.1f} GB a trial ({parts}), {self.num_at_once} at once: {total:.1f} of "
             f"{self.machine_gb:.0f} GB {self.of}{too_much}"
@@ -134,7 +134,7 @@ class MemoryEstimate:
 def estimate_memory(
     memory: TrialMemory, concurrency: Concurrency, machine: Machine, *, of: str = "of this machine"
 ) -> MemoryEstimate:
-    """Returns the memory of trials on the host or, with GPUs, on one GPU. Graphs get at most their share."""
+    """Returns the memory of trials on the host or, with GPUs, on one GPU. Free memory limits the graphs."""
     num_gpus = concurrency.gpus_per_trial
     if concurrency.device == "cuda" and (gpu := machine.gpu_memory_gb) is not None:
         num_sharing = int(1 / num_gpus) if num_gpus < 1 else 1
@@ -149,14 +149,14 @@ def estimate_memory(
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """Duration of all training and embedding, without probes. `seconds` None = not timed, for a `reason`."""
+    """Duration of all training and embedding, without probes. If not timed, `reason` says why."""
 
     reason: str = ""
     seconds: float | None = None
     step_seconds: float | None = None
 
     def __str__(self) -> str:
-        """Reads as `about 4 min (one step takes 0.31 s, timed just now; …)`, or why there is none."""
+        """Returns text such as `about 4 min (one step takes 0.31 s; …)`, or the reason for no estimate."""
         if self.seconds is None:
             return f"not timed: {self.reason}"
         return f"about {duration(self.seconds)} ({self.reason})"
@@ -171,9 +171,9 @@ def estimate_time(
     concurrency: Concurrency,
     stops_early: bool,
 ) -> TimeEstimate:
-    """Times one step of the first LoRA trial, and returns the duration of all trials; never fails.
+    """Times one step of the first LoRA trial, and estimates the duration of all trials. Never raises.
 
-    `configs` stand for all trials, the `num_baselines` first; `num_trials` are without these.
+    The first `num_baselines` of `configs` are baselines; the other `configs` represent `num_trials` trials.
     """
     with_classifiers = [config for config in configs if config.adapt.method != "none"]
     if not with_classifiers:
@@ -185,10 +185,10 @@ def estimate_time(
     try:
         step = _time_step(first, concurrency)
     except WeightsUnavailable:
-        return TimeEstimate("weights are not here")
+        return TimeEstimate("the weights are not on this machine")
     except UserError as error:
         return TimeEstimate(str(error))
-    except Exception as error:  # an estimate is no reason to refuse a plan
+    except Exception as error:  # a failed estimate must not stop a plan
         return TimeEstimate(f"the first step failed ({type(error).__name__}: {error})")
     searched, baselines = configs[num_baselines:] or configs, configs[:num_baselines]
     each = [_trial_seconds(config, datasets, step, concurrency.num_workers) for config in searched]
@@ -203,13 +203,13 @@ def estimate_time(
             stops_early,
             not_counted="probes" if trained == with_classifiers else "probes and classifiers",
         ),
-        max(work / concurrency.max_concurrent, *each, *ahead),  # one trial runs in one place
+        max(work / concurrency.max_concurrent, *each, *ahead),  # no sweep is shorter than its longest trial
         step.seconds,
     )
 
 
 def _trial_seconds(config: TrialConfig, datasets: Datasets, step: StepTime, num_workers: int) -> float:
-    """Returns the duration of a trial: its workers share the steps, one of them embeds."""
+    """Returns the duration of a trial. All workers share the training steps; one worker embeds images."""
     training = step.seconds_per_pair * _num_pairs(config, datasets) / num_workers
     return training + step.embed_seconds * _num_embedded(config, datasets)
 
@@ -224,14 +224,14 @@ def _time_step(config: TrialConfig, concurrency: Concurrency) -> StepTime:
 
 
 def _num_pairs(config: TrialConfig, datasets: Datasets) -> int:
-    """Returns how many pairs a trial trains on, over all its steps."""
+    """Returns the number of pairs that a trial trains on, over all steps."""
     if config.adapt.method in ("none", "baseline"):  # the step of a classifier is not timed
         return 0
     return len(datasets[config.data.model_dump_json()].indices("train")) * config.num_epochs
 
 
 def _num_embedded(config: TrialConfig, datasets: Datasets) -> int:
-    """Returns how many images a trial embeds: train and val after each evaluated epoch, all at the end."""
+    """Counts the images that a trial embeds: train and val after evaluated epochs, all splits at the end."""
     if config.is_baseline:
         return 0
     dataset, every = datasets[config.data.model_dump_json()], config.execution.evaluate_every_epochs
@@ -254,14 +254,14 @@ def _arithmetic(
     words = [
         f"one step takes {step.seconds:.2g} s, timed just now{timed}",
         f"{steps} × {counted(num_trials, 'trial')}, {concurrency.max_concurrent} at once",
-        *(["fewer where trials are stopped early"] if stops_early else []),
-        f"embedding an image {step.embed_seconds:.2g} s; {not_counted} not counted",
+        *(["fewer steps if trials stop early"] if stops_early else []),
+        f"embedding an image takes {step.embed_seconds:.2g} s; {not_counted} are not counted",
     ]
     return "; ".join(words)
 
 
 def duration(seconds: float) -> str:
-    """Returns `40 s`, `3 min`, `2.5 h`."""
+    """Returns text such as `40 s`, `3 min` or `2.5 h`."""
     if seconds < 90:
         return f"{max(round(seconds), 1)} s"
     if seconds < 90 * 60:

@@ -1,4 +1,4 @@
-"""What a sweep will write to the disk, and whether there is room for it."""
+"""Estimates the disk space that a sweep needs, and checks that the disk has room."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from trainables.data.records import Dataset
 
 EMBEDDING_BYTES = 4 * 2048
-"""Of an image and adapter: pooled and joint, float32; an upper estimate over the families."""
+"""Bytes of the pooled and joint float32 embeddings of an image; an upper estimate for all encoders."""
 KEPT_CHECKPOINTS = 3
-"""Of a running trial at most: the newest two, and the one that is being written."""
+"""Maximum for a running trial: the two newest checkpoints, and the checkpoint that is being written."""
 COPIES_OF_ADAPTER = 2
-"""In the store, and among the trial's results."""
+"""One copy is in the store, one is among the results of the trial."""
 
 
 @dataclass(frozen=True)
 class DiskEstimate:
-    """Upper estimate of what a sweep writes, and what is free, in bytes.
+    """Upper estimate of the space that a sweep needs, and the free space, in bytes.
 
     Attributes:
-        activations: caches, which `execution.cache_budget_gb` limits.
+        activations: caches of activations, limited by `execution.cache_budget_gb`.
         results: decoded images, checkpoints, adapters and embeddings.
-        free: on the disk of the home.
+        free: free space on the disk of the home folder.
     """
 
     activations: int
@@ -41,15 +41,15 @@ class DiskEstimate:
 
     @property
     def total(self) -> int:
-        """All that a sweep writes."""
+        """All bytes that a sweep writes."""
         return self.activations + self.results
 
     def __str__(self) -> str:
-        """Reads as `at most 270 GB, 74 GB free`."""
+        """Returns text such as `at most 270 GB, 74 GB free`."""
         return f"at most {_gigabytes(self.total)}, {_gigabytes(self.free)} free"
 
     def shortage(self) -> str:
-        """Returns what to change if the disk is too small; empty = there is room."""
+        """Returns what to change if the disk is too small; empty if the disk has room."""
         if self.total <= self.free:
             return ""
         ways = [
@@ -58,7 +58,7 @@ class DiskEstimate:
         ]
         if self.results <= self.free and self.activations:
             ways.append(
-                f"cache no activations: --set execution.cache_budget_gb=0 needs at most "
+                f"cache no activations (--set execution.cache_budget_gb=0): the sweep then writes at most "
                 f"{_gigabytes(self.results)}, and trials take longer"
             )
         return (
@@ -70,7 +70,7 @@ class DiskEstimate:
 def estimate_disk(
     configs: list[TrialConfig], datasets: Datasets, *, num_trials: int, max_concurrent: int
 ) -> DiskEstimate:
-    """Returns an upper estimate for trials that `configs` stand for. Caches and images are counted once."""
+    """Estimates the disk space of the trials that `configs` represent. Shared caches count once."""
     images: dict[tuple[str, int], int] = {}
     activations: dict[tuple[object, ...], float] = {}
     checkpoint = adapter = 0
@@ -96,7 +96,7 @@ def estimate_disk(
 def _cache_of(
     config: TrialConfig, dataset: Dataset, found: Footprint | None
 ) -> tuple[tuple[object, ...], float]:
-    """Returns which cache of activations a trial shares with others, and its bytes."""
+    """Returns the key and the bytes of a trial's activation cache. Trials with equal keys share a cache."""
     budget = config.execution.cache_budget_gb * 2**30
     if config.is_baseline:
         return (), 0
@@ -110,7 +110,7 @@ def _cache_of(
 
 
 def _home() -> Path:
-    """Returns the folder where the home is or would be made; nothing is made here."""
+    """Returns the home folder or, if it does not exist, its nearest existing parent."""
     folder = Path(os.environ.get(HOME_VARIABLE) or Path.home()).expanduser().absolute()
     while not folder.is_dir():
         folder = folder.parent
@@ -118,6 +118,6 @@ def _home() -> Path:
 
 
 def _gigabytes(num_bytes: int) -> str:
-    """Reads as `270 GB`, `2.4 GB` or `0.14 GB`."""
+    """Returns text such as `270 GB`, `2.4 GB` or `0.14 GB`."""
     value = num_bytes / 2**30
     return f"{value:,.0f} GB" if value >= 10 else f"{value:.2g} GB"

@@ -1,4 +1,4 @@
-"""Identifies a trial: by its settings, its data and the weights that it starts from."""
+"""Identifies a trial by its settings, its data and its initial weights."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from trainables.models.catalogue.registry import has_known_weights, model_finger
 
 
 class Identity(NamedTuple):
-    """The keys of a trial and of its arm, and the fingerprints that are in them."""
+    """The keys of a trial and of its arm, and the fingerprints of data and weights in these keys."""
 
     trial_key: str
     arm_key: str
     data: str
-    model: str | None  # None: the weights are not here; any that come may be used
+    model: str | None  # None: the weights are not on this machine, and any weights may be added
     captioner: str | None = None  # also None if the trial has no captioner
 
 
 class Weights(NamedTuple):
-    """Fingerprints of the weights that a trial starts from; see `Identity`."""
+    """Fingerprints of the initial weights of a trial; see `Identity`."""
 
-    named: str  # of the model for the keys, also if its weights are not here
+    named: str  # of the model, for the keys; set even if the weights are not on this machine
     model: str | None
     captioner: str | None
 
 
 def find_weights(config: TrialConfig) -> Weights:
-    """Returns the weights of a configuration that are here now."""
+    """Returns the fingerprints of the weights that are on this machine now."""
     captioner = known_captioner(config.captioner) if config.needs_captioner else None
     return Weights(*find_model(config), captioner)
 
@@ -42,18 +42,18 @@ def by_name(config: TrialConfig, model: str | None, captioner: str | None) -> di
 
 
 def find_model(config: TrialConfig) -> tuple[str, str | None]:
-    """Returns `named` and `model` of `Weights`."""
+    """Returns the fields `named` and `model` of `Weights`."""
     named = model_fingerprint(config)
     return named, named if has_known_weights(config) else None
 
 
 def weights_of(config: TrialConfig) -> str:
-    """Returns the same text for all trials that start from the same model and captioner."""
+    """Returns a fingerprint that is equal for all trials with the same model and captioner."""
     return fingerprint(config.model_to_load, config.captioner if config.needs_captioner else None)
 
 
 def identify(config: TrialConfig, find: Callable[[TrialConfig], Weights] = find_weights) -> Identity:
-    """Returns the identity of a configuration, with the data that are here now and the weights of `find`."""
+    """Returns the identity of a configuration, with the current data and the weights that `find` returns."""
     read, weights = config.data_to_read, find(config)
     dataset = load_dataset(read)
     data, images = (with_masks(of, read) for of in (dataset.fingerprint, dataset.content_fingerprint))

@@ -1,4 +1,4 @@
-"""Pins the weights of each model at its first use, so that all trials of a driver start from the same."""
+"""Pins the weights of each model at first use, so that all trials of a driver start from equal weights."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from trainables.errors import DataError, WeightsUnavailable
 from trainables.models.catalogue.captioners import known_captioner
 from trainables.shell import command
 
-GO_ON = f"once this sweep has ended: {command('sweep --resume NAME --retry-failed')}"
+GO_ON = f"after this sweep has ended, run {command('sweep --resume NAME --retry-failed')}"
 
 
 class PinnedWeights:
-    """The weights of each model and captioner at its first use.
+    """The weights that each model and captioner had at first use.
 
-    Weights that are converted or fetched while a sweep runs would put trials of one arm on different weights.
+    If weights are converted or fetched during a sweep, all trials of an arm still use the same weights.
     """
 
     def __init__(self) -> None:
@@ -36,11 +36,11 @@ class PinnedWeights:
         return identify(config, self.find)
 
     def check(self, config: TrialConfig) -> None:
-        """Compares the weights that are here now with the pinned ones.
+        """Checks that the current weights of a trial equal its pinned weights.
 
         Raises:
-            WeightsUnavailable: none were here at first.
-            DataError: other weights are here now. A trial reports missing weights itself.
+            WeightsUnavailable: the weights were missing at first use.
+            DataError: the weights have changed. If weights are missing now, the trial reports that itself.
         """
         first, now = self.find(config), find_weights(config)
         here = by_name(config, now.model, now.captioner)
@@ -48,11 +48,11 @@ class PinnedWeights:
             if then is None:
                 steps = [how_to_mend(config, name, is_here=False)] if here[name] is None else []
                 raise WeightsUnavailable(
-                    f"{name}: its weights were not here at the start of this sweep, and weights that are "
-                    f"added meanwhile are not used; {'; '.join([*steps, GO_ON])}"
+                    f"{name}: its weights were not on this machine at the start of this sweep, and weights "
+                    f"that are added during a sweep are not used; {'; '.join([*steps, GO_ON])}"
                 )
             if here[name] not in (None, then):
                 raise DataError(
-                    f"{name}: its weights changed while the sweep runs ({then} at first, {here[name]} now), "
-                    f"so its trials would not compare; restore the first ones, and {GO_ON}"
+                    f"{name}: its weights changed during the sweep ({then} at first, {here[name]} now), "
+                    f"so its trials cannot be compared; restore the first weights, and {GO_ON}"
                 )

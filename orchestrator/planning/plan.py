@@ -1,4 +1,4 @@
-"""Plans a sweep: checks every trial, opens every input, and estimates memory, time and disk."""
+"""Plans a sweep: checks every trial, reads every input, and estimates memory, time and disk."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from trainables.models.catalogue.registry import encoder_fingerprint, find_encod
 if TYPE_CHECKING:
     from trainables.data.records import Dataset
 
-# Imports inside functions: pyarrow and Pillow load only once a data set is read.
+# Imports inside functions: pyarrow and Pillow load only when a data set is read.
 
-UNLESS_THEY_COME = "until they are here, their rows are `unavailable`"
+UNLESS_THEY_COME = "until these weights are on this machine, their rows are `unavailable`"
 NOT_TIMED = TimeEstimate("not asked for")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked sweep. Nothing has been started or written."""
+    """A sweep that has been checked, but not started. Making a plan writes no file."""
 
     space: SearchSpace
     num_trials: int
@@ -47,14 +47,14 @@ class Plan:
     encoder: str
     data_fingerprint: str  # of the first trial's data; folds differ
     encoder_fingerprint: str
-    batches: list[Batches]  # all that differ, the first trial's first; empty if nothing trains
+    batches: list[Batches]  # distinct, those of the first trial first; empty if no trial trains
     concurrency: Concurrency
     trial_memory: TrialMemory
     memory: MemoryEstimate
     time: TimeEstimate
     disk: DiskEstimate
     seen_in_training: tuple[str, ...] = ()  # data sets that encoders were trained on
-    missing_weights: tuple[str, ...] = ()  # with what to do
+    missing_weights: tuple[str, ...] = ()  # one line for each model, with what to do
 
     def lines(self) -> list[tuple[str, str]]:
         """Returns the plan as labelled lines."""
@@ -109,11 +109,11 @@ class Plan:
 
     @property
     def num_confirming(self) -> int:
-        """How many trials repeat the best arms and the baselines on more seeds, after the search."""
+        """Number of trials that repeat the best arms and the baselines on more seeds, after the search."""
         return num_confirming(self.space)
 
     def _confirmed(self) -> str:
-        """Reads as `, then 3 arms × 2 more seeds`."""
+        """Returns the text about repeats for the plan, such as `, then 3 arms × 2 more seeds`."""
         arms, baselines = confirmed_counts(self.space)
         if not self.num_confirming:
             return ""
@@ -122,17 +122,17 @@ class Plan:
 
 
 def make_plan(space: SearchSpace, *, is_timed: bool = False, cluster: Cluster | None = None) -> Plan:
-    """Returns the plan of a sweep, every trial checked against its data, its encoder and the machine.
+    """Checks every trial against its data, its encoder and the machine, and returns the plan of the sweep.
 
     Args:
-        space: what the sweep tries.
-        is_timed: time one step of the first LoRA trial, which loads its weights: seconds, or more on a CPU.
-        cluster: the nodes that take the trials; None = this machine.
+        space: search space of the sweep.
+        is_timed: whether to load weights and time one step of the first LoRA trial. This takes seconds.
+        cluster: nodes that run the trials; None = this machine.
 
     Raises:
         ConfigError: unknown data set or encoder, targets that match no module, a class without prompts.
         DataError: data that are missing, unsafe, or would leak between splits.
-        ClusterError: a trial has more workers than there is room for.
+        ClusterError: a trial has more workers than the nodes have room for.
     """
     from trainables.data.datasets import with_masks
 
@@ -191,7 +191,7 @@ def _describe_data(dataset: Dataset) -> str:
     patients = len({record.patient_id for record in dataset.records})
     counts = Counter(name for r in dataset.records for name, value in r.labels.items() if value == 1)
     classes = ", ".join(f"{name} {counts[name]}" for name in dataset.classes)
-    return f"{dataset.name}: {' + '.join(parts)} images of {patients:,} patients (not test: {classes})"
+    return f"{dataset.name}: {' + '.join(parts)} images of {patients:,} patients (without test: {classes})"
 
 
 def _describe_encoder(config: EncoderConfig) -> str:
@@ -205,11 +205,11 @@ def _seen_in_training(configs: list[TrialConfig]) -> tuple[str, ...]:
 
 
 def _objectives(space: SearchSpace) -> str:
-    """Returns what is maximised and minimised, and which of the two a scheduler uses."""
+    """Returns which metrics are maximised and minimised, and which metric a scheduler uses."""
     if space.also_minimise is None:
         return space.objective
     both, scheduler = (
-        f"{space.objective}, which ranks; also minimised: {space.also_minimise}",
+        f"{space.objective} ranks the trials; also minimised: {space.also_minimise}",
         space.search.scheduler,
     )
     return both if scheduler == "none" else f"{both}. {scheduler} uses the first one only"

@@ -1,4 +1,4 @@
-"""Plans as files: with the fingerprints of all inputs, so that a sweep runs as planned or not at all."""
+"""Plan files. They contain the fingerprints of all inputs, so a sweep runs as planned or not at all."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from trainables.shell import command
 FORMAT = "clip-orchestrator plan"
 SCHEMA = 1
 MAX_BYTES = 8_000_000
-MEND = f"write it again: {command('sweep SPACE --plan --out FILE')}"
+MEND = f"write the plan again: {command('sweep SPACE --plan --out FILE')}"
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 class Planned(Config, Generic[ConfigT]):
-    """A data set, encoder or captioner, and its fingerprint; None = its weights were not on this machine."""
+    """A data set, encoder or captioner, and its fingerprint; None = the weights were not on this machine."""
 
     config: ConfigT
     fingerprint: str | None
@@ -48,13 +48,13 @@ class PlannedSpace(Config):
     """The file that a space was read from."""
 
     path: str
-    fingerprint: str = Field(description="Of its values: comments do not count.")
+    fingerprint: str = Field(description="Fingerprint of the values in the file, without comments.")
 
 
 class PlanFile(Config):
-    """The content of a plan. When it runs, all but `versions`, `max_concurrent` and `estimates` must hold."""
+    """The content of a plan file. Only `versions`, `max_concurrent` and `estimates` may change later."""
 
-    space: dict[str, Any] = Field(description="With every override.")
+    space: dict[str, Any] = Field(description="The search space, with all overrides.")
     space_fingerprint: str
     source: PlannedSpace | None = None
     num_trials: int
@@ -69,7 +69,7 @@ class PlanFile(Config):
 
     @property
     def fingerprint(self) -> str:
-        """Identifies a plan: two plans of the same space on the same inputs have the same."""
+        """Fingerprint of the plan. Plans of the same space with the same inputs have equal fingerprints."""
         return fingerprint(self.space, self.data, self.encoders, self.captioners, self.code_fingerprint)
 
 
@@ -108,16 +108,18 @@ def check_place(path: Path) -> None:
         try:
             read_plan(path)
         except DataError as error:
-            raise ConfigError(f"--out {path}: exists and is not a plan, so it is kept ({error})") from error
+            raise ConfigError(
+                f"--out {path}: this file exists and is not a plan, so it is not replaced ({error})"
+            ) from error
 
 
 def write_plan(path: Path, content: PlanFile) -> None:
-    """Writes a plan in one step, readable by its user alone. The same plan gets its new estimates."""
+    """Writes a plan atomically, readable only by its user. A file with the same plan gets new estimates."""
     check_place(path)
     if path.exists() and (there := read_plan(path)).fingerprint != content.fingerprint:
         raise ConfigError(
-            f"--out {path}: holds another plan (of '{there.space.get('name')}', {there.num_trials} trials); "
-            "choose another name, or delete it first"
+            f"--out {path}: has another plan (of '{there.space.get('name')}', {there.num_trials} trials); "
+            "choose another name, or delete the file first"
         )
     try:
         descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
@@ -135,7 +137,7 @@ def write_plan(path: Path, content: PlanFile) -> None:
 
 
 def read_plan(path: Path) -> PlanFile:
-    """Returns a plan from its file.
+    """Reads a plan file, and returns the content.
 
     Raises:
         DataError: the file is missing, too large, damaged, of a newer version, or not a plan.
@@ -143,36 +145,36 @@ def read_plan(path: Path) -> PlanFile:
     values = _read(path)
     checksum = values.pop("sha256", None)
     if values.get("format") != FORMAT or not isinstance(checksum, str):
-        raise DataError(f"plan {path}: is not a plan (its format is not '{FORMAT}'); {MEND}")
+        raise DataError(f"plan {path}: this file is not a plan (its format is not '{FORMAT}'); {MEND}")
     if checksum != _checksum(values):
         raise DataError(
-            f"plan {path}: its checksum does not match, so it was changed or damaged after it was written; "
-            f"restore it, or {MEND}"
+            f"plan {path}: its checksum does not match, so the file was changed or damaged; "
+            f"restore the file, or {MEND}"
         )
     if values.pop("schema", None) != SCHEMA:
         raise DataError(
-            f"plan {path}: was written by a newer version, this one reads schema {SCHEMA}; update the "
-            f"orchestrator, or {MEND}"
+            f"plan {path}: a newer version wrote this file, and this version reads only schema {SCHEMA}; "
+            f"update the orchestrator, or {MEND}"
         )
     del values["format"]
     try:
         return PlanFile.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise DataError(f"plan {path}: is not a plan ({explain(error)}); {MEND}") from error
+        raise DataError(f"plan {path}: this file is not a plan ({explain(error)}); {MEND}") from error
 
 
 def space_of_plan(path: Path, content: PlanFile) -> SearchSpace:
-    """Returns the space of a plan, once its inputs are the same as when it was written.
+    """Checks that the inputs of a plan are unchanged, and returns the search space of the plan.
 
     Raises:
-        DataError: lists everything that changed since.
+        DataError: inputs have changed. The message lists all of them.
     """
     checks: list[tuple[str, str | None, Callable[[], str | None]]] = [
         ("the space", content.space_fingerprint, lambda: read_space(content.space).fingerprint),
         ("the code in trainables/", content.code_fingerprint, provenance.code_fingerprint),
     ]
     source = content.source
-    if source is not None and (file := Path(source.path)).is_file():  # the plan is enough without it
+    if source is not None and (file := Path(source.path)).is_file():  # optional: the plan contains the space
         checks.append((f"the space in {file}", source.fingerprint, lambda: fingerprint(read_yaml(file))))
     for each in content.data:
         checks.append((_name(each.config), each.fingerprint, partial(_fingerprint_of, each.config)))
@@ -183,9 +185,9 @@ def space_of_plan(path: Path, content: PlanFile) -> SearchSpace:
     drifted = [line for what, then, find in checks if (line := _drift(what, then, find))]
     if drifted:
         raise DataError(
-            f"plan {path}: its inputs changed since it was written, so nothing was started:"
+            f"plan {path}: inputs changed after the plan was written, so nothing was started:"
             + "".join(f"\n  - {line}" for line in drifted)
-            + f"\nRestore them, or plan again under another name: {MEND.partition(': ')[2]}"
+            + f"\nRestore these inputs, or plan again under another name: {MEND.partition(': ')[2]}"
         )
     return read_space(content.space)
 
@@ -199,7 +201,7 @@ def other_versions(content: PlanFile) -> list[str]:
 
 
 def _drift(what: str, then: str | None, find: Callable[[], str | None]) -> str:
-    """Returns how an input has changed; empty = it has not."""
+    """Returns how an input has changed; empty if the input is the same."""
     try:
         now = find()
     except UserError as error:
@@ -218,28 +220,28 @@ def _name(config: DataConfig) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        kind = "is not a file" if path.exists() else "there is no such file"
+        kind = "this path is not a file" if path.exists() else "there is no such file"
         raise DataError(f"plan {path}: {kind}; {MEND}")
     content = b""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise DataError(f"plan {path}: is larger than {MAX_BYTES:,} bytes, so it is not a plan; {MEND}")
+            raise DataError(f"plan {path}: the file is larger than {MAX_BYTES:,} bytes, so no plan; {MEND}")
         values = json.loads(content.decode(), parse_constant=_refuse_constant)
     except OSError as error:
         raise DataError(f"plan {path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:  # of UTF-8, of JSON
+    except (ValueError, RecursionError) as error:  # errors of UTF-8 or JSON
         is_cut = isinstance(error, json.JSONDecodeError) and not content.rstrip().endswith(b"}")
-        how = "it ends in the middle" if is_cut else str(error)
-        raise DataError(f"plan {path}: is damaged, or not a plan: {how}; {MEND}") from error
+        how = "the end is missing" if is_cut else str(error)
+        raise DataError(f"plan {path}: this file is damaged, or not a plan: {how}; {MEND}") from error
     if not isinstance(values, dict):
-        raise DataError(f"plan {path}: is not a plan (its format is not '{FORMAT}'); {MEND}")
+        raise DataError(f"plan {path}: this file is not a plan (its format is not '{FORMAT}'); {MEND}")
     return cast("dict[str, Any]", values)
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _to_text(content: PlanFile) -> str:
@@ -248,6 +250,6 @@ def _to_text(content: PlanFile) -> str:
 
 
 def _checksum(values: dict[str, Any]) -> str:
-    """Returns the checksum of values in canonical form: line ends and indentation do not count."""
+    """Returns the checksum of the values. Line ends and indentation do not change the checksum."""
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

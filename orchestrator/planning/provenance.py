@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 def git() -> dict[str, Any]:
-    """Returns the commit of this code, and whether files have changed since; empty outside a checkout."""
+    """Returns the commit of this code, and whether files have changed since; empty outside a Git checkout."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {}
@@ -37,7 +37,7 @@ def git() -> dict[str, Any]:
 
 
 def code_fingerprint() -> str:
-    """Returns the fingerprint of the code that computes numbers; the orchestrator does not count."""
+    """Returns the fingerprint of `trainables/`, the code that computes all numbers."""
     science = PROJECT / "trainables"
     return fingerprint(
         [(path.relative_to(science), file_sha256(path)) for path in sorted(science.rglob("*.py"))]

@@ -1,1 +1,1 @@
-"""What is tried: search spaces, their parameters and constraints, and which trial comes next."""
+"""Search spaces, their parameters and constraints, and the searchers that choose the next trial."""

@@ -1,4 +1,4 @@
-"""The constraints of a sweep. A trial that violates one is infeasible: on the board, but never the best."""
+"""Constraints of a sweep. Trials that violate a constraint are on the leaderboard, but never selected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainables.config import Config
 
 
 class Limit(Config):
-    """The values of a metric that are allowed, both ends included; None = no end."""
+    """The allowed range of a metric. Both bounds are included; None = no bound."""
 
     at_most: float | None = None
     at_least: float | None = None
@@ -27,51 +27,51 @@ class Limit(Config):
     @model_validator(mode="after")
     def _allows_a_value(self) -> Self:
         if self.at_most is not None and self.at_least is not None and self.at_most < self.at_least:
-            raise ValueError(f"no value is {self}; swap the two numbers")
+            raise ValueError(f"no value can be {self}; swap the two numbers")
         return self
 
     def excess(self, value: float) -> float:
-        """Returns how far a value exceeds the limit, as a fraction of the limit; 0 = it does not."""
+        """Returns how far a value is outside the range, as a fraction of the bound; 0 = inside the range."""
         for limit, beyond in ((self.at_most, 1), (self.at_least, -1)):
             if limit is not None and beyond * (value - limit) > 0:
                 return abs(value - limit) / (abs(limit) or 1.0)
         return 0.0
 
     def to_dict(self) -> dict[str, float]:
-        """Returns the limit as in a search-space file."""
+        """Returns the limit in the form of a search-space file."""
         return self.model_dump(exclude_none=True)
 
     def __str__(self) -> str:
-        """Reads as `at most 500,000`."""
+        """Returns text such as `at most 500,000`."""
         return " and ".join(
             f"{name.replace('_', ' ')} {number(value)}" for name, value in self.to_dict().items()
         )
 
 
 Limits = Mapping[str, Limit]
-"""Metric, such as `perf/num_trainable_parameters` → its limit."""
+"""Limits by metric, such as `perf/num_trainable_parameters`."""
 
 
 @dataclass(frozen=True)
 class Breach:
-    """A violated constraint. `value` None = not measured, which counts as violated."""
+    """A violated constraint. `value` is None if the metric was not measured."""
 
     metric: str
     limit: Limit
     value: float | None
 
     def __str__(self) -> str:
-        """Reads as `perf/num_trainable_parameters is 1,200,000, not at most 500,000`."""
+        """Returns text such as `perf/num_trainable_parameters is 1,200,000, but must be at most 500,000`."""
         value = "was not measured" if self.value is None else f"is {number(self.value)}"
-        return f"{self.metric} {value}, not {self.limit}"
+        return f"{self.metric} {value}, but must be {self.limit}"
 
 
 def breaches(limits: Limits, values: Mapping[str, float]) -> tuple[Breach, ...]:
-    """Returns the constraints that these values violate."""
+    """Returns the violated constraints. A metric without a value counts as a violation."""
     found = [Breach(key, limit, values.get(key)) for key, limit in limits.items()]
     return tuple(each for each in found if each.value is None or each.limit.excess(each.value) > 0)
 
 
 def number(value: float) -> str:
-    """Reads as `1,200,000` or `0.5`."""
+    """Returns text such as `1,200,000` or `0.5`."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""The JSON schema of search-space files, with which editors complete and check a recipe."""
+"""The JSON schema of search-space files. Editors use the schema to complete and check these files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMA_FILE = "search_space.schema.json"
 def search_space_schema() -> dict[str, Any]:
     """Returns the schema (draft 2020-12) of `SearchSpace`, with dotted fields and metrics listed by name.
 
-    `load_space` refuses more: it also compares fields with each other.
+    `load_space` checks more: for example, it compares fields with each other.
     """
     schema, fields = SearchSpace.model_json_schema(), _field_schemas()
     values = {key: _ref(key) for key in fields}
@@ -52,7 +52,7 @@ def _measured(metrics: Sequence[str]) -> list[str]:
 
 
 def _field_schemas() -> dict[str, dict[str, Any]]:
-    """Returns dotted field → schema of its value."""
+    """Returns the schema of the value of each field, by dotted name."""
     whole = TrialConfig.model_json_schema()
     schemas: dict[str, dict[str, Any]] = {}
     for key in FIELDS:
@@ -77,10 +77,10 @@ def _parameter_schema(key: str, field: dict[str, Any]) -> dict[str, Any]:
         properties["float"] = {"anyOf": [properties["float"], {"const": FAMILY}]}
     exactly_one = [{"required": [kind]} for kind in properties]
     if len(properties) > 1:
-        properties["log"] = {"type": "boolean", "description": "Drawn uniformly on a log scale."}
+        properties["log"] = {"type": "boolean", "description": "Whether to draw uniformly on a log scale."}
     properties["when"] = {
         **_ref("condition"),
-        "description": "Varies only where these fields have these values.",
+        "description": "The parameter varies only if these fields have these values.",
     }
     return {**_object(properties), "oneOf": exactly_one, "description": field.get("description", key)}
 

@@ -1,4 +1,4 @@
-"""Checks that every trial of a space measures the values that the space ranks, limits or minimises."""
+"""Checks that every trial of a space measures the metrics that the space names."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def check_measured(
     """Checks that every trial of a space measures `key`: `val/<system>/<metric>`, or one of `costs`.
 
     Every message starts with `where`. `features` and `families` are the space's `probe.features` and
-    `zero_shot.prompts`; `metrics` and `costs` are what it may name.
+    `zero_shot.prompts`. `metrics` and `costs` are the names that are allowed.
 
     Raises:
-        ConfigError: no trial measures the key on val; the message names the nearest key that is measured.
+        ConfigError: no trial measures the key on val. The message suggests the nearest key that is measured.
     """
     if key in costs:
         return
@@ -35,9 +35,7 @@ def check_measured(
     if split == "perf" and costs:
         raise ConfigError(f"{where}: '{key}' is none of {', '.join(costs)}{did_you_mean(key, costs)}")
     if split != "val":
-        raise ConfigError(
-            f"{where}: '{key}' must be measured on val; the test set is opened once, at the end"
-        )
+        raise ConfigError(f"{where}: '{key}' must be measured on val; test labels are used only at the end")
     for word, known in ((system, SYSTEMS), (metric, metrics)):
         if word not in known:
             raise ConfigError(f"{where}: '{word}' is none of {', '.join(known)}{did_you_mean(word, known)}")
@@ -46,4 +44,4 @@ def check_measured(
         ("zero_shot.prompts", families, zero_shot_name, ZERO_SHOT),
     ):
         if system in kind and system not in map(name_of, values):
-            raise ConfigError(f"{where}: '{key}' is never measured, as {setting} is {list(values)}")
+            raise ConfigError(f"{where}: '{key}' is never measured, because {setting} is {list(values)}")

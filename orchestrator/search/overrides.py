@@ -1,4 +1,4 @@
-"""Values of fields in a space file: `fixed`, the rows of `baselines` and `arms`, the lists of `repeat`."""
+"""Checks the values in a space file: `fixed`, the rows of `baselines` and `arms`, the lists of `repeat`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from trainables.training.hardware import device_kind, faster_precision
 
 FROZEN = {"name": "frozen encoder", "adapt.method": "none"}
 REPEATABLE = ("seed", "data.fold")
-"""Intervals of an arm are over these: see `trainables.config.arm_key`."""
+"""Fields over whose values a trial can be repeated. They are not part of `trainables.config.arm_key`."""
 
 
 def settle_precision(blocks: dict[str, Any]) -> dict[str, Any]:
-    """Returns a space's blocks with `encoder.precision: auto` settled: a sweep may resume on another machine.
+    """Replaces `encoder.precision: auto` by the faster precision on this machine, and returns the blocks.
 
-    A trial that trains every weight exists in float32 only. So such a row gets float32, and so does the whole
-    space if `adapt.method` is `full`, or is searched and may become it.
+    A sweep that resumes on another machine keeps this precision. Training all weights needs float32. A row
+    whose `adapt.method` is `full` gets float32, and so does a space in which `adapt.method` can be `full`.
     """
     fixed, parameters = (_as_mapping(blocks.get(name)) for name in ("fixed", "parameters"))
     if fixed.get("encoder.precision") != "auto":
@@ -41,12 +41,12 @@ def settle_precision(blocks: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_mapping(value: Any) -> dict[str, Any]:
-    """Returns a mapping as it is, and none of anything else, which the space refuses later."""
+    """Returns a mapping unchanged, and {} for other values. The space refuses other values later."""
     return cast(dict[str, Any], value) if isinstance(value, dict) else {}
 
 
 def read_fixed(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns checked values, the data folder as an absolute path: workers start in another folder."""
+    """Checks values, and makes the data folder an absolute path, because workers start in another folder."""
     _check_values(values, where="fixed")
     if not values.get("data.root"):
         return values
@@ -54,7 +54,7 @@ def read_fixed(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_rows(rows: list[Any], *, where: str) -> list[dict[str, Any]]:
-    """Returns checked baselines or arms: each has a name of its own, and overrides of `fixed`."""
+    """Checks and returns baselines or arms. Each row has a unique name and overrides of `fixed`."""
     names: set[str] = set()
     for position, row in enumerate(rows):
         if not isinstance(row, dict) or not isinstance(name := cast(dict[str, Any], row).get("name"), str):
@@ -70,19 +70,19 @@ def read_rows(rows: list[Any], *, where: str) -> list[dict[str, Any]]:
 
 
 def with_frozen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the baselines with the frozen encoder among them: every gain is measured from it."""
+    """Adds the frozen encoder to the baselines if needed. All gains are relative to the frozen encoder."""
     return rows if any(row.get("adapt.method") == "none" for row in rows) else [FROZEN, *rows]
 
 
 def read_repeat(lists: dict[str, list[Any]], *, fixed: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Returns checked lists of seeds or folds."""
+    """Checks and returns lists of seeds or folds."""
     for key, values in lists.items():
         where = f"repeat.{key}"
         if key not in REPEATABLE:
             known = " and ".join(REPEATABLE)
             raise ConfigError(f"{where}: only {known} can be repeated{did_you_mean(key, REPEATABLE)}")
         if key in fixed:
-            raise ConfigError(f"{where}: also set under fixed; keep one of them")
+            raise ConfigError(f"{where}: this field is also set under fixed; keep one of them")
         if not values:
             raise ConfigError(f"{where}: must be a list of values")
         for position, value in enumerate(values):
@@ -94,8 +94,8 @@ def _check_values(values: dict[str, Any], *, where: str) -> None:
     for key, value in values.items():
         if key == "encoder.precision" and value == "auto" and where != "fixed":
             raise ConfigError(
-                f"{where}.{key}: auto is settled once for the whole sweep, so write it under fixed; here "
-                "write float32 or bfloat16"
+                f"{where}.{key}: auto is allowed only under fixed, for the whole sweep; write float32 "
+                "or bfloat16 instead"
             )
         if isinstance(value, dict):
             inner = next(iter(cast(dict[str, Any], value)), "rank")

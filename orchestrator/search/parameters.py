@@ -1,4 +1,4 @@
-"""The parameters of a search space: a choice or a range for a field, and when it counts."""
+"""The parameters of a search space: the values of a field, and the condition under which they vary."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from trainables.models.catalogue.registry import FAMILIES, find_encoder
 from trainables.models.encoder_spec import Family, TowerName
 
 Scalar: TypeAlias = str | int | float | bool | None
-Condition: TypeAlias = dict[str, tuple[Scalar, ...]]  # field → the values under which the parameter counts
+Condition: TypeAlias = dict[str, tuple[Scalar, ...]]  # field → values for which the parameter is active
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A list of values to choose from, in no order."""
+    """A list of values to choose from. Their order has no meaning."""
 
     values: tuple[Scalar, ...]
     when: Condition = field(default_factory=dict[str, tuple[Scalar, ...]])
 
     def corners(self) -> tuple[Scalar, ...]:
-        """Returns the values to check: all of them."""
+        """Returns the values to check, which are all values."""
         return self.values
 
     def contains(self, value: Any) -> bool:
-        """Says whether the parameter can take this value. 1 is not true."""
+        """Says whether the parameter can take this value. The number 1 is not `true`."""
         return any(value == own and type(value) is type(own) for own in self.values)
 
     def draw(self, random_numbers: random.Random) -> Scalar:
-        """Returns a value, each equally likely."""
+        """Returns a random value. All values are equally likely."""
         return random_numbers.choice(self.values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the parameter as in a search-space file."""
+        """Returns the parameter in the form of a search-space file."""
         return {"choice": list(self.values), **_when_to_dict(self.when)}
 
     def __str__(self) -> str:
-        """Reads as `4, 8 where adapt.method is lora`."""
+        """Returns text such as `4, 8 where adapt.method is lora`."""
         return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in self.values) + _where(
             self.when
         )
@@ -50,7 +50,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Range:
-    """A number from `low` to `high`, both included. `log`: drawn uniformly on a log scale."""
+    """A number from `low` to `high`, both included. With `log`, draws are uniform on a log scale."""
 
     low: float
     high: float
@@ -59,7 +59,7 @@ class Range:
     when: Condition = field(default_factory=dict[str, tuple[Scalar, ...]])
 
     def corners(self) -> tuple[float, ...]:
-        """Returns the values to check: both ends."""
+        """Returns the values to check, which are both ends."""
         return self.low, self.high
 
     def contains(self, value: Any) -> bool:
@@ -68,12 +68,12 @@ class Range:
         return isinstance(value, kinds) and not isinstance(value, bool) and self.low <= value <= self.high
 
     def middle(self) -> float:
-        """Returns the median of the draws."""
+        """Returns the median of random draws."""
         value = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
         return round(value) if self.is_integer else value
 
     def draw(self, random_numbers: random.Random) -> float:
-        """Returns a value of the range."""
+        """Returns a random value of the range."""
         low, high = self.low, self.high + self.is_integer
         if self.log:
             value = math.exp(random_numbers.uniform(math.log(low), math.log(high)))
@@ -82,7 +82,7 @@ class Range:
         return min(math.floor(value), int(self.high)) if self.is_integer else min(max(value, low), high)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the parameter as in a search-space file."""
+        """Returns the parameter in the form of a search-space file."""
         return {
             "int" if self.is_integer else "float": [self.low, self.high],
             "log": self.log,
@@ -90,7 +90,7 @@ class Range:
         }
 
     def __str__(self) -> str:
-        """Reads as `1e-05 to 0.002 (log)`."""
+        """Returns text such as `1e-05 to 0.002 (log)`."""
         return f"{self.low:g} to {self.high:g}{' (log)' if self.log else ''}{_where(self.when)}"
 
 
@@ -99,26 +99,26 @@ Parameter: TypeAlias = Choice | Range
 KINDS = ("choice", "float", "int")
 KEYS = (*KINDS, "log", "when")
 FAMILY = "family"
-"""In place of the values: those that the encoder's family recommends."""
+"""Word that a file writes instead of values. It means the values that the encoder's family recommends."""
 SEARCHABLE_DATA = ("data.augmentation", "data.num_views", "data.captions")
-"""The fields of `data` that leave the images and labels as they are."""
+"""Fields of `data` that change neither the images nor the labels."""
 
 
 def read_parameters(
     entries: Mapping[str, Any], *, fixed: Mapping[str, Any], changed: Collection[str] = ()
 ) -> dict[str, Parameter]:
-    """Returns the parameters of a space, read from top to bottom: a condition names only fields above it.
+    """Reads the parameters of a space from top to bottom. Conditions may name only fields further up.
 
     Args:
-        entries: field → its range, as the file writes it.
+        entries: for each field, the choice or range in the form of the file.
         fixed: values of the fields that all trials share.
-        changed: fields that `--set` fixed. A parameter that can no longer count because of them is dropped.
+        changed: fields that `--set` fixed. Parameters that these fields make inactive are dropped.
     """
     parameters: dict[str, Parameter] = {}
     for key, entry in entries.items():
         where = f"parameters.{key}"
         if key in fixed:
-            raise ConfigError(f"{where}: also set under fixed; keep one of them")
+            raise ConfigError(f"{where}: this field is also set under fixed; keep one of them")
         _check_searchable(key, where=where)
         parameter = _read_parameter(key, entry, fixed, parameters, where=where)
         for other in parameter.when:
@@ -130,7 +130,7 @@ def read_parameters(
         elif not any(other in changed for other in impossible):
             allowed = list(parameter.when[impossible[0]])
             raise ConfigError(
-                f"{where}.when.{impossible[0]}: never one of {allowed}, so '{key}' would never vary"
+                f"{where}.when.{impossible[0]}: it is never one of {allowed}, so '{key}' would never vary"
             )
     return parameters
 
@@ -139,16 +139,16 @@ def _check_searchable(key: str, *, where: str) -> None:
     check_field(key, where=where)
     why = ""
     if key.startswith("execution."):
-        why = "execution never changes a result, so there is nothing to search; put it under fixed"
+        why = "execution settings never change a result; set the field under fixed"
     elif key == "seed":
         why = (
-            "choosing a seed by its score is no result; to run the best arms on several seeds, set "
+            "a seed must not be chosen by its score; to run the best arms on several seeds, set "
             "search.seeds, such as `search: {seeds: 3}`"
         )
     elif key in ("data.fold", "data.seed"):
-        why = "choosing a split by its score is no result; compare arms over `repeat: {data.fold: [...]}`"
+        why = "a split must not be chosen by its score; compare arms over `repeat: {data.fold: [...]}`"
     elif key.startswith("data.") and key not in SEARCHABLE_DATA:
-        why = "scores on different data do not compare; run one sweep for each"
+        why = "scores on different data cannot be compared; run one sweep for each value"
     if why:
         raise ConfigError(f"{where}: {why}")
 
@@ -176,7 +176,7 @@ def _read_parameter(
     kinds = [kind for kind in KINDS if kind in lines]
     if len(kinds) != 1:
         raise ConfigError(
-            f"{where}: exactly one of {', '.join(KINDS)} is needed, {' and '.join(kinds) or 'none'} given"
+            f"{where}: write exactly one of {', '.join(KINDS)}, not {' and '.join(kinds) or 'none'}"
         )
     kind, log = kinds[0], lines.get("log", False)
     if not isinstance(log, bool):
@@ -194,7 +194,7 @@ def _read_parameter(
     for position, value in enumerate(values):
         if isinstance(value, list | dict):
             raise ConfigError(f"{where}[{position}]: must be a single value")
-        # A whole number of a `float` range is checked as a float: the range draws values between them.
+        # Whole numbers in a `float` range are checked as floats, because the range draws floats.
         is_drawn_as_float = kind == "float" and isinstance(value, int)
         check_value(key, float(value) if is_drawn_as_float else value, where=f"{where}[{position}]")
     if kind == "choice":
@@ -204,7 +204,7 @@ def _read_parameter(
 
 def _choice(values: tuple[Any, ...], when: Condition, *, where: str) -> Choice:
     if not values:
-        raise ConfigError(f"{where}: empty, so there is nothing to choose from")
+        raise ConfigError(f"{where}: the list is empty; add values to choose from")
     if len(set(map(repr, values))) < len(values):
         raise ConfigError(f"{where}: {list(values)} lists a value twice")
     return Choice(values, when)
@@ -244,12 +244,12 @@ def _of_family(
     *,
     where: str,
 ) -> Parameter:
-    """Returns what `family` stands for: the presets that every adapted tower has, or the learning rates."""
+    """Returns the values for `family`: presets that all adapted towers share, or learning rates."""
     families = encoder_families(fixed, above)
     if len(families) != 1:
         names = [name for name, family in FAMILIES.items() if family in families]
         raise ConfigError(
-            f"{where}: `family` needs one encoder family, encoder.name varies over {', '.join(names)}"
+            f"{where}: `family` needs one encoder family, but encoder.name varies over {', '.join(names)}"
         )
     if (key, kind) == ("optim.learning_rate", "float"):
         return Range(*families[0].learning_rate_range, log=True, when=when)
@@ -282,7 +282,7 @@ def _when_to_dict(when: Condition) -> dict[str, Any]:
 
 
 def encoder_families(fixed: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> list[Family]:
-    """Returns the different families of the encoders that a space can draw."""
+    """Returns the distinct families of the encoders that a space can draw."""
     parameter = parameters.get("encoder.name")
     names = parameter.corners() if parameter else (fixed.get("encoder.name", DEFAULTS["encoder.name"]),)
     found = dict.fromkeys(find_encoder(EncoderConfig.model_validate({"name": name})).family for name in names)

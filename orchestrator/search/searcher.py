@@ -1,4 +1,4 @@
-"""Chooses the next trial: named ones first, then drawn ones. Imports neither Ray nor torch."""
+"""Chooses the next trial: first the named trials, then drawn samples. Imports neither Ray nor torch."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from trainables.config import to_flat
 from trainables.scoring.metric_names import own_key
 
 MAX_REPEATS = 100
-"""A space counts as exhausted after so many repeated samples in a row."""
+"""A space counts as exhausted after this many repeated samples in a row."""
 
 Metrics = Mapping[str, float]
 
 
 class Searcher(Protocol):
-    """Gives the next trial whenever there is room, and learns from the metrics of finished ones."""
+    """Returns the next trial on request, and may learn from the metrics of finished trials."""
 
     def ask(self) -> Draw | None:
-        """Returns the next trial, or None at the end."""
+        """Returns the next trial, or None if there are no more trials."""
         ...
 
     def tell(self, draw: Draw, metrics: Metrics | None) -> None:
-        """Records the metrics of a finished trial; None = it failed."""
+        """Records the metrics of a finished trial; None = the trial failed."""
         ...
 
 
 def open_searcher(space: SearchSpace) -> Searcher:
-    """Returns the searcher of a space: baselines and arms in the file's order, then the search."""
+    """Creates the searcher of a space. It returns baselines and arms in file order, then samples."""
     named = space.named_trials()
     if space.arms:
         return ListSearcher(iter(named))
@@ -45,7 +45,7 @@ def open_searcher(space: SearchSpace) -> Searcher:
 
 
 def _random_samples(space: SearchSpace) -> Iterator[dict[str, Any]]:
-    """Yields different samples, the default first, until no new ones are found."""
+    """Yields the default sample, then distinct random samples until no new sample is found."""
     random_numbers = random.Random(space.search.seed)
     sample, seen, num_repeats = space.default_sample(), set[str](), 0
     while num_repeats < MAX_REPEATS:
@@ -59,7 +59,7 @@ def _random_samples(space: SearchSpace) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class ListSearcher:
-    """A fixed list of trials."""
+    """A searcher that returns a fixed list of trials."""
 
     draws: Iterator[Draw]
 
@@ -68,16 +68,16 @@ class ListSearcher:
         return next(self.draws, None)
 
     def tell(self, draw: Draw, metrics: Metrics | None) -> None:
-        """Learns nothing."""
+        """Does nothing, because the list is fixed."""
 
 
 @dataclass
 class TpeSearcher:
-    """Named trials, then Optuna's tree-structured Parzen estimator, the default sample first.
+    """A searcher that returns the named trials, then samples of Optuna's tree-structured Parzen estimator.
 
-    A parameter whose `when` does not hold is not suggested, so the estimator learns from it only where it
-    counts. A repeated sample is not run again: the estimator gets its known metrics. With `also_minimise` it
-    has two objectives. It also gets the excess of each constraint.
+    The first sample is the default. Optuna suggests only active parameters, so it never learns from inactive
+    ones. A repeated sample is not run again: Optuna gets the metrics of the first run. With `also_minimise`,
+    Optuna has two objectives. Optuna also gets the excess of each constraint.
     """
 
     named: list[Draw]
@@ -88,7 +88,7 @@ class TpeSearcher:
     asked: dict[int, Any] = field(default_factory=dict[int, Any])  # Optuna's running trials
 
     def __post_init__(self) -> None:
-        import optuna  # a second of imports: only where it is used
+        import optuna  # takes a second to import, and only this searcher needs it
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna = optuna
@@ -119,7 +119,7 @@ class TpeSearcher:
         return None
 
     def tell(self, draw: Draw, metrics: Metrics | None) -> None:
-        """Gives the metrics to the estimator, also for repeats of the same sample."""
+        """Passes the metrics to Optuna, for this sample and for its repeats."""
         if draw.number is None:
             return
         key, config = self.samples[draw.number], to_flat(draw.config)
@@ -132,7 +132,7 @@ class TpeSearcher:
             self._tell(trial, metrics)
 
     def _tell(self, trial: Any, metrics: Metrics | None) -> None:
-        """Ends one of Optuna's trials: as failed if an objective or constraint has no value."""
+        """Ends a trial of Optuna. The trial fails if an objective or constraint has no value."""
         state, limits = self._optuna.trial.TrialState, self.space.constraints
         goals = [self.space.objective, *filter(None, [self.space.also_minimise])]
         if metrics is None or not metrics.keys() >= {*goals, *limits}:
@@ -144,7 +144,7 @@ class TpeSearcher:
 
     def _suggest(self, trial: Any) -> dict[str, Any]:
         sample: dict[str, Any] = {}
-        for key, parameter in self.space.parameters.items():  # a condition names fields above it
+        for key, parameter in self.space.parameters.items():  # conditions name only fields above
             if not self.space.is_active(key, sample):
                 continue
             if isinstance(parameter, Choice):

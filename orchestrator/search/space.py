@@ -1,4 +1,4 @@
-"""A search space: fixed values, parameters that vary, arms that are compared, and the trials of all of it."""
+"""A search space: fixed values, parameters to search or arms to compare, and the resulting trials."""
 
 from __future__ import annotations
 
@@ -25,49 +25,55 @@ NUM_DRAWS = 64
 
 
 class SearchSettings(Config):
-    """How the parameters are searched."""
+    """Settings of the search."""
 
     searcher: Literal["random", "grid", "tpe"] = Field(
-        default="random", description="tpe = Optuna's, which learns from finished trials."
+        default="random", description="tpe = Optuna's TPE, which learns from finished trials."
     )
     scheduler: Literal["none", "asha", "median"] = Field(
         default="none", description="Stops unpromising trials early."
     )
     num_trials: int | None = Field(
-        default=None, ge=1, le=100_000, description="Trials without the baselines; null = 16, or the grid."
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Number of trials without the baselines; null = 16, or the size of the grid.",
     )
     max_concurrent: int | None = Field(
-        default=None, ge=1, le=10_000, description="Trials at once; null = as many as fit."
+        default=None, ge=1, le=10_000, description="Maximum number of trials at once; null = as many as fit."
     )
     gpus_per_trial: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | Literal["auto"] | None = Field(
         default=None,
-        description="GPUs of one trial. Below 1, trials of one worker share a GPU; auto = they share it if "
-        "its memory allows; null = a GPU for each worker.",
+        description="Number of GPUs for one trial. Below 1, trials of one worker share a GPU. auto = trials "
+        "share a GPU if its memory is large enough. null = one GPU for each worker.",
     )
     max_retries: int = Field(
         default=1,
         ge=0,
         le=100,
-        description="Retries of a trial whose process died, from its last checkpoint.",
+        description="Maximum number of retries, from the last checkpoint, of a trial whose process died.",
     )
     max_crashes_in_a_row: int = Field(
         default=5,
         ge=1,
         le=1_000,
-        description="After so many crashes, the sweep starts no more trials: the machine is at fault.",
+        description="After this many crashes in a row, the sweep starts no more trials.",
     )
     min_free_disk_gb: float = Field(
-        default=1.0, ge=0, allow_inf_nan=False, description="With less free disk, trials wait."
+        default=1.0, ge=0, allow_inf_nan=False, description="Trials wait while less disk space is free."
     )
     checkpoint_budget_gb: float = Field(
-        default=20.0, ge=0, allow_inf_nan=False, description="Disk for the checkpoints of failed trials."
+        default=20.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Maximum disk space for the checkpoints of failed trials.",
     )
-    seed: int = Field(default=0, ge=0, description="Seed of the draws; the trials have their own `seed`.")
+    seed: int = Field(default=0, ge=0, description="Seed of the searcher, not of the trials.")
     seeds: int = Field(
         default=1,
         ge=1,
         le=100,
-        description="Number of training seeds of the best arms and the baselines, after the search.",
+        description="Number of training seeds on which the best arms and the baselines run after the search.",
     )
     num_confirmed: int = Field(
         default=3, ge=1, le=1_000, description="Number of best arms that run on all `seeds`."
@@ -75,7 +81,7 @@ class SearchSettings(Config):
 
 
 class EvaluationSettings(Config):
-    """The arms that are scored on the test set, once, at the end."""
+    """Settings of the final evaluation: which arms are scored on the test set."""
 
     open_test: Literal["best_and_baselines", "all"] = "best_and_baselines"
 
@@ -87,8 +93,8 @@ class Draw:
     name: str
     config: TrialConfig
     is_baseline: bool = False
-    number: int | None = None  # the searcher's own name for it
-    confirms: bool = False  # an arm on another seed, drawn by `results.seed_repeats`
+    number: int | None = None  # number of the sample in the searcher
+    confirms: bool = False  # repeats an arm on another seed; see `results.seed_repeats`
 
 
 def _read_parameters(given: Any, info: ValidationInfo) -> Any:
@@ -99,17 +105,18 @@ def _read_parameters(given: Any, info: ValidationInfo) -> Any:
 
 
 class SearchSpace(Config):
-    """What a sweep tries, as its file says it: `parameters` to search, or `arms` to compare over `repeat`.
+    """The content of a search-space file: `parameters` to search, or `arms` to compare over `repeat`.
 
-    Keys are dotted field names. A *sample* is a value for each parameter that counts. `space_file.read_space`
-    builds a space and checks its blocks against each other.
+    Keys are dotted field names. A *sample* has a value for each parameter. `space_file.read_space`
+    builds a space and checks that its blocks fit together.
     """
 
-    name: str = Field(default="unnamed", description="Default: the file's name.")
+    name: str = Field(default="unnamed", description="Name of the space. Default: the file's name.")
     experiment: str = Field(
-        default_factory=lambda data: data["name"], description="Experiment in MLflow. Default: the name."
+        default_factory=lambda data: data["name"],
+        description="Name of the MLflow experiment. Default: the space's name.",
     )
-    about: str = Field(default="", description="What the space is for, in one sentence.")
+    about: str = Field(default="", description="Purpose of the space, in one sentence.")
     fixed: Annotated[dict[str, Any], AfterValidator(read_fixed)] = Field(
         default={}, description="Values of dotted fields that all trials share."
     )
@@ -117,13 +124,15 @@ class SearchSpace(Config):
         dict[str, Parameter], BeforeValidator(_read_parameters), WithJsonSchema({"type": "object"})
     ] = Field(default={}, description="Fields to search, with their ranges.")
     search: SearchSettings = SearchSettings()
-    objective: str = Field(default=DEFAULT_OBJECTIVE, description="Ranks trials; higher is better.")
+    objective: str = Field(
+        default=DEFAULT_OBJECTIVE, description="Metric that ranks trials (higher is better)."
+    )
     also_minimise: str | None = Field(
         default=None,
-        description="A second objective. Trials on the Pareto front are marked; `objective` ranks.",
+        description="Second objective. It marks trials on the Pareto front, but does not change the ranks.",
     )
     constraints: dict[str, Limit] = Field(
-        default={}, description="A trial that violates one is infeasible: never the best."
+        default={}, description="Limits of metrics. A trial that violates a limit is never selected."
     )
     baselines: Annotated[
         list[Any], AfterValidator(lambda rows: with_frozen(read_rows(rows, where="baselines")))
@@ -137,12 +146,12 @@ class SearchSpace(Config):
     repeat: Annotated[
         dict[str, list[Any]],
         AfterValidator(lambda lists, info: read_repeat(lists, fixed=info.data.get("fixed", {}))),
-    ] = Field(default={}, description="Arms and baselines run with each combination of these.")
+    ] = Field(default={}, description="Seeds or folds. Arms and baselines run with each combination.")
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @property
     def num_trials(self) -> int:
-        """How many trials run in addition to the baselines."""
+        """Number of trials without the baselines."""
         if self.arms:
             return sum(not trial.is_baseline for trial in self.named_trials())
         if self.search.searcher == "grid":
@@ -152,24 +161,24 @@ class SearchSpace(Config):
 
     @property
     def num_baselines(self) -> int:
-        """How many baselines run."""
+        """Number of trials that are baselines."""
         return sum(trial.is_baseline for trial in self.named_trials())
 
     @property
     def fingerprint(self) -> str:
-        """Identifies a space by its values, not by its file."""
+        """Fingerprint of the values of the space. Comments in the file do not change the fingerprint."""
         return fingerprint(self.to_dict())
 
     def resolve(self, sample: dict[str, Any]) -> TrialConfig:
-        """Returns the trial of a sample, without the values of parameters that do not count."""
+        """Returns the trial of a sample. Values of inactive parameters are ignored."""
         return build_trial(self.fixed | self.active(sample), where=self.name)
 
     def active(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Returns the part of a sample that counts."""
+        """Returns the values of the active parameters of a sample."""
         return {key: value for key, value in sample.items() if self.is_active(key, sample)}
 
     def is_active(self, key: str, sample: dict[str, Any]) -> bool:
-        """Says whether a parameter counts: its condition holds, and the fields in the condition count too."""
+        """Says whether a parameter is active: its condition holds, and all fields in that are active."""
         for other, allowed in self.parameters[key].when.items():
             if other in self.parameters and not self.is_active(other, sample):
                 return False
@@ -183,21 +192,21 @@ class SearchSpace(Config):
         return self.fixed.get(key, DEFAULTS[key])
 
     def default_sample(self) -> dict[str, Any]:
-        """Returns the sample of the first trial: the default of each field if its range contains it."""
+        """Returns the sample of the first trial, with the defaults that the parameters' ranges contain."""
         return {key: self._default(key, parameter) for key, parameter in self.parameters.items()}
 
     def default_config(self) -> dict[str, Any]:
-        """Returns the first trial, or with arms the first baseline, by dotted keys."""
+        """Returns the first trial by dotted keys. If the space has arms, this is the first baseline."""
         if self.arms:
             return to_flat(self.named_trials()[0].config)
         return to_flat(self.resolve(self.default_sample()))
 
     def draw(self, random_numbers: random.Random) -> dict[str, Any]:
-        """Returns a random sample, with a value even for parameters that do not count in it."""
+        """Returns a random sample, with values also for inactive parameters."""
         return {key: parameter.draw(random_numbers) for key, parameter in self.parameters.items()}
 
     def grid(self) -> Iterator[dict[str, Any]]:
-        """Yields each different sample once, the default first."""
+        """Yields the default sample, then each other sample once."""
         for key, parameter in self.parameters.items():
             if isinstance(parameter, Range):
                 raise ConfigError(
@@ -209,7 +218,7 @@ class SearchSpace(Config):
         yield from self._different(itertools.chain([self.default_sample()], self._corners()))
 
     def named_trials(self) -> list[Draw]:
-        """Returns the baselines, then the arms, each over `repeat` and every encoder, without duplicates."""
+        """Returns baselines, then arms: one trial for each `repeat` and encoder, without duplicates."""
         encoders = {
             key: p.values
             for key, p in self.parameters.items()
@@ -226,7 +235,7 @@ class SearchSpace(Config):
         return list(trials.values())
 
     def label(self, sample: dict[str, Any]) -> str:
-        """Returns the name of a trial: its parameters, such as `rank=4 target_modules=all`."""
+        """Returns the name of a trial, made from its parameters, such as `rank=4 target_modules=all`."""
         parts: list[str] = []
         for key, value in self.active(sample).items():
             name = key.removesuffix(".kind").rpartition(".")[2]
@@ -234,13 +243,13 @@ class SearchSpace(Config):
         return " ".join(parts) or "default"
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the content of a file from which `read_space` reads an equal space."""
+        """Returns file content from which `read_space` reads an equal space."""
         limits = {key: limit.to_dict() for key, limit in self.constraints.items()}
         parameters = {key: parameter.to_dict() for key, parameter in self.parameters.items()}
         return self.model_dump(mode="json") | {"parameters": parameters, "constraints": limits}
 
     def trials_to_check(self) -> Iterator[TrialConfig]:
-        """Yields trials that stand for all: named ones, the default, every corner, and seeded draws."""
+        """Yields trials that represent the space: named trials, the default, all corners, random draws."""
         yield from (trial.config for trial in self.named_trials())
         if self.arms:
             return
@@ -250,7 +259,7 @@ class SearchSpace(Config):
         yield from map(self.resolve, self._different(samples))
 
     def _corners(self) -> Iterator[dict[str, Any]]:
-        """Yields all combinations of choices and range ends; in a large space, one parameter at a time."""
+        """Yields all combinations of choices and range ends. In a large space, varies only one parameter."""
         ends = {key: parameter.corners() for key, parameter in self.parameters.items()}
         if math.prod(map(len, ends.values())) <= LARGEST_GRID:
             yield from (dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values()))

@@ -1,4 +1,4 @@
-"""Reads a search-space file. Names, bounds and every corner are checked before anything starts."""
+"""Reads search-space files, and checks names, bounds and every corner before anything starts."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ OVERRIDABLE = (
 
 
 def load_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
-    """Returns the search space of a YAML file, checked in every corner.
+    """Reads the search space of a YAML file, and checks every corner of the space.
 
     Args:
         path: the YAML file.
-        overrides: `key=value`, the value as YAML. A field of a trial becomes fixed, no longer searched or
-            repeated; the other keys of `OVERRIDABLE` replace the value of the file.
+        overrides: `key=value`, with the value as YAML. A field of a trial becomes fixed: it is no longer
+            searched or repeated. Keys in `OVERRIDABLE` replace the value of the file.
 
     Raises:
-        ConfigError: says what is wrong and where, with the nearest valid name.
+        ConfigError: the space is invalid. The message says where, what is wrong, and the nearest valid name.
     """
     changes = read_overrides(overrides, also=OVERRIDABLE)
     content = read_yaml(path)
@@ -50,7 +50,7 @@ def load_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
 
 
 def read_space(content: dict[str, Any], *, changes: dict[str, Any] | None = None) -> SearchSpace:
-    """Returns the space of the content of a file, or of `SearchSpace.to_dict()`."""
+    """Checks the content of a file, or of `SearchSpace.to_dict()`, and returns the space."""
     changes = changes or {}
     try:
         blocks = settle_precision(_override(_blocks(content), changes))
@@ -79,14 +79,14 @@ def _blocks(content: Any) -> dict[str, Any]:
 
 
 def _override(blocks: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Returns the blocks with the changes. A changed field is fixed, neither searched nor repeated."""
+    """Applies the changes to the blocks. A changed field is fixed: neither searched nor repeated."""
     blocks = {key: copy.copy(value) for key, value in blocks.items()}
     for key, value in changes.items():
         block, _, word = key.partition(".")
         if key in FIELDS:
             arms = cast(list[Any], arms) if isinstance(arms := blocks.get("arms"), list) else []
             if any(key in row for row in arms if isinstance(row, dict)):
-                raise ConfigError(f"--set {key}: the arms set it themselves; change them in the file")
+                raise ConfigError(f"--set {key}: the arms set this field; change the arms in the file")
             for name in ("parameters", "repeat"):
                 _mapping(blocks, name).pop(key, None)
             block, word = "fixed", key
@@ -105,7 +105,7 @@ def _mapping(blocks: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError) -> str:
-    """Returns the first problem as one line, for an unknown key with the nearest known one."""
+    """Returns the first problem as one line. For an unknown key, the line names the nearest known key."""
     problem = error.errors(include_url=False)[0]
     if problem["type"] == "extra_forbidden":
         *outer, key = map(str, problem["loc"])
@@ -116,19 +116,17 @@ def _explain(error: ValidationError) -> str:
 
 def _check_arms(space: SearchSpace) -> None:
     if space.arms and space.parameters:
-        raise ConfigError(
-            "arms: all are compared, so there is nothing to search; remove parameters, or the arms"
-        )
+        raise ConfigError("arms: a space with arms has nothing to search; remove the parameters or the arms")
     if space.arms and space.search.num_trials is not None:
         raise ConfigError(
-            "search.num_trials (--trials): all arms are compared, so there is no number to choose"
+            "search.num_trials (--trials): all arms run, so their number cannot be set; leave it out"
         )
     if space.repeat and not space.arms:
-        raise ConfigError("repeat: needs arms, and there are none")
+        raise ConfigError("repeat: there are no arms to repeat; add arms, or leave repeat out")
 
 
 def _check_objectives(space: SearchSpace) -> None:
-    """Checks that trials measure the metrics that rank and bound them, also where trials stop early."""
+    """Checks that all trials measure the objectives and constraints, even if trials stop early."""
     check = partial(
         check_measured, features=space.base("probe.features"), families=space.base("zero_shot.prompts")
     )
@@ -150,7 +148,7 @@ def _check_seeds(space: SearchSpace) -> None:
         return
     where = f"search.seeds={space.search.seeds}"
     if space.arms:
-        raise ConfigError(f"{where}: repeats the best of a search; to repeat these arms, use repeat.seed")
+        raise ConfigError(f"{where}: only searched arms are repeated; to repeat these arms, use repeat.seed")
     for row in space.baselines:
         if "seed" in row:
-            raise ConfigError(f"{where}: baseline '{row['name']}' sets a seed of its own; remove it")
+            raise ConfigError(f"{where}: baseline '{row['name']}' sets a seed; remove that seed")

@@ -54,7 +54,7 @@ def test_time_is_pairs_times_trials_over_how_many_run_at_once(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("problem", "said"),
     [
-        (WeightsUnavailable("run hf download"), "not timed: weights are not here"),
+        (WeightsUnavailable("run hf download"), "not timed: the weights are not on this machine"),
         (RuntimeError("out of luck"), "not timed: the first step failed (RuntimeError: out of luck)"),
     ],
 )

@@ -26,7 +26,7 @@ def test_a_disk_that_is_too_small_is_told_with_what_to_change(home: Path):
     found = DiskEstimate(activations=258 * GB, results=12 * GB, free=74 * GB).shortage()
     assert found.startswith("disk: the sweep may write 270 GB, and ")
     assert " has 74 GB free; free 196 GB, or set CLIP_ORCHESTRATOR_HOME to a folder on a larger" in found
-    assert found.endswith("--set execution.cache_budget_gb=0 needs at most 12 GB, and trials take longer")
+    assert found.endswith("cache_budget_gb=0): the sweep then writes at most 12 GB, and trials take longer")
     assert "cache_budget_gb" not in DiskEstimate(258 * GB, 80 * GB, 74 * GB).shortage()
 
 

@@ -108,7 +108,7 @@ def test_weights_that_are_exchanged_while_a_driver_runs_fail_its_trials_till_the
         assert run_all(controller) == []
         _, *others = controller.state.trials.values()
         assert [(trial.cause, trial.inputs[-1].model) for trial in others] == [("user_error", None)] * 3
-        assert "gloria: its weights changed while the sweep runs" in others[0].message
+        assert "gloria: its weights changed during the sweep" in others[0].message
     refused = pytest.raises(DataError, match=r"the weights of gloria .* Put it back")
     with refused, driver(tmp_path, resumes=True):
         pass
@@ -146,7 +146,9 @@ def test_a_captioner_is_looked_at_once_too(tmp_path: Path):
     weights.write_text("one")
     looks[1].identify(config)
     assert looks[0].identify(config) == found[0]
-    with pytest.raises(WeightsUnavailable, match=rf"{tmp_path}: its weights were not here .*--retry-failed"):
+    with pytest.raises(
+        WeightsUnavailable, match=rf"{tmp_path}: its weights were not on this .*--retry-failed"
+    ):
         looks[0].check(config)
     looks[1].check(config)
     weights.write_text("another")
@@ -160,7 +162,7 @@ def test_a_captioners_folder_that_is_gone_is_no_mishap_of_the_whole_sweep(tmp_pa
     gone = {"data.captions": "blip_label", "captioner.name": str(tmp_path / name) if " " in name else name}
     config, look = from_flat(gone), PinnedWeights()
     assert look.identify(config).captioner is None
-    with pytest.raises(WeightsUnavailable, match="its weights were not here"):
+    with pytest.raises(WeightsUnavailable, match="its weights were not on this machine"):
         look.check(config)
 
 

@@ -82,7 +82,7 @@ def test_an_encoder_whose_weights_are_not_here_is_planned_and_said_to_have_seen_
     missing, unless = lines["not here"].splitlines()
     assert missing.startswith("medclip-vit: model and vocabulary not on this machine; ")
     assert "models show medclip-vit'" in missing
-    assert unless.startswith("until they are here")
+    assert unless.startswith("until these weights are on this machine")
     assert "not here" not in dict(plan().lines())
 
 
@@ -97,12 +97,12 @@ def test_an_encoder_without_a_text_tower_is_refused_before_anything_starts(
 ) -> None:
     silent = replace(ENCODERS["lite0-minilm"], has_text=False)
     monkeypatch.setitem(ENCODERS, "silent", silent)
-    with pytest.raises(ConfigError, match=r"silent has no text tower: .*models list"):
+    with pytest.raises(ConfigError, match=r"silent has no text tower, .*models list"):
         plan({"encoder.name": "silent", "adapt.method": "none"})
 
 
 def test_test_labels_stay_closed() -> None:
-    assert "(not test: COVID-19 30, Non-COVID 31, Normal 29)" in plan().data
+    assert "(without test: COVID-19 30, Non-COVID 31, Normal 29)" in plan().data
 
 
 @pytest.mark.parametrize(

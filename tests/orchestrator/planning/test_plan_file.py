@@ -89,7 +89,7 @@ def test_the_same_plan_is_renewed_and_another_one_stands(
     before = written.read_text()
     assert write(space, written) == 0
     assert write(space, written, "--trials", "1") == 2
-    assert "holds another plan (of 'mine', 16 trials)" in capsys.readouterr().err
+    assert "has another plan (of 'mine', 16 trials)" in capsys.readouterr().err
     assert (
         read_plan(written).fingerprint
         == plan_file.PlanFile.model_validate(
@@ -156,13 +156,13 @@ def test_comments_and_a_file_that_is_gone_are_no_drift(space: Path, written: Pat
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda text: text[: len(text) // 2], "it ends in the middle"),
-        (lambda text: b"", "it ends in the middle"),
+        (lambda text: text[: len(text) // 2], "the end is missing"),
+        (lambda text: b"", "the end is missing"),
         (lambda text: text.replace(b'"num_trials": 16', b'"num_trials": 17'), "checksum does not match"),
         (lambda text: text.replace(b"phantom", b"phan\xffom", 1), "utf-8.*byte 0xff"),
         (lambda text: text.replace(b":", b";", 1), "Expecting .* line 2"),
         (lambda text: b"[1]", "is not a plan"),
-        (lambda text: b'{"a": NaN}', "NaN is no JSON"),
+        (lambda text: b'{"a": NaN}', "NaN is not valid JSON"),
         (lambda text: b"[" * 100_000 + b"]" * 100_000 + b"}", "not a plan: maximum recursion"),
         (lambda text: text + b" " * plan_file.MAX_BYTES, "is larger than"),
     ],
@@ -190,7 +190,7 @@ def test_a_newer_plan_is_not_guessed_at(written: Path) -> None:
     values = json.loads(written.read_text()) | {"schema": 2, "more": 1}
     del values["sha256"]
     written.write_text(json.dumps(values | {"sha256": plan_file._checksum(values)}))
-    with pytest.raises(DataError, match="newer version, this one reads schema 1"):
+    with pytest.raises(DataError, match=r"a newer version wrote .* reads only schema 1"):
         read_plan(written)
 
 

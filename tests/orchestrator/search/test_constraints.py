@@ -28,8 +28,8 @@ def test_what_was_not_measured_does_not_hold():
     limits = {WEIGHTS: Limit(at_most=500_000), ACCURACY: Limit(at_least=0.5)}
     assert breaches(limits, {WEIGHTS: 5e5, ACCURACY: 0.5}) == ()
     assert [str(each) for each in breaches(limits, {WEIGHTS: 1.2e6})] == [
-        f"{WEIGHTS} is 1,200,000, not at most 500,000",
-        f"{ACCURACY} was not measured, not at least 0.5",
+        f"{WEIGHTS} is 1,200,000, but must be at most 500,000",
+        f"{ACCURACY} was not measured, but must be at least 0.5",
     ]
     assert breaches(limits, {WEIGHTS: 1, ACCURACY: 0.1}) == (Breach(ACCURACY, Limit(at_least=0.5), 0.1),)
 
@@ -49,7 +49,7 @@ def test_what_was_not_measured_does_not_hold():
         (WEIGHTS, {"at_most": float("inf")}, "must be a finite number"),
         (WEIGHTS, {}, "write {at_most: NUMBER}"),
         (WEIGHTS, 500, "write {at_most: NUMBER}"),
-        (WEIGHTS, {"at_most": 1, "at_least": 2}, "no value is at most 1 and at least 2; swap"),
+        (WEIGHTS, {"at_most": 1, "at_least": 2}, "no value can be at most 1 and at least 2; swap"),
     ],
 )
 def test_what_no_trial_could_be_held_to_is_refused(key: str, entry: Any, words: str):

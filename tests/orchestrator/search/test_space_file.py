@@ -267,11 +267,11 @@ def test_unknown_key_is_refused_with_the_nearest_name(content: dict[str, Any], s
         ("lora.use_rslora", {"choice": ["yes"]}, "must be true or false"),
         ("adapt.method", {"choice": ["lorra"]}, "did you mean 'lora'?"),
         ("global_batch_size", {"int": [1, 8]}, "needs a pair to contrast with"),
-        ("execution.micro_batch_size", {"choice": [8]}, "never changes a result"),
+        ("execution.micro_batch_size", {"choice": [8]}, "never change a result"),
         ("seed", {"choice": [0, 1]}, "set search.seeds, such as `search: {seeds: 3}`"),
         ("lora.rank", {"values": [4]}, "values: no such key (known: choice, float, int, log, when)"),
         ("data.fold", {"choice": [0, 1]}, "compare arms over `repeat: {data.fold:"),
-        ("data.dataset", {"choice": ["phantom"]}, "do not compare"),
+        ("data.dataset", {"choice": ["phantom"]}, "cannot be compared"),
         ("lora.rank", {"choice": [4], "when": {"adapt.methd": "lora"}}, "did you mean 'adapt.method'?"),
         ("lora.rank", {"choice": [4], "when": {"adapt.method": "none"}}, "would never vary"),
     ],
@@ -285,7 +285,7 @@ def test_range_that_cannot_hold_is_named(key: str, entry: Any, said: str) -> Non
     [
         ({"fixed": {"data.fold": 0}}, "set together"),
         ({"fixed": {"lora.rank": 4}, **one("lora.rank", {"choice": [4]})}, "also set under fixed"),
-        ({"repeat": {"seed": [0, 1]}}, "there are none"),
+        ({"repeat": {"seed": [0, 1]}}, "there are no arms to repeat"),
         ({"arms": [{"name": "a"}], **one("lora.rank", {"choice": [4]})}, "nothing to search"),
         ({"arms": [{"name": "a"}], "repeat": {"lora.rank": [1]}}, "only seed and data.fold can be repeated"),
         ({"arms": [{"name": "a"}, {"name": "a"}]}, "arms[1].name: 'a' is used twice"),
@@ -348,7 +348,7 @@ def test_set_drops_parameters_that_can_no_longer_count() -> None:
 
 def test_set_cannot_change_what_the_arms_compare() -> None:
     content = {"arms": [{"name": "a", "loss.kind": "clip"}, {"name": "b", "loss.kind": "multi_positive"}]}
-    assert "the arms set it themselves" in refused(content, changes={"loss.kind": "clip"})
+    assert "the arms set this field" in refused(content, changes={"loss.kind": "clip"})
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_a_node_says_what_brings_the_weights_that_it_lacks_or_has_otherwise(
         spec, **blip
     )
     (tmp_path / "model.safetensors").touch()
-    assert "different on this node than where the sweep was started; copy them there" in refusal(spec, **blip)
+    assert "different on this node than where the sweep was started; copy the files" in refusal(spec, **blip)
 
 
 def test_an_order_takes_the_folders_of_its_node_and_makes_none(spec: TrialSpec, home: Path, tmp_path: Path):

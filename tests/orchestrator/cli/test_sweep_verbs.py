@@ -223,7 +223,7 @@ def test_a_lock_that_says_a_stranger_s_number_gets_no_signal(cut: Path, capsys):
     with Ledger(cut):
         (cut / "ledger" / "lock").write_text("1")
         assert running_driver(cut) == 1
-        assert "process 1 on another machine" in refusal(capsys, "stop", "cut")
+        assert "process 1 of another machine" in refusal(capsys, "stop", "cut")
 
 
 def test_a_process_that_the_signal_would_kill_gets_none(cut: Path, capsys):

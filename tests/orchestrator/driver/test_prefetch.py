@@ -163,7 +163,7 @@ def test_trials_on_nodes_that_share_the_store_find_all_of_it_there(tmp_path: Pat
     made = [text for text in events if text.endswith("on all nodes")]
     assert [text.split()[0] for text in made] == ["decoding", "captioning", "embedding"]
     assert events.index(made[-1]) < begun
-    assert not [text for text in events if "left to the trials" in text]
+    assert not [text for text in events if "will be computed by the trials" in text]
     assert len(list((home / "store" / "descriptions").glob("*/manifest.json"))) == 1
     embedded = list((home / "store" / "embeddings").glob("*/manifest.json"))
     assert len(embedded) == 2  # frozen, and what the adapted trial made itself

@@ -178,7 +178,7 @@ def test_asha_stops_the_weak_and_keeps_their_last_value(tmp_path: Path):
         tmp_path / "home", space_of(30, 29, 28, 3, 2, 1, fixed=fixed, search=search), name="asha"
     )
     assert seen["exit_code"] == 0
-    assert any("slow starter" in event[1] for event in seen["events"] if event[0] == "message")
+    assert any("learns slowly" in event[1] for event in seen["events"] if event[0] == "message")
     state = read_ledger(tmp_path / "home" / "sweeps" / "asha")
     stopped = [trial for trial in state.trials.values() if trial.stopped_early]
     assert stopped

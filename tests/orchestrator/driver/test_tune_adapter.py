@@ -204,8 +204,8 @@ def test_the_scheduler_is_the_one_that_was_chosen(kind: str, name: str):
     [
         ("none", 4, 2, None),
         ("asha", 20, 10, None),
-        ("asha", 4, 10, "among 4 trials"),
-        ("median", 20, 2, "over before they can be compared"),
+        ("asha", 4, 10, "4 trials are too few to compare well"),
+        ("median", 20, 2, "end before they can be compared"),
     ],
 )
 def test_it_is_said_where_stopping_early_cannot_pay(kind, num_trials, num_epochs, words):

@@ -109,7 +109,7 @@ def test_weights_that_are_exchanged_while_a_driver_runs_fail_its_trials_till_the
         _, *others = controller.state.trials.values()
         assert [(trial.cause, trial.inputs[-1].model) for trial in others] == [("user_error", None)] * 3
         assert "gloria: its weights changed during the sweep" in others[0].message
-    refused = pytest.raises(DataError, match=r"the weights of gloria .* Put it back")
+    refused = pytest.raises(DataError, match=r"the weights of gloria .* Undo the change")
     with refused, driver(tmp_path, resumes=True):
         pass
     convert("one")

@@ -1,1 +1,1 @@
-"""Machines and Ray: what they offer, how a Ray is started or joined, jobs, cluster files."""
+"""Machines and Ray: finds resources, starts or joins Ray, submits jobs and checks cluster files."""

@@ -1,4 +1,4 @@
-"""Parses the shell lines of a cluster file: simple commands, their variables, the packages of pip."""
+"""Parses the shell lines of a cluster file into simple commands, their variables and pip packages."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ PIP_VALUES = ("-i", "--index-url", "--extra-index-url", "-f", "--find-links", "-
 
 @dataclass(frozen=True)
 class Command:
-    """One simple command of a shell line, with its variables."""
+    """One simple command of a shell line, and the variables that are set for the command."""
 
     where: str
     words: tuple[str, ...]
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def runs(self, *names: str) -> bool:
-        """Says whether the command starts with these words, for any path of the program."""
+        """Says whether the command starts with these words. The folder of the program is ignored."""
         return tuple(Path(word).name for word in self.words[:1]) + self.words[1 : len(names)] == names
 
     def option(self, name: str) -> str | None:
@@ -76,7 +76,7 @@ def lines_of(prepared: Mapping[str, Any], name: str) -> list[str]:
 
 
 def commands_of(prepared: Mapping[str, Any], name: str) -> Iterator[Command]:
-    """Yields the simple commands of a field. `A=b c`, `export A=b; c` and `a && b` are understood."""
+    """Yields the simple commands of a field. Handles `A=b c`, `export A=b; c` and `a && b`."""
     for number, line in enumerate(lines_of(prepared, name)):
         exported: dict[str, str] = {}
         for part in re.split(r"&&|\|\||[;|]", line):
@@ -97,7 +97,7 @@ def commands_of(prepared: Mapping[str, Any], name: str) -> Iterator[Command]:
 def _words(text: str) -> list[str]:
     try:
         return shlex.split(text)
-    except ValueError:  # a quotation mark that is closed in another part
+    except ValueError:  # the quotation mark ends in another part
         return text.split()
 
 

@@ -24,7 +24,7 @@ CLUSTER_FILE = "cluster.yaml"
 
 @dataclass(frozen=True)
 class ClusterCheck:
-    """What was found in a file: problems, which must be solved first, and notes for the user to judge."""
+    """The result of a check: problems that the user must solve, and notes that the user must judge."""
 
     config: Mapping[str, Any]
     problems: tuple[Finding, ...]
@@ -32,44 +32,44 @@ class ClusterCheck:
 
 
 def check_cluster(path: Path) -> ClusterCheck:
-    """Returns every problem of a cluster file at once, without asking any cloud."""
+    """Checks a cluster file for all problems, without contacting a cloud."""
     from orchestrator.cluster.cluster_rules import PreparedFile, notes, problems
 
     config = read_cluster(path)
     found = tuple(schema_problems(config))
-    if found:  # the rules need the types of the schema
+    if found:  # the rules rely on the types in the schema
         return ClusterCheck(config, found, ())
     prepared, refused = prepare(config)
     if refused:
         return ClusterCheck(config, refused, ())
     file = PreparedFile(prepared, path.parent)
     found = tuple(problems(file))
-    if not config.get("idle_timeout_minutes"):  # Ray's default hides that it is missing
-        mend = "write 10, or idle workers cost money for ever"
+    if not config.get("idle_timeout_minutes"):  # Ray's default hides a missing value
+        mend = "write 10; otherwise idle workers cost money forever"
         found = (Finding("idle_timeout_minutes", "missing", mend), *found)
     return ClusterCheck(prepared, found, () if found else tuple(notes(file)))
 
 
 def usable_cluster(path: Path) -> Mapping[str, Any]:
-    """Returns a cluster file with Ray's defaults.
+    """Checks a cluster file, and returns its values with Ray's defaults.
 
     Raises:
-        ConfigError: it has problems; names all of them.
+        ConfigError: the file has problems. The message lists all of them.
     """
     check = check_cluster(path)
     if check.problems:
         lines = "\n".join(f"  {problem}" for problem in check.problems)
-        raise ConfigError(f"{path}: problems to solve first:\n{lines}")
+        raise ConfigError(f"{path}: solve these problems first:\n{lines}")
     return check.config
 
 
 def read_cluster(path: Path) -> dict[str, Any]:
     """Returns the values of a cluster file."""
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file; name one, or change to the project's folder")
+        raise ConfigError(f"{path}: no such file; name another file, or change to the project's folder")
     values = read_yaml(path)
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: has no fields; start from {CLUSTER_FILE} of the project")
+        raise ConfigError(f"{path}: this file has no fields; start from {CLUSTER_FILE} of the project")
     return cast("dict[str, Any]", values)
 
 
@@ -84,7 +84,7 @@ def schema_problems(config: Mapping[str, Any]) -> Iterator[Finding]:
             known = list(error.schema.get("properties", {}))
             for key in sorted(set(error.instance) - set(known)):
                 near = did_you_mean(key, known).removeprefix("; ")
-                hint = near or f"known here: {', '.join(sorted(known))}"
+                hint = near or f"known fields: {', '.join(sorted(known))}"
                 yield Finding(_join(where, key), "no such field in Ray's schema", hint)
         elif error.validator == "required":
             for key in error.validator_value:
@@ -98,7 +98,7 @@ def schema_problems(config: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def prepare(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[Finding, ...]]:
-    """Returns the file as `ray up` completes it, and Ray's reason if it refuses the file."""
+    """Completes a file in the way of `ray up`. Returns Ray's reason if Ray refuses the file."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):

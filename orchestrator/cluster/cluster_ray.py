@@ -1,4 +1,4 @@
-"""Connects this driver to a running cluster, and disconnects it. The cluster stays as it was."""
+"""Connects this driver to a running cluster. At the end, the driver leaves nothing in the cluster."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -29,21 +29,21 @@ from trainables.shell import command
 # Imports inside functions: Ray takes seconds to load, and reads its environment at that moment.
 
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Ray sets it in the environment of a job."""
+"""Ray sets this variable in the environment of a job."""
 OFFERED = ("HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
-"""Variables of the driver that trials get too, if they are set."""
+"""Variables that the driver passes to trials, if they are set."""
 PATIENCE = {
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",  # then Ray ends this process; the default is 60 s
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",  # after this time, Ray ends this process; default: 60 s
     "RAY_gcs_server_request_timeout_seconds": "20",  # no signal interrupts a call to a lost head
 }
 """Ray must wait longer than `watched_node`, which reports a lost cluster."""
 PLACES = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(24 * 3600)}
-"""A trial may wait long for its places. `driver.pending_trials` finds those that can never have them."""
+"""A trial may wait long for resources. `driver.pending_trials` finds trials that can never start."""
 PACKAGES = ("orchestrator", "trainables")
 
 
 def load_ray() -> None:
-    """Sets the variables that Ray reads at import, but those of a local Ray, and imports it."""
+    """Sets the environment variables for a cluster, then imports Ray, which reads them."""
     secure_environment()
     os.environ.update(EXECUTION | PATIENCE)
     os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # the driver's settings override its job's
@@ -60,23 +60,25 @@ def find_cluster(given: str | None) -> Cluster | None:
 
 @contextmanager
 def cluster_ray(cluster: Cluster, *, log: Path, scratch: Path, spans_nodes: bool) -> Generator[Path]:
-    """Joins a cluster, and yields a scratch folder for Ray's files; leaves the cluster as it was.
+    """Joins a cluster, yields a scratch folder for Ray's files, and leaves the cluster at the end.
 
-    Until it ends, standard output and error of this process go to `log`: Ray's output bypasses Python.
+    Inside the block, standard output and error go to `log`, because Ray's output bypasses Python.
 
     Args:
-        cluster: what `look_at` found.
+        cluster: the cluster that `look_at` returned.
         log: file for the output.
-        scratch: folder that every node sees; emptied before and after.
-        spans_nodes: the workers of a trial may run on several nodes, and connect over their network.
+        scratch: folder that every node can access. Old content is deleted; the folder is deleted at the end.
+        spans_nodes: whether the workers of a trial may run on several nodes, connected by the network.
     """
     terminate = signal.getsignal(signal.SIGTERM)
-    shutil.rmtree(scratch, ignore_errors=True)  # left by a killed driver: the ledger's lock is ours now
+    shutil.rmtree(
+        scratch, ignore_errors=True
+    )  # left by a killed driver; this driver now holds the ledger's lock
     scratch.mkdir(parents=True)
     with quiet(log):
         try:
             join(cluster, environment(spans_nodes=spans_nodes))
-            signal.signal(signal.SIGTERM, terminate)  # Ray put its own in place, which exits at once
+            signal.signal(signal.SIGTERM, terminate)  # Ray's own handler would exit at once
             yield scratch
         finally:
             leave(cluster.address)
@@ -85,15 +87,15 @@ def cluster_ray(cluster: Cluster, *, log: Path, scratch: Path, spans_nodes: bool
 
 
 def join(cluster: Cluster, variables: dict[str, str]) -> None:
-    """Connects this process as a driver."""
+    """Connects this process to a cluster as a driver."""
     import ray
 
-    there = look_at(cluster.address)  # fails at once, while Ray would try for a minute
+    there = look_at(cluster.address)  # fails at once; Ray would try for a minute
     if not {node.node_id for node in there.nodes} & nodes_here():
         raise ClusterError(
-            f"this machine is not a node of the cluster at {cluster.address}, so no sweep can run from here; "
-            f"submit it ({command('submit SPACE --address http://HOST:8265')}), or let this machine "
-            f"join: ray start --address={cluster.address}"
+            f"this machine is not a node of the cluster at {cluster.address}, so no sweep can run on it; "
+            f"submit the sweep ({command('submit SPACE --address http://HOST:8265')}), or let this machine "
+            f"join the cluster: ray start --address={cluster.address}"
         )
     try:
         ray.init(
@@ -107,7 +109,7 @@ def join(cluster: Cluster, variables: dict[str, str]) -> None:
 
 
 def leave(address: str) -> None:
-    """Ends this connection, and the actors that Train would leave behind."""
+    """Disconnects this process, and ends the actors that Ray Train would leave in the cluster."""
     import ray
 
     job_id = ray.get_runtime_context().get_job_id() if ray.is_initialized() else None
@@ -119,13 +121,13 @@ def leave(address: str) -> None:
 
 
 def environment(*, spans_nodes: bool) -> dict[str, str]:
-    """Returns the environment variables of trials, which inherit those of their node, not of the driver."""
+    """Returns the variables to set for trials, which inherit the environment of their node."""
     inherited = {name: os.environ[name] for name in OFFERED if name in os.environ}
     return EXECUTION | PLACES | QUIET | ({} if spans_nodes else LOOPBACK) | inherited
 
 
 def code() -> dict[str, Any]:
-    """Returns the part of a runtime environment that brings this code: empty if the job's folder does."""
+    """Returns the runtime environment that copies this code to nodes; empty if the job has copied it."""
     job: dict[str, Any] = json.loads(os.environ.get(JOB_CONFIG) or "{}")
     if (job.get("runtime_env") or {}).get("working_dir"):
         return {}

@@ -1,4 +1,4 @@
-"""Rules for cluster files that Ray does not check: open ports, mixed versions, a head that takes trials."""
+"""Rules for cluster files that Ray does not check, such as open ports, versions, or trials on the head."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class PreparedFile:
     """A cluster file that Ray's schema accepts, completed with Ray's defaults.
 
     Attributes:
-        config: its values.
-        folder: where it is; the files that it mounts are relative to it.
+        config: values of the file.
+        folder: folder of the file. Paths of mounted files are relative to this folder.
     """
 
     config: Mapping[str, Any]
@@ -38,7 +38,7 @@ class PreparedFile:
 
     @cached_property
     def commands(self) -> list[Command]:
-        """The simple commands of all its shell lines."""
+        """The simple commands of all shell lines in the file."""
         return [command for name in COMMAND_FIELDS for command in commands_of(self.config, name)]
 
     def starts(self, name: str) -> list[Command]:
@@ -47,24 +47,24 @@ class PreparedFile:
 
     @cached_property
     def docker(self) -> Mapping[str, Any]:
-        """The Docker section, empty if there is none."""
+        """The section `docker`; empty if the file has none."""
         return self.config.get("docker") or {}
 
     @cached_property
     def run_options(self) -> list[str]:
-        """The options with which each container is started."""
+        """The options of `docker run` for each container."""
         options: list[Any] = self.docker.get("run_options") or []
         return [str(option) for option in options]
 
     @cached_property
     def mounts(self) -> dict[str, str]:
-        """The files that are copied to every node: path there → path here."""
+        """The files that are copied to every node: path on the node → path on this machine."""
         mounts: dict[str, Any] = self.config.get("file_mounts") or {}
         return {remote: str(local) for remote, local in mounts.items()}
 
     @cached_property
     def pinned(self) -> dict[str, str]:
-        """The versions of the first mounted `constraints.txt`, by package."""
+        """The version of each package in the first `constraints.txt` that is mounted."""
         for local in self.mounts.values():
             path = self.folder / Path(local).expanduser()
             if path.name == "constraints.txt" and path.is_file():
@@ -76,17 +76,17 @@ class PreparedFile:
 
     @property
     def provider(self) -> Mapping[str, Any]:
-        """The cloud."""
+        """The section `provider`, which describes the cloud."""
         return self.config["provider"]
 
     @property
     def types(self) -> Mapping[str, Any]:
-        """The types of nodes."""
+        """The node types, by name."""
         return self.config["available_node_types"]
 
 
 def problems(file: PreparedFile) -> Iterator[Finding]:
-    """Yields everything that must be changed before a cluster is started."""
+    """Yields all problems that must be solved before a cluster is started."""
     for rule in (_token, _head, _ports, _packages, _images, _ray_version):
         yield from rule(file)
 
@@ -98,10 +98,10 @@ def notes(file: PreparedFile) -> Iterator[Finding]:
 
 
 def _token(file: PreparedFile) -> Iterator[Finding]:
-    """Every `ray start` uses a token, from a file that only the user can read."""
+    """Checks that every `ray start` uses a token, from a file that only the user can read."""
     for name in STARTS:
         if not file.starts(name):
-            yield Finding(name, "starts no Ray", "write `RAY_AUTH_MODE=token ray start …`")
+            yield Finding(name, "no command starts Ray", "write `RAY_AUTH_MODE=token ray start …`")
         for command in file.starts(name):
             mode = command.variables.get("RAY_AUTH_MODE")
             if mode != "token":
@@ -111,42 +111,42 @@ def _token(file: PreparedFile) -> Iterator[Finding]:
     texts = {name: lines_of(file.config, name) for name in COMMAND_FIELDS}
     for name, lines in (texts | {"docker.run_options": file.run_options}).items():
         if any("RAY_AUTH_TOKEN=" in line for line in lines):
-            found = "a token on a command line, where every process reads it"
+            found = "a token on a command line, which every process can read"
             yield Finding(name, found, f"mount {TOKEN_FILE} instead")
     if not any(remote.endswith(TOKEN_FILE) for remote in file.mounts):
         yield Finding(
-            "file_mounts", "brings no token to the nodes", f'add "~/{TOKEN_FILE}": "~/{TOKEN_FILE}"'
+            "file_mounts", "no token is copied to the nodes", f'add "~/{TOKEN_FILE}": "~/{TOKEN_FILE}"'
         )
     protects = (each.words for each in file.commands if each.runs("chmod", "600"))
     if not any(word.endswith(TOKEN_FILE) for words in protects for word in words):
-        yield Finding("setup_commands", "leave the token readable", f"add `chmod 600 ~/{TOKEN_FILE}`")
+        yield Finding("setup_commands", "other users can read the token", f"add `chmod 600 ~/{TOKEN_FILE}`")
 
 
 def _head(file: PreparedFile) -> Iterator[Finding]:
-    """The head takes no trials: it runs the drivers, and all of them end with it."""
-    if file.provider["type"] == "local":  # which has no types of nodes
+    """Checks that trials do not run on the head: if the head fails, all drivers end."""
+    if file.provider["type"] == "local":  # this provider has no node types
         if any(command.option("--num-cpus") != "0" for command in file.starts(HEAD_STARTS)):
-            yield Finding(HEAD_STARTS, "the head takes trials", "add --num-cpus=0 to `ray start`")
+            yield Finding(HEAD_STARTS, "trials may run on the head", "add --num-cpus=0 to `ray start`")
         return
     name = file.config["head_node_type"]
     head, where = file.types[name], f"available_node_types.{name}"
     for resource in ("CPU", "GPU"):
         amount = head.get("resources", {}).get(resource)
         if amount or (resource == "CPU" and amount is None):
-            found = "missing, so all its cores" if amount is None else f"{amount}: the head takes trials"
+            found = "missing: all cores" if amount is None else f"{amount}: trials may run on the head"
             yield Finding(f"{where}.resources.{resource}", found, "write 0")
     if most := head.get("max_workers"):
-        yield Finding(f"{where}.max_workers", str(most), "write 0: one head")
+        yield Finding(f"{where}.max_workers", str(most), "write 0, as there is one head")
     if not any(kind.get("max_workers") for other, kind in file.types.items() if other != name):
-        yield Finding("available_node_types", "no type of worker may start", "give one `max_workers: 4`")
+        yield Finding("available_node_types", "no worker may start", "set `max_workers: 4` for one type")
 
 
 def _ports(file: PreparedFile) -> Iterator[Finding]:
-    """The dashboard listens on loopback, and no port is open to the world."""
+    """Checks that the dashboard listens on loopback, and that no port is open to the world."""
     for command in file.commands:
         host = command.option("--dashboard-host")
         if command.runs("ray", "start") and host is not None and host not in LOOPBACK_HOSTS:
-            mend = "write 127.0.0.1 and reach it with `ray dashboard cluster.yaml`, over SSH"
+            mend = "write 127.0.0.1, and open the dashboard with `ray dashboard cluster.yaml`"
             yield Finding(f"{command.where} --dashboard-host", host, mend)
     for number, rule in enumerate(file.provider.get("security_group", {}).get("IpPermissions", [])):
         where, text = f"provider.security_group.IpPermissions[{number}]", json.dumps(rule, default=str)
@@ -156,12 +156,12 @@ def _ports(file: PreparedFile) -> Iterator[Finding]:
     for number, option in enumerate(file.run_options):
         match = _PUBLISHED.match(option)
         if match and not (match["what"] or "").startswith("127.0.0.1:"):
-            mend = "leave it out: Ray's containers use the host's network"
+            mend = "remove this option: Ray's containers use the host's network"
             yield Finding(f"docker.run_options[{number}]", option, mend)
 
 
 def _packages(file: PreparedFile) -> Iterator[Finding]:
-    """Every package has one version, that of the constraints file."""
+    """Checks that the constraints file fixes the version of every package."""
     for command in file.commands:
         for name in (files := command.pip_files()):
             local = file.mounts.get(name)
@@ -176,7 +176,7 @@ def _packages(file: PreparedFile) -> Iterator[Finding]:
 
 
 def _images(file: PreparedFile) -> Iterator[Finding]:
-    """Images have a version, and those of Ray have the tested one."""
+    """Checks that images have a version, and that images of Ray have the tested version."""
     ray = file.pinned.get("ray")
     images = {f"docker.{name}": file.docker.get(name) for name in ("image", "head_image", "worker_image")}
     for name, kind in file.types.items():
@@ -189,24 +189,28 @@ def _images(file: PreparedFile) -> Iterator[Finding]:
             yield Finding(where, f"{image} has no version", f"write rayproject/ray:{ray or 'VERSION'}-py311")
         elif match := _RAY_IMAGE.fullmatch(image):
             if ray and match["ray"] != ray:
-                yield Finding(where, f"Ray {match['ray']}", f"constraints.txt has {ray}: write the same here")
+                yield Finding(
+                    where, f"Ray {match['ray']}", f"constraints.txt has {ray}: write the same version"
+                )
             python = (int(match["major"]), int(match["minor"])) if match["major"] else None
             if python is None or python < LEAST_PYTHON:
                 found = "the tag names no Python" if python is None else f"Python {python[0]}.{python[1]}"
                 yield Finding(where, found, "write -py311 or newer, the same on head and workers")
     pythons = {match["minor"] for image in images.values() if (match := _RAY_IMAGE.fullmatch(image))}
     if len(pythons) > 1:
-        yield Finding("docker", f"images of Python 3.{' and 3.'.join(sorted(map(str, pythons)))}", "use one")
+        yield Finding(
+            "docker", f"images of Python 3.{' and 3.'.join(sorted(map(str, pythons)))}", "use one version"
+        )
 
 
 def _ray_version(file: PreparedFile) -> Iterator[Finding]:
-    """A Ray that is installed by name is the tested one."""
+    """Checks that commands with `pip install ray==…` install the tested version."""
     for command in file.commands:
         for word in command.pip_packages():
             match = re.fullmatch(r"ray(?:\[.*\])?==(.+)", word)
             if match and match[1] != file.pinned.get("ray", match[1]):
                 mend = f"constraints.txt has {file.pinned['ray']}"
-                yield Finding(f"{command.where} ({word})", "another Ray", mend)
+                yield Finding(f"{command.where} ({word})", "not the tested version", mend)
 
 
 def _note_token(file: PreparedFile) -> Iterator[Finding]:
@@ -238,5 +242,5 @@ def _note_ssh(file: PreparedFile) -> Iterator[Finding]:
         yield Finding(
             "available_node_types.*.node_config.SecurityGroupIds",
             "not set; the group that Ray makes opens port 22 to the world",
-            "name a group of your own to keep SSH to your network",
+            "name your own security group, which allows SSH only from your network",
         )

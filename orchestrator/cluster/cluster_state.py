@@ -1,4 +1,4 @@
-"""The state of a cluster while a sweep runs: free resources, lost nodes, pending placement groups."""
+"""Reads the state of a cluster during a sweep: free resources, lost nodes, pending placement groups."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.cluster.placement import PLACES, Room, place_key
 from orchestrator.cluster.ray_internals import ALIVE, DEAD, PLACED, REMOVED, ask
 
-# Imports inside functions: grpc comes with Ray, and loads as slowly.
+# Imports inside functions: grpc is installed with Ray, and takes seconds to load.
 
 PROBE_SECONDS = 2.0
 GOES_SECONDS = 1.0
@@ -25,7 +25,7 @@ COORDINATOR = "AutoscalingCoordinator"
 
 
 def rooms(address: str) -> list[Room]:
-    """Returns the nodes that are alive, with what they have free."""
+    """Returns the nodes that are alive, with their total and free resources."""
     found = ask(address, "GetAllNodeInfo").node_info_list
     answer = ask(address, "GetAllAvailableResources", "NodeResourceInfo")
     free = {each.node_id: dict(each.resources_available) for each in answer.resources_list}
@@ -43,7 +43,7 @@ def rooms(address: str) -> list[Room]:
 
 
 def lost_under(address: str, job_id: str, trial_key: str, attempt: int) -> set[str]:
-    """Returns the lost nodes of an attempt; none if the head itself is lost."""
+    """Returns the lost nodes on which an attempt ran. Empty if the head itself is lost."""
     import grpc
 
     try:
@@ -53,9 +53,9 @@ def lost_under(address: str, job_id: str, trial_key: str, attempt: int) -> set[s
 
 
 def lost_among(address: str, nodes: Collection[str]) -> set[str]:
-    """Returns which of these nodes are dead, are being taken back, or no longer answer.
+    """Returns those of `nodes` that are dead, no longer answer, or are about to be shut down by the cloud.
 
-    A head takes half a minute to give up a silent node. A trial that ran there has failed long before.
+    The head waits half a minute before it declares a silent node dead. Trials on the node fail much earlier.
     """
     lost = _not_there(address, nodes)
     if nodes and not lost:
@@ -74,7 +74,7 @@ def _not_there(address: str, nodes: Collection[str]) -> set[str]:
 
 
 def places_of(address: str, job_id: str, trial_key: str, attempt: int) -> set[str]:
-    """Returns the nodes on which processes of an attempt run or ran; none = it has not begun."""
+    """Returns the nodes on which processes of an attempt run or ran; empty if the attempt has not begun."""
     prefix = place_key(job_id, trial_key, attempt).encode()
     keys = ask(address, "InternalKVKeys", "InternalKV", prefix=prefix, namespace=PLACES.encode()).results
     return {key.removeprefix(prefix).decode() for key in keys}
@@ -95,7 +95,7 @@ def _answers(info: Any) -> bool:
 
 
 def num_unplaced(address: str, job_id: str) -> int:
-    """Returns how many placement groups of a job are pending; removes those whose owner is dead.
+    """Counts the pending placement groups of a job, and removes groups whose owner is dead.
 
     A placement group outlives its owner, and would hold its resources until the job ends.
     """
@@ -121,7 +121,7 @@ def _is_orphan(group: Any) -> bool:
 
 
 def end_what_outlives(address: str, job_id: str) -> None:
-    """Ends the detached actors of a job; one that jobs share only if no other job runs."""
+    """Ends the detached actors of a job. The actor that all jobs share ends only if no other job runs."""
     import grpc
 
     try:
@@ -141,9 +141,9 @@ def end_what_outlives(address: str, job_id: str) -> None:
 
 
 def give_back_places(address: str, job_id: str) -> None:
-    """Removes the placement groups of a job that has left.
+    """Removes the placement groups of a job whose driver has disconnected.
 
-    Ray removes them too, but a process that ends a moment later may have asked for another one.
+    Ray also removes groups, but a process of the job that ends later may have requested another group.
     """
     import grpc
 

@@ -1,4 +1,4 @@
-"""Environment variables that Ray, MLflow, Hugging Face and torch read at import: set them before."""
+"""Sets environment variables, which Ray, MLflow, Hugging Face and torch read when they are imported."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ SECURE = {
     "RAY_AUTH_MODE": "token",  # Ray 2.60 leaves a cluster open unless a token file happens to exist
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
-"""Set in any case."""
+"""Variables that are always set."""
 LOCAL = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a local Ray binds every socket to 127.0.0.1 (`ss -ltn`)
 }
-"""Set for a local Ray alone: it would keep a driver from connecting to a cluster."""
+"""Variables for a local Ray only. With these, a driver could not connect to a cluster."""
 QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -22,15 +22,15 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_VERBOSITY": "error",  # else each retry of a download prints a raw line
+    "HF_HUB_VERBOSITY": "error",  # otherwise each retry of a download prints a line
     "TOKENIZERS_PARALLELISM": "false",
     **ALLOCATOR,
 }
-"""Set unless the user has set them."""
+"""Variables that are set unless the user has set them."""
 
 
 def secure_environment() -> None:
-    """Makes this process and its children private and quiet. Call it before Ray is imported."""
+    """Sets the variables `SECURE` and `QUIET` for this process. Call this before Ray is imported."""
     os.environ.update(SECURE)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)

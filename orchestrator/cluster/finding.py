@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """A finding: the field, what is there, and what to write instead."""
+    """A finding: the field, the problem, and what to write instead."""
 
     where: str
     found: str

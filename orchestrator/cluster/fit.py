@@ -1,4 +1,4 @@
-"""How many trials run at once, and what each one gets. Decided before Ray or torch is imported."""
+"""Decides how many trials run at once, and with which resources. Imports neither Ray nor torch."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from orchestrator.cluster.resources import (
 from trainables.errors import ClusterError
 
 SHARE_OF_MEMORY = 0.8
-"""Of this machine, for trials. What a node of a cluster offers to Ray is for trials alone."""
+"""Fraction of this machine's memory for trials. On a cluster, trials get all memory that Ray knows."""
 SHARE_OF_GPU_MEMORY = 0.9
-"""Of a GPU, for the trials that share it; the rest is for the driver and for fragments."""
+"""Fraction of GPU memory for trials that share a GPU. The rest is for the GPU driver and fragmentation."""
 MOST_ON_A_GPU = 8
-"""With more trials on a GPU, they take turns on its multiprocessors and none gets faster."""
+"""Maximum number of trials on a GPU. More trials would take turns, so a sweep would not be faster."""
 
 
 def fit(
@@ -36,23 +36,23 @@ def fit(
     gpus_per_trial: GpuShare = None,
     memory: TrialMemory | None = None,
 ) -> Concurrency:
-    """Returns how many trials run at once, and with what.
+    """Returns how many trials run at once, and the resources of each trial.
 
-    Each worker runs on one node, with a core and, if there are GPUs, with a GPU (a trial of one worker may
-    take a fraction). Without GPUs, trials share the cores: many trials of one core beat one trial of many
-    cores, as small models gain little from threads.
+    Each worker runs on one node and gets a core. If there are GPUs, it also gets a GPU; a trial of one worker
+    may get a fraction of a GPU. Without GPUs, trials share the cores. Small models gain little from threads,
+    so many trials with one core each are faster than one trial with many cores.
 
     Args:
-        num_workers: processes of one trial.
+        num_workers: number of processes of one trial.
         device: `auto` (a GPU if there is one), `cpu` or `cuda`.
-        cluster: the nodes that take the trials; None = this machine.
+        cluster: nodes that run the trials; None = this machine.
         num_trials: number of trials of the sweep; None = many.
         max_concurrent: upper limit that the user sets.
-        gpus_per_trial: a fraction, or `auto`: trials share a GPU. None = `num_workers`.
-        memory: of one worker; None = that of a small encoder.
+        gpus_per_trial: GPUs of a trial. With a fraction or `auto`, trials share a GPU. None = `num_workers`.
+        memory: memory of one worker; None = memory for a small encoder.
 
     Raises:
-        ClusterError: the nodes together cannot give one trial what it needs.
+        ClusterError: all nodes together have too few resources for one trial.
     """
     cluster, memory = cluster or one_node(this_machine()), memory or TrialMemory()
     machines = _usable(cluster, num_workers, device)
@@ -104,10 +104,10 @@ def fit(
 def _within_memory(
     machines: Sequence[Machine], usable: Sequence[float], memory: TrialMemory
 ) -> tuple[int, int]:
-    """Returns the least cores of a worker, and how many workers there may be, to keep nodes in their memory.
+    """Returns the minimum cores of a worker and the maximum number of workers that the memory allows.
 
-    Ray counts cores alone, so on several nodes cores must keep each node within its memory. On one node the
-    number of trials does.
+    Ray counts cores, but not memory. On several nodes, each worker therefore takes so many cores that no node
+    runs out of memory. On one node, the number of trials is limited instead.
     """
     most = [max(1, int(gigabytes / (memory.resident + memory.least))) for gigabytes in usable]
     cpus = max(-(-m.num_cpus // number) for m, number in zip(machines, most, strict=True))
@@ -115,24 +115,24 @@ def _within_memory(
 
 
 def most_workers(cluster: Cluster, num_workers: int, device: str) -> int:
-    """Returns how many of `num_workers` workers a trial can have on a cluster; 0 = no node takes any."""
+    """Returns how many workers a trial can have on a cluster, at most `num_workers`; 0 = none fits."""
     held = (min(m.num_cpus, m.num_cpus if device == "cpu" else m.num_gpus) for m in cluster.working)
     return min(num_workers, sum(held))
 
 
 def _usable(cluster: Cluster, num_workers: int, device: str) -> list[Machine]:
-    """Returns the nodes that take trials on a device: those with GPUs, if there are any."""
+    """Returns the nodes that can run trials on a device. If trials use GPUs, these are nodes with GPUs."""
     machines = cluster.working
     with_gpus = [machine for machine in machines if machine.num_gpus > 0]
     if not machines:
         raise ClusterError(
             f"the cluster at {cluster.address} has {counted(len(cluster.nodes), 'node')} and none offers a "
-            "CPU core to trials; add one: ray start --address=HEAD:6379, on another machine"
+            "CPU core to trials; add a node: on another machine, run ray start --address=HEAD:6379"
         )
     if device == "cuda" and not with_gpus:
         raise ClusterError(
             f"execution.device=cuda: the cluster at {cluster.address} has no GPU ({_listed(machines)}); "
-            "add a node with one, or use --set execution.device=cpu"
+            "add a node with a GPU, or use --set execution.device=cpu"
             if cluster.address
             else f"execution.device=cuda: this machine offers no GPU to torch ("
             f"{machines[0].gpu_trouble or 'no driver, none in CUDA_VISIBLE_DEVICES, or a CPU build of torch'}"
@@ -159,10 +159,10 @@ def _usable(cluster: Cluster, num_workers: int, device: str) -> list[Machine]:
 def _settle_share(
     share: GpuShare, num_workers: int, machine: Machine, memory: TrialMemory, num_gpus: int, wanted: int
 ) -> tuple[float, str]:
-    """Returns the GPUs of one trial, and why they differ from what was asked for.
+    """Returns the number of GPUs of one trial, and why this number differs from the setting.
 
-    A fraction grows if the trials that share a GPU would exceed its memory. `auto` becomes a fraction if the
-    memory of a GPU holds several trials with all their graphs.
+    A fraction is raised if the trials that share a GPU would exceed the memory of the GPU. `auto` becomes a
+    fraction if several trials with all their graphs fit into the memory of a GPU.
     """
     gpu = machine.gpu_memory_gb
     if share is None or num_workers > 1:
@@ -185,14 +185,14 @@ def _settle_share(
 
 
 def _share_of(num: int) -> float:
-    """Returns the fraction that each of so many trials takes, rounded down as Ray rounds it."""
+    """Returns the fraction of a GPU for each of `num` trials, rounded down to Ray's precision."""
     return int(10_000 / num) / 10_000
 
 
 def _memory_when_shared(gpus: float, machine: Machine, memory: TrialMemory) -> float | None:
-    """Returns a trial's share of a GPU for its graphs; None if it has the GPU to itself, and measures.
+    """Returns the GPU memory for the graphs of a trial, in GiB; None if the trial does not share a GPU.
 
-    Trials that start together on one GPU would each take what they find free.
+    Without this limit, trials that start together on one GPU would each take all free memory.
     """
     if gpus >= 1 or machine.gpu_memory_gb is None:
         return None
@@ -216,7 +216,7 @@ def _coming(cluster: Cluster, machines: Sequence[Machine]) -> str:
 
 
 def _listed(machines: Sequence[Machine]) -> str:
-    """Reads as `2 nodes with 8 CPU cores and 1 GPU`."""
+    """Returns text such as `2 nodes with 8 CPU cores and 1 GPU`."""
     cpus = counted(sum(machine.num_cpus for machine in machines), "CPU core")
     gpus = sum(machine.num_gpus for machine in machines)
     return f"{counted(len(machines), 'node')} with {cpus}" + (f" and {counted(gpus, 'GPU')}" if gpus else "")

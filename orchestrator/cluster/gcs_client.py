@@ -1,4 +1,4 @@
-"""Asks the head of a cluster for its nodes, without joining it: quick, and it leaves no trace."""
+"""Asks the head of a cluster for its nodes, without joining the cluster."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
@@ -34,20 +34,20 @@ GPU_MEMORY_GB = {
     "H100": 79.0,
     "H200": 139.0,
 }
-"""By Ray's name of a GPU: the smallest model of that name. A head does not know the memory of GPUs."""
+"""Memory of the smallest GPU with each of Ray's names. The head does not know the memory of GPUs."""
 TOKEN_HINT = (
-    "copy the token of its head to ~/.ray/auth_token (chmod 600), or name its file in RAY_AUTH_TOKEN_PATH"
+    "copy the token of the head to ~/.ray/auth_token (chmod 600), or set RAY_AUTH_TOKEN_PATH to its file"
 )
 
 
 def look_at(address: str) -> Cluster:
-    """Returns the cluster at an address: its nodes and what they offer.
+    """Returns the cluster at an address: its nodes and their resources.
 
     Args:
         address: `host:port`, or `auto` for the cluster that runs on this machine.
 
     Raises:
-        ClusterError: no answer, a wrong token or none, or another version of Ray.
+        ClusterError: the head does not answer, refuses the token, or runs another version of Ray.
     """
     import grpc
 
@@ -64,7 +64,7 @@ def look_at(address: str) -> Cluster:
 
 
 def still_to_come(address: str, there: Sequence[Machine]) -> tuple[Machine, ...]:
-    """Returns the nodes that an autoscaler may start in addition to those that are there."""
+    """Returns the nodes that an autoscaler may start in addition to the nodes in `there`."""
     import grpc
 
     try:
@@ -75,7 +75,7 @@ def still_to_come(address: str, there: Sequence[Machine]) -> tuple[Machine, ...]
 
 
 def is_alive(address: str, node_id: str) -> bool:
-    """Says whether the head of a cluster answers, and knows a node as alive."""
+    """Says whether the head of a cluster answers and reports that a node is alive."""
     import grpc
 
     selectors = [{"node_id": bytes.fromhex(node_id)}]
@@ -102,13 +102,13 @@ def check_version(address: str, theirs: str) -> None:
 
     if theirs != ours:
         raise ClusterError(
-            f"the cluster at {address} runs Ray {theirs}, and this is Ray {ours}; install the same here "
-            f"(pip install 'ray[default,tune,train]=={theirs}'), or this one there"
+            f"the cluster at {address} runs Ray {theirs}, but this machine has Ray {ours}; install "
+            f"the version of the cluster (pip install 'ray[default,tune,train]=={theirs}')"
         )
 
 
 def check_token(address: str) -> None:
-    """Raises ClusterError if there is no token. Makes the token's file readable by its user alone."""
+    """Raises ClusterError if there is no token. Makes the token's file readable only by its user."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
@@ -118,7 +118,7 @@ def check_token(address: str) -> None:
         )
     found = path.stat()
     if found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) & 0o077:
-        with suppress(OSError):  # a mounted secret
+        with suppress(OSError):  # a mounted secret cannot be changed
             path.chmod(0o600)  # Ray writes a file that everybody on the machine can read
 
 
@@ -141,9 +141,9 @@ def _explain(address: str, error: Any) -> str:
         return f"the cluster at {address} refuses this token; {TOKEN_HINT}"
     host, _, port = address.rpartition(":")
     return (
-        f"no cluster answers at {address} ({error.code().name.lower()}): is its head running there "
-        f"(ray start --head --port={port}), and port {port} of {host} reachable from here? From outside its "
-        "network submit over SSH: ssh -L 8265:127.0.0.1:8265 HEAD, then "
+        f"no cluster answers at {address} ({error.code().name.lower()}): is its head running "
+        f"(ray start --head --port={port}), and can this machine reach port {port} of {host}? From another "
+        "network, submit over SSH: ssh -L 8265:127.0.0.1:8265 HEAD, then "
         + command("submit SPACE --address http://127.0.0.1:8265")
     )
 
@@ -151,9 +151,9 @@ def _explain(address: str, error: Any) -> str:
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 """File on the head with the settings of `ray up`, as JSON."""
 GB_PER_CORE = 2.0
-"""Memory of a node whose settings do not give it."""
+"""Memory per core of a node whose settings do not give the memory."""
 MOST_OF_A_GROUP = 100
-"""Nodes that are expected of a group without a limit."""
+"""Maximum number of nodes to expect from a group without a limit."""
 
 
 @dataclass(frozen=True)
@@ -165,19 +165,19 @@ class NodeGroup:
 
     @property
     def most(self) -> int:
-        """The number of nodes to expect."""
+        """The maximum number of nodes to expect from this group."""
         return MOST_OF_A_GROUP if self.max_count < 0 else min(self.max_count, MOST_OF_A_GROUP)
 
 
 def nodes_to_come(
     there: Sequence[Machine], settings: Path = BOOTSTRAP, groups: Sequence[NodeGroup] = ()
 ) -> tuple[Machine, ...]:
-    """Returns the nodes that the autoscaler of this cluster, if it has one, may start for pending trials.
+    """Returns the nodes that the cluster's autoscaler may still start; empty without an autoscaler.
 
     Args:
-        there: nodes that are alive; each takes the place of one of its kind.
-        settings: file of an autoscaler that `ray up` started on this head; read if there are no `groups`.
-        groups: kinds of node that are registered with the head.
+        there: nodes that are alive. Each counts as one of the allowed nodes of its kind.
+        settings: file that `ray up` wrote on the head for its autoscaler; read only if `groups` is empty.
+        groups: kinds of node that an autoscaler has registered with the head.
     """
     most = None
     if not groups:
@@ -198,7 +198,7 @@ def nodes_to_come(
 
 
 def _without(allowed: Sequence[Machine], there: Sequence[Machine]) -> list[Machine]:
-    """Returns the allowed nodes that are not there yet."""
+    """Returns the allowed nodes that have not started yet."""
     alive = Counter((machine.num_cpus, machine.num_gpus) for machine in there)
     coming: list[Machine] = []
     for machine in allowed:

@@ -1,4 +1,4 @@
-"""Ray's Jobs API: submits a sweep to a cluster, follows it, lists and stops jobs."""
+"""Uses Ray's Jobs API: submits sweeps to a cluster, follows their output, lists and stops jobs."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
@@ -32,18 +32,18 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 FORWARDED = (HOME_VARIABLE, TRACKING_VARIABLE)
 SECRET = re.compile(r"RAY_AUTH|.*(PASSWORD|SECRET|TOKEN)", re.IGNORECASE)
-"""Ray logs the variables of a job on every node, and gives them to every trial."""
+"""Names that are never sent: Ray logs the variables of a job, and passes the variables to every trial."""
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0
 STOP_SECONDS = 60
-"""Ray's default is 3 seconds until it kills a job that it asked to stop. A sweep first ends its steps."""
+"""Seconds from the request to stop a job until Ray kills the job. A sweep needs more than Ray's 3 s."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 FAILED, INTERRUPTED = 1, 130
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job. `exit_code` is that of its driver; None = still running."""
+    """One job. `exit_code` is the exit code of its driver; None = the driver is still running."""
 
     job_id: str
     status: str
@@ -66,8 +66,8 @@ class JobServer:
         warn: called with a message before the token crosses a network unencrypted.
 
     Raises:
-        ConfigError: an address of another kind.
-        ClusterError: no answer, a wrong token or none, or another version of Ray.
+        ConfigError: the address is not an http or https address.
+        ClusterError: the head does not answer, refuses the token, or runs another version of Ray.
     """
 
     def __init__(self, address: str | None, warn: Callable[[str], object] = lambda _: None) -> None:
@@ -77,7 +77,7 @@ class JobServer:
             os.environ.pop(name, None)
         check_port(self.address)
         if host := plain_text_host(self.address):
-            warn(f"the token goes to {host} unencrypted; safer: ssh -L 8265:127.0.0.1:8265 {host}")
+            warn(f"the token is sent to {host} unencrypted; safer: ssh -L 8265:127.0.0.1:8265 {host}")
         self.client: Any = self._call(open_job_client, self.address)
         check_version(self.address, version_of(self.client))
 
@@ -92,10 +92,10 @@ class JobServer:
         """Submits `python -m orchestrator sweep …` with this code, and returns the id of the job.
 
         Args:
-            arguments: of `sweep`, without the space.
-            space: its file here; None if the arguments need none.
-            variables: environment of the job and its trials; never the token.
-            python: the cluster's interpreter.
+            arguments: arguments of `sweep`, without the space.
+            space: search-space file on this machine; None if `sweep` needs no file.
+            variables: environment variables of the job and its trials, without the token.
+            python: Python interpreter of the cluster.
         """
         with tempfile.TemporaryDirectory() as folder:
             packed = pack(space, Path(folder))
@@ -107,11 +107,11 @@ class JobServer:
             return self._call(self.client.submit_job, entrypoint=shlex.join(words), runtime_env=environment)
 
     def find(self, job_id: str) -> Job:
-        """Returns a job; raises ConfigError, with the nearest id, if there is none."""
+        """Returns a job. Raises ConfigError, with the nearest id, if no job has this id."""
         known = {job.job_id: job for job in self.jobs()}
         if job_id not in known:
             hint = did_you_mean(job_id, known) or f"; see {command('jobs list')}"
-            raise ConfigError(f"job '{job_id}': the cluster at {self.address} has none of this id{hint}")
+            raise ConfigError(f"job '{job_id}': the cluster at {self.address} has no such job{hint}")
         return known[job_id]
 
     def jobs(self) -> list[Job]:
@@ -124,18 +124,18 @@ class JobServer:
         return self._call(self.client.get_job_logs, self.find(job_id).job_id)
 
     def stop(self, job_id: str) -> bool:
-        """Asks a job to end. Says whether it was running."""
+        """Asks a job to stop. Returns whether the job was running."""
         return self._call(self.client.stop_job, self.find(job_id).job_id)
 
     def follow(self, job_id: str, write: Callable[[str], object]) -> int:
         """Writes the output of a job until it ends, and returns its exit code.
 
-        A job that was stopped returns 130; a job that never started, 1.
+        The exit code is 130 for a stopped job, and 1 for a job that never started.
         """
         num_written = 0
         while True:
             job = _job(self._patiently(self.client.get_job_info, job_id))
-            if job.status != "PENDING":  # until then the log is about the set-up
+            if job.status != "PENDING":  # before that, the log is about the set-up
                 text = self._patiently(self.client.get_job_logs, job_id)
                 write(text[num_written:])
                 num_written = len(text)
@@ -150,7 +150,7 @@ class JobServer:
         return job.exit_code
 
     def _patiently(self, ask: Callable[[str], Any], job_id: str) -> Any:
-        """Asks again for a minute: a tunnel may be interrupted for a second."""
+        """Repeats a failed request for a minute, because a tunnel may be interrupted for a second."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
@@ -163,7 +163,7 @@ class JobServer:
                 time.sleep(POLL_SECONDS)
 
     def _call(self, ask: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Asks, and raises every failure as a ClusterError."""
+        """Sends a request, and turns every failure into a ClusterError."""
         from ray.exceptions import AuthenticationError
 
         try:
@@ -175,7 +175,7 @@ class JobServer:
 
 
 def check_port(address: str) -> None:
-    """Raises ClusterError if nothing listens. Behind a firewall, requests would wait for minutes."""
+    """Raises ClusterError if nothing listens at the address. Requests alone might wait for minutes."""
     place = urlsplit(address)
     port = place.port or (443 if place.scheme == "https" else 80)
     try:
@@ -183,13 +183,13 @@ def check_port(address: str) -> None:
     except OSError as error:
         raise ClusterError(
             f"no cluster answers at {address} ({error.strerror or error}): is its head running (ray start "
-            f"--head), its dashboard at port {port}? That listens on the head alone; from elsewhere: "
-            f"ssh -L 8265:127.0.0.1:8265 HEAD, then --address {DEFAULT_ADDRESS}"
+            f"--head), and its dashboard at port {port}? It listens only on the head. Elsewhere, run "
+            f"ssh -L 8265:127.0.0.1:8265 HEAD, then use --address {DEFAULT_ADDRESS}"
         ) from error
 
 
 def plain_text_host(address: str) -> str | None:
-    """Returns the host that a token for this address would reach unencrypted; None = encrypted or local."""
+    """Returns the host to which the token would be sent unencrypted; None = encrypted, or this machine."""
     place = urlsplit(address)
     is_safe = place.scheme == "https" or place.hostname in LOOPBACK_HOSTS
     return None if is_safe else place.hostname
@@ -203,11 +203,11 @@ def job_address(given: str | None) -> str:
             address, else this machine.
 
     Raises:
-        ConfigError: not an http or https address. For another scheme, Ray would import a module of that name.
+        ConfigError: the address is not http or https. For other schemes, Ray would import a module.
     """
     ours, rays = (os.environ.get(name, "") for name in ADDRESS_VARIABLES)
     if not rays.startswith(("http://", "https://")):
-        rays = ""  # of the head's GCS, for `sweep`
+        rays = ""  # an address of the head's GCS, which is for `sweep`
     address = (given if given is not None else ours or rays or DEFAULT_ADDRESS).rstrip("/")
     try:
         place = urlsplit(address)
@@ -220,24 +220,24 @@ def job_address(given: str | None) -> str:
 
 
 def job_variables(names: Sequence[str]) -> dict[str, str]:
-    """Returns the environment variables of a job: the named ones, and those of the home and of MLflow.
+    """Returns the environment variables of a job: the named variables, the home folder and MLflow's URI.
 
     Raises:
-        ConfigError: a variable that is not set here, or that holds a secret, which the cluster would show.
+        ConfigError: a variable is not set, or contains a secret, which the cluster would show.
     """
     for name in names:
         if SECRET.match(name):
             raise ConfigError(
-                f"--env {name}: secrets are not sent, as the cluster logs the variables of a job. Its nodes "
-                "have their own token; set other secrets on the head before `ray start`"
+                f"--env {name}: secrets are not sent, because the cluster logs them. Its nodes have "
+                "their own token; set other secrets on the head before `ray start`"
             )
         if name not in os.environ:
-            raise ConfigError(f"--env {name}: is not set here{did_you_mean(name, os.environ)}")
+            raise ConfigError(f"--env {name}: this variable is not set{did_you_mean(name, os.environ)}")
     found = {name: os.environ[name] for name in (*FORWARDED, *names) if name in os.environ}
     if urlsplit(found.get(TRACKING_VARIABLE, "")).password:
         raise ConfigError(
-            f"{TRACKING_VARIABLE}: holds a password, which everybody who sees the cluster's jobs could read; "
-            "set it on the head before `ray start`, and unset it here"
+            f"{TRACKING_VARIABLE}: contains a password, which all users of the cluster could read; set this "
+            "variable on the head before `ray start`, and unset it on this machine"
         )
     return found
 
@@ -257,16 +257,16 @@ FOLDERS = ("orchestrator", "trainables", "search_spaces")
 FILES = ("pyproject.toml", "constraints.txt")
 KINDS = (".py", ".json", ".yaml", ".toml", ".txt")
 MAX_BYTES = 20 * 2**20
-"""The code takes 1 MB; Ray keeps packages in the memory of the head."""
+"""Maximum size of the code, which is about 1 MB. Ray keeps the code in the memory of the head."""
 
 
 def pack(space: Path | None, target: Path, *, project: Path = PROJECT) -> str | None:
-    """Copies the files of a job into an empty folder, and returns the path of its search space there.
+    """Copies the files of a job into an empty folder, and returns the path of the space in that folder.
 
     Args:
-        space: a file anywhere; None = the job uses one of `search_spaces/`, or none.
+        space: search-space file; None = the job uses a file of `search_spaces/`, or no file.
         target: the empty folder.
-        project: folder of this code.
+        project: folder that contains this code.
     """
     found = [path for name in FOLDERS for path in sorted((project / name).rglob("*")) if path.suffix in KINDS]
     found += [project / name for name in FILES]
@@ -286,7 +286,7 @@ def check_size(files: list[Path], project: Path) -> None:
     if (total := sum(sizes.values())) > MAX_BYTES:
         largest = max(files, key=lambda path: sizes[path])
         raise ConfigError(
-            f"a job would send {total / 2**20:.0f} MB, and {MAX_BYTES / 2**20:.0f} MB are allowed. The "
-            f"largest file is {largest.relative_to(project)} ({sizes[largest] / 2**20:.0f} MB); move it "
-            f"out of {', '.join(FOLDERS)}, to where the cluster reads its data"
+            f"a job would send {total / 2**20:.0f} MB, but only {MAX_BYTES / 2**20:.0f} MB are allowed. The "
+            f"largest file is {largest.relative_to(project)} ({sizes[largest] / 2**20:.0f} MB); move this "
+            f"file out of {', '.join(FOLDERS)}, to the data folder of the cluster"
         )

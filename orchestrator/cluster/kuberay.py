@@ -1,4 +1,4 @@
-"""Makes a KubeRay `RayJob` from the same settings as `ray up`: worker types, limits, versions, token.
+"""Makes a KubeRay `RayJob` from the cluster file of `ray up`: worker types, limits, versions, token.
 
 Field names and types are those of the custom resource `rayjobs.ray.io/v1` (ray-project/kuberay,
 `ray-operator/apis/ray/v1/rayjob_types.go` and `raycluster_types.go`), `authOptions` those of KubeRay 1.5.1.
@@ -16,7 +16,7 @@ from orchestrator.storage.uri import STORAGE_VARIABLE
 from trainables.errors import ConfigError
 
 LEAST_KUBERAY = "1.5.1"
-"""The first version that sets up the token for every way to submit a job."""
+"""The first version that sets up the token for every submission mode."""
 MOUNT = "/mnt/clip"
 MLFLOW_SECRET = "mlflow"
 HEAD_LIMITS = {"cpu": "2", "memory": "8Gi"}
@@ -30,12 +30,12 @@ class KubernetesOptions:
     """Settings of Kubernetes that the cluster file does not have.
 
     Attributes:
-        command: the job's command in the image.
-        image: has Ray, the packages of constraints.txt and the project.
-        ray_version: of the image.
-        gpus: of one worker pod; None = those of its type.
-        memory: of one worker pod, a Kubernetes quantity.
-        claim: a volume that all pods mount, for ledger and checkpoints; None = both are lost with the pods.
+        command: command that the job runs in the image.
+        image: container image with Ray, the packages of constraints.txt and the project.
+        ray_version: Ray version in the image.
+        gpus: GPUs of one worker pod; None = the GPUs of its node type.
+        memory: memory of one worker pod, as a Kubernetes quantity.
+        claim: volume claim that all pods mount, for ledger and checkpoints; None = pods lose both.
     """
 
     command: str
@@ -47,15 +47,15 @@ class KubernetesOptions:
 
 
 def ray_job(cluster: Mapping[str, Any], options: KubernetesOptions) -> dict[str, Any]:
-    """Returns the manifest.
+    """Returns the manifest of a `RayJob`.
 
-    The operator draws the token, keeps it in a Secret, and gives it to each container through `secretKeyRef`;
-    the manifest has no token. The dashboard listens in the pod and needs that token, since the operator asks
-    it for the state of the job. Its Service is reachable inside Kubernetes only.
+    The operator creates the token in a Secret, and passes the token to each container by `secretKeyRef`. The
+    manifest contains no token. The dashboard listens on the pod's network, because the operator asks the
+    dashboard for the state of the job; each request needs the token. Only pods in Kubernetes can reach it.
 
     Args:
         cluster: a checked cluster file with Ray's defaults.
-        options: settings that the file does not have.
+        options: settings that the cluster file does not have.
     """
     if not _QUANTITY.fullmatch(options.memory):
         raise ConfigError(f"--memory {options.memory}: not a Kubernetes quantity; write for example 12Gi")
@@ -66,7 +66,7 @@ def ray_job(cluster: Mapping[str, Any], options: KubernetesOptions) -> dict[str,
     idle_seconds = round(60 * cluster["idle_timeout_minutes"])
     head = cluster["head_node_type"]
     workers = {name: kind for name, kind in cluster["available_node_types"].items() if name != head}
-    if not workers:  # `local` has one type
+    if not workers:  # the provider `local` has one node type
         workers = {"worker": cluster["available_node_types"][head]}
     return {
         "apiVersion": "ray.io/v1",
@@ -95,7 +95,7 @@ def ray_job(cluster: Mapping[str, Any], options: KubernetesOptions) -> dict[str,
 
 
 def worker_group(name: str, kind: Mapping[str, Any], options: KubernetesOptions) -> dict[str, Any]:
-    """Returns one type of worker as pods."""
+    """Returns the group of worker pods for one node type."""
     gpus = options.gpus if options.gpus is not None else kind["resources"].get("GPU", 0)
     limits = {"cpu": str(kind["resources"].get("CPU") or 4), "memory": options.memory}
     if gpus:
@@ -113,7 +113,7 @@ def worker_group(name: str, kind: Mapping[str, Any], options: KubernetesOptions)
 def pod(
     name: str, limits: Mapping[str, str], options: KubernetesOptions, *, is_driver: bool = False
 ) -> dict[str, Any]:
-    """Returns a pod with one container. Only the driver's gets the variables of MLflow."""
+    """Returns a pod with one container. Only the driver's container gets the variables of MLflow."""
     container: dict[str, Any] = {
         "name": name,
         "image": options.image,
@@ -121,7 +121,7 @@ def pod(
         "env": [],
     }
     spec: dict[str, Any] = {"containers": [container], "automountServiceAccountToken": is_driver}
-    if is_driver:  # its autoscaler asks Kubernetes for pods
+    if is_driver:  # the driver's autoscaler asks Kubernetes for pods
         container["ports"] = [{"name": name, "containerPort": port} for name, port in RAY_PORTS.items()]
         container["env"] += [mlflow_variable(key) for key in ("uri", "username", "password")]
     if options.claim is not None:
@@ -136,6 +136,6 @@ def pod(
 
 
 def mlflow_variable(key: str) -> dict[str, Any]:
-    """Returns one of MLflow's variables, from an optional Secret."""
+    """Returns one of MLflow's variables, whose value is in an optional Secret."""
     reference = {"name": MLFLOW_SECRET, "key": key, "optional": True}
     return {"name": f"MLFLOW_TRACKING_{key.upper()}", "valueFrom": {"secretKeyRef": reference}}

@@ -1,4 +1,4 @@
-"""Starts a silent Ray on 127.0.0.1 that ends with the sweep and leaves nothing behind."""
+"""Starts Ray on 127.0.0.1 for one sweep, and deletes Ray's files at the end."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -25,17 +25,17 @@ from trainables.launch import LOOPBACK
 # Imports inside functions: Ray takes seconds to load, and reads its environment at that moment.
 
 OBJECT_STORE_BYTES = 100 * 2**20
-"""Ray carries short texts, never arrays. The default would reserve a third of the memory."""
+"""Only short texts pass through Ray, never arrays. Ray's default would reserve a third of the memory."""
 
 TOO_SLOW = "timed out during startup"
 """Ray's message after 30 seconds, a limit that cannot be changed. A busy machine may need a second try."""
 
 EXECUTION = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `driver.signals` handles SIGINT and SIGTERM
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may take a while to return its process
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may need a while to end
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a frozen encoder has no epochs, a failed trial no score
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # `max_concurrent` limits; else starts would queue up
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # `max_concurrent` is the limit; a lower value would delay starts
     "TUNE_WARN_THRESHOLD_S": "60",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -43,25 +43,25 @@ EXECUTION = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # `driver.pending_trials` watches instead
 }
-"""Settings of Tune and Train."""
+"""Environment variables with settings of Ray Tune and Ray Train."""
 
 
 def load_ray() -> None:
-    """Sets the variables that Ray reads at import, and imports it, before another thread can."""
+    """Sets the variables that Ray reads at import, and imports Ray, before another thread imports Ray."""
     secure_environment()
     os.environ.update(LOCAL | EXECUTION | LOOPBACK)
-    # Else Ray writes a token to ~/.ray that everybody on the machine can read.
+    # Otherwise Ray writes a token to ~/.ray that everybody on the machine can read.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     importlib.import_module("ray")
 
 
 @contextmanager
 def local_ray(concurrency: Concurrency, *, log: Path, num_workers: int = 1) -> Generator[Path]:
-    """Starts Ray on this machine alone, and yields a scratch folder for its files.
+    """Starts Ray on this machine, and yields a scratch folder for Ray's files.
 
-    Until it ends, standard output and error of this process go to `log`: Ray's output bypasses Python. Call
-    it on the main thread: Ray's processes die with the thread that started them, so a killed driver leaves
-    no trial running (two idle agents stay for a minute).
+    Inside the block, standard output and error go to `log`, because Ray's output bypasses Python. Call this
+    function on the main thread: Ray's processes end with the thread that started them. If the driver is
+    killed, all trials end (two idle agents stay for a minute).
     """
     load_ray()
     import ray
@@ -71,7 +71,7 @@ def local_ray(concurrency: Concurrency, *, log: Path, num_workers: int = 1) -> G
     with quiet(log):
         try:
             start_ray(concurrency, scratch, is_watched=num_workers > 1)
-            signal.signal(signal.SIGTERM, terminate)  # Ray replaced the handler by one that exits at once
+            signal.signal(signal.SIGTERM, terminate)  # Ray's own handler would exit at once
             yield scratch
         finally:
             ray.shutdown()
@@ -80,7 +80,7 @@ def local_ray(concurrency: Concurrency, *, log: Path, num_workers: int = 1) -> G
 
 
 def start_ray(concurrency: Concurrency, scratch: Path, *, is_watched: bool) -> None:
-    """Starts Ray's processes; `is_watched`: with the dashboard, which Train needs for cleaning up."""
+    """Starts Ray's processes. `is_watched` adds the dashboard, which Ray Train needs for cleaning up."""
     import ray
 
     for is_last in (False, True):
@@ -124,9 +124,9 @@ def quiet(log: Path) -> Generator[None]:
 
 
 def make_scratch() -> Path:
-    """Returns a new private folder for Ray's files; removes the folders of killed drivers.
+    """Makes a new private folder for Ray's files, and removes the folders of killed drivers.
 
-    It is not in the home: the path of a socket may have 107 characters, and Ray adds 70.
+    The folder is not in the home folder: the path of a socket may have 107 characters, and Ray adds 70.
     """
     parent = Path("/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir())
     for left in parent.glob("co-*-*"):

@@ -1,7 +1,7 @@
-"""What a trial takes of the nodes of a cluster, whether they can ever hold it, and what it waits for.
+"""Computes the resources of a trial, whether they fit on the nodes, and what a trial waits for.
 
-Imports no Ray. All trials of a sweep take the same, so they never block each other: Ray gives a trial all its
-places at once or none, and any free place suits any worker.
+Does not import Ray. All trials of a sweep need the same resources, so trials never block each other: Ray
+gives a trial all its places or none, and any free place suits any worker.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from orchestrator.cluster.resources import CPU, GPU, Machine, counted
 
 NOUNS = {GPU: "GPU", CPU: "CPU core"}
 PLACES = "clip_orchestrator_places"
-"""Namespace in a head's key-value store: on which nodes attempts run."""
+"""Namespace in the head's key-value store for the nodes on which attempts run."""
 TOLERANCE = 1e-6  # Ray counts in ten-thousandths
 
 
 @dataclass(frozen=True)
 class Need:
-    """What one trial takes. Each worker runs on one node; two workers may run on two."""
+    """The resources of one trial. Each worker runs on one node; different workers may use different nodes."""
 
     num_workers: int
     cpus: float
@@ -28,11 +28,11 @@ class Need:
 
     @property
     def per_worker(self) -> dict[str, float]:
-        """Amounts by Ray's names, GPUs first."""
+        """Resources of one worker by Ray's names, GPUs first."""
         return {name: amount for name, amount in ((GPU, self.gpus), (CPU, self.cpus)) if amount > 0}
 
     def places(self, has: Mapping[str, float]) -> int:
-        """Returns how many workers fit on a node with these amounts."""
+        """Returns how many workers fit on a node with these resources."""
         return min(
             (
                 _gpu_places(has.get(name, 0), amount) if name == GPU else _whole(has.get(name, 0) / amount)
@@ -42,19 +42,19 @@ class Need:
         )
 
     def __str__(self) -> str:
-        """Reads as `2 workers of 1 GPU and 4 CPU cores`."""
+        """Returns text such as `2 workers of 1 GPU and 4 CPU cores`."""
         each = " and ".join(_amount(amount, NOUNS[name]) for name, amount in self.per_worker.items())
         return each if self.num_workers == 1 else f"{self.num_workers} workers of {each}"
 
 
 @dataclass(frozen=True)
 class Room:
-    """One node: what it has, and what is free."""
+    """One node, with its total and its free resources."""
 
     node_id: str
     total: Mapping[str, float]
     free: Mapping[str, float]
-    is_leaving: bool = False  # the cloud is taking it back: it gets no new trial
+    is_leaving: bool = False  # the cloud will shut this node down, so no trial starts on it
 
 
 def place_key(job_id: str, trial_key: str = "", attempt: int | None = None) -> str:
@@ -63,14 +63,14 @@ def place_key(job_id: str, trial_key: str = "", attempt: int | None = None) -> s
 
 
 def can_ever_hold(need: Need, rooms: Iterable[Room], coming: Iterable[Machine] = ()) -> bool:
-    """Says whether a trial has room once all others have ended and all coming nodes are there."""
+    """Says whether a trial fits after all other trials have ended and all expected nodes have started."""
     here = sum(need.places(room.total) for room in rooms if not room.is_leaving)
     later = sum(need.places(machine.amounts) for machine in coming)
     return here + later >= need.num_workers
 
 
 def waits_for(need: Need, rooms: Sequence[Room], coming: Sequence[Machine] = ()) -> str:
-    """Returns what a pending trial waits for. Reads as `waits for 2 GPUs: 1 of 4 free`."""
+    """Returns what a pending trial waits for, such as `waits for 2 GPUs: 1 of 4 free`."""
     staying = [room for room in rooms if not room.is_leaving]
     if not can_ever_hold(need, staying):
         later = f", {len(coming)} may come" if coming else ""
@@ -85,12 +85,12 @@ def waits_for(need: Need, rooms: Sequence[Room], coming: Sequence[Machine] = ())
             return f"waits for {_amount(wanted, NOUNS[name])}: {free:g} of {total:g} free"
     num_free = sum(need.places(room.free) for room in staying)
     if num_free >= need.num_workers:
-        return "waits for Ray to place it"
+        return "waits for Ray to place the trial"
     return f"waits for {need}: only {num_free} fit, as the free resources are scattered over nodes"
 
 
 def per_node(nodes: Sequence[Mapping[str, float]], names: Sequence[str]) -> str:
-    """Reads as `2 nodes with 2 + 2 GPUs and 8 + 4 CPU cores`, or `5 nodes with 5 × 2 GPUs`."""
+    """Returns text such as `2 nodes with 2 + 2 GPUs and 8 + 4 CPU cores`, or `5 nodes with 5 × 2 GPUs`."""
     if not nodes:
         return "no node"
     parts = [f"{_listed([has.get(name, 0) for has in nodes])} {NOUNS[name]}s" for name in names]
@@ -104,7 +104,7 @@ def _listed(amounts: Sequence[float]) -> str:
 
 
 def _gpu_places(has: float, amount: float) -> int:
-    """Returns how many workers fit on these GPUs. A fraction is always of one GPU."""
+    """Returns how many workers fit on these GPUs. A fraction always belongs to one GPU."""
     if amount >= 1:
         return _whole(has / amount)
     whole, rest = divmod(has + TOLERANCE, 1)

@@ -1,6 +1,7 @@
-"""The private interfaces of Ray that this project uses, all in this module.
+"""All private interfaces of Ray that this project uses.
 
-They change between minor versions, so pyproject pins Ray's. Look here first when a new version breaks.
+They change between minor versions of Ray, so pyproject.toml pins the minor version. If a new version of Ray
+fails, check this module first.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -19,15 +20,15 @@ from typing import Any
 
 ASK_SECONDS = 5.0
 ALIVE = 0
-"""`GcsNodeInfo.GcsNodeState`."""
+"""A value of `GcsNodeInfo.GcsNodeState`."""
 DEAD = 4
-"""`ActorTableData.ActorState`."""
+"""A value of `ActorTableData.ActorState`."""
 PLACED, REMOVED = 2, 3
-"""`PlacementGroupTableData.PlacementGroupState`."""
+"""Values of `PlacementGroupTableData.PlacementGroupState`."""
 
 
 def ask(address: str, question: str, of: str = "NodeInfo", **fields: Any) -> Any:
-    """Returns the answer of a head's service `of` to a request with these fields; raises gRPC's errors."""
+    """Sends a request to the service `of` of a head, and returns the answer. Raises gRPC's errors."""
     from ray._private.gcs_utils import create_gcs_channel
     from ray.core.generated import gcs_service_pb2 as messages
     from ray.core.generated import gcs_service_pb2_grpc as services
@@ -68,7 +69,7 @@ def head_of(address: str) -> str:
 
 
 def nodes_here() -> set[str]:
-    """Returns the ids of the nodes that run on this machine, of every cluster."""
+    """Returns the ids of all Ray nodes on this machine, over all clusters."""
     from ray._private import services
 
     return set(services.find_node_ids())
@@ -89,7 +90,7 @@ def cluster_file_schema() -> Any:
 
 
 def complete_cluster_file(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns a cluster file as `ray up` completes it; raises whatever Ray raises if it refuses the file."""
+    """Completes a cluster file in the way of `ray up`. Raises Ray's errors if Ray refuses the file."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     prepared = prepare_config(dict(config))

@@ -1,4 +1,4 @@
-"""Interrupts a call that waits for Ray once Ray has died."""
+"""Interrupts calls that wait for Ray, if Ray dies."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from orchestrator.cluster.ray_internals import this_node
 
 WATCH_SECONDS = 1.0
 LOST_SECONDS = 10.0
-"""How long a cluster may be silent: a busy head is not dead."""
+"""Maximum silence of a cluster. The head may be busy rather than dead."""
 WAKE_UP = signal.SIGURG
-"""Ignored by default, and used by nobody else here."""
+"""The signal that interrupts the main thread. Its default is to do nothing, and no other code uses it."""
 
 
 class NodeDied(Exception):
@@ -25,18 +25,18 @@ class NodeDied(Exception):
 
 
 class NoRoom(NodeDied):
-    """Nothing runs, and no current or future node has room for a pending trial."""
+    """No trial runs, and no current or future node has room for a pending trial."""
 
 
 @contextmanager
 def watched_node(find_stuck: Callable[[], str] = lambda: "") -> Generator[None]:
-    """Raises `NodeDied` in the block, even within a waiting call of Ray, once Ray has died.
+    """Raises `NodeDied` in the block if Ray dies, even during a call that waits for Ray.
 
-    A local Ray has died when one of its processes has; a cluster, when its head no longer knows this node. A
-    signal handler raises it, so call this on the main thread; see `undisturbed`.
+    A local Ray is dead if one of its processes is dead. A cluster is dead if its head no longer knows this
+    node. A signal handler raises the exception, so call this on the main thread; see `undisturbed`.
 
     Args:
-        find_stuck: called every second; what it returns, unless empty, is raised as `NoRoom`.
+        find_stuck: called every second. If the returned text is not empty, `NoRoom` is raised with this text.
     """
     find_dead, is_over, main = _finder(), threading.Event(), threading.get_ident()
 
@@ -47,7 +47,7 @@ def watched_node(find_stuck: Callable[[], str] = lambda: "") -> Generator[None]:
             elif stuck := find_stuck():
                 died.append(NoRoom(stuck))
             if died:
-                signal.pthread_kill(main, WAKE_UP)  # repeatedly: while Tune cleans up, it waits for Ray again
+                signal.pthread_kill(main, WAKE_UP)  # repeatedly, as Tune waits again in its clean-up
 
     def wake_up(*_: object) -> None:
         raise died[0]
@@ -77,7 +77,7 @@ def undisturbed() -> Generator[None]:
 
 
 def _finder() -> Callable[[], str]:
-    """Returns a function that says what has died; empty = nothing."""
+    """Returns a function that returns what has died, or an empty text."""
     node = this_node()
     if node.all_processes:
         return lambda: ", ".join(f"{kind} died" for kind, _ in node.dead_processes())
@@ -85,14 +85,14 @@ def _finder() -> Callable[[], str]:
 
 
 class Silence:
-    """Says for how long a cluster has not known this node as alive, once that is too long."""
+    """Measures how long the head of a cluster has not reported that this node is alive."""
 
     def __init__(self, address: str, node_id: str) -> None:
         self.address, self.node_id = address, node_id
         self.heard = time.monotonic()
 
     def __call__(self) -> str:
-        """Asks the head."""
+        """Asks the head. Returns a message if the silence is too long, else an empty text."""
         if is_alive(self.address, self.node_id):
             self.heard = time.monotonic()
         seconds = time.monotonic() - self.heard

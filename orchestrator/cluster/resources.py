@@ -1,4 +1,4 @@
-"""What a machine offers, what a trial takes, what each trial gets. Imports neither Ray nor torch."""
+"""Resources of machines, memory of trials, concurrency of sweeps. Imports neither Ray nor torch."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Literal
 from trainables.training.hardware import find_gpus, gpu_memory_gb, usable_gpus
 
 CPU, GPU = "CPU", "GPU"
-"""Ray's names of what a node offers."""
+"""Ray's names of the resources of a node."""
 LIBRARIES_GB = 0.8
-"""Memory of a process before any encoder: torch, transformers, PEFT, scikit-learn and Ray (0.6 measured)."""
+"""Memory of a process without encoder: torch, transformers, PEFT, scikit-learn and Ray (0.6 measured)."""
 TRIAL_MEMORY_GB = 2.0
-"""Memory of a CPU trial with an unknown encoder: enough for one such as lite0-minilm, and its batch."""
+"""Memory of a CPU trial with an unknown encoder. This is enough for lite0-minilm and a batch."""
 
 GpuShare = float | Literal["auto"] | None
-"""`gpus_per_trial`: None = a GPU for each worker; `auto` = trials share a GPU if its memory allows it."""
+"""`gpus_per_trial`: None = one GPU for each worker; `auto` = trials share a GPU if they fit."""
 LEAST_FOR_GRAPHS_GB = 0.25
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What one machine offers to trials."""
+    """The resources that one machine offers to trials."""
 
     num_cpus: int
     num_gpus: int
@@ -44,8 +44,8 @@ class TrialMemory:
 
     Attributes:
         resident: libraries, weights, optimiser and a forward pass.
-        graphs: the graphs of its share of a batch. With less memory, the batch is cut into micro-batches.
-        least: the graph of a single pair.
+        graphs: graphs of the worker's part of a batch. With less memory, it is cut into micro-batches.
+        least: graph of a single pair.
     """
 
     resident: float = TRIAL_MEMORY_GB - LEAST_FOR_GRAPHS_GB
@@ -55,25 +55,25 @@ class TrialMemory:
 
 @dataclass(frozen=True)
 class Concurrency:
-    """How many trials run at once, and what each one gets. `reason` is one line for the user."""
+    """Number of trials at once, and the resources of each trial. `reason` explains these to the user."""
 
     max_concurrent: int
     cpus_per_trial: int
     gpus_per_trial: float
     device: Literal["cpu", "cuda"]
     reason: str
-    memory_budget_gb: float | None = None  # for the graphs of one worker; None = what is free on its GPU
+    memory_budget_gb: float | None = None  # for the graphs of one worker; None = all free GPU memory
     num_workers: int = 1  # processes of one trial
     spans_nodes: bool = False  # the workers of one trial may run on several nodes
 
     @property
     def num_cpus(self) -> int:
-        """CPU cores over all trials."""
+        """CPU cores of all running trials together."""
         return self.max_concurrent * self.cpus_per_trial
 
     @property
     def num_gpus(self) -> int:
-        """GPUs over all trials. A fraction of a GPU is always of one GPU."""
+        """GPUs of all running trials together. A fraction always belongs to one GPU."""
         if 0 < self.gpus_per_trial < 1:
             return math.ceil(self.max_concurrent / int(1 / self.gpus_per_trial))
         return round(self.max_concurrent * self.gpus_per_trial)
@@ -86,7 +86,7 @@ def this_machine() -> Machine:
 
 
 def counted(number: int, noun: str) -> str:
-    """Reads as `1 trial` or `2 trials`."""
+    """Returns text such as `1 trial` or `2 trials`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

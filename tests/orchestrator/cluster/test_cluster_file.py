@@ -127,7 +127,7 @@ OPEN_RULE = {"FromPort": 8265, "ToPort": 8265, "IpProtocol": "tcp", "IpRanges": 
         ("idle_timeout_minutes", None, ["idle_timeout_minutes: missing", "write 10"]),
         (HEAD_START, ["ray start --head"], ["head_start_ray_commands[0]", "RAY_AUTH_MODE=token"]),
         (HEAD_START, ["export RAY_AUTH_MODE=disabled; ray start"], ["RAY_AUTH_MODE=disabled", "=token"]),
-        (HEAD_START, ["ray stop"], ["head_start_ray_commands: starts no Ray"]),
+        (HEAD_START, ["ray stop"], ["head_start_ray_commands: no command starts Ray"]),
         (HEAD_START, [START.replace("127.0.0.1", "0.0.0.0")], ["--dashboard-host: 0.0.0.0", "127.0.0.1"]),
         (HEAD_START, ["RAY_AUTH_TOKEN=abc " + START], ["head_start_ray_commands: a token on a command line"]),
         (HEAD_START, None, ["head_start_ray_commands[1]", "RAY_AUTH_MODE=token"]),  # Ray's own default
@@ -140,13 +140,13 @@ OPEN_RULE = {"FromPort": 8265, "ToPort": 8265, "IpProtocol": "tcp", "IpRanges": 
         ("docker.head_image", "rayproject/ray:2.60.0-py312", ["Python 3.11 and 3.12", "use one"]),
         ("file_mounts", {"~/.ray/auth_token": "x"}, ["~/clip-orchestrator/constraints.txt", "file_mounts"]),
         ("setup_commands", ["true", "pip install ray"], ["setup_commands[1] (pip install ray)"]),
-        ("setup_commands", ["python -m pip install -U 'ray[default]==2.50.0'"], ["another Ray", "2.60.0"]),
-        ("setup_commands", ["true"], ["setup_commands: leave the token readable", "chmod 600"]),
+        ("setup_commands", ["python -m pip install -U 'ray[default]==2.50.0'"], ["not the tested", "2.60.0"]),
+        ("setup_commands", ["true"], ["setup_commands: other users can read the token", "chmod 600"]),
         ("head_setup_commands", None, ["head_setup_commands[0] (pip install boto3>="]),  # Ray's own default
-        ("available_node_types.head.resources", {"CPU": 4}, ["head.resources.CPU: 4: the head takes trials"]),
+        ("available_node_types.head.resources", {"CPU": 4}, ["head.resources.CPU: 4: trials may run on"]),
         ("available_node_types.head.resources", {}, ["head.resources.CPU: missing", "write 0"]),
         ("available_node_types.head.max_workers", 2, ["available_node_types.head.max_workers: 2"]),
-        ("available_node_types.gpu_worker.max_workers", 0, ["no type of worker may start"]),
+        ("available_node_types.gpu_worker.max_workers", 0, ["no worker may start"]),
         ("provider.security_group", {"IpPermissions": [OPEN_RULE]}, ["[0]", "0.0.0.0/0", "8265"]),
     ],
 )  # fmt: skip
@@ -163,7 +163,9 @@ def test_a_wrong_field_is_named_with_what_to_write(
 def test_a_local_cluster_whose_head_takes_trials_is_refused(folder: Path) -> None:
     problems, _ = check(folder, with_block("local").replace(" --num-cpus=0", ""))
     assert [
-        problem for problem in problems if "the head takes trials" in problem and "--num-cpus=0" in problem
+        problem
+        for problem in problems
+        if "trials may run on the head" in problem and "--num-cpus=0" in problem
     ]
 
 

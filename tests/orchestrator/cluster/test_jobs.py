@@ -84,10 +84,10 @@ def test_neither_tokens_nor_passwords_go_along(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     with pytest.raises(ConfigError, match="secrets are not sent"):
         job_variables(["RAY_AUTH_TOKEN"])
-    with pytest.raises(ConfigError, match="is not set here"):
+    with pytest.raises(ConfigError, match="this variable is not set"):
         job_variables(["NO_SUCH_VARIABLE"])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow")
-    with pytest.raises(ConfigError, match="holds a password") as refused:
+    with pytest.raises(ConfigError, match="contains a password") as refused:
         job_variables([])
     assert "secret" not in str(refused.value)
 
@@ -178,7 +178,7 @@ def test_an_unencrypted_way_is_said_before_the_token_goes_it(capsys, monkeypatch
     monkeypatch.setattr(jobs.JobServer, "_call", connect)
     for verb in (["submit", "demo"], ["jobs", "list"], ["jobs", "logs", "x"], ["jobs", "stop", "x"]):
         assert execute([*verb, "--address", "http://head:8265"]) == 2
-    assert said == ["the token goes to head unencrypted; safer: ssh -L 8265:127.0.0.1:8265 head"] * 4
+    assert said == ["the token is sent to head unencrypted; safer: ssh -L 8265:127.0.0.1:8265 head"] * 4
 
 
 def test_only_plain_http_over_a_network_is_unencrypted():

@@ -32,7 +32,7 @@ def test_a_ray_of_our_own_is_the_default(address: str, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("address", ["http://head:8265", "ray://head:10001", "https://head"])
 def test_addresses_for_submitting_say_so(address: str):
-    with pytest.raises(ConfigError, match=r"takes the address of its head.*orchestrator submit"):
+    with pytest.raises(ConfigError, match=r"needs the address of its head.*orchestrator submit"):
         cluster_address(address)
 
 

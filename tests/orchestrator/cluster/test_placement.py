@@ -76,7 +76,7 @@ def test_what_is_short_is_named_with_what_is_free():
     assert waits_for(Need(1, 4, 0), [room((8, 0), (3, 0))]) == "waits for 4 CPU cores: 3 of 8 free"
     scattered = [room((2, 2), (0, 2)), room((2, 2), (2, 0))]
     assert "only 0 fit, as the free resources are scattered" in waits_for(PAIR, scattered)
-    assert waits_for(PAIR, [room((2, 2))]) == "waits for Ray to place it"
+    assert waits_for(PAIR, [room((2, 2))]) == "waits for Ray to place the trial"
 
 
 def test_what_no_node_can_hold_waits_for_one():

@@ -1,4 +1,4 @@
-"""Lets torchvision be imported beside a torch that its compiled operators were not built for."""
+"""Makes torchvision importable with a build of torch that does not match its compiled operators."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import functools
 import sys
 from typing import Any
 
-# Imports inside functions: operators have to be declared before torchvision is imported.
+# Imports inside functions: operators must be declared before torchvision is imported.
 
-# What importing torchvision registers fake kernels for, without asking whether its library loaded.
+# torchvision registers fake kernels for these, even if its library did not load.
 _SCHEMAS = {
     "torchvision::nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "torchvision::qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -17,11 +17,11 @@ _SCHEMAS = {
 
 @functools.cache
 def declare_missing_operators() -> None:
-    """Declares the operators that importing torchvision asks for, where its compiled library cannot load.
+    """Declares the operators that the import of torchvision needs if its compiled library cannot load.
 
-    Beside a CPU build of torch, a torchvision built for CUDA has no `torchvision::nms`, and `import
-    torchvision` fails. The schemas alone mend the import; timm and open_clip never call the operators. Call
-    this before importing timm, open_clip or torchvision. It does nothing where torchvision works.
+    With a CPU build of torch, a torchvision built for CUDA has no `torchvision::nms`, and `import
+    torchvision` fails. The schemas are enough for the import; timm and open_clip never call the operators.
+    Call this before importing timm, open_clip or torchvision. If torchvision works, this does nothing.
     """
     try:
         import torchvision  # noqa: F401
@@ -31,13 +31,13 @@ def declare_missing_operators() -> None:
         if "torchvision::" not in str(error):
             raise
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]  # half imported: the next import starts over
+            del sys.modules[name]  # partly imported: the next import starts again
         for operator, schema in _SCHEMAS.items():
             torch.library.define(operator, schema)
 
 
 def import_peft() -> Any:
-    """Returns PEFT. Its import reaches torchvision through transformers, and takes a second."""
+    """Returns PEFT, whose import takes a second and imports torchvision through transformers."""
     declare_missing_operators()
     import peft
 

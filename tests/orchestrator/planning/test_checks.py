@@ -80,7 +80,7 @@ def test_whether_an_encoder_that_nobody_registered_is_here_is_known_without_a_ne
     monkeypatch.setattr("socket.socket", None)  # would be a crash
     (line,) = missing(name="own/er")
     assert line == (
-        "own/er: not in the Hub's cache on this machine; where there is a network run 'hf download own/er'"
+        "own/er: not in the Hub's cache on this machine; with a network, run 'hf download own/er'"
     )
     cache(tmp_path / "hub", "own/er", "1" * 40)
     assert missing(name="own/er") == []

@@ -61,7 +61,8 @@ def test_a_pickle_with_code_is_refused_by_name_and_not_run(home, tmp_path):
     nest = tmp_path / "egg"
     file = checkpoint(tmp_path / "best.pt", {**WEIGHTS, "extra": Canary(nest)})
     with pytest.raises(
-        DataError, match=r"best\.pt: refused: it would run code .*posix\.system; no code in it was run"
+        DataError,
+        match=r"best\.pt: refused: the pickle would run code .*posix\.system; no code in it was run",
     ):
         convert_part(file, "chexzero", ENCODERS["chexzero"], part=None, trusted=file_sha256(file))
     assert not nest.exists()

@@ -78,7 +78,7 @@ def availability_of(config: EncoderConfig) -> Availability:
         return Availability(
             "unavailable",
             f"{which}not in the Hub's cache on this machine",
-            (f"where there is a network run {commands}",),
+            (f"with a network, run {commands}",),
         )
     return Availability("in cache" if repositories else "ready")
 

@@ -146,8 +146,8 @@ def missing_classifier(config: BaselineConfig) -> str | None:
     if config.from_scratch or path.is_file():
         return None
     return (
-        f"baseline.architecture={config.architecture}: ImageNet's weights are not at {path}; where "
-        f"there is a network run 'curl --create-dirs -o {path} {PUBLISHED}/{path.name}', or train from "
+        f"baseline.architecture={config.architecture}: ImageNet's weights are not at {path}; with "
+        f"a network, run 'curl --create-dirs -o {path} {PUBLISHED}/{path.name}', or train from "
         "random ones with baseline.from_scratch=true"
     )
 

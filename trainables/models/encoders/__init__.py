@@ -1,1 +1,4 @@
-"""Dual encoders, one file a family, and their towers and blocks."""
+"""Code of the dual encoders, one file per family, with their towers and blocks.
+
+An encoder also needs an entry in `catalogue.registry`.
+"""

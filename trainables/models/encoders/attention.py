@@ -1,8 +1,9 @@
-"""Attention that calls its projections as linear layers, so that adapters on them take effect.
+"""Attention that calls its projections as linear layers, so that adapters on them have an effect.
 
 `nn.MultiheadAttention` keeps the weights of q, k and v in one matrix, and reads the weights of its output
-layer without calling it: PEFT cannot tell q from v there, ignores dropout, and adapts nothing of the output
-alone (huggingface/peft#761). open_clip's attention pooling does the same with four linear layers.
+layer without calling the layer. PEFT therefore cannot separate q from v, ignores dropout and cannot adapt the output
+layer alone (huggingface/peft#761). open_clip's attention pooling has the same problem with its four linear
+layers.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
 class SplitAttention(nn.Module):
-    """The same function as an `nn.MultiheadAttention`, batch first and without weights in its output."""
+    """The same function as `nn.MultiheadAttention`, batch first, without attention weights in the output."""
 
     def __init__(self, fused: nn.MultiheadAttention) -> None:
-        """Takes over the weights of a module that projects q, k and v from one width, with biases."""
+        """Takes the weights of a module that projects q, k and v from the same width, with biases."""
         super().__init__()
         weight, bias = fused.in_proj_weight, fused.in_proj_bias
         assert fused.batch_first
@@ -40,29 +41,29 @@ class SplitAttention(nn.Module):
     ) -> tuple[Tensor, None]:
         """Attends from queries [B, L, width] to keys and values [B, S, width].
 
-        `attn_mask` [L, S] is added to the scores, or says True where nothing is read. The second output
-        stands where `nn.MultiheadAttention` has its weights.
+        `attn_mask` [L, S] is added to the scores; a boolean mask is True where attention is forbidden. The
+        second output is None, where `nn.MultiheadAttention` returns its weights.
         """
-        del ignored  # need_weights: there are none
+        del ignored  # need_weights: no weights are returned
         states = (query, key, value)
         q, k, v = (
             _to_heads(self.get_submodule(name)(state), self.num_heads)
             for name, state in zip(PROJECTIONS, states, strict=True)
         )
         if attn_mask is not None and attn_mask.dtype == torch.bool:
-            attn_mask = ~attn_mask  # here True means the opposite
+            attn_mask = ~attn_mask  # PyTorch's function uses True for the opposite
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         return self.out_proj(attended.transpose(1, 2).flatten(2)), None
 
 
 class AttentionPool(nn.Module):
-    """CLIP's attention pooling of a feature map; the query is the map's mean (CLIP §2.4).
+    """CLIP's attention pooling of a feature map, with the mean of the map as query (CLIP §2.4).
 
-    It ends before its output layer, which is the projection into the joint space.
+    The output layer is not included, because it is the projection into the joint space.
     """
 
     def __init__(self, pool: Any) -> None:
-        """Takes over the weights of open_clip's `AttentionPool2d`."""
+        """Takes the weights of open_clip's `AttentionPool2d`."""
         super().__init__()
         self.positional_embedding: nn.Parameter = pool.positional_embedding
         self.num_heads: int = pool.num_heads
@@ -83,7 +84,7 @@ class AttentionPool(nn.Module):
 
 
 def split_attention(module: nn.Module) -> None:
-    """Replaces every `nn.MultiheadAttention` in a module by one that calls its projections."""
+    """Replaces every `nn.MultiheadAttention` in a module with a `SplitAttention`."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.MultiheadAttention):
@@ -91,7 +92,7 @@ def split_attention(module: nn.Module) -> None:
 
 
 def _to_heads(states: Tensor, num_heads: int) -> Tensor:
-    """Returns [B, heads, L, width / heads] of [B, L, width]."""
+    """Returns states [B, L, width] as [B, heads, L, width / heads]."""
     return states.unflatten(2, (num_heads, -1)).transpose(1, 2)
 
 

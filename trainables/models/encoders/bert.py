@@ -1,4 +1,4 @@
-"""BERT text towers of medical dual encoders, each with its own pooling."""
+"""The BERT text towers of medical dual encoders, with a pooling for each encoder."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from trainables.models.torchvision_import import declare_missing_operators
 # Imports inside functions: only encoders of this library need it, and torchvision must be ready first.
 
 HEAD_WIDTH = 64
-UNUSED = ("position_ids", "pooler.")  # a buffer of old releases; and what our poolings do not read
+UNUSED = ("position_ids", "pooler.")  # a buffer of old releases, and layers that our poolings do not use
 
 Pool = Callable[[tuple[Tensor, ...], Tensor], Tensor]
-"""Of the states [B, L, width] after each layer, that of the embeddings first, and the mask [B, L, 1]."""
+"""Function of the states [B, L, width] of the embeddings and after each layer, and the mask [B, L, 1]."""
 
 
 def class_token(states: tuple[Tensor, ...], mask: Tensor) -> Tensor:
@@ -32,25 +32,25 @@ def class_token(states: tuple[Tensor, ...], mask: Tensor) -> Tensor:
 
 
 def mean_of_three(states: tuple[Tensor, ...], mask: Tensor) -> Tensor:
-    """Returns the mean over the first, second and last layer and over the tokens, padding left out (MedCLIP).
+    """Returns the mean over the first, second and last layer, and over the tokens without padding (MedCLIP).
 
-    Its authors average over padding too, so that a prompt's embedding depends on its neighbours' lengths;
-    this is what they get for a prompt alone.
+    The authors also average over padding, so a prompt's embedding depends on the lengths of other prompts.
+    This function returns their result for a single prompt.
     """
     mean = torch.stack([states[1], states[2], states[-1]]).mean(0)
     return (mean * mask).sum(1) / mask.sum(1)
 
 
 def sum_of_four(states: tuple[Tensor, ...], mask: Tensor) -> Tensor:
-    """Returns the sum of the last four layers over the tokens (GLoRIA, whose words are sums of word pieces).
+    """Returns the sum of the last four layers over all tokens (GLoRIA, which adds word pieces to words).
 
-    Its authors divide by 97 positions; at unit length that is the same.
+    The authors divide by 97 positions, which makes no difference at unit length.
     """
     return (torch.stack(states[-4:]).sum(0) * mask).sum(1)
 
 
 class BertText(nn.Module):
-    """A BERT with its vocabulary. Without a vocabulary it cannot encode texts."""
+    """A BERT with its vocabulary. Without a vocabulary, the model cannot encode texts."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class BertText(nn.Module):
 
     @property
     def width(self) -> int:
-        """Length of a pooled state."""
+        """Returns the length of a pooled state."""
         return self.model.config.hidden_size
 
     def tokenize(self, texts: list[str]) -> Tokens:
@@ -103,7 +103,7 @@ def build_bert(
     max_length: int,
     clean: Callable[[str], str] = str,
 ) -> BertText:
-    """Builds a BERT with random weights; `shapes` give width and depth, default BERT-base."""
+    """Builds a BERT with random weights; `shapes` give width and depth (default: BERT-base)."""
     declare_missing_operators()
     from transformers import BertConfig, BertModel
 
@@ -130,10 +130,10 @@ def build_bert(
 
 
 def read_vocabulary(config: EncoderConfig, spec: EncoderSpec, *, num_words: int) -> Any:
-    """Returns the tokenizer of an encoder's `vocab.txt`, or None where it is not here.
+    """Returns the tokenizer of an encoder's `vocab.txt`, or None if the file is not on this machine.
 
-    Everything is lower-cased, ClinicalBERT's cased vocabulary too: its repository says nothing of case, and
-    those who trained with it got what transformers does then.
+    All texts are lower-cased, also for ClinicalBERT's cased vocabulary: its repository does not specify the
+    case, so the authors of the encoders trained with lower-casing, the default of transformers.
     """
     if not is_here(config.name, VOCABULARY):
         return None

@@ -68,7 +68,7 @@ def _vision_transformer(shapes: Shapes, *, size: int) -> Any:
 
 
 def _stretch_positions(trunk: Mapping[str, Tensor], *, vit: Any) -> dict[str, Tensor]:
-    """Returns tensors whose position embeddings have the image size of `vit`, stretched as timm does."""
+    """Returns the tensors, with position embeddings interpolated to the image size of `vit` as in timm."""
     from timm.layers import resample_abs_pos_embed
 
     stretched = dict(trunk)

@@ -1,6 +1,7 @@
-"""BioViL (Boecking et al. 2022) and BioViL-T (Bannur et al. 2023): ResNet-50 and CXR-BERT, 128 numbers.
+"""BioViL (Boecking et al. 2022) and BioViL-T (Bannur et al. 2023): ResNet-50 and CXR-BERT, 128 dimensions.
 
-BioViL-T compares an image with a prior one; here it sees one image, and its learned stand-in for a prior.
+BioViL-T can compare an image with a prior image. This project passes one image, and BioViL-T uses its learned
+placeholder for the prior image.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from trainables.models.files.state_dicts import below
 JOINT_DIM, PATCH_DIM = 128, 256
 MAX_TOKENS, NUM_WORDS = 512, 30_522
 IMAGE, TEXT, TEXT_HEAD = "encoder.", "bert.", "cls_projection_head."
-UNUSED = ("cls.",)  # guesses words that were masked
+UNUSED = ("cls.",)  # the head that predicts masked words
 
 
 class WithoutPrior(nn.Module):
-    """Appends the learned stand-in for a prior image: [B, 2048, H, W] → [B, 512, H, W]."""
+    """Appends the learned placeholder for a prior image: [B, 2048, H, W] → [B, 512, H, W]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +36,7 @@ class WithoutPrior(nn.Module):
         self.missing_previous_emb = nn.Parameter(torch.zeros(1, PATCH_DIM, 1, 1))
 
     def forward(self, activations: Tensor) -> Tensor:
-        """Returns the map of the image and the stand-in, concatenated."""
+        """Returns the map of the image, concatenated with the placeholder."""
         now = self.backbone_to_vit(activations)
         return torch.cat([now, self.missing_previous_emb.expand_as(now)], dim=1)
 
@@ -66,13 +67,13 @@ def _load(
     )  # fmt: skip
 
     def names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Puts the tensors of `last` where `resnet_tower` keeps them, beside those of the ResNet."""
+        """Returns the tensors of the ResNet and of `last` under the names in `resnet_tower`."""
         where = f"blocks.{len(tower.blocks) - 1}.last."
         beside = {f"{where}{n}": tensors[n] for n, _ in last.named_parameters() if n in tensors}
         others = {n: t for n, t in tensors.items() if n.startswith("vit_pooler.")}
         return resnet_names(below(tensors, "encoder.")) | beside | others
 
-    ignorable = (*UNUSED_IN_RESNET, "vit_pooler.")  # the second compares two images
+    ignorable = (*UNUSED_IN_RESNET, "vit_pooler.")  # the second input is for comparing two images
     published.fill(tower, IMAGE, part="image encoder", names=names, ignorable=ignorable)
     published.fill(encoder.image_head.projection, "projector.model.", part="image encoder")
     published.fill(text.model, TEXT, part="text encoder", ignorable=UNUSED_IN_BERT)
@@ -81,7 +82,7 @@ def _load(
 
 
 def _projector(map_dim: int) -> nn.Sequential:
-    """Returns the projection of each position of the map."""
+    """Returns the layers that project each position of the map."""
     return nn.Sequential(
         nn.Conv2d(map_dim, JOINT_DIM, 1, bias=False),
         nn.BatchNorm2d(JOINT_DIM),
@@ -106,5 +107,5 @@ class TextHead(nn.Module):
 
 
 def without_full_stop(text: str) -> str:
-    """Returns a prompt without its final punctuation mark, as its authors prompted CXR-BERT."""
+    """Returns a prompt without its final punctuation mark, as in the prompts of CXR-BERT's authors."""
     return text.rstrip(".!?")

@@ -1,4 +1,4 @@
-"""BLIP (Li et al. 2022, arXiv:2201.12086): says in a sentence what is on an image. It knows no label."""
+"""BLIP (Li et al. 2022, arXiv:2201.12086), which describes an image in a sentence. It gets no label."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ IMAGES_AT_ONCE = 16
 
 
 class Captioner:
-    """A BLIP checkpoint on a device: greedy, so that the same images always get the same words.
+    """A BLIP checkpoint on a device. It decodes greedily, so equal images always get equal words.
 
     Attributes:
-        preprocessing: how it wants its pixels. It was trained on squashed images; here the middle is cut out
-            as for every model, which is the same where images are square.
+        preprocessing: preprocessing of BLIP. BLIP was trained on squashed images, but this project crops the
+            centre as for every model. For square images this is the same.
     """
 
     def __init__(self, config: CaptionerConfig, device: str) -> None:
@@ -41,7 +41,7 @@ class Captioner:
 
     @torch.no_grad()
     def describe(self, images: np.ndarray) -> Iterator[str]:
-        """Yields a sentence per image, of uint8 [N, S, S]."""
+        """Yields a sentence per image; images are uint8 [N, S, S]."""
         mean, std = (
             torch.tensor(values, device=self.device).view(-1, 1, 1)
             for values in (self.preprocessing.mean, self.preprocessing.std)

@@ -1,10 +1,10 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (torch's own types are partial)
-"""Adapter dropout whose masks are a pure function of (seed, step, module, row in the global batch).
+"""Adapter dropout whose masks depend only on (seed, step, module, row in the global batch).
 
-The contrastive engine runs every micro-batch twice, and may cut a batch into any micro-batches on any number
-of workers: masks from a counter hash are the same each time. The backward pass computes them again, so that
-an adapter saves its input, which its neighbours share, and neither mask nor masked copy.
+A training step encodes every micro-batch twice, for any micro-batch size and number of workers. Masks from a
+counter hash are equal each time. The backward pass computes the masks again, so an adapter saves only its
+input, which neighbouring adapters share, and neither a mask nor a masked copy.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _SHIFTS = (30, 27, 31)
 HASHES_AT_ONCE = 2**16
-"""What a CPU core's cache holds; more at once took twice as long."""
+"""The number of hashes that fit a CPU core's cache; larger blocks took twice as long."""
 
 
 class CounterDropout(nn.Module):
-    """Inverted dropout on inputs [B, …] whose first axis is the rows that `set_dropout_rows` named."""
+    """Inverted dropout on inputs [B, …]; the first axis are the rows set by `set_dropout_rows`."""
 
     def __init__(self, probability: float, *, name: str, tower: str) -> None:
-        """Takes its stream of random numbers from `name`, which no other module of the encoder has."""
+        """Creates a stream of random numbers from `name`, which must be unique in the encoder."""
         super().__init__()
         self.probability = probability
         self.tower = tower
@@ -37,54 +37,54 @@ class CounterDropout(nn.Module):
         self._rows: Tensor | None = None
 
     def at(self, *, seed: int, step: int, rows: Sequence[int]) -> None:
-        """Says which rows of which step the next inputs are."""
+        """Sets the step and the rows of the next inputs."""
         self._key = mix(mix(mix(self._name_key) ^ seed) ^ step)
         self._rows = torch.as_tensor(list(rows), dtype=torch.int64)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Returns the inputs, in training with elements dropped and the rest enlarged."""
+        """Returns the inputs; in training, some elements are zero and the others are scaled up."""
         keep = self.mask_for(inputs)
         return inputs if keep is None else inputs * keep() / self.keep_probability
 
     def mask_for(self, inputs: Tensor) -> Callable[[], Tensor] | None:
-        """Returns what computes the inputs' mask, bool, the same on every call; none where nothing drops.
+        """Returns a function that computes the mask of the inputs, bool, or None if nothing is dropped.
 
         Raises:
-            RuntimeError: other rows were named.
+            RuntimeError: the number of inputs differs from that of the rows set before.
         """
         if not self.training or self.probability == 0:
             return None
         if self._rows is None or len(self._rows) != len(inputs):
             named = 0 if self._rows is None else len(self._rows)
-            raise RuntimeError(f"{len(inputs)} rows come in, set_dropout_rows named {named}")
-        # Bound now: other rows may be named before the backward pass.
+            raise RuntimeError(f"{len(inputs)} rows in the input, but set_dropout_rows set {named}")
+        # Captured now, because other rows may be set before the backward pass.
         key, rows, shape = self._key, self._rows.to(inputs.device), inputs.shape
         num_elements = inputs[0].numel()
         return lambda: keep_mask(key, rows, num_elements, probability=self.probability).view(shape)
 
     @property
     def keep_probability(self) -> float:
-        """The probability that the hash's 16 bits really give, so that the expectation is exact."""
+        """Returns the exact probability given by 16 bits of the hash, so that the expectation is exact."""
         return 1 - _threshold(self.probability) / 2**16
 
     def extra_repr(self) -> str:
-        """Returns what `print` shows."""
+        """Returns the text that `print` shows."""
         return f"probability={self.probability}"
 
 
 class AdapterInput(nn.Module):
-    """The A of an adapter with its dropout, saving for the backward pass only what comes in, as it comes in.
+    """The matrix A of an adapter with dropout; for the backward pass, only the unchanged input is saved.
 
-    What comes in may be in lower precision than A: it is cast on the way, and the copy is not saved either.
+    An input in lower precision than A is cast, and the cast copy is not saved either.
     """
 
     def __init__(self, layer: nn.Module, dropout: CounterDropout | None) -> None:
-        """Takes over a bias-free linear or convolutional layer, with its weight under the same name."""
+        """Takes a linear or convolutional layer without bias; the weight keeps its name."""
         super().__init__()
         assert isinstance(layer.weight, nn.Parameter)
         self.weight = layer.weight
         self.dropout = dropout
-        self._layer = (layer,)  # in a tuple: not a child, or its weight would be found twice
+        self._layer = (layer,)  # in a tuple: as a child module, its weight would be listed twice
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns A (mask ∘ inputs / p), in A's precision."""
@@ -94,10 +94,10 @@ class AdapterInput(nn.Module):
         outputs: Tensor = _DroppedCall.apply(inputs, self.weight, self.apply_layer, keep)
         if keep is None or self.dropout is None:
             return outputs
-        return outputs / self.dropout.keep_probability  # here, where there are few numbers
+        return outputs / self.dropout.keep_probability  # scaled here, where there are fewer numbers
 
     def apply_layer(self, inputs: Tensor, weight: Tensor) -> Tensor:
-        """Runs the layer with a given weight."""
+        """Returns the output of the layer with a given weight."""
         (layer,) = self._layer
         if isinstance(layer, nn.Linear):
             return nn.functional.linear(inputs, weight)
@@ -105,7 +105,7 @@ class AdapterInput(nn.Module):
 
 
 class _DroppedCall(torch.autograd.Function):
-    """layer(mask ∘ inputs, weight), of which the mask and the product are computed again when needed."""
+    """Computes layer(mask ∘ inputs, weight); the backward pass computes mask and product again."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, layer: Any, keep: Any) -> Tensor:
@@ -140,7 +140,7 @@ def set_dropout_rows(
     image_rows: Sequence[int] | None = None,
     text_rows: Sequence[int] | None = None,
 ) -> None:
-    """Names the rows of the global batch that the next forward pass of each tower computes."""
+    """Sets the rows of the global batch that the next forward pass of each tower computes."""
     rows = {"image": image_rows, "text": text_rows}
     for module in encoder.modules():
         if isinstance(module, CounterDropout) and (named := rows[module.tower]) is not None:
@@ -148,10 +148,10 @@ def set_dropout_rows(
 
 
 def keep_mask(key: int, rows: Tensor, num_elements: int, *, probability: float) -> Tensor:
-    """Returns which elements stay, bool [B, num_elements].
+    """Returns which elements are kept, bool [B, num_elements].
 
-    One 64-bit hash (SplitMix64, Steele et al. 2014) gives four 16-bit uniforms. An element's number counts
-    along its row, so it does not change when texts are padded to another length.
+    One 64-bit hash (SplitMix64, Steele et al. 2014) gives four 16-bit uniform numbers. Elements are numbered
+    along their row, so padding texts to another length does not change the mask.
     """
     num_hashes = -(-num_elements // 4)
     streams = _mix(rows ^ _signed(key)).unsqueeze(1)
@@ -177,7 +177,7 @@ def mix(value: int) -> int:
 
 
 def _mix(values: Tensor) -> Tensor:
-    """Does the same on int64, which wraps around; its right shift keeps the sign, which is masked off."""
+    """Returns the same for int64, which wraps around; the sign bits of its right shift are masked off."""
     values = values + _signed(_GOLDEN)
     shifted = torch.empty_like(values)
     for shift, multiplier in zip(_SHIFTS, (*_MULTIPLIERS, 1), strict=True):

@@ -1,6 +1,7 @@
-"""Dual encoders of two parts that never met: an image and a sentence encoder, joined by a projection.
+"""Dual encoders from a separately trained image encoder and sentence encoder, joined by a projection.
 
-`lite0-minilm` is one; `dual:<image>+<text>` joins any timm image encoder and any Hugging Face text encoder.
+An example is `lite0-minilm`. `dual:<image>+<text>` joins any timm image encoder and any Hugging Face text
+encoder.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ INITIAL_LOG_LOGIT_SCALE = 2.6593  # ln(1 / 0.07): CLIP §2.3
 
 
 class SentenceEncoder(nn.Module):
-    """A Hugging Face text model that embeds a text as the mean of its last states, padding left out."""
+    """A Hugging Face text model that embeds a text as the mean of its last states without padding."""
 
     def __init__(self, model: Any, tokenizer: Any, max_length: int) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class SentenceEncoder(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, *, weights: bool) -> SentenceEncoder:
-        """Loads a model and its tokenizer from a checkpoint folder, safetensors only."""
+        """Loads a model and its tokenizer from a checkpoint folder with safetensors."""
         declare_missing_operators()
         from transformers import AutoModel, AutoTokenizer
 
@@ -51,7 +52,7 @@ class SentenceEncoder(nn.Module):
 
     @property
     def width(self) -> int:
-        """Length of a sentence embedding."""
+        """Returns the length of a sentence embedding."""
         return self.model.config.hidden_size
 
     def tokenize(self, texts: list[str]) -> Tokens:
@@ -73,8 +74,8 @@ class SentenceEncoder(nn.Module):
 class JoinedEncoder(TwoTowerEncoder):
     """An image tower projected into the space of a sentence encoder (LiT, Zhai et al. 2022).
 
-    The joint space is the sentence encoder's own: texts need no projection, so a frozen text tower can be
-    embedded once and for all.
+    The joint space is that of the sentence encoder. Texts need no projection, so with a frozen text tower
+    every text is embedded only once.
     """
 
     def __init__(self, image: ImageTower, text: SentenceEncoder, projection: nn.Linear) -> None:
@@ -106,7 +107,7 @@ class JoinedEncoder(TwoTowerEncoder):
 def load_joined(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> JoinedEncoder:
     """Joins the timm image encoder and the Hugging Face text encoder that `dual:IMAGE+TEXT` names.
 
-    The projection between them is random, the same every time: zero-shot means nothing until it is trained.
+    The projection is random, but equal every time. Zero-shot scores have no meaning before training.
     """
     image_name, text_name = split_dual(config.name)
     image = load_timm_tower(image_name, size=preprocessing_of(config).size, weights=weights)

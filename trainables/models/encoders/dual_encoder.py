@@ -1,4 +1,4 @@
-"""The interface of every dual encoder; trainables use nothing else of a model."""
+"""The interface of every dual encoder; trainables use only this interface."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from trainables.models.encoders.timm_towers import ImageTower
 
 
 class ImageFeatures(NamedTuple):
-    """`pooled` [B, P]: penultimate, before the projection. `joint` [B, D]: projected, unit length."""
+    """Image features: `pooled` [B, P] before the projection; `joint` [B, D] after it, unit length."""
 
     pooled: Tensor
     joint: Tensor
 
 
 class Tokens(NamedTuple):
-    """`input_ids` and `attention_mask`, both int64 [B, L]."""
+    """Tokens of texts: `input_ids` and `attention_mask`, both int64 [B, L]."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -35,19 +35,18 @@ class Tokens(NamedTuple):
 class DualEncoder(nn.Module, ABC):
     """An image encoder and a text encoder with one joint space.
 
-    The image tower is cut in two at `image_cut`: blocks below it are frozen, so their activations are
-    computed once per image and view (`encode_image_prefix`) and reused by every epoch and trial
-    (`encode_image_suffix`).
+    The image tower is divided at `image_cut`. The blocks below are frozen, so their activations are computed
+    once per image and view (`encode_image_prefix`). All epochs and trials reuse them (`encode_image_suffix`).
     """
 
     family: str
-    name: str  # as in `encoder.name`
-    fingerprint: str  # of weights, architecture and preprocessing; equal only for equal outputs
+    name: str  # equal to `encoder.name`
+    fingerprint: str  # of weights, architecture and preprocessing
     preprocessing: PreprocessingSpec
     pooled_dim: int
     joint_dim: int
     log_logit_scale: nn.Parameter  # []
-    dtype: torch.dtype = torch.float32  # of frozen weights and activations; embeddings are float32 at least
+    dtype: torch.dtype = torch.float32  # of frozen weights and activations; embeddings are at least float32
 
     @abstractmethod
     def blocks(self, tower: TowerName) -> tuple[str, ...]:
@@ -55,19 +54,19 @@ class DualEncoder(nn.Module, ABC):
 
     @abstractmethod
     def projections(self) -> dict[TowerName, str]:
-        """Returns the names of the linear maps into the joint space, which method `projection` trains."""
+        """Returns the names of the projections into the joint space, which method `projection` trains."""
 
     @abstractmethod
     def towers(self) -> dict[TowerName, tuple[str, ...]]:
-        """Returns how the names of a tower's parameters begin, its projection's included."""
+        """Returns the prefixes of the parameter names of each tower, including its projection."""
 
     @abstractmethod
     def run_image_blocks(self, activations: Tensor, first: int, last: int) -> Tensor:
-        """Runs the image blocks `first` to `last` - 1; the last returns features [B, P] or a map of them."""
+        """Runs the image blocks `first` to `last` - 1; the final block returns features [B, P] or a map."""
 
     @abstractmethod
     def project_image(self, outputs: Tensor) -> ImageFeatures:
-        """Maps the output of the last image block into the joint space."""
+        """Returns pooled and joint features for the output of the last image block."""
 
     @abstractmethod
     def encode_text(self, tokens: Tokens) -> Tensor:
@@ -75,7 +74,7 @@ class DualEncoder(nn.Module, ABC):
 
     @abstractmethod
     def tokenize(self, texts: list[str]) -> Tokens:
-        """Returns tokens padded to the longest text, cut to the encoder's context length."""
+        """Returns tokens padded to the longest text, and truncated to the context length of the encoder."""
 
     def encode_image_prefix(self, pixels: Tensor, cut: int) -> Tensor:
         """Runs the first `cut` image blocks on normalised pixels [B, C, H, W] → activations [B, …]."""
@@ -87,18 +86,18 @@ class DualEncoder(nn.Module, ABC):
 
     @property
     def adapter_root(self) -> nn.Module:
-        """The module from which a saved adapter's files name theirs, so that PEFT loads them onto it."""
+        """Returns the module to which the names in a saved adapter are relative, so that PEFT can load it."""
         return self
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
-        """Encodes uint8 images [B, H, W] of the size that `preprocessing` names."""
+        """Returns the features of images, uint8 [B, H, W], of the size in `preprocessing`."""
         return self.encode_image_suffix(self.pixels(images), 0)
 
     def pixels(self, images: Tensor) -> Tensor:
         """Returns normalised float pixels [B, C, H, W] of uint8 images [B, H, W] (grey) or [B, H, W, 3].
 
         Raises:
-            TypeError: floats. A pipeline that normalises twice feeds nearly black images.
+            TypeError: the images are floats. Normalising twice would give nearly black images.
         """
         if images.dtype != torch.uint8:
             raise TypeError(
@@ -113,10 +112,10 @@ class DualEncoder(nn.Module, ABC):
         return normalised.expand(-1, spec.channels, -1, -1).to(self.dtype)
 
     def train(self, mode: bool = True) -> DualEncoder:
-        """Switches adapter dropout only.
+        """Switches only adapter dropout to training or evaluation mode.
 
-        Normalisation with batch statistics and the encoder's own dropout stay as in inference: a forward pass
-        that is repeated for its gradient must be the same forward pass, whatever the micro-batch.
+        BatchNorm and the dropout of the encoder stay in evaluation mode, because a forward pass that is
+        repeated for the gradient must give the same result for every micro-batch size.
         """
         super().train(False)
         self.training = mode
@@ -127,13 +126,13 @@ class DualEncoder(nn.Module, ABC):
 
 
 class TwoTowerEncoder(DualEncoder):
-    """A dual encoder whose halves are modules of their own: `image`, cut into blocks, and `text`."""
+    """A dual encoder with two separate modules: `image`, which is divided into blocks, and `text`."""
 
     image: ImageTower | VisionTransformerTower
     text: Any
 
     def text_blocks(self) -> tuple[str, ...]:
-        """Returns the names of the text tower's layers: those of its first list of modules."""
+        """Returns the names of the text tower's layers, which are its first list of modules."""
         name, layers = next(
             (name, module) for name, module in self.text.named_modules() if isinstance(module, nn.ModuleList)
         )
@@ -146,7 +145,7 @@ class TwoTowerEncoder(DualEncoder):
         return self.text_blocks()
 
     def run_image_blocks(self, activations: Tensor, first: int, last: int) -> Tensor:
-        """Runs blocks of the image tower."""
+        """Returns the output of blocks of the image tower."""
         return self.image.run(activations, first, last)
 
     def tokenize(self, texts: list[str]) -> Tokens:
@@ -155,13 +154,13 @@ class TwoTowerEncoder(DualEncoder):
 
 
 def unit_length(embeddings: Tensor) -> Tensor:
-    """Returns embeddings [B, D] normalised, in float32 at least: the loss is computed no lower."""
+    """Returns normalised embeddings [B, D], at least in float32 for the loss."""
     return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)
 
 
 @contextmanager
 def in_evaluation_mode(encoder: DualEncoder) -> Iterator[None]:
-    """Switches dropout off meanwhile, then back: a training step may embed captions in its middle."""
+    """Switches dropout off in the `with` block: a training step may embed captions."""
     training = encoder.training
     encoder.eval()
     try:

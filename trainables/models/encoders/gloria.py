@@ -1,7 +1,7 @@
 """GLoRIA's global embeddings (Huang et al. 2021): ResNet-50 at 299 px, and BioClinicalBERT.
 
-Its local scores, and its normalisation over the images of a test set, are left out: with the second one a
-prediction would depend on the other images.
+Local scores are not used. Normalisation over the images of a test set is not used either, because a
+prediction would then depend on other images.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from trainables.models.encoders.resnet import SpatialMean, resnet_names, resnet_
 
 SIDE = 299
 MAX_TOKENS, NUM_WORDS = 97, 28_996
-LOGIT_SCALE = 10.0  # its global temperature, which is a constant
+LOGIT_SCALE = 10.0  # GLoRIA's global temperature, a constant
 IMAGE, TEXT = "gloria.img_encoder.", "gloria.text_encoder.model."
-UNUSED = (f"{IMAGE}local_embedder.",)  # of regions
+UNUSED = (f"{IMAGE}local_embedder.",)  # features of regions
 
 
 class Enlarge(nn.Module):
-    """Pixels at the size of Inception's, which GLoRIA inherited."""
+    """Enlarges pixels to the input size of Inception, which GLoRIA uses."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Returns pixels [B, 3, 299, 299]."""
@@ -56,5 +56,5 @@ def load_gloria(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> R
 
 
 def words_alone(text: str) -> str:
-    """Returns the words of a text in lower case, as GLoRIA was trained on them."""
+    """Returns the words of a text in lower case, as in the training of GLoRIA."""
     return " ".join(re.findall(r"\w+", text.lower()))

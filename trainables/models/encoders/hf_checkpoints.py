@@ -40,7 +40,7 @@ def load_clip(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> HFC
 
 
 def _random(architecture: str) -> Any:
-    """Returns a `CLIPModel` by open_clip's name of its architecture, which needs no network."""
+    """Returns a random `CLIPModel` by open_clip's name of the architecture, without a network."""
     import open_clip
     from transformers import CLIPConfig, CLIPModel
 

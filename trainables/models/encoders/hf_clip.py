@@ -16,28 +16,28 @@ from trainables.models.encoders.dual_encoder import (
 
 
 class HFClip(DualEncoder):
-    """A `CLIPModel`. Image block 0 is the patch embedding with its LayerNorm, the others are layers.
+    """A `CLIPModel`. Image block 0 is the patch embedding with its LayerNorm; the other blocks are layers.
 
-    A saved adapter is relative to the `CLIPModel`, so `PeftModel.from_pretrained` loads it without this
-    project.
+    The names in a saved adapter are relative to the `CLIPModel`, so `PeftModel.from_pretrained` can load the
+    adapter without this project.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
-        # The checkpoint's `logit_scale` is already a logarithm; one parameter under two names.
+        # The checkpoint's `logit_scale` is already a logarithm. The parameter has two names.
         self.log_logit_scale = model.logit_scale
         self.pooled_dim = model.config.vision_config.hidden_size
         self.joint_dim = model.config.projection_dim
 
     @property
     def adapter_root(self) -> nn.Module:
-        """The `CLIPModel`."""
+        """Returns the `CLIPModel`."""
         return self.model
 
     def blocks(self, tower: TowerName) -> tuple[str, ...]:
-        """Returns the layers of a tower; the image tower's patch embedding is a block too."""
+        """Returns the layers of a tower; the patch embedding of the image tower is also a block."""
         half = "vision_model" if tower == "image" else "text_model"
         layers = len(self.model.get_submodule(half).encoder.layers)
         names = [f"model.{half}.encoder.layers.{i}" for i in range(layers)]
@@ -48,17 +48,17 @@ class HFClip(DualEncoder):
         return {"image": "model.visual_projection", "text": "model.text_projection"}
 
     def towers(self) -> dict[TowerName, tuple[str, ...]]:
-        """Returns both halves of the `CLIPModel`."""
+        """Returns both towers of the `CLIPModel`."""
         return {
             "image": ("model.vision_model.", "model.visual_projection."),
             "text": ("model.text_model.", "model.text_projection."),
         }
 
     def run_image_blocks(self, activations: Tensor, first: int, last: int) -> Tensor:
-        """Runs the embeddings and the layers; all of them return the normalised class token."""
+        """Runs blocks; after the last block, returns the normalised class token."""
         vision = self.model.vision_model
         if first == 0 < last:
-            # A size the checkpoint was not trained at stretches its position embeddings.
+            # For other image sizes than in training, position embeddings are interpolated.
             embedded = vision.embeddings(activations, interpolate_pos_encoding=True)
             activations = self.normalise_embeddings(embedded)
         for layer in vision.encoder.layers[max(first - 1, 0) : max(last - 1, 0)]:
@@ -68,15 +68,15 @@ class HFClip(DualEncoder):
         return activations
 
     def normalise_embeddings(self, embedded: Tensor) -> Tensor:
-        """Applies the LayerNorm before the layers, which CLIP has and SigLIP has not."""
+        """Applies the LayerNorm before the layers, which SigLIP does not have."""
         return self.model.vision_model.pre_layrnorm(embedded)
 
     def output_tokens(self, tokens: Tensor) -> Tensor:
-        """Returns the tokens [B, L, P] that leave the last layer: of CLIP the class token alone [B, P]."""
+        """Returns the output of the last layer: for CLIP, only the class token [B, P]."""
         return tokens[:, 0]
 
     def project_image(self, outputs: Tensor) -> ImageFeatures:
-        """Projects the class token."""
+        """Returns the class token and its projection."""
         return ImageFeatures(outputs, unit_length(self.model.visual_projection(outputs)))
 
     def encode_text(self, tokens: Tokens) -> Tensor:
@@ -86,7 +86,7 @@ class HFClip(DualEncoder):
         return unit_length(self.model.text_projection(pooled))
 
     def tokenize(self, texts: list[str]) -> Tokens:
-        """Returns tokens of the checkpoint's own tokenizer."""
+        """Returns tokens from the tokenizer of the checkpoint."""
         length = self.model.config.text_config.max_position_embeddings
         encoded = self.tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
         return Tokens(encoded["input_ids"], encoded["attention_mask"])

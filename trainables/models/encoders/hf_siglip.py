@@ -12,26 +12,26 @@ from trainables.models.encoders.hf_clip import HFClip
 
 
 class HFSiglip(HFClip):
-    """A `SiglipModel`. Its last image block gives patches, which a head pools into the joint space.
+    """A `SiglipModel`. The last image block returns patches, which a head pools into the joint space.
 
-    `pooled` is what the head gives, before it has unit length.
+    `pooled` is the output of the head before normalisation.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        model.logit_scale = nn.Parameter(model.logit_scale.detach().reshape(()))  # the checkpoint's is [1]
+        model.logit_scale = nn.Parameter(model.logit_scale.detach().reshape(()))  # the checkpoint has [1]
         model.config.projection_dim = model.config.vision_config.hidden_size
         super().__init__(model, tokenizer)
 
     def projections(self) -> dict[TowerName, str]:
-        """Returns what pools: an attention of one query over the patches, a linear map of a text."""
+        """Returns the heads: attention pooling of the patches, and a linear map of texts."""
         return {"image": "model.vision_model.head", "text": "model.text_model.head"}
 
     def towers(self) -> dict[TowerName, tuple[str, ...]]:
-        """Returns both halves of the `SiglipModel`."""
+        """Returns both towers of the `SiglipModel`."""
         return {"image": ("model.vision_model.",), "text": ("model.text_model.",)}
 
     def normalise_embeddings(self, embedded: Tensor) -> Tensor:
-        """Returns the embeddings as they are."""
+        """Returns the embeddings unchanged."""
         return embedded
 
     def output_tokens(self, tokens: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class HFSiglip(HFClip):
         return tokens
 
     def project_image(self, outputs: Tensor) -> ImageFeatures:
-        """Pools the patches."""
+        """Returns the pooled patches."""
         pooled = self.model.vision_model.head(outputs)
         return ImageFeatures(pooled, unit_length(pooled))
 

@@ -26,7 +26,7 @@ POOLED_DIM = 1280
 def load_lite0_minilm(
     config: EncoderConfig, spec: EncoderSpec, *, weights: bool, store: Path | None
 ) -> JoinedEncoder:
-    """Builds the encoder; `store` keeps its projection, which takes seconds to compute."""
+    """Builds the encoder; saves its projection in `store`, because the computation takes seconds."""
     (lite0_file, lite0_md5), (minilm_file, minilm_md5) = spec.files.items()
     minilm_folder = package_file(minilm_file, minilm_md5).parent
     lite0 = load_lite0(package_file(lite0_file, lite0_md5) if weights else None)
@@ -40,22 +40,22 @@ def load_lite0_minilm(
 
 
 def load_lite0(weights: Path | None) -> Any:
-    """Returns timm's EfficientNet-Lite0 with its classifier, in eval mode; random without a file."""
+    """Returns timm's EfficientNet-Lite0 with its classifier, in eval mode; random without `weights`."""
     declare_missing_operators()
     import timm
 
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     if weights is not None:
-        # The file has other names for the same tensors in the same order; a strict load checks every shape.
+        # The tensors in the file have other names, but the same order; a strict load checks every shape.
         tensors = torch.load(weights, weights_only=True, map_location="cpu").values()
         model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
     return model
 
 
 def lite0_tower(lite0: Any) -> ImageTower:
-    """Cuts Lite0 into its stages 0-6 (the stem with the first) and the head, BatchNorm folded away.
+    """Returns Lite0 as blocks without BatchNorm: stages 0-6 (the first with the stem), and the head.
 
-    Folding is exact to rounding for frozen statistics, and 1.3 to 1.7 times as fast on a CPU.
+    With frozen statistics, folding is exact up to rounding, and 1.3 to 1.7 times as fast on a CPU.
     """
     fold_batch_norm(lite0)
     tower = ImageTower(cut_into_blocks(lite0), POOLED_DIM)
@@ -66,7 +66,7 @@ def lite0_tower(lite0: Any) -> ImageTower:
 
 
 def fold_batch_norm(model: nn.Module) -> None:
-    """Folds every BatchNorm into the convolution before it; its activation function stays in place."""
+    """Folds every BatchNorm into the convolution before it, and keeps the activation function."""
     for parent in list(model.modules()):
         children = list(parent.named_children())
         for (_, convolution), (name, norm) in pairwise(children):

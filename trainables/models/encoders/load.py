@@ -1,4 +1,4 @@
-"""Loads a dual encoder by its configuration, offline first."""
+"""Loads a dual encoder from its configuration, without a network if possible."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def load_dual_encoder(
 ) -> DualEncoder:
     """Loads an encoder onto a device, in float32 and eval mode.
 
-    `weights=False` builds the structure with random weights, to check names against; never for results. Under
-    `store`, the root of content-addressed folders, a family may keep what it computes from its weights.
+    `weights=False` builds the structure with random weights, only to check names. `store` is the root folder
+    of the artifacts, in which a family may save what it computes from its weights.
     """
     declare_missing_operators()
     spec = find_encoder(config)
@@ -28,7 +28,7 @@ def load_dual_encoder(
     derived = {"store": store} if family.keeps_derived else {}
     load = getattr(importlib.import_module(module), function)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # random weights are the same every time; the caller's random state is kept
+        torch.manual_seed(0)  # equal random weights every time; the caller's random state is restored
         encoder: DualEncoder = load(config, spec, weights=weights, **derived)
     encoder.family, encoder.name = spec.family, config.name
     encoder.fingerprint = encoder_fingerprint(config) if weights else "random"

@@ -1,4 +1,4 @@
-"""MedCLIP (Wang et al. 2022): Swin-T or ResNet-50, and BioClinicalBERT; both projected to 512 numbers."""
+"""MedCLIP (Wang et al. 2022): Swin-T or ResNet-50, and BioClinicalBERT, both projected to 512 dimensions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def load_medclip_resnet(config: EncoderConfig, spec: EncoderSpec, *, weights: bo
 def _medclip(
     config: EncoderConfig, spec: EncoderSpec, published: PublishedTensors, tower: ImageTower, projection: str
 ) -> ReportEncoder:
-    """Returns what both variants have in common around their image tower."""
+    """Returns a MedCLIP with the given image tower."""
     text = build_bert(
         published.shapes(f"{TEXT}model."), config, spec, mean_of_three,
         num_words=NUM_WORDS, max_length=MAX_TOKENS,

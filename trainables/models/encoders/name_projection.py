@@ -1,11 +1,11 @@
-"""The joint space of `lite0-minilm` before any training: images find their ImageNet classes by name.
+"""Computes the projection of `lite0-minilm` before training, which maps images to names of ImageNet classes.
 
-Zero-shot recognition needs a map from pooled features into text space. ConSE (Norouzi et al. 2014) averages
-the text embeddings of the classes that the ImageNet classifier believes in, which is not linear, while
-adapters need a projection that trains. So the projection asks for the same thing linearly: text embeddings of
-the class names, multiplied with an image's embedding, shall give the classifier's logits back. That is a
-ridge regression over the 1000 classes (the text half of ESZSL, Romera-Paredes and Torr 2015) and depends on
-no image, so frozen and adapted rows of every data set, fold and trial share one start.
+Zero-shot scores need a map from pooled features to text space. ConSE (Norouzi et al. 2014) averages the text
+embeddings of the classes that the ImageNet classifier predicts. This map is not linear, but adapters need a
+linear projection. The projection is therefore chosen so that the products of an image embedding with the text
+embeddings of the class names give the classifier's logits. This is a ridge regression over the 1000 classes
+(the text half of ESZSL, Romera-Paredes and Torr 2015). It uses no image, so all data sets, folds and trials
+have the same initial projection.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from trainables.models.encoders.dual import SentenceEncoder
 # Imports inside functions: only encoders of this library need it, and torchvision must be ready first.
 
 FILE = "projection.safetensors"
-# Of 75 crops of three photographs, 45 % have the classifier's own class as the nearest name, 87 % among the
-# ten nearest; linear fits of ConSE itself reach 3-16 %. Chance: 0.1 %.
+# For 75 crops of three photographs, the nearest name is the classifier's class in 45 % of cases, and among
+# the ten nearest in 87 %. Linear fits of ConSE reach 3-16 %; chance is 0.1 %.
 RIDGE = 0.01  # relative to the mean variance of the names' coordinates
 LOGIT = 0.05  # how far one logit moves an embedding away from the mean name
 
@@ -32,8 +32,8 @@ LOGIT = 0.05  # how far one logit moves an embedding away from the mean name
 def name_projection(lite0: Any, text: SentenceEncoder, *, weights: object, store: Path | None) -> nn.Linear:
     """Returns the projection from pooled features [B, 1280] to text space [B, 384].
 
-    The class names take seconds to embed; `store` keeps the result under what identifies the `weights` of
-    both.
+    Embedding the class names takes seconds, so the result is saved in `store` under the identity of the
+    `weights` of both encoders.
     """
     if store is None:
         return _fit(lite0, text)
@@ -60,7 +60,7 @@ def class_embeddings(text: SentenceEncoder) -> Tensor:
 
     names = ImageNetInfo().label_descriptions(detailed=False)
     prompts = [f"a photo of a {name.split(',')[0]}" for name in names]
-    by_length = sorted(range(len(prompts)), key=lambda k: len(prompts[k]))  # hardly any padding
+    by_length = sorted(range(len(prompts)), key=lambda k: len(prompts[k]))  # little padding
     embeddings = torch.empty(len(prompts), text.width)
     for chunk in torch.tensor(by_length).split(50):
         embeddings[chunk] = text(text.tokenize([prompts[k] for k in chunk.tolist()]))
@@ -68,10 +68,10 @@ def class_embeddings(text: SentenceEncoder) -> Tensor:
 
 
 def solve(names: Tensor, classifier: nn.Linear) -> nn.Linear:
-    """Returns the projection whose products with `names` [K, D] come nearest to the classifier's logits.
+    """Returns the projection whose products with `names` [K, D] best fit the classifier's logits.
 
-    Names and logits are centred over the classes: what all share tells nothing apart. The mean name is added
-    as the bias, so that embeddings start among the texts.
+    Names and logits are centred over the classes, because a common part does not separate classes. The bias
+    is the mean name, so that image embeddings start near the texts.
     """
     mean = names.double().mean(0)
     centred = names.double() - mean

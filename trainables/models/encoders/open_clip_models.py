@@ -42,16 +42,16 @@ from trainables.places import found
 
 
 class OpenClip(TwoTowerEncoder):
-    """A CLIP of open_clip, with a vision transformer or a ResNet, its attention split into q, k, v and out.
+    """A CLIP of open_clip with a vision transformer or a ResNet. Its attention is split into q, k, v and out.
 
-    `pooled` is what enters the projection: the class token, or what the attention pooling read.
+    `pooled` is the input of the projection: the class token, or the result of attention pooling.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
         visual, self.log_logit_scale = model.visual, model.logit_scale
-        # open_clip's projections are bare matrices [width, D], a ResNet's is the last layer of its pooling;
-        # as modules they have names of their own.
+        # open_clip's projections are matrices [width, D], or the last layer of a ResNet's pooling.
+        # As modules, they have names.
         if _is_resnet(visual):
             self.image_projection = visual.attnpool.c_proj
             self.image = resnet_tower(visual)
@@ -72,11 +72,11 @@ class OpenClip(TwoTowerEncoder):
         return {"image": "image_projection", "text": "text_projection"}
 
     def towers(self) -> dict[TowerName, tuple[str, ...]]:
-        """Returns both halves."""
+        """Returns both towers."""
         return {"image": ("image.", "image_projection."), "text": ("text.", "text_projection.")}
 
     def project_image(self, outputs: Tensor) -> ImageFeatures:
-        """Projects the pooled features."""
+        """Returns the pooled features and their projection."""
         return ImageFeatures(outputs, unit_length(self.image_projection(outputs)))
 
     def encode_text(self, tokens: Tokens) -> Tensor:
@@ -85,7 +85,7 @@ class OpenClip(TwoTowerEncoder):
         return unit_length(self.text_projection(pooled))
 
     def tokenize(self, texts: list[str]) -> Tokens:
-        """Returns tokens padded to the context length, which open_clip's causal mask has built in."""
+        """Returns tokens padded to the context length, which open_clip's causal mask requires."""
         ids = self.tokenizer(texts, context_length=self.text.context_length)
         return Tokens(ids, (ids != 0).long())
 
@@ -93,7 +93,7 @@ class OpenClip(TwoTowerEncoder):
 def load_open_clip(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> OpenClip:
     """Loads a CLIP of open_clip, or of OpenAI's files, from safetensors or a `.pt` with a known hash."""
     declare_missing_operators()
-    file = _weights_file(config, spec) if weights else None  # before anything large is built
+    file = _weights_file(config, spec) if weights else None  # before a large model is built
     model, tokenizer = _build(config, spec, preprocessing_of(config).size)
     if file is not None:
         _fill(model, read_tensors(file, _sha256(config, spec)), file)
@@ -101,7 +101,7 @@ def load_open_clip(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -
 
 
 def _build(config: EncoderConfig, spec: EncoderSpec, size: int) -> tuple[Any, Any]:
-    """Returns a model with random weights, and its tokenizer."""
+    """Returns a model with random weights and its tokenizer."""
     import open_clip
 
     if config.name.startswith("openai:"):
@@ -127,14 +127,14 @@ def _build(config: EncoderConfig, spec: EncoderSpec, size: int) -> tuple[Any, An
     is_cut = _is_resnet(model.visual) or hasattr(model.visual, "transformer")
     if type(model) is not open_clip.CLIP or not is_cut:
         raise ConfigError(
-            f"encoder.name: '{config.name}' is not a CLIP with a vision transformer or ResNet of its own; no "
-            "other is supported"
+            f"encoder.name: '{config.name}' is not a CLIP with open_clip's own vision transformer or "
+            "ResNet; only these are supported"
         )
     return model, tokenizer
 
 
 def _fill(model: Any, tensors: dict[str, Tensor], file: Path) -> None:
-    """Copies tensors into a model: every one, and nothing is left random."""
+    """Copies all tensors into a model, and checks that no weight stays random."""
     from open_clip.model import resize_pos_embed
 
     tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
@@ -147,7 +147,7 @@ def _fill(model: Any, tensors: dict[str, Tensor], file: Path) -> None:
 
 
 def _stretch_pooling(tensors: dict[str, Tensor], model: Any) -> None:
-    """Stretches the positions of the attention pooling, as `resize_pos_embed` does a transformer's."""
+    """Interpolates the positions of the attention pooling, as `resize_pos_embed` does for a transformer."""
     name, wanted = "visual.attnpool.positional_embedding", model.visual.attnpool.positional_embedding
     if name not in tensors or len(tensors[name]) == len(wanted):
         return
@@ -159,7 +159,7 @@ def _stretch_pooling(tensors: dict[str, Tensor], model: Any) -> None:
 
 
 def _weights_file(config: EncoderConfig, spec: EncoderSpec) -> Path:
-    """Returns the file with an encoder's weights: local, as cached, or downloaded now."""
+    """Returns the file with the weights of an encoder: a local, cached, or downloaded file."""
     if config.name.startswith("openai:"):
         return openai_file(config.name)
     if spec.repository:
@@ -183,7 +183,7 @@ def _sha256(config: EncoderConfig, spec: EncoderSpec) -> str | None:
 
 def _safetensors_in(folder: Path) -> Path:
     files = sorted(folder.glob("*.safetensors"))
-    # A repository may hold the same weights for transformers as well.
+    # A repository may also contain the same weights for transformers.
     files = [file for file in files if file.name.startswith("open_clip")] or files
     if len(files) != 1:
         names = ", ".join(file.name for file in files) or "none"
@@ -205,7 +205,7 @@ def _as_linear(matrix: nn.Parameter) -> nn.Linear:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences open_clip, which reports every step on the root logger, warnings of no weights too."""
+    """Silences open_clip, which logs every step and needless warnings on the root logger."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Image towers of open_clip, cut into blocks: vision transformers and CLIP's ResNets."""
+"""Image towers of open_clip, divided into blocks: vision transformers and CLIP's ResNets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainables.models.encoders.timm_towers import ImageTower, NamedBlocks
 
 
 class VisionTransformerTower(nn.Module):
-    """open_clip's `VisionTransformer`. Block 0 is the patch embedding, the others are attention blocks."""
+    """open_clip's `VisionTransformer`. Block 0 is the patch embedding; the others are attention blocks."""
 
     def __init__(self, visual: Any) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class VisionTransformerTower(nn.Module):
 
 
 def resnet_tower(visual: Any) -> ImageTower:
-    """Cuts open_clip's `ModifiedResNet` into stem, bottlenecks and attention pooling.
+    """Returns open_clip's `ModifiedResNet` as blocks: stem, bottlenecks and attention pooling.
 
     BatchNorm keeps the statistics of pretraining, because a `DualEncoder` never leaves its eval mode.
     """

@@ -1,4 +1,4 @@
-"""CheXzero and BioCLIP: CLIPs with OpenAI's names of tensors, from a converted checkpoint."""
+"""CheXzero and BioCLIP: CLIPs whose tensors have OpenAI's names, from a converted checkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainables.models.torchvision_import import declare_missing_operators
 
 
 def load_openai_part(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> OpenClip:
-    """Builds a CLIP with the depth and width of its tensors, or of its named architecture."""
+    """Builds a CLIP; depth and width come from the tensors, or from the named architecture."""
     declare_missing_operators()
     import open_clip
     from open_clip.model import resize_pos_embed
@@ -40,7 +40,7 @@ def load_openai_part(config: EncoderConfig, spec: EncoderSpec, *, weights: bool)
 
 
 def _has_quick_gelu(config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> bool:
-    """Returns whether it was trained with QuickGELU, which its tensors do not tell."""
+    """Returns whether an encoder was trained with QuickGELU, which its tensors do not show."""
     if not spec.has_configuration or not weights:
         return bool(spec.architecture and spec.architecture.endswith("quickgelu"))
     said = json.loads(part_file(config.name, spec, CONFIGURATION).read_text())

@@ -1,6 +1,6 @@
-"""Dual encoders of radiographs and reports: an image tower with a head, a BERT with a projection.
+"""Dual encoders of radiographs and reports: an image tower with a head, and a BERT with a projection.
 
-A loader builds the parts of one and fills each from the tensors that its authors published.
+A loader builds the parts of an encoder, and fills each part with the published tensors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trainables.models.encoders.timm_towers import ImageTower
 from trainables.models.files.state_dicts import Shapes, below, load_strictly, open_parts
 
 CLIP_LOGIT_SCALE = 1 / 0.07
-"""CLIP §2.3, and where weights hold none."""
+"""The initial value of CLIP (§2.3), used if published weights contain no logit scale."""
 
 
 class LinearHead(nn.Module):
@@ -30,24 +30,24 @@ class LinearHead(nn.Module):
         self.projection = projection
 
     def forward(self, outputs: Tensor) -> ImageFeatures:
-        """Returns pooled features, and their projection at unit length."""
+        """Returns pooled features and their projection, unit length."""
         return ImageFeatures(outputs, unit_length(self.projection(outputs)))
 
 
 class MapHead(nn.Module):
-    """A projection of every position of a map [B, C, H, W], averaged after it (BioViL)."""
+    """A projection of every position of a map [B, C, H, W], followed by the mean (BioViL)."""
 
     def __init__(self, projection: nn.Module) -> None:
         super().__init__()
         self.projection = projection
 
     def forward(self, outputs: Tensor) -> ImageFeatures:
-        """Returns the mean of the map, and that of its projection at unit length."""
+        """Returns the mean of the map, and the mean of its projection, unit length."""
         return ImageFeatures(outputs.mean((2, 3)), unit_length(self.projection(outputs).mean((2, 3))))
 
 
 class ReportEncoder(TwoTowerEncoder):
-    """An image tower and a BERT. Before a `MapHead`, the last image block returns a feature map."""
+    """An image tower and a BERT. With a `MapHead`, the last image block returns a feature map."""
 
     def __init__(
         self,
@@ -69,17 +69,17 @@ class ReportEncoder(TwoTowerEncoder):
         self.joint_dim = joint_dim
 
     def projections(self) -> dict[TowerName, str]:
-        """Returns the projections; GLoRIA has none of texts."""
+        """Returns the projections; GLoRIA has none for texts."""
         image: dict[TowerName, str] = {"image": "image_head.projection"}
         has_text = any(True for _ in self.text_projection.parameters())
         return {**image, "text": "text_projection"} if has_text else image
 
     def towers(self) -> dict[TowerName, tuple[str, ...]]:
-        """Returns both halves."""
+        """Returns both towers."""
         return {"image": ("image.", "image_head."), "text": ("text.", "text_projection.")}
 
     def project_image(self, outputs: Tensor) -> ImageFeatures:
-        """Pools and projects with the head."""
+        """Returns the features that the head pools and projects."""
         return self.image_head(outputs)
 
     def encode_text(self, tokens: Tokens) -> Tensor:
@@ -89,7 +89,7 @@ class ReportEncoder(TwoTowerEncoder):
 
 
 class PublishedTensors:
-    """The tensors of an encoder's converted parts. Without weights there are none, and nothing is filled."""
+    """The tensors of an encoder's converted parts. Without weights, `fill` does nothing."""
 
     def __init__(self, config: EncoderConfig, spec: EncoderSpec, *, weights: bool) -> None:
         self.config, self.has_weights = config, weights
@@ -97,7 +97,7 @@ class PublishedTensors:
         self._used: list[str] = []
 
     def shapes(self, prefix: str = "") -> Shapes:
-        """Returns the shapes of the tensors below a prefix, as far as they are known here."""
+        """Returns the shapes of the tensors under a prefix, as far as known on this machine."""
         return below(self._shapes, prefix)
 
     def fill(
@@ -109,9 +109,10 @@ class PublishedTensors:
         names: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
         ignorable: tuple[str, ...] = (),
     ) -> None:
-        """Fills a module with the tensors below a prefix, each of them and all of it.
+        """Fills a module with the tensors under a prefix; all tensors and all parameters must match.
 
-        `names` renames them, without the prefix, to their names in the module. Messages call it `part`.
+        `names` maps the tensors, without the prefix, to their names in the module. `part` is used in
+        messages.
         """
         self._used.append(prefix)
         if self.has_weights:
@@ -121,7 +122,7 @@ class PublishedTensors:
     def finish(
         self, encoder: ReportEncoder, *, has_logit_scale: bool = False, ignorable: tuple[str, ...] = ()
     ) -> ReportEncoder:
-        """Returns the filled encoder; no tensor may be left but a logit scale and what is ignorable."""
+        """Returns the filled encoder; only a logit scale and ignorable tensors may be left over."""
         if self.has_weights:
             scale = {"logit_scale": encoder.log_logit_scale} if has_logit_scale else {}
             rest = {n: t for n, t in self._tensors.items() if not n.startswith(tuple(self._used))}

@@ -1,4 +1,4 @@
-"""torchvision's ResNet-50 as an image tower: the body of MedCLIP, GLoRIA and BioViL."""
+"""torchvision's ResNet-50 as an image tower, used in MedCLIP, GLoRIA and BioViL."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 def resnet_tower(shapes: Shapes, *, first: nn.Module | None = None, last: nn.Module) -> ImageTower:
-    """Builds a ResNet-50 of random weights, cut into its stem and its four stages.
+    """Builds a ResNet-50 with random weights, divided into its stem and its four stages.
 
     Args:
-        shapes: how deep and wide it is, by torchvision's names; nothing = as published.
-        first: what pixels go through before the stem.
-        last: what becomes of the map of the last stage, [B, 2048, H, W].
+        shapes: shapes by torchvision's names, which give depth and width; {} = as published.
+        first: module before the stem.
+        last: module after the last stage, for the map [B, 2048, H, W].
     """
     declare_missing_operators()
     from torchvision.models.resnet import Bottleneck, ResNet
@@ -45,7 +45,7 @@ def resnet_tower(shapes: Shapes, *, first: nn.Module | None = None, last: nn.Mod
 
 
 def resnet_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns tensors under the names of `resnet_tower`, from torchvision's."""
+    """Returns tensors with torchvision's names under the names in `resnet_tower`."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         stage, _, rest = name.partition(".")
@@ -55,7 +55,7 @@ def resnet_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class SpatialMean(nn.Module):
-    """The mean over the positions of a map: [B, C, H, W] → [B, C]."""
+    """A layer that averages the positions of a map: [B, C, H, W] → [B, C]."""
 
     def forward(self, activations: Tensor) -> Tensor:
         """Returns the mean."""
@@ -63,7 +63,7 @@ class SpatialMean(nn.Module):
 
 
 class _Last(nn.Sequential):
-    """The last stage, whose bottlenecks keep their numbers, and what follows it."""
+    """The last stage, whose bottlenecks keep their numbers, followed by another module."""
 
     def __init__(self, stage: nn.Sequential, last: nn.Module) -> None:
         super().__init__(*stage)

@@ -1,4 +1,4 @@
-"""Counts the bytes that graphs keep for their backward pass."""
+"""Counts the bytes that autograd graphs keep for their backward pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 def saved_bytes(not_counted: Iterable[Tensor] = ()) -> Iterator[list[int]]:
     """Counts the bytes that graphs built in the `with` block keep for their backward pass.
 
-    Each storage counts once; those of `not_counted`, the weights, are there anyway.
+    Each storage counts once. The weights in `not_counted` do not count, because they always need memory.
     """
     seen = {_identity(tensor) for tensor in not_counted}
     total, alive = [0], list[Tensor]()
@@ -21,7 +21,7 @@ def saved_bytes(not_counted: Iterable[Tensor] = ()) -> Iterator[list[int]]:
     def pack(tensor: Tensor) -> Tensor:
         if _identity(tensor) not in seen:
             seen.add(_identity(tensor))
-            alive.append(tensor)  # or its address could be given out again
+            alive.append(tensor)  # kept, or its address could be used again
             total[0] += tensor.untyped_storage().nbytes()
         return tensor
 
@@ -30,6 +30,6 @@ def saved_bytes(not_counted: Iterable[Tensor] = ()) -> Iterator[list[int]]:
 
 
 def _identity(tensor: Tensor) -> int:
-    """Returns the address of a tensor's storage; on the meta device, of the storage's record."""
+    """Returns the address of a tensor's storage, or of the storage object on the meta device."""
     storage = tensor.untyped_storage()
     return storage.data_ptr() or storage._cdata

@@ -1,8 +1,8 @@
-"""The structure of an encoder without its weights: adaptable modules, and memory.
+"""The structure of an encoder without its weights: its adaptable modules and its memory.
 
-Built once on PyTorch's meta device, where a tensor has a shape and no bytes. That takes seconds of imports,
-so the structures of registered encoders are kept beside this file; `python -m
-trainables.models.encoders.structure` writes them anew, and tests compare them.
+A structure is built once on PyTorch's meta device, where tensors have a shape but no data. The imports take
+seconds, so the structures of registered encoders are stored next to this file. `python -m
+trainables.models.encoders.structure` writes them again, and tests compare them.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ if TYPE_CHECKING:
 KEPT = Path(__file__).with_name("structures.json")
 ROWS = 2
 GRID = 32
-"""Pixels; convolutions halve an image five times, and pad what is left over."""
+"""Pixels. Convolutions halve an image five times, and pad a remainder."""
 
 
 class Adaptable(Config):
-    """A module that can carry an adapter; `matrices` are [rows, columns] of the weights it adapts."""
+    """A module that can get an adapter; `matrices` are [rows, columns] of the adapted weights."""
 
     name: str
     matrices: tuple[tuple[int, int], ...]
 
     @property
     def largest_rank(self) -> int:
-        """The rank of its smallest weight matrix: no adapter can have more."""
+        """Returns the rank of the smallest weight matrix, which limits the rank of an adapter."""
         return min(min(matrix) for matrix in self.matrices)
 
     def num_parameters(self, rank: int) -> int:
-        """Returns the scalars of an adapter of this rank."""
+        """Returns the number of scalars of an adapter with this rank."""
         return sum(rank * (rows + columns) for rows, columns in self.matrices)
 
 
 class Structure(Config):
-    """An encoder's shapes. Bytes are those of one image in float32, by cut: image blocks below it are frozen.
+    """The shapes of an encoder. Bytes are per image in float32 and per number of frozen image blocks.
 
-    `graph_bytes` is what the backward pass keeps, `activation_bytes` what enters the trainable part, and
-    `widest_bytes` the largest output of any module of a block (of the projection in the last place).
-    `num_tokens` are those of a vision transformer, the class token among them; 0 of anything else.
+    `graph_bytes` are kept for the backward pass. `activation_bytes` is the size of the input of the trainable
+    part. `widest_bytes` is the size of the largest output of a module in a block; the last entry is for the
+    projection. `num_tokens` is the number of tokens of a vision transformer, including the class token, or 0.
     """
 
     image_size: int
@@ -71,11 +71,11 @@ class Structure(Config):
         return [[module.name for module in block] for block in self.blocks[tower]]
 
     def find(self, name: str) -> Adaptable:
-        """Returns a module by its name in the encoder."""
+        """Returns the module with this name in the encoder."""
         return next(m for blocks in self.blocks.values() for block in blocks for m in block if m.name == name)
 
     def at(self, image_size: int) -> Structure:
-        """Returns the same encoder at another size: bytes go with the pixels, or the tokens, until pooled."""
+        """Returns the structure at another image size; bytes before pooling grow with pixels or tokens."""
         pixels = (math.ceil(image_size / GRID) / math.ceil(self.image_size / GRID)) ** 2
         if self.num_tokens:
             pixels = (1 + (self.num_tokens - 1) * pixels) / self.num_tokens
@@ -95,7 +95,7 @@ class Structure(Config):
 
 
 def structure_of(config: EncoderConfig) -> Structure | None:
-    """Returns the structure of an encoder, or None if its description is not on this machine."""
+    """Returns the structure of an encoder, or None without its description on this machine."""
     if is_kept(config):
         return _kept(config.name).at(preprocessing_of(config).size)
     try:
@@ -106,9 +106,10 @@ def structure_of(config: EncoderConfig) -> Structure | None:
 
 
 def is_kept(config: EncoderConfig) -> bool:
-    """Returns whether an encoder's structure is stored, in which case tests cover its presets.
+    """Returns whether the structure of an encoder is stored, so that tests check its presets.
 
-    Of parts that were converted here the shapes in their files decide, and which other sizes they take.
+    For parts converted on this machine, the shapes in their files decide, also which other sizes are
+    possible.
     """
     if config.name not in _all_kept():
         return False
@@ -135,12 +136,12 @@ def _built(config: EncoderConfig) -> Structure:
     try:
         with torch.device("meta"):
             return measure(load_dual_encoder(config, weights=False, device="meta"))
-    except (NotImplementedError, RuntimeError):  # a library that looks at values while it builds
+    except (NotImplementedError, RuntimeError):  # a library that reads values while it builds a model
         return measure(load_dual_encoder(config, weights=False))
 
 
 def measure(encoder: DualEncoder) -> Structure:
-    """Returns the structure of an encoder that was built, with weights or without."""
+    """Returns the structure of an encoder that was built with or without weights."""
     sizes = [_sizes(encoder, cut) for cut in range(len(encoder.blocks("image")) + 1)]
     parameters = dict(encoder.named_parameters())
     return Structure(
@@ -197,7 +198,7 @@ def _prefix(encoder: DualEncoder, cut: int) -> Tensor:
 
 
 def _sizes(encoder: DualEncoder, cut: int) -> tuple[int, int, int]:
-    """Returns graph, activation and widest bytes of one image at a cut."""
+    """Returns graph, activation and widest bytes per image with `cut` frozen blocks."""
     import torch
 
     from trainables.models.encoders.saved_bytes import saved_bytes
@@ -224,7 +225,7 @@ def _sizes(encoder: DualEncoder, cut: int) -> tuple[int, int, int]:
 
 
 def kept_names() -> list[str]:
-    """Returns the registered encoders whose structure is stored: those that can be built without a file."""
+    """Returns the registered encoders whose structure is stored, because they can be built without a file."""
     return [name for name, spec in ENCODERS.items() if spec.parts or spec.files or spec.architecture]
 
 

@@ -1,6 +1,6 @@
-"""transformers' Swin as an image tower, from checkpoints with the names it had before transformers 5.
+"""transformers' Swin as an image tower, from checkpoints with the tensor names before transformers 5.
 
-Read without renaming, 156 of its 219 tensors would stay random without a word.
+Without renaming, 156 of its 219 tensors would silently stay random.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trainables.models.torchvision_import import declare_missing_operators
 
 # Imports inside functions: only encoders of this library need it, and torchvision must be ready first.
 
-UNUSED = ("relative_position_index",)  # computed anew
+UNUSED = ("relative_position_index",)  # computed again
 RENAMED = {
     r"attention\.self\.query": "attention.q_proj",
     r"attention\.self\.key": "attention.k_proj",
@@ -34,11 +34,11 @@ _TABLE = "encoder.layers.{}.blocks.0.attention.self.relative_position_bias_table
 
 
 def swin_tower(shapes: Shapes, *, size: int) -> ImageTower:
-    """Builds a Swin of random weights, cut into its patch embedding and its layers.
+    """Builds a Swin with random weights, divided into patch embedding and layers.
 
     Args:
-        shapes: how deep and wide it is, by the names before transformers 5; nothing = Swin-T.
-        size: pixels.
+        shapes: shapes by the names before transformers 5, which give depth and width; {} = Swin-T.
+        size: side of the images in pixels.
     """
     declare_missing_operators()
     from transformers import SwinConfig, SwinModel
@@ -74,7 +74,7 @@ def swin_tower(shapes: Shapes, *, size: int) -> ImageTower:
 
 
 def swin_names(tensors: Mapping[str, Tensor], tower: ImageTower) -> dict[str, Tensor]:
-    """Returns tensors under the names of `swin_tower`, from those before transformers 5."""
+    """Returns tensors with names before transformers 5 under the names in `swin_tower`."""
     num_blocks = len(tower.blocks)
     depths = [
         numbered(tensors, f"encoder.layers.{i}.blocks.") for i in range(numbered(tensors, "encoder.layers."))
@@ -98,7 +98,7 @@ def swin_names(tensors: Mapping[str, Tensor], tower: ImageTower) -> dict[str, Te
 
 
 class _Embedding(nn.Module):
-    """Pixels [B, 3, H, W] to patches [B, L, C]."""
+    """The patch embedding: pixels [B, 3, H, W] → patches [B, L, C]."""
 
     def __init__(self, embeddings: Any) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class _Embedding(nn.Module):
 
 
 class _Layer(nn.Module):
-    """A layer of windowed attention, and the merging of patches that may follow it."""
+    """A layer of windowed attention, perhaps followed by a merging of patches."""
 
     def __init__(self, layer: Any, downsample: Any = None) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class _Layer(nn.Module):
 
 
 class _Pooled(nn.Module):
-    """The last layer, and the mean of its normalised patches."""
+    """The last layer, followed by the mean of the normalised patches."""
 
     def __init__(self, inner: nn.Module, norm: nn.Module) -> None:
         super().__init__()

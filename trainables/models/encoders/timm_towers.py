@@ -1,4 +1,4 @@
-"""timm image encoders as image towers: loaded from safetensors, cut into top-level blocks."""
+"""timm image encoders as image towers, loaded from safetensors and divided into top-level blocks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainables.models.torchvision_import import declare_missing_operators
 
 
 class ImageTower(nn.Module):
-    """Top-level blocks from pixels [B, C, H, W] to `pooled` [B, P]; any of them can be the first to run."""
+    """Top-level blocks that map pixels [B, C, H, W] to `pooled` [B, P]; any block can be the first to run."""
 
     def __init__(self, blocks: list[nn.Module], pooled_dim: int) -> None:
         super().__init__()
@@ -27,13 +27,13 @@ class ImageTower(nn.Module):
 
     def run(self, activations: Tensor, first: int, last: int) -> Tensor:
         """Runs blocks `first` to `last` - 1."""
-        if activations.dim() == 4:  # convolutions on a CPU run 2-3 times as fast with the channels innermost
+        if activations.dim() == 4:  # convolutions on a CPU are 2-3 times as fast with channels last
             activations = activations.contiguous(memory_format=torch.channels_last)
         return self.blocks[first:last](activations)
 
 
 def load_timm_tower(name: str, *, size: int, weights: bool) -> ImageTower:
-    """Loads a timm model by name, its weights from the Hub, or from a folder with a `config.json`."""
+    """Loads a timm model, with weights from the Hub or from a folder with a `config.json`."""
     declare_missing_operators()
     import timm
     from timm.models import load_checkpoint
@@ -55,11 +55,11 @@ def load_timm_tower(name: str, *, size: int, weights: bool) -> ImageTower:
 
 
 def cut_into_blocks(model: Any) -> list[nn.Module]:
-    """Returns a timm model without classifier as blocks that, run in turn, give its pooled features.
+    """Returns a timm model without classifier as blocks, which together give the pooled features.
 
-    EfficientNets are cut into stages (the stem with the first) and the head, vision transformers into the
-    embedding and the layers (the pooling with the last). Any other model is one block: it can be adapted, but
-    nothing of it is cached.
+    EfficientNets are divided into stages (the first with the stem) and the head. Vision transformers are
+    divided into the embedding and the layers (the last with the pooling). Any other model is one block,
+    which can be adapted, but whose activations are not cached.
     """
     from timm.models.efficientnet import EfficientNet
     from timm.models.vision_transformer import VisionTransformer
@@ -81,7 +81,7 @@ def cut_into_blocks(model: Any) -> list[nn.Module]:
 
 
 class NamedBlocks(nn.Sequential):
-    """A sequence of named blocks; adapters use the names."""
+    """A sequence of blocks with names, which adapters use."""
 
     def __init__(self, **modules: nn.Module) -> None:
         super().__init__()

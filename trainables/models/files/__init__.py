@@ -1,1 +1,1 @@
-"""Files of weights: where they are, what is in them, how they get here. No code in them is run."""
+"""Finds, reads, checks and downloads files of weights. Code in these files is never run."""

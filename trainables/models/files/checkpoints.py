@@ -1,4 +1,4 @@
-"""Finds and reads pretrained weights: offline first, safetensors only. No torch."""
+"""Finds and reads pretrained weights: local files first, only safetensors. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from trainables.models.files.weights import how_to_convert
 from trainables.models.torchvision_import import declare_missing_operators
 from trainables.places import found
 
-# Imports inside functions: only a checkpoint of the Hub needs these, and they load torch.
+# Imports inside functions: only checkpoints of the Hub need them, and they load torch.
 
-PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickle ever comes down
+PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")  # pickles are never downloaded
 
 
 def local_folder(name: str) -> Path | None:
@@ -30,7 +30,7 @@ def local_folder(name: str) -> Path | None:
 
 
 def local_places(name: str) -> dict[str, list[Path]]:
-    """Returns the local folders and files that an encoder's name refers to → their files."""
+    """Returns the local folders and files that an encoder's name refers to, with the files in each."""
     parts = [name]
     if name.startswith("dual:"):
         parts = list(split_dual(name))
@@ -47,13 +47,13 @@ def local_places(name: str) -> dict[str, list[Path]]:
 
 
 def split_dual(name: str) -> tuple[str, str]:
-    """Returns IMAGE and TEXT of `dual:IMAGE+TEXT`."""
+    """Returns IMAGE and TEXT from `dual:IMAGE+TEXT`."""
     image, _, text = name.removeprefix("dual:").partition("+")
     return image, text
 
 
 def split_open_clip(name: str) -> tuple[str, str | None]:
-    """Returns ARCH and TAG of `open_clip:ARCH@TAG`, or a folder and None of `open_clip:FOLDER`."""
+    """Returns (ARCH, TAG) from `open_clip:ARCH@TAG`, or (FOLDER, None) from `open_clip:FOLDER`."""
     architecture, _, weights = name.removeprefix("open_clip:").partition("@")
     if not weights and not local_folder(architecture):
         raise ConfigError(
@@ -64,7 +64,7 @@ def split_open_clip(name: str) -> tuple[str, str | None]:
 
 
 def openai_file(name: str) -> Path:
-    """Returns FILE of `openai:FILE`."""
+    """Returns FILE from `openai:FILE`."""
     path = found(name.removeprefix("openai:"))
     if not path.is_file():
         raise WeightsUnavailable(f"{path}: no such file")
@@ -72,16 +72,17 @@ def openai_file(name: str) -> Path:
 
 
 def sha256_asked(revision: str | None) -> str | None:
-    """Returns `encoder.revision` of a file of weights, which is its SHA-256."""
+    """Returns `encoder.revision` for a file of weights, which must be a SHA-256."""
     if revision is not None and not re.fullmatch("[0-9a-f]{64}", revision):
         raise ConfigError(
-            f"encoder.revision='{revision}': for a file this is its SHA-256, 64 hex digits (sha256sum FILE)"
+            f"encoder.revision='{revision}': the weights are a file, so the revision must be its SHA-256, "
+            "64 hex digits (sha256sum FILE)"
         )
     return revision
 
 
 def weights_identity(name: str, revision: str | None = None) -> list[str]:
-    """Returns the identity of an encoder's weights: hashes of local files, a Hub commit, or a tag."""
+    """Returns the identity of an encoder's weights: hashes of local files, a Hub commit, or a tag name."""
     if name.startswith("dual:"):
         return [part for half in split_dual(name) for part in weights_identity(half)]
     if name.startswith("openai:"):
@@ -99,7 +100,7 @@ def weights_identity(name: str, revision: str | None = None) -> list[str]:
         return [hash_of(found(name))]
     return (
         [name, commit_of(name, revision)] if "/" in name else [name]
-    )  # without an owner: a name of timm or open_clip
+    )  # a name without an owner belongs to timm or open_clip
 
 
 def package_folder(package: str) -> Path:
@@ -111,7 +112,7 @@ def package_folder(package: str) -> Path:
 
 
 def package_file(name: str, md5: str) -> Path:
-    """Returns a file that a package ships ("package/path/in/it"), after checking its hash."""
+    """Returns a file of an installed package ("package/path/in/it"), after a check of its hash."""
     package, _, inner = name.partition("/")
     path = package_folder(package) / inner
     found = hash_of(path, "md5") if path.is_file() else "none"
@@ -129,9 +130,7 @@ def commit_of(repository: str, revision: str | None) -> str:
         return revision
     import huggingface_hub
 
-    with _or_unavailable(
-        repository, revision
-    ):  # also a folder that is gone, which is no name of a repository
+    with _or_unavailable(repository, revision):  # also if the name is a deleted folder and not a repository
         cached = huggingface_hub.try_to_load_from_cache(repository, "config.json", revision=revision)
         if isinstance(cached, str):
             return Path(cached).parent.name
@@ -158,10 +157,10 @@ def checkpoint_json(name: str, file: str, *, revision: str | None = None) -> dic
 
 
 def checkpoint_folder(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
-    """Returns a folder with configuration, tokenizer and safetensors: local, cached, or downloaded now.
+    """Returns a local, cached or downloaded folder with configuration, tokenizer and safetensors.
 
     Raises:
-        WeightsUnavailable: not here and not reachable, or without safetensors.
+        WeightsUnavailable: the checkpoint is not on this machine and not reachable, or has no safetensors.
     """
     local = local_folder(name)
     folder = local or _snapshot(name, commit_of(name, revision), weights=weights)
@@ -191,7 +190,7 @@ def _snapshot(repository: str, commit: str, *, weights: bool) -> Path:
 
 @contextmanager
 def _or_unavailable(repository: str, revision: str | None) -> Iterator[None]:
-    """Turns every error of the Hub's client (offline, no route, no such repository) into one message."""
+    """Turns all errors of the Hub's client (offline, no route, unknown repository) into one message."""
     try:
         yield
     except WeightsUnavailable:
@@ -199,16 +198,16 @@ def _or_unavailable(repository: str, revision: str | None) -> Iterator[None]:
     except Exception as error:
         at, option = (f" at {revision}", f" --revision {revision}") if revision else ("", "")
         raise WeightsUnavailable(
-            f"{repository}{at}: no folder here, not in the Hugging Face cache and not reachable "
-            f"({type(error).__name__}); where there is a network run 'hf download {repository}{option}', "
+            f"{repository}{at}: not a local folder, not in the Hugging Face cache and not reachable "
+            f"({type(error).__name__}); with a network, run 'hf download {repository}{option}', "
             "then copy the folder here and give its path as encoder.name"
         ) from error
 
 
 def from_checkpoint(model_class: Any, folder: Path, *, weights: bool = True) -> Any:
-    """Builds a transformers model in float32 and eval mode; without weights, its random structure.
+    """Builds a transformers model in float32 and eval mode; without `weights`, with random weights.
 
-    Raises ConfigError if the checkpoint lacks a tensor or has another shape: no weight stays random.
+    Raises ConfigError if a tensor is missing or has another shape, so that no weight stays random.
     """
     import torch
     from safetensors import SafetensorError
@@ -233,7 +232,7 @@ def from_checkpoint(model_class: Any, folder: Path, *, weights: bool = True) -> 
             raise WeightsUnavailable(
                 f"{folder}: its safetensors are damaged ({error}); get them again"
             ) from error
-        except OSError as error:  # safetensors of another name: those of another library
+        except OSError as error:  # safetensors with other names belong to another library
             raise WeightsUnavailable(
                 f"{folder}: no safetensors of transformers, and pickles are not read "
                 f"({str(error).partition(chr(10))[0]}); name a folder with model.safetensors"
@@ -249,7 +248,7 @@ def from_checkpoint(model_class: Any, folder: Path, *, weights: bool = True) -> 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keeps progress bars and load reports of transformers off the terminal."""
+    """Hides the progress bars and load reports of transformers."""
     from transformers.utils import logging
 
     level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -271,7 +270,7 @@ def hash_of(path: Path, algorithm: str = "sha256") -> str:
 
 @cache
 def _hash_once(path: Path, algorithm: str, size: int, modified: int) -> str:
-    del size, modified  # part of the key: a file that changed is read again
+    del size, modified  # part of the cache key, so that a changed file is read again
     if algorithm == "sha256":
         return file_sha256(path)
     with path.open("rb") as file:

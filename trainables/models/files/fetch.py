@@ -1,4 +1,4 @@
-"""Downloads weights from the Hub: one revision, safetensors only, hashes checked. No torch."""
+"""Downloads weights of one revision from the Hub: only safetensors, with a check of the hashes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from trainables.models.files.weights import fetched_revision, how_to_get, rememb
 
 
 def fetch(name: str, spec: EncoderSpec, *, revision: str | None) -> Path:
-    """Downloads an encoder that the Hub has as safetensors, and returns its folder in the Hub's cache.
+    """Downloads the safetensors of an encoder, and returns their folder in the Hub's cache.
 
-    Where no revision is pinned, this one is what trials use from now on.
-
-    Without `revision`: the pinned one, else the one that was fetched before.
+    If no revision is pinned, trials use the downloaded revision from now on. The default of `revision` is the
+    pinned revision, or else the one that was fetched before.
     """
     if spec.files or spec.parts:
         steps = how_to_get(name, spec)
-        text = f"; {'; '.join(steps)}" if steps else "; it is here already"
-        raise ConfigError(f"{name}: is not on the Hub as safetensors{text}")
+        text = f"; {'; '.join(steps)}" if steps else "; it is already on this machine"
+        raise ConfigError(f"{name}: the Hub has no safetensors of this encoder{text}")
     repository, wanted = spec.repository or name, revision or spec.revision or fetched_revision(name)
     if wanted is None:
         raise ConfigError(
@@ -41,13 +40,13 @@ def fetch(name: str, spec: EncoderSpec, *, revision: str | None) -> Path:
 
 
 def check_blob(file: Path) -> None:
-    """Compares a file of the Hub's cache with its name there, which for large files is their SHA-256."""
+    """Checks a file in the Hub's cache: the name of a large file must be its SHA-256."""
     blob = file.resolve()
     if re.fullmatch("[0-9a-f]{64}", blob.name):
         check_hash(file, blob.name)
 
 
 def check_hash(file: Path, sha256: str) -> None:
-    """Compares a file with its SHA-256."""
+    """Raises DataError if a file does not have this SHA-256."""
     if file_sha256(file) != sha256:
         raise DataError(f"{file}: its SHA-256 is not {sha256}; delete {file.resolve()} and fetch it again")

@@ -1,7 +1,7 @@
-"""Reads CLIP from one file with OpenAI's names of tensors.
+"""Reads CLIP from a file whose tensors have OpenAI's names.
 
-Its architecture is read from the shapes. A safetensors file is data; of a `.pt`, which may be code, only
-tensors are read, and only after somebody vouched for its SHA-256: OpenAI, or the user as `encoder.revision`.
+The shapes give the architecture. A safetensors file contains only data. A `.pt` may contain code, so only its
+tensors are read, and only if its SHA-256 was published by OpenAI or is set by the user as `encoder.revision`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from trainables.models.files.torchscript_archive import is_torchscript, read_tor
 
 # Imports inside functions: only encoders of this library need it, and torchvision must be ready first.
 
-HEAD_WIDTH, GRID = 64, 32  # of every CLIP; pixels to a side of the last feature map of a ResNet
-NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers, kept as tensors
+HEAD_WIDTH, GRID = 64, 32  # of every CLIP; pixels per position of the last feature map of a ResNet
+NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers stored as tensors
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -30,8 +30,8 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """Returns the tensors of a safetensors file, or of a `.pt` with a known hash.
 
     Raises:
-        WeightsUnavailable: not there, cut short, another hash, a hash that nobody vouches for, or a pickle of
-            more than tensors.
+        WeightsUnavailable: the file is missing or truncated, has another or an unknown hash, or is a pickle
+            that contains more than tensors.
     """
     if not path.is_file():
         raise WeightsUnavailable(f"{path}: no such file")
@@ -40,10 +40,10 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         loaded = _load(path)
     except MemoryError:
         raise
-    except Exception as error:  # each library has its own for a damaged file
+    except Exception as error:  # each library has other errors for a damaged file
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise WeightsUnavailable(
-            f"{path}: cannot be read as tensors, and no code in it is run ({reason}); get the file again"
+            f"{path}: cannot be read as tensors, and code is never run ({reason}); get the file again"
         ) from error
     if not isinstance(loaded, Mapping) or not all(isinstance(t, torch.Tensor) for t in loaded.values()):
         raise WeightsUnavailable(f"{path}: holds {type(loaded).__name__}, not tensors by name")
@@ -51,13 +51,13 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
 
 
 def shapes_of(path: Path, sha256: str | None = None) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of a file's tensors, cached until the file changes; see `read_tensors`."""
+    """Returns the shapes of the tensors in a file, cached until the file changes; see `read_tensors`."""
     return _shapes(path, sha256, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
 @cache
 def _shapes(path: Path, sha256: str | None, modified: int) -> dict[str, tuple[int, ...]]:
-    del modified  # part of the key
+    del modified  # part of the cache key
     return {name: tuple(tensor.shape) for name, tensor in read_tensors(path, sha256).items()}
 
 
@@ -127,10 +127,10 @@ def published_hashes() -> set[str]:
 
 
 def _load(path: Path) -> Any:
-    """Reads a file whose hash was checked.
+    """Returns the content of a file whose hash was checked.
 
-    In this process, and not in the quarantine of `convert`: somebody vouched for exactly these bytes, and
-    neither reader of a `.pt` can name more than tensors and what holds them, so nothing in it can run.
+    The file is read in this process, without the quarantine of `convert`, because its hash is trusted. Both
+    readers of a `.pt` accept only tensors and their containers, so no code in the file can run.
     """
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file

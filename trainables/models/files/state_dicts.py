@@ -1,4 +1,4 @@
-"""Reads tensors of published checkpoints and loads them strictly: nothing stays random."""
+"""Reads the tensors of published checkpoints, and loads them strictly, so that no weight stays random."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 def open_parts(
     config: EncoderConfig, spec: EncoderSpec, *, weights: bool
 ) -> tuple[dict[str, Tensor], Shapes]:
-    """Returns the tensors of an encoder's parts (none without weights) and their shapes as far as known."""
+    """Returns the tensors of an encoder's parts ({} without `weights`), and the known shapes."""
     if not weights:
         return {}, shapes_of_parts(config, spec)
     tensors = read_parts(config, spec)
@@ -29,7 +29,7 @@ def open_parts(
 
 
 def read_parts(config: EncoderConfig, spec: EncoderSpec) -> dict[str, Tensor]:
-    """Returns the tensors of all of an encoder's parts, in float32."""
+    """Returns the tensors of all parts of an encoder, in float32."""
     from safetensors.torch import load_file
 
     tensors: dict[str, Tensor] = {}
@@ -42,7 +42,7 @@ def read_parts(config: EncoderConfig, spec: EncoderSpec) -> dict[str, Tensor]:
 
 
 def shapes_of_parts(config: EncoderConfig, spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of the tensors of those parts that are on this machine; reads no values."""
+    """Returns the shapes of the tensors in the parts on this machine, without reading values."""
     from safetensors import SafetensorError, safe_open
 
     shapes: dict[str, tuple[int, ...]] = {}
@@ -60,22 +60,22 @@ def shapes_of_parts(config: EncoderConfig, spec: EncoderSpec) -> dict[str, tuple
 
 
 def below(named: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Returns the entries whose name has a prefix, without the prefix."""
+    """Returns the entries whose names have a prefix, under names without the prefix."""
     return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
 
 
 def numbered(names: Iterable[str], prefix: str) -> int:
-    """Returns the number of layers in a stack: how many different numbers follow a prefix."""
+    """Returns the number of layers in a stack: the count of different numbers after a prefix."""
     return len({name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)})
 
 
 def load_strictly(
     module: nn.Module, tensors: Mapping[str, Tensor], *, where: str | Path, ignorable: Iterable[str] = ()
 ) -> None:
-    """Fills a module; every tensor must fit, and every parameter must be filled.
+    """Loads tensors into a module; every tensor must fit, and every parameter must get a tensor.
 
-    `ignorable` are beginnings or ends of names that the module lacks and does not need. Messages begin with
-    `where`, and name the first tensor of each kind that does not fit.
+    `ignorable` are beginnings or ends of names that the module does not need. Messages begin with `where`,
+    and name the first tensor of each kind that does not fit.
     """
     beginnings_or_ends = tuple(ignorable)
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

@@ -1,8 +1,8 @@
-"""The tensors of a TorchScript archive, which is how OpenAI publishes CLIP. None of its code is run.
+"""Reads the tensors of a TorchScript archive, the format of OpenAI's CLIP, without running its code.
 
-`torch.load(weights_only=True)` refuses these archives and `torch.jit.load` runs what is in them. Their index
-is a pickle; the reader below knows the few names that stand for tensors and lists, gives an empty object for
-every scripted class, and calls nothing else.
+`torch.load(weights_only=True)` refuses these archives, and `torch.jit.load` runs their code. The index of an
+archive is a pickle. The reader below accepts only the few names for tensors and lists, replaces every
+scripted class with an empty object, and calls nothing else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-INDEX, MARK = "data.pkl", "constants.pkl"  # an archive of torch.save has the first and not the second
+INDEX, MARK = "data.pkl", "constants.pkl"  # an archive of torch.save has only the first
 STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -48,7 +48,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
 
 
 class _Module:
-    """A placeholder for an object of a scripted class; holds its attributes."""
+    """A placeholder for an object of a scripted class, with its attributes."""
 
 
 class _Index(pickle.Unpickler):
@@ -77,7 +77,7 @@ class _Index(pickle.Unpickler):
         if kind != "storage" or not isinstance(dtype, torch.dtype):
             raise pickle.UnpicklingError(f"its index has a {kind} where a storage belongs")
         if key not in self._storages:
-            # The archive checks the CRC of what it reads; a bytearray may be written to, as torch asks.
+            # The archive checks the CRC of the data. A bytearray is writable, as torch requires.
             content = bytearray(self._archive.read(f"{self._folder}data/{key}"))
             self._storages[key] = (
                 torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)

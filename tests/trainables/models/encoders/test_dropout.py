@@ -76,7 +76,7 @@ def test_the_hash_is_splitmix64():
 
 def test_rows_that_nobody_named_are_refused():
     module = CounterDropout(0.1, name="layer", tower="image")
-    with pytest.raises(RuntimeError, match="2 rows come in, set_dropout_rows named 0"):
+    with pytest.raises(RuntimeError, match="2 rows in the input, but set_dropout_rows set 0"):
         module(torch.ones(2, 3))
     module.eval()
     assert torch.equal(module(torch.ones(2, 3)), torch.ones(2, 3))

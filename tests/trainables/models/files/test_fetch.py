@@ -70,19 +70,21 @@ def test_what_is_cached_is_found_and_checked(cached: Path) -> None:
 
 def test_another_revision_is_another_file(cached: Path) -> None:
     with pytest.raises(
-        WeightsUnavailable, match="no folder here, not in the Hugging Face cache and not reachable"
+        WeightsUnavailable, match="not a local folder, not in the Hugging Face cache and not reachable"
     ):
         fetch(NAME, ENCODERS[NAME], revision="0" * 40)
     other = "openai/clip-vit-base-patch16"
     here = availability(other, ENCODERS[other])
     assert (here.status, here.reason) == ("unavailable", "not in the Hub's cache on this machine")
-    assert here.steps == (f"where there is a network run '{command('models fetch')} {other}'",)
+    assert here.steps == (f"with a network, run '{command('models fetch')} {other}'",)
 
 
 def test_pickles_only_and_unpinned_are_said(cached: Path, home: Path) -> None:
     with pytest.raises(ConfigError, match="no revision is pinned; add --revision with a commit of https"):
         fetch(PUBMED, ENCODERS[PUBMED], revision=None)
-    with pytest.raises(ConfigError, match="is not on the Hub as safetensors; get chexpert_resnet50"):
+    with pytest.raises(
+        ConfigError, match="the Hub has no safetensors of this encoder; get chexpert_resnet50"
+    ):
         fetch("gloria", ENCODERS["gloria"], revision=None)
 
 
@@ -140,14 +142,12 @@ def test_a_fetched_revision_whose_weights_are_gone_or_others_is_said(hub: Path, 
     fetch(PUBMED, spec, revision=ONE)
     before = model_fingerprint(trial())
     weights.write_bytes(save({"logit_scale": torch.tensor(9.0)}))
-    with pytest.raises(
-        DataError, match=rf"are not those that were fetched; .*fetch {PUBMED} --revision {ONE}"
-    ):
+    with pytest.raises(DataError, match=rf"differ from the fetched ones; .*fetch {PUBMED} --revision {ONE}"):
         hub_checkpoint(trial().encoder, spec)
     shutil.rmtree(hub)
     here = availability(PUBMED, spec)
     assert (here.status, here.reason) == ("unavailable", "not in the Hub's cache on this machine")
-    assert here.steps == (f"where there is a network run '{command('models fetch')} {PUBMED}'",)
+    assert here.steps == (f"with a network, run '{command('models fetch')} {PUBMED}'",)
     assert model_fingerprint(trial()) == before  # nothing is asked of the Hub
     assert (hub_checkpoint(trial().encoder, spec, weights=False) / "config.json").is_file()
     (home / "weights" / PUBMED.replace("/", "--") / "fetched" / "about.json").write_text("{}")

@@ -1,8 +1,8 @@
 """Attention that calls its projections as linear layers, so that adapters on them have an effect.
 
 `nn.MultiheadAttention` keeps the weights of q, k and v in one matrix, and reads the weights of its output
-layer without calling the layer. PEFT therefore cannot separate q from v, ignores dropout and cannot adapt the output
-layer alone (huggingface/peft#761). open_clip's attention pooling has the same problem with its four linear
+layer without calling the layer. PEFT therefore cannot separate q from v, ignores dropout and cannot adapt the
+output layer alone (huggingface/peft#761). open_clip's attention pooling has the same problem with four linear
 layers.
 """
 

@@ -89,7 +89,7 @@ def test_an_image_encoder_that_is_not_open_clips_own_is_refused(open_clip_folder
     config = json.loads((open_clip_folder / "open_clip_config.json").read_text())
     config["model_cfg"]["vision_cfg"] = {"timm_model_name": "test_vit", "image_size": 160}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match="not a CLIP with a vision transformer or ResNet of its own"):
+    with pytest.raises(ConfigError, match="not a CLIP with open_clip's own vision transformer or ResNet"):
         load_dual_encoder(EncoderConfig(name=f"open_clip:{tmp_path}"), weights=False)
 
 

@@ -143,7 +143,7 @@ def end_what_outlives(address: str, job_id: str) -> None:
 def give_back_places(address: str, job_id: str) -> None:
     """Removes the placement groups of a job whose driver has disconnected.
 
-    Ray also removes groups, but a process of the job that ends later may have requested another group.
+    Ray also removes groups, but a process of the job may request another group before it ends.
     """
     import grpc
 

@@ -19,7 +19,7 @@ from orchestrator.cluster.resources import (
 from trainables.errors import ClusterError
 
 SHARE_OF_MEMORY = 0.8
-"""Fraction of this machine's memory for trials. On a cluster, trials get all memory that Ray knows."""
+"""Fraction of this machine's memory for trials. On a cluster, trials get all memory offered to Ray."""
 SHARE_OF_GPU_MEMORY = 0.9
 """Fraction of GPU memory for trials that share a GPU. The rest is for the GPU driver and fragmentation."""
 MOST_ON_A_GPU = 8
@@ -38,9 +38,9 @@ def fit(
 ) -> Concurrency:
     """Returns how many trials run at once, and the resources of each trial.
 
-    Each worker runs on one node and gets a core. If there are GPUs, it also gets a GPU; a trial of one worker
-    may get a fraction of a GPU. Without GPUs, trials share the cores. Small models gain little from threads,
-    so many trials with one core each are faster than one trial with many cores.
+    Each worker runs on one node and gets a core. If there are GPUs, each worker also gets a GPU; a trial of
+    one worker may get a fraction of a GPU. Without GPUs, trials share the cores. Small models gain little
+    from threads, so many trials with one core each are faster than one trial with many cores.
 
     Args:
         num_workers: number of processes of one trial.
@@ -212,7 +212,7 @@ def _found(cluster: Cluster, machines: Sequence[Machine], uses_gpus: bool) -> st
 
 def _coming(cluster: Cluster, machines: Sequence[Machine]) -> str:
     num_coming = sum(machine in machines for machine in cluster.coming)
-    return f" ({num_coming} of them to come)" if num_coming else ""
+    return f" ({num_coming} of them not started yet)" if num_coming else ""
 
 
 def _listed(machines: Sequence[Machine]) -> str:

@@ -141,9 +141,9 @@ def _explain(address: str, error: Any) -> str:
         return f"the cluster at {address} refuses this token; {TOKEN_HINT}"
     host, _, port = address.rpartition(":")
     return (
-        f"no cluster answers at {address} ({error.code().name.lower()}): is its head running "
-        f"(ray start --head --port={port}), and can this machine reach port {port} of {host}? From another "
-        "network, submit over SSH: ssh -L 8265:127.0.0.1:8265 HEAD, then "
+        f"no cluster answers at {address} ({error.code().name.lower()}): check that its head "
+        f"runs (ray start --head --port={port}), and that this machine reaches port {port} of {host}. From "
+        "another network, submit over SSH: ssh -L 8265:127.0.0.1:8265 HEAD, then "
         + command("submit SPACE --address http://127.0.0.1:8265")
     )
 

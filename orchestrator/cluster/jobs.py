@@ -175,16 +175,16 @@ class JobServer:
 
 
 def check_port(address: str) -> None:
-    """Raises ClusterError if nothing listens at the address. Requests alone might wait for minutes."""
+    """Raises ClusterError if nothing listens at the address. A plain request might wait for minutes."""
     place = urlsplit(address)
     port = place.port or (443 if place.scheme == "https" else 80)
     try:
         socket.create_connection((place.hostname or "", port), ASK_SECONDS).close()
     except OSError as error:
         raise ClusterError(
-            f"no cluster answers at {address} ({error.strerror or error}): is its head running (ray start "
-            f"--head), and its dashboard at port {port}? It listens only on the head. Elsewhere, run "
-            f"ssh -L 8265:127.0.0.1:8265 HEAD, then use --address {DEFAULT_ADDRESS}"
+            f"no cluster answers at {address} ({error.strerror or error}): check that its head runs (ray "
+            f"start --head) with a dashboard at port {port}. The dashboard listens on the head only; "
+            f"on another machine, run ssh -L 8265:127.0.0.1:8265 HEAD, then use --address {DEFAULT_ADDRESS}"
         ) from error
 
 

@@ -35,7 +35,7 @@ class KubernetesOptions:
         ray_version: Ray version in the image.
         gpus: GPUs of one worker pod; None = the GPUs of its node type.
         memory: memory of one worker pod, as a Kubernetes quantity.
-        claim: volume claim that all pods mount, for ledger and checkpoints; None = pods lose both.
+        claim: volume claim for ledger and checkpoints, which all pods mount; None = both end with the pods.
     """
 
     command: str
@@ -51,7 +51,7 @@ def ray_job(cluster: Mapping[str, Any], options: KubernetesOptions) -> dict[str,
 
     The operator creates the token in a Secret, and passes the token to each container by `secretKeyRef`. The
     manifest contains no token. The dashboard listens on the pod's network, because the operator asks the
-    dashboard for the state of the job; each request needs the token. Only pods in Kubernetes can reach it.
+    dashboard for the state of the job; each request needs the token. Only pods can reach the dashboard.
 
     Args:
         cluster: a checked cluster file with Ray's defaults.

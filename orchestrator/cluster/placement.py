@@ -76,7 +76,7 @@ def waits_for(need: Need, rooms: Sequence[Room], coming: Sequence[Machine] = ())
         later = f", {len(coming)} may come" if coming else ""
         has = per_node([room.total for room in staying], list(need.per_worker))
         verb = "is" if len(staying) <= 1 else "are"
-        return f"waits for a node: it takes {need}, and there {verb} {has}{later}"
+        return f"waits for a node: a trial takes {need}, and there {verb} {has}{later}"
     for name, amount in need.per_worker.items():
         wanted = amount * need.num_workers
         free = sum(room.free.get(name, 0) for room in staying)

@@ -41,7 +41,7 @@ def ask(address: str, question: str, of: str = "NodeInfo", **fields: Any) -> Any
 
 
 def autoscaler_groups(address: str) -> Any:
-    """Returns the kinds of node that an autoscaler has registered with a head; raises gRPC's errors."""
+    """Returns the kinds of node that an autoscaler has registered with a head. Raises gRPC's errors."""
     from ray._raylet import GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, GCS_AUTOSCALER_STATE_NAMESPACE
     from ray.core.generated import autoscaler_pb2
 
@@ -52,19 +52,21 @@ def autoscaler_groups(address: str) -> Any:
 
 
 def head_of(address: str) -> str:
-    """Returns the `host:port` of a head, also for `auto`; raises OSError or ValueError if there is none."""
+    """Returns the `host:port` of a head, also for `auto`. Raises OSError or ValueError if there is none."""
     from ray._private import services
 
     named = address if address != "auto" else os.environ.get("RAY_ADDRESS") or "auto"
     if named != "auto":
         return services.canonicalize_bootstrap_address_or_die(named)
     running, latest = services.find_gcs_addresses(), services.find_bootstrap_address(None)
-    if latest in running:  # Ray would also connect to one that has ended and left its address behind
+    if latest in running:  # Ray would also try the address of a cluster that has ended
         return latest
     if len(running) == 1:
         return next(iter(running))
     raise ConnectionError(
-        f"several Rays run here: {', '.join(sorted(running))}" if running else "no Ray runs here"
+        f"several Ray clusters run on this machine: {', '.join(sorted(running))}"
+        if running
+        else "no Ray cluster runs on this machine"
     )
 
 
@@ -76,7 +78,7 @@ def nodes_here() -> set[str]:
 
 
 def this_node() -> Any:
-    """Returns the node of this process's connection: its own processes, its id and the head's address."""
+    """Returns Ray's object for the node of this process: its processes, id and head address."""
     from ray._private import worker
 
     return worker._global_node
@@ -110,5 +112,5 @@ def open_job_client(address: str) -> Any:
 
 
 def version_of(client: Any) -> str:
-    """Returns the cluster's version of Ray, which a client of the Jobs API asked for when it connected."""
+    """Returns the Ray version of the cluster to which a client of the Jobs API is connected."""
     return client._server_ray_version

@@ -17,7 +17,7 @@ WATCH_SECONDS = 1.0
 LOST_SECONDS = 10.0
 """Maximum silence of a cluster. The head may be busy rather than dead."""
 WAKE_UP = signal.SIGURG
-"""The signal that interrupts the main thread. Its default is to do nothing, and no other code uses it."""
+"""The signal that interrupts the main thread. It has no effect by default, and no other code uses it."""
 
 
 class NodeDied(Exception):

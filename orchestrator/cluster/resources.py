@@ -44,7 +44,7 @@ class TrialMemory:
 
     Attributes:
         resident: libraries, weights, optimiser and a forward pass.
-        graphs: graphs of the worker's part of a batch. With less memory, it is cut into micro-batches.
+        graphs: graphs of the worker's part of a batch. With less memory, the worker uses micro-batches.
         least: graph of a single pair.
     """
 

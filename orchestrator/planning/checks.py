@@ -58,7 +58,7 @@ def _check_adaptation(encoder: EncoderConfig, adapt: AdaptConfig, lora: LoraConf
 
 
 def check_ready(config: TrialConfig) -> None:
-    """Checks a trial before it starts, and checks that its weights are on this machine or can be fetched.
+    """Checks a trial before it starts. Also checks that its weights are on this machine or can be fetched.
 
     Raises:
         ConfigError: the trial does not fit its encoder.

@@ -111,7 +111,7 @@ def _graph_bytes(config: TrialConfig, found: Footprint) -> float:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Upper estimates of memory, in GiB. In `trial_gb`, the part `graphs_gb` shrinks with the micro-batch."""
+    """Upper estimates of memory, in GiB. `graphs_gb`, a part of `trial_gb`, shrinks with the micro-batch."""
 
     trial_gb: float
     graphs_gb: float
@@ -134,7 +134,7 @@ class MemoryEstimate:
 def estimate_memory(
     memory: TrialMemory, concurrency: Concurrency, machine: Machine, *, of: str = "of this machine"
 ) -> MemoryEstimate:
-    """Returns the memory of trials on the host or, with GPUs, on one GPU. Free memory limits the graphs."""
+    """Returns the memory of trials on the host or, with GPUs, on one GPU. The memory limits the graphs."""
     num_gpus = concurrency.gpus_per_trial
     if concurrency.device == "cuda" and (gpu := machine.gpu_memory_gb) is not None:
         num_sharing = int(1 / num_gpus) if num_gpus < 1 else 1
@@ -149,7 +149,7 @@ def estimate_memory(
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """Duration of all training and embedding, without probes. If not timed, `reason` says why."""
+    """Duration of all training and embedding, without probes. If no step was timed, `reason` says why."""
 
     reason: str = ""
     seconds: float | None = None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EMBEDDING_BYTES = 4 * 2048
 """Bytes of the pooled and joint float32 embeddings of an image; an upper estimate for all encoders."""
 KEPT_CHECKPOINTS = 3
-"""Maximum for a running trial: the two newest checkpoints, and the checkpoint that is being written."""
+"""Maximum number for a running trial: two complete checkpoints, and one that is being written."""
 COPIES_OF_ADAPTER = 2
 """One copy is in the store, one is among the results of the trial."""
 

@@ -52,7 +52,7 @@ class PlannedSpace(Config):
 
 
 class PlanFile(Config):
-    """The content of a plan file. Only `versions`, `max_concurrent` and `estimates` may change later."""
+    """The content of a plan file. Only `versions`, `max_concurrent` and `estimates` may differ when run."""
 
     space: dict[str, Any] = Field(description="The search space, with all overrides.")
     space_fingerprint: str
@@ -118,8 +118,8 @@ def write_plan(path: Path, content: PlanFile) -> None:
     check_place(path)
     if path.exists() and (there := read_plan(path)).fingerprint != content.fingerprint:
         raise ConfigError(
-            f"--out {path}: has another plan (of '{there.space.get('name')}', {there.num_trials} trials); "
-            "choose another name, or delete the file first"
+            f"--out {path}: this file has another plan (of '{there.space.get('name')}', "
+            f"{there.num_trials} trials); choose another name, or delete the file first"
         )
     try:
         descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
@@ -133,7 +133,7 @@ def write_plan(path: Path, content: PlanFile) -> None:
             os.unlink(aside)
             raise
     except OSError as error:
-        raise DataError(f"--out {path}: cannot be written ({error.strerror or error})") from error
+        raise DataError(f"--out {path}: this file cannot be written ({error.strerror or error})") from error
 
 
 def read_plan(path: Path) -> PlanFile:
@@ -227,10 +227,12 @@ def _read(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise DataError(f"plan {path}: the file is larger than {MAX_BYTES:,} bytes, so no plan; {MEND}")
+            raise DataError(
+                f"plan {path}: this file is larger than {MAX_BYTES:,} bytes, so it is not a plan; {MEND}"
+            )
         values = json.loads(content.decode(), parse_constant=_refuse_constant)
     except OSError as error:
-        raise DataError(f"plan {path}: cannot be read ({error.strerror or error})") from error
+        raise DataError(f"plan {path}: this file cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:  # errors of UTF-8 or JSON
         is_cut = isinstance(error, json.JSONDecodeError) and not content.rstrip().endswith(b"}")
         how = "the end is missing" if is_cut else str(error)

@@ -12,7 +12,7 @@ from trainables.training.hardware import device_kind, faster_precision
 
 FROZEN = {"name": "frozen encoder", "adapt.method": "none"}
 REPEATABLE = ("seed", "data.fold")
-"""Fields over whose values a trial can be repeated. They are not part of `trainables.config.arm_key`."""
+"""Fields that can be repeated. Repeats are one arm, as `trainables.config.arm_key` ignores these fields."""
 
 
 def settle_precision(blocks: dict[str, Any]) -> dict[str, Any]:

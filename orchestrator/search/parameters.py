@@ -99,7 +99,7 @@ Parameter: TypeAlias = Choice | Range
 KINDS = ("choice", "float", "int")
 KEYS = (*KINDS, "log", "when")
 FAMILY = "family"
-"""Word that a file writes instead of values. It means the values that the encoder's family recommends."""
+"""This word in a file stands for the values that the encoder's family recommends."""
 SEARCHABLE_DATA = ("data.augmentation", "data.num_views", "data.captions")
 """Fields of `data` that change neither the images nor the labels."""
 
@@ -130,7 +130,8 @@ def read_parameters(
         elif not any(other in changed for other in impossible):
             allowed = list(parameter.when[impossible[0]])
             raise ConfigError(
-                f"{where}.when.{impossible[0]}: it is never one of {allowed}, so '{key}' would never vary"
+                f"{where}.when.{impossible[0]}: this field is never one of {allowed}, "
+                f"so '{key}' would never vary"
             )
     return parameters
 
@@ -176,7 +177,7 @@ def _read_parameter(
     kinds = [kind for kind in KINDS if kind in lines]
     if len(kinds) != 1:
         raise ConfigError(
-            f"{where}: write exactly one of {', '.join(KINDS)}, not {' and '.join(kinds) or 'none'}"
+            f"{where}: write exactly one of {', '.join(KINDS)}; given: {', '.join(kinds) or 'none'}"
         )
     kind, log = kinds[0], lines.get("log", False)
     if not isinstance(log, bool):
@@ -216,7 +217,7 @@ def _range(values: tuple[Any, ...], kind: str, log: bool, when: Condition, *, wh
         raise ConfigError(f"{where}: {list(values)} must be two numbers, [low, high]")
     low, high = numbers
     if low >= high:
-        raise ConfigError(f"{where}: low {low:g} is not below high {high:g}; swap them, or fix the value")
+        raise ConfigError(f"{where}: low {low:g} is not below high {high:g}; swap the two numbers")
     if log and low <= 0:
         raise ConfigError(f"{where}: low {low:g} must be above 0 on a log scale")
     if kind == "int" and not (isinstance(low, int) and isinstance(high, int)):

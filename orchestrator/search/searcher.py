@@ -33,7 +33,7 @@ class Searcher(Protocol):
 
 
 def open_searcher(space: SearchSpace) -> Searcher:
-    """Creates the searcher of a space. It returns baselines and arms in file order, then samples."""
+    """Creates the searcher of a space. A searcher returns baselines and arms in file order, then samples."""
     named = space.named_trials()
     if space.arms:
         return ListSearcher(iter(named))

@@ -178,7 +178,7 @@ class SearchSpace(Config):
         return {key: value for key, value in sample.items() if self.is_active(key, sample)}
 
     def is_active(self, key: str, sample: dict[str, Any]) -> bool:
-        """Says whether a parameter is active: its condition holds, and all fields in that are active."""
+        """Says whether a parameter is active: its condition holds and names only active fields."""
         for other, allowed in self.parameters[key].when.items():
             if other in self.parameters and not self.is_active(other, sample):
                 return False
@@ -192,7 +192,7 @@ class SearchSpace(Config):
         return self.fixed.get(key, DEFAULTS[key])
 
     def default_sample(self) -> dict[str, Any]:
-        """Returns the sample of the first trial, with the defaults that the parameters' ranges contain."""
+        """Returns the first sample: the default of each field, unless its range excludes this value."""
         return {key: self._default(key, parameter) for key, parameter in self.parameters.items()}
 
     def default_config(self) -> dict[str, Any]:

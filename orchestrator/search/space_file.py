@@ -137,8 +137,8 @@ def _check_objectives(space: SearchSpace) -> None:
         check(key, where=f"constraints.{key}", costs=COSTS)
     if space.search.scheduler != "none" and SECONDS in (space.also_minimise, *space.constraints):
         raise ConfigError(
-            f"search.scheduler: {space.search.scheduler} stops trials early, so {SECONDS} do not compare; "
-            "use search.scheduler=none"
+            f"search.scheduler: {space.search.scheduler} stops trials early, so {SECONDS} cannot be "
+            "compared; use search.scheduler=none"
         )
 
 

@@ -48,7 +48,9 @@ def test_trials_count_on_what_is_to_come(settings: Path):
     cluster = Cluster("head:6379", (Node("0", head),), nodes_to_come([head], settings))
     found = fit(1, cluster=cluster)
     assert (found.max_concurrent, found.device) == (3, "cuda")
-    assert "3 nodes with 12 CPU cores and 3 GPUs (3 of them to come): 3 trials at once" in found.reason
+    assert (
+        "3 nodes with 12 CPU cores and 3 GPUs (3 of them not started yet): 3 trials at once" in found.reason
+    )
 
 
 def test_what_the_head_was_told_of_counts_before_a_file(settings: Path):

@@ -201,7 +201,7 @@ def test_a_trial_that_has_to_stand_across_nodes_is_told():
 def test_what_an_autoscaler_may_start_counts_where_workers_are_refused():
     coming = Cluster("head:6379", (Node("0", HEAD),), coming=(WITH_GPU, WITH_GPU))
     assert fit(4, cluster=coming).max_concurrent == 1
-    with pytest.raises(ClusterError, match=r"at most 2 nodes with 2 \+ 2 GPUs \(2 of them to come\)"):
+    with pytest.raises(ClusterError, match=r"at most 2 nodes with 2 \+ 2 GPUs \(2 of them not started yet\)"):
         fit(5, cluster=coming)
 
 

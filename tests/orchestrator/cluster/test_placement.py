@@ -82,8 +82,8 @@ def test_what_is_short_is_named_with_what_is_free():
 def test_what_no_node_can_hold_waits_for_one():
     here = [room((0, 0)), room((4, 1))]
     assert waits_for(PAIR, here) == (
-        "waits for a node: it takes 2 workers of 1 GPU and 1 CPU core, and there are 2 nodes with 0 + 1 GPUs "
-        "and 0 + 4 CPU cores"
+        "waits for a node: a trial takes 2 workers of 1 GPU and 1 CPU core, and there are 2 nodes with "
+        "0 + 1 GPUs and 0 + 4 CPU cores"
     )
     assert waits_for(PAIR, here, [Machine(4, 1, 16)]).endswith(", 1 may come")
     assert "and there is no node" in waits_for(PAIR, [])

@@ -38,8 +38,11 @@ def test_rays_minor_version_is_pinned_as_private_interfaces_change_with_it():
     [
         (["127.0.0.1:6379"], "127.0.0.1:6379"),
         (["127.0.0.1:6379", "127.0.0.1:1"], "127.0.0.1:1"),
-        (["127.0.0.1:6379", "127.0.0.1:6380"], "several Rays run here: 127.0.0.1:6379, 127.0.0.1:6380"),
-        ([], "no Ray runs here"),
+        (
+            ["127.0.0.1:6379", "127.0.0.1:6380"],
+            "several Ray clusters run on this machine: 127.0.0.1:6379, 127.0.0.1:6380",
+        ),
+        ([], "no Ray cluster runs on this machine"),
     ],
 )
 def test_auto_is_a_ray_that_runs_whatever_address_another_left(

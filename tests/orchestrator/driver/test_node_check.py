@@ -127,7 +127,7 @@ def test_where_two_workers_have_no_room_any_more_one_goes_on(tmp_path: Path, nod
     assert {cause for _, cause, _ in trial.failures} == {"node_died"}
     assert_undisturbed(trial)
     said = " ".join(event[1] for event in seen["events"] if event[0] == "message")
-    assert "waits for a node: it takes 2 workers of 1 CPU core" in said
+    assert "waits for a node: a trial takes 2 workers of 1 CPU core" in said
     assert "the cluster has no room for 2 workers any more: trials continue with 1" in said
     assert_left_clean(nodes)
 

@@ -66,7 +66,7 @@ def test_what_can_never_have_a_place_is_said_once_nothing_runs(watch: PendingTri
     head.coming = (Machine(1, 0, 4.0),)
     assert watch.look() == ""
     head.coming = ()
-    assert watch.look().startswith("waits for a node: it takes 2 workers of 1 CPU core")
+    assert watch.look().startswith("waits for a node: a trial takes 2 workers of 1 CPU core")
 
 
 def test_a_node_that_is_replaced_has_a_moment(watch: PendingTrials, head):

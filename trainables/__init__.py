@@ -1,4 +1,4 @@
-"""The science: what runs. Every trainable is a function of `(config, context)`; none knows Ray or MLflow."""
+"""The code that trains and scores. A trainable is a function of `(config, context)`, and needs no Ray."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ TRAINABLES: dict[str, str] = {
 
 
 def resolve(reference: str) -> Callable[..., Any]:
-    """Returns the function named `module:function`, imported now and not before."""
+    """Imports and returns the function named `module:function`."""
     module, _, name = reference.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-"""`torchrun -m trainables TRAINABLE TRIAL`: one trial over torchrun's ranks, or in one process; no Ray."""
+"""Runs one trial without Ray, in one process or over ranks with `torchrun -m trainables TRAINABLE TRIAL`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from trainables.shell import command
 DONE, FAILED, INVALID = 0, 1, 2
 LATEST = "latest"
 LAUNCHED = [name for name in TRAINABLES if name != "evaluate"]
-"""`evaluate` opens test labels and has nothing to spread over ranks: see `python -m orchestrator run`."""
+"""The trainables that can run on ranks. `python -m orchestrator run` runs `evaluate`, for the test labels."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the trial; returns 0 if it is complete, 1 if it failed, 2 on bad input, with one message."""
-    for name, value in ALLOCATOR.items():  # torch reads it when it first uses a GPU
+    """Runs the trial, and prints at most one error. Returns 0 (complete), 1 (failed) or 2 (invalid input)."""
+    for name, value in ALLOCATOR.items():  # torch reads these variables when it first uses a GPU
         os.environ.setdefault(name, value)
     place = Place()
     try:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         resume_from = find_checkpoint(options.resume_from, options.workdir)
         kind = place.device_kind(config.execution.device)
         make_folders(options.workdir, options.store)
-    except UserError as error:  # alike on every rank
+    except UserError as error:  # every rank raises the same error
         return say(error, INVALID, aloud=place.local_rank == 0)
     execution = {"num_workers": place.world_size, "device": kind}
     config = config.model_copy(update={"execution": config.execution.model_copy(update=execution)})
@@ -74,16 +74,16 @@ def run_as_rank(trainable: str, config: TrialConfig, context: RecordingContext, 
     def is_first() -> bool:
         try:
             return store.add("refusals", 1) == 1
-        except distributed.DistError:  # the rank that kept the store has left, and not in silence
+        except distributed.DistError:  # the rank with the store has ended, and reported its error
             return False
 
     return attempt(run, is_first)
 
 
 def attempt(run: Callable[[], None], is_first: Callable[[], bool]) -> int:
-    """Returns the exit status of a run.
+    """Calls `run`, and returns the exit status.
 
-    `is_first` tells whether this rank is the first to report an error; it is called at most once.
+    `is_first` returns whether this rank is the first to report an error. It is called at most once.
     """
     try:
         run()
@@ -93,23 +93,23 @@ def attempt(run: Callable[[], None], is_first: Callable[[], bool]) -> int:
         from trainables.losses.collectives import PeerFailed
         from trainables.losses.global_batch import NonFiniteLoss, OutOfMemory
 
-        if isinstance(error, PeerFailed):  # that rank says why
+        if isinstance(error, PeerFailed):  # the other rank reports the error
             return FAILED
-        if isinstance(error, NonFiniteLoss | FloatingPointError | OutOfMemory):  # alike on every rank
+        if isinstance(error, NonFiniteLoss | FloatingPointError | OutOfMemory):  # the same on every rank
             return say(error, FAILED, aloud=is_first())
         raise
     return DONE
 
 
 def say(error: Exception, status: int, *, aloud: bool) -> int:
-    """Prints an error as one message, if `aloud`, and returns the status."""
+    """Prints an error as one message if `aloud` is true, and returns the status."""
     if aloud:
         print(f"error: {error}", file=sys.stderr)
     return status
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises what `argparse` would print on every rank."""
+    """A parser that raises an error, because `argparse` would print it on every rank."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}. See `python -m trainables --help`")
@@ -120,17 +120,19 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(prog="python -m trainables", description=__doc__, allow_abbrev=False)
     parser.add_argument("trainable", metavar="TRAINABLE", help=f"one of {', '.join(LAUNCHED)}")
     parser.add_argument(
-        "trial", metavar="TRIAL", type=Path, help="YAML or JSON: fields of a trial, flat or nested"
+        "trial", metavar="TRIAL", type=Path, help="YAML or JSON file with fields of a trial, flat or nested"
     )
-    parser.add_argument("--store", type=Path, required=True, help="caches and adapters, shared by all trials")
-    parser.add_argument("--workdir", type=Path, required=True, help="what this run alone writes")
+    parser.add_argument(
+        "--store", type=Path, required=True, help="folder of the caches and adapters of all trials"
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="folder for the files of this run")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="set a field; may be repeated"
     )
     parser.add_argument(
         "--resume-from",
         metavar="CHECKPOINT",
-        help=f"its folder, or `{LATEST}`: of the workdir, if it has one",
+        help=f"folder of a checkpoint, or `{LATEST}` for the newest one in the workdir, if there is one",
     )
     options = parser.parse_args(arguments)
     if options.trainable not in LAUNCHED:
@@ -140,7 +142,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def read_trial(path: Path, overrides: Sequence[str]) -> TrialConfig:
-    """Returns the trial of a file, with what `--set` changes."""
+    """Returns the configuration in a trial file, with the values of `--set`."""
     content: Any = read_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be a mapping of fields, such as {{lora: {{rank: 8}}}}")
@@ -155,14 +157,14 @@ def read_trial(path: Path, overrides: Sequence[str]) -> TrialConfig:
     config = build_trial(trial | read_overrides(overrides), where=str(path))
     if config.encoder.precision == "auto":
         raise ConfigError(
-            f"{path}.encoder.precision: auto is timed, so ranks and a resumed run might not agree; write "
-            f"float32 or bfloat16 (or let `{command('sweep')}` settle it)"
+            f"{path}.encoder.precision: auto is chosen by timing, so ranks or a resumed run may differ; use "
+            f"float32 or bfloat16 (or let `{command('sweep')}` choose)"
         )
     return config
 
 
 def find_checkpoint(wanted: str | None, workdir: Path) -> Path | None:
-    """Returns the folder of the checkpoint that `--resume-from` names; None = begin."""
+    """Returns the folder of the checkpoint that `--resume-from` names, or None for a new start."""
     if wanted is None:
         return None
     from trainables.training.checkpoint import latest_checkpoint, newest_first
@@ -171,21 +173,21 @@ def find_checkpoint(wanted: str | None, workdir: Path) -> Path | None:
         folder = workdir / "checkpoints"
         try:
             newest, damages = latest_checkpoint(folder)
-        except DataError:  # this machine's alone, perhaps: restoring it is where all ranks learn of it
+        except DataError:  # only this machine may see the damage; when it is restored, all ranks learn of it
             return newest_first(folder)[0]
         for damage in damages:
             print(f"resuming from an earlier checkpoint: {damage}", file=sys.stderr)
         return newest
     if not Path(wanted).is_dir():
         raise ConfigError(
-            f"--resume-from {wanted}: no such folder; name one like {workdir}/checkpoints/step-NNNNNNNN, "
+            f"--resume-from {wanted}: no such folder; write one like {workdir}/checkpoints/step-NNNNNNNN, "
             f"or write `{LATEST}`"
         )
     return Path(wanted)
 
 
 def make_folders(*folders: Path) -> None:
-    """Makes what is not there yet."""
+    """Creates the folders that do not exist."""
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)

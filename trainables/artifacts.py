@@ -1,4 +1,8 @@
-"""The one way anything is written: named by a pure function of its inputs, aside, manifest last, renamed."""
+"""Writes artifacts atomically.
+
+The name of an artifact is a fingerprint of its inputs. Its files are written to a temporary folder, with the
+manifest last. Then the folder is renamed.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ MANIFEST, ABOUT = "manifest.json", "about.json"
 
 
 def fingerprint(*parts: Any) -> str:
-    """Returns 16 hex digits that are equal for equal JSON-like values, whatever the order of their keys."""
+    """Returns 16 hex digits that identify JSON-like values. The order of keys does not matter."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -39,16 +43,16 @@ def file_sha256(path: Path) -> str:
 
 
 def is_whole(folder: Path) -> bool:
-    """Says whether a folder was finished: its manifest is written last."""
+    """Returns whether a folder is finished: it has the manifest, which is written last."""
     return (folder / MANIFEST).is_file()
 
 
 def build_once(folder: Path, build: Callable[[Path], dict[str, Any] | None]) -> Path:
-    """Returns `folder`, made by `build` unless it is whole already; concurrent callers wait for the first.
+    """Returns `folder`, after `build` has made it if it was missing. One caller builds; others wait.
 
     Args:
-        folder: final place; its name should come from `fingerprint` of everything `build` depends on.
-        build: writes into the (temporary) folder it is given; what it returns is stored as `about.json`.
+        folder: final path. Its name should come from the `fingerprint` of all inputs of `build`.
+        build: writes into the temporary folder that it receives. Its result is stored as `about.json`.
     """
     if not is_whole(folder):
         with locked(_lock_of(folder)):
@@ -77,7 +81,7 @@ def _build(folder: Path, build: Callable[[Path], dict[str, Any] | None]) -> None
 
 @contextmanager
 def atomic_directory(folder: Path) -> Iterator[Path]:
-    """Yields a folder that becomes `folder` in one step, with hashes, or leaves nothing behind."""
+    """Yields a temporary folder, and renames it to `folder` with a manifest. Deletes it after an error."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -92,7 +96,7 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
 
 
 def put_in_place(aside: Path, folder: Path) -> None:
-    """Renames a finished folder; one that is there steps aside, and is deleted once the new one stands."""
+    """Renames a finished folder to `folder`, then deletes the old folder of this name, if there was one."""
     old = aside.with_name(f"{aside.name}.old")
     if folder.exists():
         folder.rename(old)
@@ -109,19 +113,19 @@ def verify(folder: Path) -> None:
     """Compares every file of a finished folder with its manifest.
 
     Raises:
-        DataError: names the first file that is missing or has changed.
+        DataError: a file is missing or has changed; the message names the first one.
     """
     for name, sha256 in hashes(folder).items():
         if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
             raise DataError(
-                f"{folder / name}: missing or changed since it was written; delete the folder and run again"
+                f"{folder / name}: this file is missing or has changed; delete its folder and run again"
             )
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Returns the files of a finished folder with their SHA-256, by its manifest."""
+    """Returns the files of a finished folder and their SHA-256, from its manifest."""
     if not is_whole(folder):
-        raise DataError(f"{folder}: no {MANIFEST}, so it was never finished; delete the folder and run again")
+        raise DataError(f"{folder}: no {MANIFEST}, it was never finished; delete the folder and run again")
     try:
         return json.loads((folder / MANIFEST).read_text())["files"]
     except (ValueError, KeyError, TypeError) as error:
@@ -129,13 +133,13 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def about(folder: Path) -> dict[str, Any]:
-    """Returns what the builder of a finished folder said about it."""
+    """Returns the values that the builder of a finished folder stored in `about.json`."""
     path = folder / ABOUT
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a small text file in one step, on disk before the name changes."""
+    """Replaces a small text file atomically: flushes the new content to disk, then renames the file."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with aside.open("w") as file:
         file.write(text)
@@ -146,7 +150,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Holds an exclusive lock on a file on this machine; the kernel drops it with the process."""
+    """Holds an exclusive lock on a local file. The kernel releases the lock when the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -1,4 +1,4 @@
-"""All a trainable may ask of the outside world: who it is among the ranks, where to write, how to report."""
+"""The interface between a trainable and its surroundings: its rank, its folders, its reports."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ class RunContext(Protocol):
 
     @property
     def rank(self) -> int:
-        """Of this process, from 0."""
+        """The rank of this process, from 0."""
         ...
 
     @property
     def world_size(self) -> int:
-        """Number of processes."""
+        """The number of processes."""
         ...
 
     @property
     def device(self) -> str:
-        """Where this rank computes."""
+        """The device on which this rank computes."""
         ...
 
     @property
     def workdir(self) -> Path:
-        """Private to this run."""
+        """The folder of this run. No other run uses it."""
         ...
 
     @property
     def store(self) -> Path:
-        """Root of everything content-addressed: image caches, activations, embeddings, adapters."""
+        """The folder of content-addressed files: image caches, activations, embeddings, adapters."""
         ...
 
     @property
     def resume_from(self) -> Path | None:
-        """Checkpoint of an interrupted attempt."""
+        """The checkpoint of an interrupted attempt, or None."""
         ...
 
     def report(self, metrics: Metrics, checkpoint: Path | None = None) -> None:
-        """Hands scalars (with `train/epoch`) to whoever runs this. Collective: every rank must call it."""
+        """Reports scalars, with `train/epoch`, to the caller. Collective: every rank must call it."""
         ...
 
     def fetch(self, folder: Path) -> None:
-        """Brings a finished folder of the store here, if another machine made it; else it stays missing."""
+        """Fetches a finished store folder that another machine made, if there is one."""
         ...
 
     def keep(self, folder: Path) -> None:
-        """Offers a finished folder of the store to other machines."""
+        """Makes a finished store folder available to other machines."""
         ...
 
 
 @dataclass
 class LocalContext:
-    """One process, no Ray: keeps what is reported in `reported`."""
+    """The context of a process without Ray. It keeps all reports in `reported`."""
 
     workdir: Path
     store: Path
@@ -75,7 +75,7 @@ class LocalContext:
         self.reported.append(dict(metrics))
 
     def fetch(self, folder: Path) -> None:
-        """Does nothing: this machine is all there is."""
+        """Does nothing, because there are no other machines."""
 
     def keep(self, folder: Path) -> None:
-        """Does nothing."""
+        """Does nothing, because no other machine needs the folder."""

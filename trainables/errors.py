@@ -1,25 +1,25 @@
-"""The errors a user can cause: the command line prints them as one message and exits with status 2."""
+"""The errors that a user can correct. The command line prints one message and exits with status 2."""
 
 
 class UserError(Exception):
-    """A mistake that the user can correct; the message says where, what is wrong and what to do."""
+    """A mistake that the user can correct. The message says where it is, what is wrong and what to do."""
 
 
 class ConfigError(UserError):
-    """A configuration that cannot hold: an unknown key, an impossible value, a target without a match."""
+    """An invalid configuration: an unknown key, an impossible value, a target module without a match."""
 
 
 class DataError(UserError):
-    """Data or a stored file that is missing, corrupt, or would leak between splits."""
+    """Data or a stored file that is missing or damaged, or that would leak between splits."""
 
 
 class ClusterError(UserError):
-    """A machine or cluster that cannot give what a sweep needs."""
+    """A machine or cluster that lacks something that a sweep needs."""
 
 
 class TrainingDiverged(UserError):
-    """Training left the range in which a model can be scored; the message gives step and remedy."""
+    """Training diverged, so the model cannot be scored. The message gives the step and a remedy."""
 
 
 class WeightsUnavailable(UserError):
-    """Pretrained weights are not here. The row becomes `unavailable`; nothing random takes its place."""
+    """Pretrained weights are missing. The trial becomes `unavailable`, and never uses random weights."""

@@ -1,4 +1,4 @@
-"""Runs one trainable without Ray: this process among the ranks, their group, and what is left as files."""
+"""Runs one trainable without Ray: finds the rank of this process, joins the process group, writes metrics."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from trainables.errors import ClusterError, ConfigError
 # Imports inside functions: torch takes seconds to load, and checks do not need it.
 
 TIMEOUT = timedelta(minutes=30)
-"""How long ranks wait for one that is busy alone, such as rank 0 on val; NCCL's own limit is 10 minutes."""
+"""How long ranks wait for a busy rank, such as rank 0, which scores val. NCCL's default is 10 minutes."""
 
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-"""Workers of one machine find each other on the loopback device, not on an address that others can reach."""
+"""Makes the workers of one machine connect over loopback, which other machines cannot reach."""
 ALLOCATOR = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-"""Freed GPU memory takes tensors of any size, so a smaller micro-batch fits where a larger one did not."""
+"""Lets freed GPU memory hold tensors of any size, so a smaller micro-batch fits after a larger one failed."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,21 @@ class Place:
     world_size: int = 1
     local_rank: int = 0
     local_world_size: int = 1
-    is_launched: bool = False  # by torchrun, which tells the ranks where to meet
+    is_launched: bool = False  # torchrun started this process and tells the ranks where to connect
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Place:
-        """Returns what torchrun set; without it, this process is alone."""
+        """Returns the ranks that torchrun set. Without torchrun, this process is the only one."""
         if "RANK" not in environment or "WORLD_SIZE" not in environment:
             return cls()
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         try:
             return cls(*(int(environment[name]) for name in names), is_launched=True)
         except (KeyError, ValueError) as error:
-            raise ConfigError(f"environment: torchrun sets {', '.join(names)}; here: {error}") from error
+            raise ConfigError(f"environment: torchrun sets {', '.join(names)}; found: {error}") from error
 
     def device_kind(self, wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
-        """Returns the device that every rank computes on: a GPU each, or the CPU."""
+        """Returns the kind of device for every rank: one GPU for each rank, or the CPU."""
         if wanted == "cpu":
             return "cpu"
         import torch
@@ -61,25 +61,25 @@ class Place:
             return "cuda"
         if wanted == "cuda":
             raise ClusterError(
-                f"execution.device=cuda: {self.local_world_size} ranks and {num_gpus} GPUs on this machine, "
-                "and each rank takes one; start fewer ranks, or set execution.device=cpu"
+                f"execution.device=cuda: {num_gpus} GPUs on this machine for {self.local_world_size} "
+                "ranks, which need one each; start fewer ranks, or set execution.device=cpu"
             )
         return "cpu"
 
     def device(self, kind: Literal["cpu", "cuda"]) -> str:
-        """Returns where this rank computes."""
+        """Returns the device of this rank, such as `cuda:0`."""
         return f"cuda:{self.local_rank}" if kind == "cuda" else "cpu"
 
 
 @contextmanager
 def process_group(device: str, **how: Any) -> Iterator[None]:
-    """Joins the default process group for a while. Collective.
+    """Joins the default process group, and leaves it at the end. Collective.
 
-    After an error nothing is torn down: with NCCL that waits for ranks which wait for this one.
+    After an error the group is not destroyed: with NCCL that would wait for ranks that wait for this one.
 
     Args:
-        device: of this rank; decides the backend.
-        how: for `init_process_group`: where the ranks meet, unless torchrun's environment says it.
+        device: device of this rank. It decides the backend.
+        how: arguments of `init_process_group`, such as where the ranks connect.
     """
     import torch
     import torch.distributed as distributed
@@ -94,13 +94,13 @@ def process_group(device: str, **how: Any) -> Iterator[None]:
 
 @dataclass
 class RecordingContext(LocalContext):
-    """Rank 0 keeps each report as a line of `workdir/metrics.jsonl`, and prints on standard error.
+    """A context whose rank 0 writes each report to `workdir/metrics.jsonl`, and prints to standard error.
 
-    A resumed run reports its earlier epochs again, so the file is begun anew and holds each epoch once.
+    A resumed run reports its earlier epochs again. So it starts a new file, which holds each epoch once.
     """
 
     def report(self, metrics: Metrics, checkpoint: Path | None = None) -> None:
-        """Writes the metrics, and prints the epoch with its losses and AUROC."""
+        """Writes the metrics, and prints the epoch with its losses and AUROCs."""
         super().report(metrics, checkpoint)
         if self.rank != 0:
             return
@@ -112,7 +112,7 @@ class RecordingContext(LocalContext):
 
 
 def run_recorded(trainable: str, config: TrialConfig, context: LocalContext) -> None:
-    """Runs a trainable to its end; rank 0 leaves what it returned in `workdir/metrics.json`. Collective."""
+    """Runs a trainable. Rank 0 writes the returned metrics to `workdir/metrics.json`. Collective."""
     metrics = resolve(TRAINABLES[trainable])(config, context)
     if context.rank == 0:
         write_atomically(context.workdir / "metrics.json", json.dumps(dict(metrics), indent=1))

@@ -1,4 +1,4 @@
-"""Where the folders that a configuration names lie on this machine, if not at the place it says."""
+"""The paths of data and weights that were copied to this machine from another one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ _BROUGHT: dict[str, Path] = {}
 
 
 def bring(name: str, folder: Path) -> None:
-    """Lets a folder or file of another machine be found where it was copied to on this one."""
+    """Records that `name`, a folder or file of another machine, was copied to `folder` on this machine."""
     _BROUGHT[name] = folder
 
 
 def found(name: str | Path) -> Path:
-    """Returns where a folder or file lies that a configuration names: there, or where it was brought to.
+    """Returns the path on this machine of a folder or file in a configuration: its copy, or the path itself.
 
-    The configuration itself stays as it is: what it names is part of what identifies an adapter.
+    The configuration is not changed, because the names in it are part of the identity of an adapter.
     """
     return _BROUGHT.get(str(name)) or Path(name).expanduser()

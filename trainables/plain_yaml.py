@@ -1,4 +1,4 @@
-"""YAML that holds values and nothing else: no tags, anchors or repeated keys, bounded in size and depth."""
+"""Reads plain YAML: no tags, anchors or repeated keys, and limits on size and depth."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # PyYAML ships no types.
@@ -18,10 +18,10 @@ MAX_DEPTH = 8
 
 
 def read_yaml(path: Path) -> Any:
-    """Returns the one document of a YAML file.
+    """Returns the only document of a YAML file.
 
     Raises:
-        ConfigError: missing, too large, or not plain YAML, with the line.
+        ConfigError: the file is missing, too large or not plain YAML. The message gives the line.
     """
     try:
         with path.open("rb") as file:
@@ -29,7 +29,7 @@ def read_yaml(path: Path) -> Any:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     if len(content) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES:,} bytes, too large for a recipe")
+        raise ConfigError(f"{path}: too large; a recipe has at most {MAX_BYTES:,} bytes")
     try:
         return parse_yaml(content.decode(), where=str(path))
     except UnicodeDecodeError as error:
@@ -37,7 +37,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, *, where: str) -> Any:
-    """Returns the values of a YAML text; `where` stands first in every message."""
+    """Returns the values of a YAML text. Every error message starts with `where`."""
     try:
         _refuse_what_is_no_value(text, where)
         return yaml.load(text, Loader=_PlainLoader)
@@ -46,30 +46,28 @@ def parse_yaml(text: str, *, where: str) -> Any:
         problem = ", ".join(filter(None, (error.context, error.problem)))
         raise ConfigError(f"{where}, line {line}: {problem}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: not YAML ({str(error).splitlines()[0]})") from error
+        raise ConfigError(f"{where}: this is not YAML ({str(error).splitlines()[0]})") from error
 
 
 def _refuse_what_is_no_value(text: str, where: str) -> None:
-    """Walks the event stream, which is not recursive, before anything is built from it."""
+    """Raises an error for tags, anchors and deep nesting, by a loop over events that builds no values."""
     depth = 0
     for event in yaml.parse(text, Loader=_PlainLoader):
         line = event.start_mark.line + 1
         if getattr(event, "anchor", None):
-            raise ConfigError(f"{where}, line {line}: anchors and aliases are refused; write the values out")
+            raise ConfigError(f"{where}, line {line}: anchors and aliases are refused; write out the values")
         if getattr(event, "tag", None):
-            raise ConfigError(
-                f"{where}, line {line}: the tag {event.tag} is refused; a recipe holds plain values"
-            )
+            raise ConfigError(f"{where}, line {line}: the tag {event.tag} is refused; use plain values")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise ConfigError(f"{where}, line {line}: nested deeper than {MAX_DEPTH} levels")
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Scalars as YAML 1.2 reads them: 1e-3 is a number; yes, 010, 12:30 and 2026-01-01 are text."""
+    """A loader with the scalars of YAML 1.2: 1e-3 is a number; yes, 010, 12:30 and 2026-01-01 are text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Returns a mapping whose keys are text and differ."""
+        """Returns a mapping. Raises an error if a key is not text or occurs twice."""
         seen: set[str] = set()
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:str":
@@ -80,7 +78,7 @@ class _PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_PlainLoader.yaml_implicit_resolvers = {}  # forget those of YAML 1.1
+_PlainLoader.yaml_implicit_resolvers = {}  # removes the rules of YAML 1.1
 _PlainLoader.add_implicit_resolver(
     "tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]
 )

@@ -233,7 +233,7 @@ def test_a_checkpoint_of_another_training_is_refused(
         ("{}", ["--sett", "lora.rank=8"], "unrecognized arguments: --sett"),
         ("{}", ["--workdir", "/dev/null/work"], "/dev/null/work: cannot create this folder"),
         ("execution.device: cuda", [], "0 GPUs on this machine"),
-        ("encoder.precision: auto", [], "trial.yaml.encoder.precision: auto is timed"),
+        ("encoder.precision: auto", [], "trial.yaml.encoder.precision: auto is chosen by timing"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_message(

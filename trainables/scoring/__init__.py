@@ -1,1 +1,1 @@
-"""From embeddings to numbers: probes, zero-shot, metrics with intervals, audits. Needs no encoder."""
+"""Computes scores from embeddings: probes, zero-shot, metrics with intervals, audits. Needs no encoder."""

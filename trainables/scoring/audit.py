@@ -1,4 +1,4 @@
-"""Audits of a data set: leaks between splits, and the scores of classifiers that never see a lung."""
+"""Audits a data set: finds leaks between splits, and computes the scores of controls, which see no lungs."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ from trainables.scoring.predictions import Scores, image_ids_of
 THUMBNAIL_CELLS = 8
 BORDER_FRACTION = 0.05
 BORDER_RINGS = 2
-BORDER_CELLS = 16  # on each of the four sides of a ring
+BORDER_CELLS = 16  # cells on each of the four sides of a ring
 HASH_CELLS = 16
-MAX_HAMMING = 24  # of 512 bits: other patients' radiographs differ by 50 or more, re-encoded copies by 23
+MAX_HAMMING = 24  # of 512 bits: radiographs of two patients differ in 50 or more, re-encoded copies in 23
 IMAGES_AT_ONCE = 256
 
 
 class Images(Protocol):
-    """Grey images by their position in `dataset.records`, e.g. an `ImageCache`."""
+    """Grey images, by their positions in `dataset.records`, e.g. an `ImageCache`."""
 
     def images(self, indices: np.ndarray) -> np.ndarray:
-        """Returns uint8 [B, H, W]."""
+        """Returns the images at these positions, uint8 [B, H, W]."""
         ...
 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """The leaks that were found. `to_dict` gives counts; names of images and patients stay here."""
+    """The leaks that were found. `to_dict` returns only counts, without ids of images and patients."""
 
-    shared_patients: tuple[str, ...]  # in more than one split
+    shared_patients: tuple[str, ...]  # patients in more than one split
     exact_duplicates: tuple[tuple[str, str], ...]  # pairs of image ids with the same pixels
-    near_duplicates: tuple[tuple[str, str], ...]  # with nearly the same perceptual hash
-    class_sources: dict[str, dict[str, int]]  # source → class → images of train and val
+    near_duplicates: tuple[tuple[str, str], ...]  # pairs of image ids with nearly the same perceptual hash
+    class_sources: dict[str, dict[str, int]]  # source → class → number of images in train and val
 
     @property
     def is_clean(self) -> bool:
-        """Says whether no patient and no image is in two splits."""
+        """True if no patient and no image is in two splits."""
         return not (self.shared_patients or self.exact_duplicates or self.near_duplicates)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns counts, without any identifier of an image or a patient."""
+        """Returns the counts, without any id of an image or a patient."""
         return {
             "shared_patients": len(self.shared_patients),
             "exact_duplicates": len(self.exact_duplicates),
@@ -71,13 +71,14 @@ class AuditReport:
         single = [source for source, counts in self.class_sources.items() if len(counts) == 1]
         if len(self.class_sources) > 1 and single:
             found.append(
-                f"sources of one class only: {', '.join(single)}; a model can learn the source instead"
+                f"sources with images of one class only: {', '.join(single)}; a model may learn the source "
+                "instead of the class"
             )
         return found
 
 
 def audit(dataset: Dataset, images: Images) -> AuditReport:
-    """Finds patients and images that are in two splits, and sources that give a class away."""
+    """Finds patients and images that are in two splits, and counts the images by source and class."""
     digests: list[str] = []
     hashes: list[np.ndarray] = []
     for batch in _batches(images, len(dataset.records)):
@@ -95,10 +96,11 @@ def audit(dataset: Dataset, images: Images) -> AuditReport:
 
 
 def control_scores(dataset: Dataset, images: Images) -> dict[tuple[Split, str], Scores]:
-    """Returns the predictions of three controls on val and test. They see no lungs.
+    """Returns the predictions of three controls on val and test. Controls see no lungs.
 
-    `control_prior`: the class frequencies. `control_thumbnail`: logistic regression on 8 × 8 area means.
-    `control_border`: the same on means along the outer 5 % of the image. Strength and refit as in the probe.
+    `control_prior` predicts the class frequencies. `control_thumbnail` is logistic regression on 8 × 8 area
+    means. `control_border` is logistic regression on means along the outer 5 % of the image. The strength is
+    chosen, and the classifier refitted, as for the probe.
     """
     indices = {split: dataset.indices(split) for split in ("train", "val", "test")}
     classes = {split: dataset.class_indices(indices[split]) for split in ("train", "val")}
@@ -115,7 +117,7 @@ def control_scores(dataset: Dataset, images: Images) -> dict[tuple[Split, str], 
 
 
 def class_sources(dataset: Dataset) -> dict[str, dict[str, int]]:
-    """Returns source → class → images among train and val; empty where the data set names no sources."""
+    """Returns {source: {class: number of train and val images}}. Empty if the data set names no sources."""
     known = [i for i in dataset.indices("train", "val").tolist() if dataset.records[i].source is not None]
     names = [dataset.classes[k] for k in dataset.class_indices(np.array(known, dtype=np.int64))]
     table: dict[str, Counter[str]] = {}
@@ -125,10 +127,10 @@ def class_sources(dataset: Dataset) -> dict[str, dict[str, int]]:
 
 
 def same_source_pairs(dataset: Dataset) -> ClassPairs:
-    """Returns the pairs of classes with the same sources, if not all classes have the same.
+    """Returns the pairs of classes that have the same sources.
 
-    No source tells the two classes of a pair apart, so metrics of the pair are reported too. Empty if no
-    source is known.
+    The source does not reveal the class within such a pair, so metrics of the pair are reported too. Empty
+    if no source is known, or if all classes have the same sources.
     """
     sources = {
         name: {source for source, counts in class_sources(dataset).items() if name in counts}
@@ -145,14 +147,14 @@ def same_source_pairs(dataset: Dataset) -> ClassPairs:
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:
-    """Returns area means of uint8 images [B, H, W] on an 8 × 8 grid, float32 [B, 64] in [0, 1]."""
+    """Returns the area means of uint8 images [B, H, W] on an 8 × 8 grid, float32 [B, 64] in [0, 1]."""
     return area_means(images, THUMBNAIL_CELLS, THUMBNAIL_CELLS).reshape(len(images), -1) / 255
 
 
 def borders(images: np.ndarray) -> np.ndarray:
     """Returns means along the outer 5 % of uint8 images [B, H, W], float32 [B, 128] in [0, 1].
 
-    Two rings, 16 means a side. On xray3 one ring scored AUROC .78, two .82, four no more.
+    There are two rings, with 16 means on each side. On xray3, one ring had AUROC .78, two and four .82.
     """
     depth = max(1, round(BORDER_FRACTION * min(images.shape[1:]) / BORDER_RINGS))
     parts: list[np.ndarray] = []
@@ -165,7 +167,7 @@ def borders(images: np.ndarray) -> np.ndarray:
 
 
 def perceptual_hash(images: np.ndarray) -> np.ndarray:
-    """Returns signs of brightness steps on a 16 × 16 grid, two ways: 512 bits, uint64 [B, 8] (dHash)."""
+    """Returns a perceptual hash of 512 bits, uint64 [B, 8]: the signs of steps on a 16 × 16 grid (dHash)."""
     across = np.diff(area_means(images, HASH_CELLS, HASH_CELLS + 1), axis=2) > 0
     down = np.diff(area_means(images, HASH_CELLS + 1, HASH_CELLS), axis=1) > 0
     bits = np.concatenate([across.reshape(len(images), -1), down.reshape(len(images), -1)], axis=1)
@@ -173,7 +175,7 @@ def perceptual_hash(images: np.ndarray) -> np.ndarray:
 
 
 def near_pairs(hashes: np.ndarray, splits: np.ndarray) -> list[tuple[int, int]]:
-    """Returns the pairs (i, j) of different splits whose hashes uint64 [N, 8] differ in at most 24 bits."""
+    """Returns pairs (i, j) of images in two splits whose hashes uint64 [N, 8] differ in at most 24 bits."""
     pairs: list[tuple[int, int]] = []
     for one, other in combinations(np.unique(splits), 2):
         left, right = np.flatnonzero(splits == one), np.flatnonzero(splits == other)
@@ -198,7 +200,7 @@ def area_means(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def _cell_weights(size: int, cells: int) -> np.ndarray:
-    """Returns the share of each of `size` pixels in each cell, float32 [cells, size]; rows sum to 1."""
+    """Returns the weight of each of `size` pixels in each cell, float32 [cells, size]. Rows sum to 1."""
     edges = np.linspace(0, size, cells + 1)
     pixels = np.arange(size)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
@@ -211,7 +213,7 @@ def _batches(images: Images, total: int) -> Iterator[np.ndarray]:
 
 
 def _prior(dataset: Dataset, classes: dict[str, np.ndarray]) -> dict[tuple[Split, str], Scores]:
-    """Returns the class frequencies of train, for val, and of train and val, for test."""
+    """Returns class frequencies as scores: those of train for val, and those of train and val for test."""
     seen = {"val": classes["train"], "test": np.concatenate([classes["train"], classes["val"]])}
     predictions: dict[tuple[Split, str], Scores] = {}
     for split in ("val", "test"):

@@ -1,4 +1,4 @@
-"""Bootstrap draws of patients: 95 % intervals of metrics and of paired differences between systems."""
+"""Computes 95 % intervals of metrics and of paired differences, by bootstrap draws of patients."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from trainables.scoring.metrics import ClassPairs, ratio, weighted_metrics
 from trainables.scoring.significance import student_interval
 
 NUM_DRAWS = 1000
-ELEMENTS_AT_ONCE = 8_000_000  # of the weights: 32 MB
+ELEMENTS_AT_ONCE = 8_000_000  # weights in one block: 32 MB
 
 Draws = Mapping[str, np.ndarray]
-"""Metric → [1 + R] values: on all images, then on each bootstrap draw; NaN where undefined."""
+"""Metric → [1 + R] values: the first on all images, then one for each bootstrap draw; NaN if undefined."""
 
 
 class Interval(NamedTuple):
-    """A value and its 95 % percentile interval; NaN bounds where under half of the draws are defined."""
+    """A value and its 95 % percentile interval. The bounds are NaN if under half of the draws are defined."""
 
     value: float
     low: float
@@ -31,14 +31,14 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Bootstrap:
-    """Draws patients with replacement, each with all of its images. All systems get the same draws.
+    """Bootstrap draws of patients, with replacement. All systems get the same draws.
 
     Args:
-        classes: int64 [N].
-        patients: str [N]; images of one patient are drawn together.
+        classes: class of each image, int64 [N].
+        patients: patient of each image, str [N]. The images of one patient are drawn together.
         seed: the same seed and patients give the same draws.
-        num_draws: R.
-        class_pairs: adds metrics among two classes alone.
+        num_draws: number R of draws.
+        class_pairs: pairs of classes for which metrics on their images alone are added.
     """
 
     classes: np.ndarray
@@ -48,7 +48,7 @@ class Bootstrap:
     class_pairs: ClassPairs | None = None
 
     def metrics(self, scores: np.ndarray, *, with_ece: bool = True) -> dict[str, np.ndarray]:
-        """Returns every metric of scores [N, K] on all images and on each draw: [1 + R]."""
+        """Returns each metric of scores [N, K] on all images and on each draw, [1 + R]."""
         parts = [
             weighted_metrics(scores, self.classes, weights, class_pairs=self.class_pairs, with_ece=with_ece)
             for weights in self.weights
@@ -56,12 +56,12 @@ class Bootstrap:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def intervals(self, scores: np.ndarray) -> dict[str, Interval]:
-        """Returns every defined metric of scores [N, K] with its interval."""
+        """Returns each defined metric of scores [N, K] with its interval."""
         return intervals(self.metrics(scores))
 
     @cached_property
     def weights(self) -> list[np.ndarray]:
-        """Float32 [N, r] blocks, 1 + R columns in all: ones, then how often an image's patient was drawn."""
+        """The image weights, float32 blocks [N, r]: a column of ones, then R columns of patient counts."""
         return list(self._draw())
 
     def _draw(self) -> Iterator[np.ndarray]:
@@ -80,14 +80,14 @@ class Bootstrap:
 
 
 def average(draws: Sequence[Draws]) -> dict[str, np.ndarray]:
-    """Returns the mean of every metric over several runs of a system with the same draws of patients."""
+    """Returns the mean of each metric over several runs of a system with the same draws of patients."""
     return {name: np.mean([each[name] for each in draws], axis=0) for name in draws[0]}
 
 
 def paired_draws(of_a: Draws, of_b: Draws) -> dict[str, np.ndarray]:
-    """Returns draws of the difference a − b and of the error cut 1 − error_a / error_b.
+    """Returns the draws of the differences a − b and of the error cuts 1 − error_a / error_b.
 
-    The cut of accuracy is `error_cut`; that of an AUROC, e.g. `error_cut_macro_auroc`.
+    The key is `error_cut` for accuracy, and for an AUROC e.g. `error_cut_macro_auroc`.
     """
     differences = {name: of_a[name] - of_b[name] for name in of_a if name in of_b}
     for name in list(differences):
@@ -98,15 +98,15 @@ def paired_draws(of_a: Draws, of_b: Draws) -> dict[str, np.ndarray]:
 
 
 def intervals(draws: Draws) -> dict[str, Interval]:
-    """Returns value and 95 % percentile interval of every metric whose value is defined."""
+    """Returns the value and the 95 % percentile interval of each metric whose value is defined."""
     return {name: _interval(name, values) for name, values in draws.items() if not np.isnan(values[0])}
 
 
 def _interval(name: str, values: np.ndarray) -> Interval:
-    """Returns an interval inside the metric's range that holds the value.
+    """Returns an interval inside the metric's range that contains the value.
 
-    A calibration error is largest where images repeat, so that every draw may lie above the value: its draws
-    are shifted so that their median is the value.
+    Repeated images increase a calibration error, so all draws may lie above the value. The draws of `ece` are
+    therefore shifted until their median equals the value.
     """
     value, drawn = float(values[0]), _defined(values)
     if 2 * drawn.size < max(values.size - 1, 1):
@@ -118,10 +118,10 @@ def _interval(name: str, values: np.ndarray) -> Interval:
 
 
 def p_value(values: np.ndarray) -> float | None:
-    """Returns the two-sided p-value of a difference [1 + R] from 0; None where under half of the draws exist.
+    """Returns the two-sided p-value of a difference [1 + R], or None if under half of the draws are defined.
 
-    Twice the share of draws on the other side of 0, so that p < 0.05 where the 95 % interval excludes 0.
-    Where no draw lies there, a normal tail takes its place: R draws cannot show less than 2 / (R + 1).
+    p is twice the fraction of draws on the other side of 0, so p < 0.05 if the 95 % interval excludes 0. If
+    no draw is on the other side, p comes from a normal tail: R draws cannot show less than 2 / (R + 1).
     """
     drawn = _defined(values)
     if 2 * drawn.size < max(values.size - 1, 1):
@@ -137,7 +137,7 @@ def _defined(values: np.ndarray) -> np.ndarray:
 
 
 def over_draws(draws: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
-    """Returns the mean over draws of every metric that all of them have, with Student's 95 % interval."""
+    """Returns the mean and Student's 95 % interval, over draws, of each metric that all draws have."""
     return {
         name: Interval(*student_interval([draw[name] for draw in draws], range_of(name)))
         for name in draws[0]
@@ -146,7 +146,7 @@ def over_draws(draws: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
 
 
 def to_metrics(split: str, system: str, values: Mapping[str, Interval]) -> dict[str, float]:
-    """Returns `<split>/<system>/<metric>` and the keys of its interval; an undefined end is absent."""
+    """Returns each value as `<split>/<system>/<metric>`, with its bounds. Undefined bounds are left out."""
     flat: dict[str, float] = {}
     for name, interval in values.items():
         key = metric_key(split, system, name)

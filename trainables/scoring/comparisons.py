@@ -1,4 +1,4 @@
-"""The pairs of systems that are compared on test, and their differences."""
+"""Selects the pairs of systems that are compared on test, and computes their differences."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from trainables.scoring.bootstrap import Draws, intervals, p_value, paired_draws
 from trainables.scoring.metric_names import BASELINES, PROBES, ZERO_SHOT
 from trainables.scoring.test_predictions import ScoredTrial
 
-COMPARED = ("accuracy", "auroc", "macro_auroc", "macro_f1", "nll", "error_cut")  # beginnings of metrics
-MAX_ARMS_ALL_PAIRS = 8  # beyond, arms are compared with the baselines alone
-MAX_PROBES = 8  # of frozen encoders, the strongest, that adapted systems are compared with
+COMPARED = ("accuracy", "auroc", "macro_auroc", "macro_f1", "nll", "error_cut")  # prefixes of metric names
+MAX_ARMS_ALL_PAIRS = 8  # with more adapted arms, pairs of adapted arms are not compared
+MAX_PROBES = 8  # number of the strongest frozen probes with which adapted systems are compared
 
 
 class System(NamedTuple):
-    """An arm and the name of one of its systems. A control needs no encoder: its arm is None."""
+    """An arm and the name of one of its systems. A control needs no encoder, so its arm is None."""
 
     arm: str | None
     name: str
 
 
 def frozen_probes(draws: Mapping[System, Draws], arms: Mapping[str, ScoredTrial]) -> list[System]:
-    """Returns the probes of frozen encoders, the highest test accuracy first."""
+    """Returns the probes of frozen encoders, sorted by test accuracy, the highest first."""
     probes = [system for system in draws if _is_frozen(system, arms) and system.name in PROBES]
     return sorted(probes, key=lambda system: -draws[system]["accuracy"][0])
 
@@ -68,12 +68,12 @@ def _is_self(adapted: System, frozen: System, arms: Mapping[str, ScoredTrial]) -
 
 
 def against(first: System, systems: Sequence[System]) -> Iterator[tuple[System, System]]:
-    """Yields every other system with the first one; controls are left out."""
+    """Yields each other system paired with `first`, without controls."""
     return ((system, first) for system in systems if system.arm is not None and system != first)
 
 
 def paired_rows(one: System, other: System, draws: Mapping[System, Draws]) -> list[dict[str, Any]]:
-    """Returns the difference of two systems, a row for each metric in `COMPARED`."""
+    """Returns the differences of two systems, with one row for each metric in `COMPARED`."""
     names = {"arm_a": one.arm, "system_a": one.name, "arm_b": other.arm, "system_b": other.name}
     differences = paired_draws(draws[one], draws[other])
     compared = {metric: values for metric, values in differences.items() if metric.startswith(COMPARED)}

@@ -1,4 +1,4 @@
-"""The store of embeddings: one table for each data set, encoder and adapter. It holds no labels."""
+"""Stores embeddings: one table for each data set, encoder and adapter. The tables contain no labels."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ FILE = "embeddings.parquet"
 class EmbeddingTable:
     """Embeddings of N images: `image_ids` str [N], `pooled` float32 [N, P], `joint` float32 [N, D].
 
-    `joint` rows have unit length. Classes come from the data set, which withholds those of test.
+    The rows of `joint` have unit length. Classes come from the data set, which withholds the test labels.
     """
 
     image_ids: np.ndarray
     pooled: np.ndarray
     joint: np.ndarray
-    is_reused: bool = False  # it was in the store already
+    is_reused: bool = False  # the table was already in the store
 
     def features(self, name: Features) -> np.ndarray:
         """Returns `pooled` [N, P] (before the projection) or `joint` [N, D]."""
@@ -38,29 +38,29 @@ class EmbeddingTable:
         """Returns the row of each of these images, int64.
 
         Raises:
-            DataError: an image was never embedded.
+            DataError: the table lacks an image.
         """
         row_of = {image_id: row for row, image_id in enumerate(self.image_ids.tolist())}
         missing = [image_id for image_id in image_ids if image_id not in row_of]
         if missing:
             raise DataError(
-                f"embeddings: {len(missing)} of {len(image_ids)} images have none, first '{missing[0]}'; "
-                "embed them first"
+                f"embeddings: {len(missing)} of {len(image_ids)} images have no embedding, first "
+                f"'{missing[0]}'; embed these images first"
             )
         return np.array([row_of[image_id] for image_id in image_ids], dtype=np.int64)
 
 
 def embeddings_folder(store: Path, images: str, encoder: str, adapter: str | None) -> Path:
-    """Returns the folder of embeddings, from the fingerprints of images and encoder and the adapter's key."""
+    """Returns the folder of embeddings, from fingerprints of images and encoder and an adapter's key."""
     return store / "embeddings" / fingerprint("embeddings", images, encoder, adapter)
 
 
 def store_embeddings(
     folder: Path, compute: Callable[[], EmbeddingTable], *, about: dict[str, Any] | None = None
 ) -> EmbeddingTable:
-    """Returns the table in `folder`, and computes it if it is absent. Concurrent callers wait for the first.
+    """Returns the table in `folder`. Computes a missing table once, while other callers wait.
 
-    `about` is stored beside the table, as JSON.
+    `about` is stored next to the table, as JSON.
     """
     is_reused = True
 
@@ -74,10 +74,10 @@ def store_embeddings(
 
 
 def write_embeddings(folder: Path, table: EmbeddingTable) -> None:
-    """Writes `embeddings.parquet`.
+    """Writes a table to `embeddings.parquet` in a folder.
 
     Raises:
-        FloatingPointError: an embedding is not finite; names the first image.
+        FloatingPointError: an embedding is not finite; the message names the first image.
     """
     for name in ("pooled", "joint"):
         bad = np.flatnonzero(~np.isfinite(getattr(table, name)).all(axis=1))
@@ -91,7 +91,7 @@ def write_embeddings(folder: Path, table: EmbeddingTable) -> None:
         "pooled": _to_column(table.pooled),
         "joint": _to_column(table.joint),
     }
-    # Random mantissas neither compress nor repeat: plain pages are the fastest to write and to read back.
+    # Random mantissas neither compress nor repeat, so plain pages are the fastest to write and read.
     pq.write_table(pa.table(columns), folder / FILE, compression="none", use_dictionary=False)
 
 
@@ -99,10 +99,10 @@ def read_embeddings(folder: Path) -> EmbeddingTable:
     """Reads a finished table, memory-mapped.
 
     Raises:
-        DataError: the folder was never finished.
+        DataError: the folder is missing or unfinished.
     """
     if not is_whole(folder):
-        raise DataError(f"{folder}: holds no finished embeddings; delete it and embed the images again")
+        raise DataError(f"{folder}: has no finished embeddings; delete the folder and embed the images again")
     table = pq.read_table(folder / FILE, memory_map=True)
     return EmbeddingTable(
         image_ids=np.array(table["image_id"].to_pylist(), dtype=str),

@@ -1,11 +1,11 @@
-"""Few-shot probes: logistic regression on k labelled images a class, over repeated draws of patients.
+"""Few-shot probes: logistic regression on k labelled images per class, over repeated draws of patients.
 
-Nothing is tuned on val, which has more labels than the shots. With one shot the strength λ is fixed. With
-more, each shot is held out in turn, and the λ that makes the held-out shots likeliest is taken. Features are
-centred on the shots and divided by one common deviation, since a deviation for each feature would be noise.
-The probe is not refitted on train and val together.
+Nothing is tuned on val, because val has more labels than the shots. With one shot the strength λ is fixed.
+With more shots, each shot is held out in turn; the chosen λ makes the held-out shots most likely. Features
+are centred on the shots and divided by one common deviation, because a deviation for each feature would be
+noise. The probe is not refitted on train and val together.
 
-Each draw is a system, `few_shot_8_joint#3`; metrics are means over draws.
+Each draw is a system such as `few_shot_8_joint#3`. Metrics are means over the draws.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from trainables.scoring.metric_names import draw_name, few_shot_name
 from trainables.scoring.predictions import Scores, image_ids_of
 
 STRENGTHS = tuple(10.0**power for power in range(4, -3, -1))
-"""The λ that are tried, the strongest first; it also wins ties."""
+"""The values of λ that are tried, the strongest first. A tie goes to the stronger λ."""
 ONE_SHOT_L2 = 1.0
-"""λ of one shot, which cannot be held out."""
+"""The λ for a single shot, which cannot be held out."""
 MAX_PARTS = 5
-"""Above so many shots a class, several are held out at a time."""
+"""Largest number of parts for holding out. With more shots per class, a part has several shots."""
 
 
 def few_shot_predictions(
     table: EmbeddingTable, dataset: Dataset, config: ProbeConfig, splits: Sequence[Split] = ("val", "test")
 ) -> dict[tuple[Split, str], Scores]:
-    """Returns the predictions of every draw of every number of shots, on each kind of features.
+    """Returns the predictions for each number of shots, each draw and each kind of features.
 
     Raises:
-        DataError: see `draw_shots`.
+        DataError: a class has too few patients; see `draw_shots`.
     """
     image_ids = {split: image_ids_of(dataset, split) for split in splits}
     rows = {split: table.rows_of(ids) for split, ids in image_ids.items()}
@@ -58,7 +58,7 @@ def few_shot_predictions(
 
 
 def check_shots(dataset: Dataset, config: ProbeConfig) -> None:
-    """Checks that the largest number of shots can be drawn; see `draw_shots`."""
+    """Raises `DataError` if the largest number of shots cannot be drawn; see `draw_shots`."""
     for draw in range(config.num_draws):
         draw_shots(dataset, max(config.shots), seed=config.shot_seed, draw=draw)
 
@@ -66,7 +66,7 @@ def check_shots(dataset: Dataset, config: ProbeConfig) -> None:
 def draw_shots(dataset: Dataset, num_shots: int, *, seed: int, draw: int) -> np.ndarray:
     """Returns the positions in `dataset.records` of k train images of each class, int64 [k, K].
 
-    All are of different patients. A draw of more shots starts with the draw of fewer.
+    All images are of different patients. A draw of more shots starts with the draw of fewer shots.
 
     Raises:
         DataError: a class has too few patients.
@@ -89,8 +89,8 @@ def draw_shots(dataset: Dataset, num_shots: int, *, seed: int, draw: int) -> np.
         )
         if (found := next(candidates, None)) is None:
             raise DataError(
-                f"probe.shots={num_shots}: only {shot} patients of split 'train' are left with images "
-                f"of class '{name}', and each shot is of another one; use {shot} or fewer"
+                f"probe.shots={num_shots}: split 'train' has enough different patients for only {shot} shots "
+                f"of class '{name}'; use {shot} or fewer"
             )
         patient, shots[shot, k] = found
         taken.add(patient)
@@ -98,7 +98,7 @@ def draw_shots(dataset: Dataset, num_shots: int, *, seed: int, draw: int) -> np.
 
 
 def fit_shots(shots: np.ndarray, *, l2: float | None = None) -> LinearClassifier:
-    """Returns the classifier of shots [k, K, D]; its strength is `l2`, or chosen by holding shots out."""
+    """Returns a classifier fitted on shots [k, K, D]. If `l2` is None, held-out shots choose the strength."""
     strength = l2 or choose_strength(shots)
     space, classes = _space(shots, shots[:0]), _classes(shots)
     solver = PathSolver(space.train, classes)
@@ -107,7 +107,7 @@ def fit_shots(shots: np.ndarray, *, l2: float | None = None) -> LinearClassifier
 
 
 def choose_strength(shots: np.ndarray) -> float:
-    """Returns the λ that makes held-out shots likeliest; the fixed λ for one shot."""
+    """Returns the λ that makes the held-out shots most likely, or the fixed λ for one shot."""
     num_shots = len(shots)
     if num_shots == 1:
         return ONE_SHOT_L2
@@ -131,5 +131,5 @@ def _space(train: np.ndarray, val: np.ndarray) -> FeatureSpace:
 
 
 def _classes(shots: np.ndarray) -> np.ndarray:
-    """Returns the class of each row of shots [k, K, D] laid out as [k K, D]."""
+    """Returns the class of each row of shots [k, K, D], reshaped to [k K, D]."""
     return np.tile(np.arange(shots.shape[1]), len(shots))

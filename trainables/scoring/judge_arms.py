@@ -1,8 +1,9 @@
-"""Test metrics of every arm, with intervals by patient, and paired differences between arms.
+"""Computes the test metrics of every arm, with intervals by patient, and paired differences between arms.
 
-A trial scores the test part of one fold with one seed. The folds of a seed are joined, so that every case is
-scored once. Metrics are averaged over seeds, with the same draws of patients. Differences use identical cases
-and draws. Only the frozen probe to beat is chosen here: the strongest on test, which can only shrink a gain.
+A trial scores the test images of one fold with one seed. The folds of a seed are joined, so that every test
+image is scored once. Metrics are averaged over seeds, with the same draws of patients. Differences use the
+same images and draws. The only choice on test is the reference: the strongest frozen probe. This choice can
+only make a gain smaller.
 """
 
 from __future__ import annotations
@@ -27,31 +28,32 @@ from trainables.scoring.test_predictions import (
     read_scored,
 )
 
-MAX_FOLDS = 16  # whose draws are kept
+MAX_FOLDS = 16  # number of folds whose draws stay in memory
 
 
 @dataclass
 class EvaluationResult:
-    """The content of the ledger's `evaluated` event; in `paired`, differences to the reference come first."""
+    """The content of the ledger's `evaluated` event. In `paired`, differences to the reference come first."""
 
     arms: dict[str, dict[str, float]] = field(default_factory=dict)
     """trial_key → `test/<system>/<metric>` with `_low` and `_high`, on the trial's own test images."""
     pooled: dict[str, dict[str, float]] = field(default_factory=dict)
-    """arm_key → the same over all of its folds and seeds, for arms of several trials."""
+    """arm_key → the same metrics over all folds and seeds of an arm with several trials."""
     paired: list[dict[str, Any]] = field(default_factory=list)
-    """arm_a, system_a minus arm_b, system_b (arm None: a control), metric, difference, low, high, p."""
+    """Differences a − b: arm_a, system_a, arm_b, system_b, metric, difference, low, high, p. A control's arm
+    is None."""
     controls: dict[str, float] = field(default_factory=dict)
     reference: dict[str, str] | None = None
-    """arm and system of the frozen probe with the highest test accuracy."""
+    """Arm and system of the frozen probe with the highest test accuracy."""
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON."""
+        """Returns the result as plain values for JSON."""
         return dict(vars(self))
 
 
 def open_cases(*datasets: Dataset) -> Cases:
-    """Returns labels and patients of the test images of data sets loaded with them; folds are joined."""
+    """Returns the labels and patients of all test images of data sets that were loaded with test labels."""
     classes: dict[str, int] = {}
     patients: dict[str, str] = {}
     for dataset in datasets:
@@ -71,17 +73,17 @@ def evaluate_arms(
     seed: int = 0,
     first: System | None = None,
 ) -> EvaluationResult:
-    """Returns test metrics of every trial and every arm, and the differences between systems.
+    """Returns the test metrics of every trial and every arm, and the differences between systems.
 
-    An arm without a prediction for every case is left out of `pooled` and `paired`, with a note.
+    An arm that lacks a prediction for a test image is left out of `pooled` and `paired`, with a note.
 
     Args:
-        trials: each `trial_key` once.
+        trials: the trials to score, with different keys.
         cases: labels of every test image of every fold.
-        class_pairs: adds metrics among two classes, see `audit.same_source_pairs`.
-        num_draws: bootstrap draws of patients.
-        seed: of the draws.
-        first: the system that ranked first on val; every system is compared with it.
+        class_pairs: pairs of classes for which metrics are added, see `audit.same_source_pairs`.
+        num_draws: number of bootstrap draws of patients.
+        seed: seed of the draws.
+        first: the system that ranked first on val. Every system is compared with it.
     """
 
     @lru_cache(maxsize=MAX_FOLDS)
@@ -93,14 +95,14 @@ def evaluate_arms(
     classes, _ = cases.arrays(list(cases.classes))
     result.notes += explain_gaps(classes, cases.class_names, split="test")
     pooled: set[System] = set()
-    draws: dict[System, Draws] = {}  # of what is compared
-    for arm, of_arm in by_arm(trials).items():  # one by one: their scores need not fit in memory together
+    draws: dict[System, Draws] = {}  # draws of the systems that are compared
+    for arm, of_arm in by_arm(trials).items():  # one arm at a time, as memory may not hold all scores
         scored = {trial: read_scored(trial, cases, bootstrap_of) for trial in of_arm}
         for trial, systems in scored.items():
             result.arms[trial.trial_key] = trial_metrics(systems, is_alone=len(of_arm) == 1)
         for name, seeds in by_seed(scored).items():
             system = System(None if name in CONTROLS else arm, name)
-            if system in pooled:  # a control: every arm of an encoder has them, and one is enough
+            if system in pooled:  # a control, which many arms have: the first is enough
                 continue
             pooled.add(system)
             values = pool(system, seeds, len(cases.classes), result.notes)
@@ -127,9 +129,9 @@ def evaluate_arms(
 
 
 def trial_metrics(systems: Mapping[str, Scored], *, is_alone: bool) -> dict[str, float]:
-    """Returns the metrics of a trial's systems on its own test images.
+    """Returns the metrics of a trial's systems on the trial's test images.
 
-    Draws of a few-shot system are averaged; they are left out where the arm has several trials.
+    Draws of a few-shot system are averaged. Few-shot systems are left out if the arm has several trials.
     """
     drawn: dict[str, list[Scored]] = {}
     for name, scored in systems.items():
@@ -143,15 +145,15 @@ def trial_metrics(systems: Mapping[str, Scored], *, is_alone: bool) -> dict[str,
 
 
 def pool(system: System, seeds: list[list[Scored]], num_cases: int, notes: list[str]) -> Draws | None:
-    """Returns the draws of a system, averaged over its seeds; None if no seed scores every case.
+    """Returns the draws of a system, averaged over seeds, or None if no seed scores every test image.
 
-    A seed whose folds miss a case is left out, and `notes` says so.
+    A seed whose folds miss a test image is left out, with a note in `notes`.
     """
     joined = [join_folds(parts, num_cases) for parts in seeds]
     whole = [scored for scored in joined if scored is not None]
     if len(whole) < len(joined):
         notes.append(
             f"{system.arm or 'control'} {system.name}: {len(joined) - len(whole)} of {len(joined)} seeds "
-            f"do not score all {num_cases} test images: left out of pooled values and differences"
+            f"do not score all {num_cases} test images; they are left out of pooled values and differences"
         )
     return average([scored.draws for scored in whole]) if whole else None

@@ -1,12 +1,13 @@
-"""The linear probe: multinomial logistic regression on stored embeddings, its L2 strength chosen on val.
+"""The linear probe: multinomial logistic regression on stored embeddings, with an L2 strength chosen on val.
 
 Protocol: CLIP, appendix A.3 (Radford et al. 2021, arXiv:2103.00020). λ runs over 1e-6…1e6 in 96 logarithmic
-steps. Seven fits at every second decade, then four times the two neighbours of the best at half the distance:
-7 + 4 × 2 = 15 fits instead of 97. The chosen λ is refitted on train and val together, for test.
+steps. The search fits seven values, two decades apart. Then it fits the two neighbours of the best value, at
+half the distance, four times: 7 + 4 × 2 = 15 fits instead of 97. For test, the classifier with the chosen λ
+is refitted on train and val together.
 
-The loss is the sum over images of −ln p plus λ/2 ‖W‖² (scikit-learn: C = 1/λ); the bias is free. Features are
-standardised with the mean and deviation of train, in the refit too, so that λ keeps its meaning. Where train
-is separable, weak λ differ by less than the solver's tolerance: there the path is flat.
+The loss is the sum over images of −ln p, plus λ/2 ‖W‖² (scikit-learn: C = 1/λ). The bias is not regularised.
+Features are standardised with the mean and deviation of train, in the refit too, so that λ keeps its meaning.
+If train is separable, small λ give results that differ by less than the solver's tolerance.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ OBJECTIVE = "macro_auroc"
 
 
 class Examples(NamedTuple):
-    """Labelled embeddings: `embeddings` float [N, D], `classes` int64 [N]."""
+    """Embeddings with labels: `embeddings` float [N, D], `classes` int64 [N]."""
 
     embeddings: np.ndarray
     classes: np.ndarray
@@ -46,7 +47,7 @@ class Examples(NamedTuple):
 
 @dataclass(frozen=True)
 class ProbeFit:
-    """One strength: its metrics on val, fitted on train alone."""
+    """A fit on train alone with one strength: its metrics on val."""
 
     l2: float
     metrics: Mapping[str, float]
@@ -55,11 +56,11 @@ class ProbeFit:
 
 @dataclass(frozen=True)
 class ProbePath:
-    """All fits in their order, and the chosen one."""
+    """All fits in the order in which they were made, and the chosen fit."""
 
     fits: tuple[ProbeFit, ...]
     chosen: ProbeFit
-    val_scores: np.ndarray  # [N, K] of val, by the chosen fit on train alone
+    val_scores: np.ndarray  # [N, K] on val, from the chosen fit on train alone
     classifier: LinearClassifier = field(repr=False)  # refitted on train and val
 
     @property
@@ -73,22 +74,22 @@ class ProbePath:
         return sum(not fit.is_converged for fit in self.fits)
 
     def scores(self, embeddings: np.ndarray) -> np.ndarray:
-        """Returns probabilities [N, K] by the refit on train and val: for test, never for val."""
+        """Returns probabilities [N, K] from the refit on train and val. Use them for test, never for val."""
         return self.classifier.scores(embeddings)
 
 
 def probe_embeddings(
     table: EmbeddingTable, dataset: Dataset, config: ProbeConfig
 ) -> dict[Features, ProbePath]:
-    """Fits a path on each kind of features that `config.features` names.
+    """Fits a path on each kind of features in `config.features`.
 
     Args:
-        table: embeddings of at least the train and val images.
-        dataset: their splits and classes; test labels are not touched.
-        config: a fixed `l2` makes it one fit.
+        table: embeddings that include all train and val images.
+        dataset: splits and classes of the images. Test labels are not read.
+        config: settings of the probe. A fixed `l2` needs only one fit.
 
     Raises:
-        TrainingDiverged: the encoder has collapsed.
+        TrainingDiverged: the embeddings are constant or not finite.
     """
     rows = [table.rows_of(image_ids_of(dataset, split)) for split in ("train", "val")]
     classes = [dataset.class_indices(dataset.indices(split)) for split in ("train", "val")]
@@ -105,18 +106,18 @@ def probe_embeddings(
 
 
 def check_embeddings(features: np.ndarray, name: str) -> None:
-    """Refuses embeddings [N, D] that no probe can learn from.
+    """Checks that a probe can learn from embeddings [N, D].
 
     Raises:
-        TrainingDiverged: they are not finite, or all the same but for the rounding of float32.
+        TrainingDiverged: embeddings are not finite, or differ only by the rounding of float32.
     """
     variance = features.var(axis=0, dtype=np.float64).sum()
     squares = np.square(features, dtype=np.float64).sum(axis=1).mean()
     if not variance > 1e-7 * squares:
         problem = "all images have the same embedding" if np.isfinite(squares) else "some are not finite"
         raise TrainingDiverged(
-            f"{name} embeddings: {problem}; if the encoder was trained, training diverged by its last step: "
-            "lower optim.learning_rate"
+            f"{name} embeddings: {problem}; if the encoder was trained, its training diverged: lower "
+            "optim.learning_rate"
         )
 
 
@@ -128,7 +129,9 @@ def fit_path(
     l2: float | None = None,
     objective: str = OBJECTIVE,
 ) -> ProbePath:
-    """Chooses λ on val by `objective` (ties: lower `nll`, then stronger regularisation) and refits.
+    """Chooses λ on val by `objective`, and refits on train and val.
+
+    A tie goes to the lower `nll`, then to the stronger regularisation.
 
     Raises:
         DataError: train lacks a class, or the objective is undefined on val.
@@ -157,9 +160,9 @@ def fit_path(
 
 
 def bisect(evaluate: Callable[[float], tuple[float, float]]) -> float:
-    """Returns the best strength of CLIP's search, which visits at most 15 of `STRENGTHS`.
+    """Returns the best strength by CLIP's search, which evaluates at most 15 of `STRENGTHS`.
 
-    A higher rank is better; of equal ranks the stronger regularisation wins.
+    A higher rank is better. A tie goes to the stronger regularisation.
     """
     ranks: dict[int, tuple[float, float]] = {}
 
@@ -170,7 +173,7 @@ def bisect(evaluate: Callable[[float], tuple[float, float]]) -> float:
     def best() -> int:
         return max(ranks, key=lambda step: (ranks[step], step))
 
-    for step in range(len(STRENGTHS) - 1, -1, -COARSE_STEP):  # the strongest is the easiest
+    for step in range(len(STRENGTHS) - 1, -1, -COARSE_STEP):  # the strongest λ is the easiest fit
         visit(step)
     distance = COARSE_STEP
     while distance > 1:
@@ -187,7 +190,7 @@ def probe_predictions(
     dataset: Dataset,
     splits: Sequence[Split] = ("val", "test"),
 ) -> dict[tuple[Split, str], Scores]:
-    """Returns the predictions of each probe: on val fitted on train, on test refitted on both."""
+    """Returns the predictions of each probe: on val from the fit on train, on test from the refit on both."""
     predictions: dict[tuple[Split, str], Scores] = {}
     for features, path in paths.items():
         for split in splits:
@@ -200,12 +203,12 @@ def probe_predictions(
 
 
 def strengths(paths: Mapping[Features, ProbePath]) -> dict[str, float]:
-    """Returns `val/probe_<features>/l2`, the chosen λ of each path."""
+    """Returns the chosen λ of each path as the metric `val/probe_<features>/l2`."""
     return {metric_key("val", probe_name(features), "l2"): path.chosen.l2 for features, path in paths.items()}
 
 
 def write_probe_path(path: Path, paths: Mapping[Features, ProbePath]) -> None:
-    """Writes every fit of every path with its metrics on val; one that is undefined there is null."""
+    """Writes each fit of each path with its metrics on val. An undefined metric is null."""
     columns = {"features": pa.string(), "l2": pa.float64(), "fit_index": pa.int64()}
     columns |= dict.fromkeys(PATH_METRICS, pa.float64())
     columns |= {"is_chosen": pa.bool_(), "is_converged": pa.bool_()}
@@ -222,8 +225,8 @@ def write_probe_path(path: Path, paths: Mapping[Features, ProbePath]) -> None:
 def _rank(metrics: Mapping[str, float], objective: str) -> tuple[float, float]:
     if objective not in metrics:
         raise DataError(
-            f"{objective} is undefined on split 'val', whose images are all of one class, so it cannot "
-            "choose a probe strength; mend the split or set probe.l2"
+            f"{objective} is undefined on split 'val', because all its images have one class, so no probe "
+            "strength can be chosen; change the split or set probe.l2"
         )
     value = metrics[objective]
     return (-value if objective in LOWER_IS_BETTER else value, -metrics["nll"])
@@ -232,8 +235,10 @@ def _rank(metrics: Mapping[str, float], objective: str) -> tuple[float, float]:
 def _check(train: Examples, val: Examples, class_names: Sequence[str]) -> None:
     absent = [name for k, name in enumerate(class_names) if not (train.classes == k).any()]
     if absent:
-        raise DataError(f"split 'train' has 0 images of class '{absent[0]}', so no probe learns it")
+        raise DataError(
+            f"split 'train' has 0 images of class '{absent[0]}', so no probe can learn this class"
+        )
     if len(val.classes) == 0:
         raise DataError(
-            "split 'val' has no images, and strengths are compared there; set some patients aside"
+            "split 'val' has no images, but the probe strength is chosen on val; put some patients into val"
         )

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression at many strengths of L2, fast enough to fit a path at every epoch."""
+"""Fits multinomial logistic regression with many L2 strengths, fast enough for every epoch."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ MAX_ITERATIONS = 1000  # as in CLIP, appendix A.3
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """Softmax regression on raw embeddings: `weights` [D, K], `bias` [K], standardisation folded in."""
+    """Softmax regression on raw embeddings: `weights` [D, K], `bias` [K]. They include standardisation."""
 
     weights: np.ndarray
     bias: np.ndarray
 
     def scores(self, embeddings: np.ndarray) -> np.ndarray:
-        """Returns probabilities float64 [N, K] of embeddings [N, D]."""
+        """Returns class probabilities float64 [N, K] for embeddings [N, D]."""
         return softmax(embeddings.astype(np.float64) @ self.weights + self.bias)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Returns probabilities along the last axis."""
+    """Returns the softmax of logits along the last axis."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """Standardised features of train and val, in as few coordinates as they span.
+    """Standardised features of train and val, with no more coordinates than images.
 
-    The L2 optimum lies in the row space of the data, so with fewer images than features D the fit needs no
-    more than N coordinates. A Cholesky factor of the Gram matrix Z Zᵀ = L Lᵀ gives them: the rows of L have
-    the same inner products as the rows of Z, hence the same fit, at N/D of the work.
+    The L2 optimum lies in the row space of the data. So with fewer images N than features D, the fit needs
+    only N coordinates. The Cholesky factor L of the Gram matrix Z Zᵀ = L Lᵀ provides these coordinates. The
+    rows of L have the same inner products as the rows of Z, so the fit is the same, at N/D of the work.
     """
 
     train: np.ndarray  # float32 [N_train, M]
@@ -46,20 +46,20 @@ class FeatureSpace:
 
     @classmethod
     def spanned_by(cls, train: np.ndarray, val: np.ndarray, *, is_common: bool = False) -> FeatureSpace:
-        """Standardises embeddings [N_train, D] and [N_val, D] by train; rotates them if N < D.
+        """Returns embeddings [N_train, D] and [N_val, D], standardised by train, and rotated if N < D.
 
-        With `is_common` all features share one deviation, the root of their mean variance.
+        If `is_common` is true, all features share one deviation: the root of their mean variance.
         """
         mean = train.mean(axis=0, dtype=np.float64)
         deviation = train.std(axis=0, dtype=np.float64)
         if is_common:
             deviation = np.full_like(deviation, np.sqrt(np.mean(deviation**2)))
-        deviation[deviation < 1e-12] = 1.0  # a constant feature says nothing; it stays 0
+        deviation[deviation < 1e-12] = 1.0  # a constant feature stays 0
         features = (np.concatenate([train, val]) - mean) / deviation
         factor = None
         if features.shape[0] < features.shape[1]:
             gram = features @ features.T
-            # Centred rows are linearly dependent: a ridge far below the tolerance keeps the factor defined.
+            # Centred rows are linearly dependent. A tiny ridge, far below the tolerance, keeps L defined.
             gram[np.diag_indices_from(gram)] += 1e-10 * (np.trace(gram) or 1.0) / len(gram)
             factor = (np.linalg.cholesky(gram), features)
             features = factor[0]
@@ -67,9 +67,9 @@ class FeatureSpace:
         return cls(features[: len(train)], features[len(train) :], mean, deviation, factor)
 
     def to_classifier(self, weights: np.ndarray, bias: np.ndarray) -> LinearClassifier:
-        """Returns the classifier on raw embeddings of weights [M, K] on these coordinates."""
+        """Returns the classifier on raw embeddings that equals weights [M, K] on these coordinates."""
         weights = weights.astype(np.float64)
-        if self.factor is not None:  # W on the features so that Z W = L weights
+        if self.factor is not None:  # weights W on the features, with Z W = L weights
             lower, features = self.factor
             weights = features.T @ solve_triangular(lower, weights, trans=1, lower=True)
         weights /= self.deviation[:, None]
@@ -77,11 +77,11 @@ class FeatureSpace:
 
 
 class PathSolver:
-    """Fits one training set at many strengths, each from the mean of its neighbours on the path.
+    """A solver that fits one training set with many strengths. A fit starts from the mean of its neighbours.
 
-    Newton's method (conjugate gradients inside) overshoots the tolerance, so that neighbouring strengths
-    differ by more than solver noise. On real embeddings (783 × 1280) L-BFGS took twice the time for the same
-    choice, and float32 half the time of float64.
+    The solver is Newton's method with conjugate gradients. Its results are more exact than the tolerance, so
+    neighbouring strengths differ by more than solver noise. On real embeddings (783 × 1280), L-BFGS took
+    twice the time for the same choice, and float32 took half the time of float64.
     """
 
     def __init__(self, features: np.ndarray, classes: np.ndarray) -> None:
@@ -89,8 +89,8 @@ class PathSolver:
         self.solutions: dict[float, tuple[np.ndarray, np.ndarray]] = {}  # λ → weights [M, K], bias [K]
 
     def fit(self, strength: float, *, start: tuple[np.ndarray, np.ndarray] | None = None) -> bool:
-        """Adds the solution at λ = `strength`, and says whether it converged."""
-        # Imported here because it takes two seconds, and a plan that reads this module fits nothing.
+        """Adds the solution for λ = `strength`, and returns whether the fit converged."""
+        # This import takes two seconds, and a plan imports this module without fitting anything.
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
@@ -108,7 +108,7 @@ class PathSolver:
         return not caught
 
     def scores(self, features: np.ndarray) -> np.ndarray:
-        """Returns probabilities float64 [N, K] of the newest solution."""
+        """Returns class probabilities float64 [N, K] from the newest solution."""
         weights, bias = next(reversed(self.solutions.values()))
         return softmax((features @ weights + bias).astype(np.float64))
 
@@ -123,7 +123,7 @@ class PathSolver:
 
 
 def _from_sklearn(coefficients: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [M, K] and bias [K]; of two classes scikit-learn keeps one row, the logit of the second."""
+    """Returns weights [M, K] and bias [K]. For two classes, scikit-learn has only the second logit."""
     if len(coefficients) == 1:
         coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
         intercept = np.concatenate([np.zeros_like(intercept), intercept])

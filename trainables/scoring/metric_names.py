@@ -1,4 +1,4 @@
-"""The one list of systems and metrics, and of the keys `<split>/<system>/<metric>` that name their values."""
+"""The names of all systems and metrics, and the keys `<split>/<system>/<metric>` of their values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TITLES = {
     "control_thumbnail": "8 × 8 thumbnail",
     "control_border": "image border",
 }
-"""System → its name on a board, in the order of equal scores. Few-shot systems: see `few_shot_name`."""
+"""System → its name on a leaderboard. The order breaks ties. For few-shot systems see `few_shot_name`."""
 
 _PROBE, _ZERO_SHOT, _FEW_SHOT = "probe_", "zero_shot_", "few_shot_"
 PROBES, ZERO_SHOT, BASELINES, CONTROLS = (
@@ -32,7 +32,7 @@ OBJECTIVE_METRICS = ("macro_auroc", "accuracy", "balanced_accuracy", "macro_f1")
 LOWER_IS_BETTER = ("nll", "brier", "ece")
 METRICS = (*OBJECTIVE_METRICS, "macro_recall", "macro_precision", *LOWER_IS_BETTER)
 PATH_METRICS = ("accuracy", "macro_f1", "macro_auroc", "nll")
-"""Metrics that are stored for every strength that a probe tries."""
+"""The metrics that are stored for each strength that a probe tries."""
 METRIC_TITLES = {"macro_auroc": "AUROC", "balanced_accuracy": "balanced acc.", "macro_f1": "F1"}
 
 NUM_TRAINABLE, SECONDS = "perf/num_trainable_parameters", "perf/seconds"
@@ -42,32 +42,32 @@ ADAPTER_REUSED, WEIGHTS_REUSED, EMBEDDINGS_REUSED = (
     "perf/embeddings_reused",
 )
 REUSED = (ADAPTER_REUSED, WEIGHTS_REUSED, EMBEDDINGS_REUSED)
-"""1 where a trial took from the store what an earlier trial had made, so that its seconds are too few."""
-COSTS = (NUM_TRAINABLE, SECONDS)  # every trial has them; lower is better
+"""Metrics that are 1 if a trial reused something from the store. The trial's seconds are then too low."""
+COSTS = (NUM_TRAINABLE, SECONDS)  # every trial reports these costs; lower is better
 DEFAULT_OBJECTIVE = "val/probe_joint/macro_auroc"
 
 
 def metric_key(split: str, system: str, metric: str) -> str:
-    """Returns `val/probe_joint/macro_auroc`."""
+    """Returns the key of a metric, such as `val/probe_joint/macro_auroc`."""
     return f"{split}/{system}/{metric}"
 
 
 def read_key(key: str) -> tuple[str, str, str]:
-    """Returns split, system and metric of a key; a part that the key lacks is empty."""
+    """Returns the split, system and metric of a key. A missing part is an empty text."""
     split, _, rest = key.partition("/")
     system, _, metric = rest.partition("/")
     return split, system, metric
 
 
 def interval_keys(key: str) -> tuple[str, str]:
-    """Returns the keys of the two ends of a metric's 95 % interval."""
+    """Returns the keys of the two bounds of a metric's 95 % interval."""
     return f"{key}_low", f"{key}_high"
 
 
 def own_key(key: str, config: Mapping[str, Any]) -> str:
-    """Returns the key under which a trial of this config reports the value of a space's key.
+    """Returns the metric key of a trial, with this configuration, for a key of the search space.
 
-    A baseline has one system, which stands for whichever system the space names.
+    A baseline has only one system, which replaces the system in the key.
     """
     split, _, metric = read_key(key)
     if config.get("adapt.method") != "baseline" or split not in ("val", "test"):
@@ -76,12 +76,12 @@ def own_key(key: str, config: Mapping[str, Any]) -> str:
 
 
 def range_of(metric: str) -> tuple[float, float]:
-    """Returns the smallest and the largest possible value of a metric."""
+    """Returns the smallest and largest possible value of a metric."""
     return 0.0, {"nll": inf, "brier": 2.0}.get(metric, 1.0)
 
 
 def title(system: str) -> str:
-    """Returns a system's name on a board: `probe joint`, `8-shot pooled`."""
+    """Returns a system's name on a leaderboard, such as `probe joint` or `8-shot pooled`."""
     if is_few_shot(system):
         num_shots, features = split_few_shot(system)
         return f"{num_shots}-shot {features}"
@@ -89,32 +89,32 @@ def title(system: str) -> str:
 
 
 def metric_title(metric: str) -> str:
-    """Returns a metric's name on a board: `AUROC`."""
+    """Returns a metric's name on a leaderboard, such as `AUROC`."""
     return METRIC_TITLES.get(metric, metric)
 
 
 def baseline_system(from_scratch: bool) -> str:
-    """Returns the system of a baseline; pretrained and random weights are never compared as one."""
+    """Returns the system name of a baseline. Pretrained and random starting weights have different names."""
     return BASELINES[from_scratch]
 
 
 def probe_name(features: str) -> str:
-    """Returns `probe_joint`."""
+    """Returns the system name of a probe, such as `probe_joint`."""
     return _PROBE + features
 
 
 def zero_shot_name(family: str) -> str:
-    """Returns `zero_shot_unseen`."""
+    """Returns the system name of a family of prompts, such as `zero_shot_unseen`."""
     return _ZERO_SHOT + family
 
 
 def is_few_shot(system: str) -> bool:
-    """Says whether a system learnt from a few labels of each class."""
+    """Returns whether a system learned from a few labels per class."""
     return system.startswith(_FEW_SHOT)
 
 
 def few_shot_name(num_shots: int, features: str) -> str:
-    """Returns `few_shot_8_joint`."""
+    """Returns the system name of a few-shot probe, such as `few_shot_8_joint`."""
     return f"{_FEW_SHOT}{num_shots}_{features}"
 
 
@@ -125,11 +125,11 @@ def split_few_shot(system: str) -> tuple[int, str]:
 
 
 def draw_name(system: str, draw: int) -> str:
-    """Returns the name of one of several draws of a system: `few_shot_8_joint#3`."""
+    """Returns the name of one draw of a system, such as `few_shot_8_joint#3`."""
     return f"{system}#{draw}"
 
 
 def split_draw(name: str) -> tuple[str, int | None]:
-    """Returns the system and the draw of a name; None where the system is not drawn."""
+    """Returns the system and the draw of a name. The draw is None if the system has no draws."""
     system, mark, draw = name.partition("#")
     return system, int(draw) if mark else None

@@ -1,20 +1,21 @@
-"""Metrics of class probabilities under image weights. NumPy and SciPy only; `bootstrap` gives them intervals.
+"""Computes metrics of class probabilities with image weights. `bootstrap` adds the intervals.
 
-Every metric is computed under image weights [N, R]: a column of ones gives the value itself, a column of
-patient counts one bootstrap draw. So a value and its interval can never disagree about a definition.
+Every metric is computed with image weights [N, R]. A column of ones gives the value of the metric. A column
+with the counts of the patients in a draw gives one bootstrap draw. So a value and its interval always use the
+same definition.
 
-Definitions. K classes, mutually exclusive; `scores` [N, K] are probabilities; the prediction is the largest.
+The K classes are mutually exclusive. `scores` [N, K] are probabilities. The prediction is the largest one.
 - `balanced_accuracy` = `macro_recall`: mean recall.
-- `macro_precision`: a class never predicted counts 0, as in scikit-learn.
-- `macro_auroc`: one class against the rest, averaged; ties count half.
-- `nll`: mean −ln p(class), p at least 2e-16. `brier`: Σ_k (p_k − y_k)², 0 to 2.
+- `macro_precision`: mean precision. A class that is never predicted counts 0, as in scikit-learn.
+- `macro_auroc`: mean AUROC of one class against the rest. Ties count half.
+- `nll`: mean −ln p(class), with p at least 2e-16. `brier`: Σ_k (p_k − y_k)², from 0 to 2.
 - `ece`: expected calibration error of the predicted class over 15 bins of equal mass (Nguyen & O'Connor
-  2015); biased upwards in small samples.
-Macro averages run over the classes that occur. What is undefined is absent, never 0 or 0.5: a bootstrap draw
-that lost a class is left out of the macro metrics.
+  2015). It is biased upwards in small samples.
+Macro averages are over the classes that occur. An undefined metric is left out, and is never 0 or 0.5. A
+bootstrap draw without one of these classes is left out of the macro metrics.
 
-Thousands of draws go through here, so weights are float32: whole numbers, whose sums are exact below 2^24.
-What is no whole number is summed in float64.
+For speed, weights are whole numbers in float32, whose sums are exact below 2^24. Other values are summed in
+float64.
 """
 
 from __future__ import annotations
@@ -26,40 +27,40 @@ import numpy as np
 from scipy.sparse import csr_array
 
 NUM_BINS = 15
-ROWS_AT_ONCE = 32  # of a running sum
+ROWS_AT_ONCE = 32  # rows in one block of a running sum
 IMAGES_AT_ONCE = 256
 
 ClassPairs = Mapping[str, tuple[int, int]]
-"""Name, e.g. `non_covid_vs_normal` → two classes; adds `accuracy_<name>`, `auroc_<name>` among these."""
+"""Name, such as `non_covid_vs_normal` → two classes. Adds `accuracy_<name>` and `auroc_<name>` for them."""
 
 
 def point_metrics(
     scores: np.ndarray, classes: np.ndarray, *, class_pairs: ClassPairs | None = None
 ) -> dict[str, float]:
-    """Returns every defined metric of scores [N, K] against classes int64 [N]."""
+    """Returns each defined metric of scores [N, K] for true classes int64 [N]."""
     weights = np.ones((len(classes), 1), np.float32)
     values = weighted_metrics(scores, classes, weights, class_pairs=class_pairs)
     return {name: float(value[0]) for name, value in values.items() if not np.isnan(value[0])}
 
 
 def confusion_matrix(scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Returns counts int64 [K, K]: rows are the true classes, columns the predicted."""
+    """Returns counts int64 [K, K]. Rows are the true classes, columns are the predicted classes."""
     num_classes = scores.shape[1]
     cells = classes * num_classes + scores.argmax(axis=1)
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def pair_name(first: str, second: str) -> str:
-    """Returns `non_covid_vs_normal` for `Non-COVID`, `Normal`."""
+    """Returns the name of a pair of classes: `non_covid_vs_normal` for `Non-COVID` and `Normal`."""
     return "_vs_".join(re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") for name in (first, second))
 
 
 def explain_gaps(classes: np.ndarray, names: Sequence[str], *, split: str) -> list[str]:
-    """Returns a sentence for every class without an image: its metrics are undefined."""
+    """Returns a sentence for each class that has no image, so that its metrics are undefined."""
     present = np.unique(classes).size
     return [
-        f"split '{split}' has 0 images of class '{name}', so its recall and AUROC are undefined: "
-        f"left out of the macro averages ({present} of {len(names)} classes)"
+        f"split '{split}' has 0 images of class '{name}', so its recall and AUROC are undefined; macro "
+        f"averages leave this class out ({present} of {len(names)} classes)"
         for k, name in enumerate(names)
         if not (classes == k).any()
     ]
@@ -73,14 +74,14 @@ def weighted_metrics(
     class_pairs: ClassPairs | None = None,
     with_ece: bool = True,
 ) -> dict[str, np.ndarray]:
-    """Returns every metric [R] under image weights [N, R], whole numbers in float32; NaN where undefined.
+    """Returns each metric [R] with image weights [N, R]. A value is NaN if it is undefined.
 
     Args:
-        scores: [N, K].
-        classes: int64 [N].
-        weights: a column for each draw.
-        class_pairs: adds metrics among two classes alone.
-        with_ece: adds the calibration error, which takes as long as all others together.
+        scores: class probabilities [N, K].
+        classes: true classes, int64 [N].
+        weights: whole numbers in float32, with one column for each draw.
+        class_pairs: pairs of classes for which metrics on their images alone are added.
+        with_ece: adds the calibration error, which takes as long as all other metrics together.
     """
     scores = np.asarray(scores, dtype=np.float64)
     values = _decision_metrics(scores, classes, weights)
@@ -98,16 +99,17 @@ def weighted_metrics(
 def weighted_auroc(
     values: np.ndarray, is_positive: np.ndarray, weights: np.ndarray, among: np.ndarray | None = None
 ) -> np.ndarray:
-    """Returns P(positive above negative) + P(tie) / 2 in each draw [R]; NaN if a kind has no weight.
+    """Returns P(positive above negative) + P(tie) / 2 in each draw [R]; NaN if either kind has no weight.
 
-    In ascending order images form runs of negatives and the positives right after them. A run's positives are
-    above the negatives of all runs so far; of the ones they tie with, half too many.
+    Images are sorted by value. Then a run consists of negatives and the positives right after them. The
+    positives of a run count as above all negatives of this run and of earlier runs. For ties, half of this
+    count is subtracted again.
 
     Args:
-        values: [M] of M images; the higher, the rather positive.
-        is_positive: bool [M].
-        weights: [N, R].
-        among: places of the M images among the N; all of them if not given.
+        values: values of M images, [M]. A higher value means rather positive.
+        is_positive: true labels, bool [M].
+        weights: weights of N images, [N, R].
+        among: positions of the M images among the N images. Default: all images.
     """
     order = np.lexsort((is_positive, values))
     values, is_positive = values[order], is_positive[order]
@@ -127,8 +129,8 @@ def weighted_auroc(
 def running_sums(rows: np.ndarray) -> np.ndarray:
     """Returns `np.cumsum(rows, axis=0)` of rows [G, R].
 
-    In blocks, by products with a triangle of ones: NumPy's own walks down each column and misses the cache
-    at every step, ten times as slow.
+    It multiplies blocks of rows by a triangle of ones. NumPy's function takes ten times as long, because it
+    goes down each column and misses the cache at every step.
     """
     num_blocks = -(-len(rows) // ROWS_AT_ONCE)
     blocks = np.zeros((num_blocks, ROWS_AT_ONCE, rows.shape[1]), rows.dtype)
@@ -142,20 +144,20 @@ def running_sums(rows: np.ndarray) -> np.ndarray:
 def _sums_of_kinds(
     group: np.ndarray, is_positive: np.ndarray, images: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Returns the summed weights [N, R] of images by kind and group: [2, G, R], negatives first."""
+    """Returns sums of the weights [N, R] of images by kind and group, [2, G, R], negatives first."""
     num_groups = int(group.max(initial=0)) + 1
     sums = _sum_rows(group + num_groups * is_positive, images, weights, num_groups=2 * num_groups)
     return sums.reshape(2, num_groups, -1)
 
 
 def _sum_rows(group: np.ndarray, images: np.ndarray, weights: np.ndarray, *, num_groups: int) -> np.ndarray:
-    """Returns the summed weights [N, R] of images in each group: [G, R]."""
+    """Returns sums of the weights [N, R] of the images in each group, [G, R]."""
     shares = np.ones(len(images), weights.dtype)
     return csr_array((shares, (group, images)), shape=(num_groups, len(weights))) @ weights
 
 
 def _sum_products(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Sums products of [G, R] over G."""
+    """Returns the sum over G of the products of two arrays [G, R]."""
     return np.einsum("gr,gr->r", one, other, dtype=np.float64)
 
 
@@ -171,7 +173,7 @@ def _decision_metrics(scores: np.ndarray, classes: np.ndarray, weights: np.ndarr
     hits = np.stack([confusion[:, row, k] for row, k in enumerate(np.unique(classes))], axis=1)
     actual = confusion.sum(2)  # [R, classes that occur]
     predicted = confusion.sum(1)[:, np.unique(classes)]
-    recall = ratio(hits, actual).mean(1)  # NaN where a draw lost a class: every macro metric follows
+    recall = ratio(hits, actual).mean(1)  # NaN if a draw lacks a class; then all macro metrics are NaN
     lost = np.where(np.isnan(recall), np.nan, 0.0)
     return {
         "accuracy": ratio(hits.sum(1), actual.sum(1)),
@@ -189,7 +191,7 @@ def _probability_metrics(
     surprise = -np.log(np.maximum(of_class, np.finfo(np.float64).eps))
     squares = (scores**2).sum(1) - 2 * of_class + 1
     sums = np.zeros((2, weights.shape[1]))
-    for start in range(0, len(weights), IMAGES_AT_ONCE):  # as float64 all of them would leave the cache
+    for start in range(0, len(weights), IMAGES_AT_ONCE):  # blocks in float64 fit the cache
         part = slice(start, start + IMAGES_AT_ONCE)
         sums += np.stack([surprise[part], squares[part]]) @ weights[part].astype(np.float64)
     nll, brier = sums / _total(weights)
@@ -197,7 +199,7 @@ def _probability_metrics(
 
 
 def _calibration_error(confidence: np.ndarray, is_right: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Returns the ECE [R] over bins of equal weight in each draw. Equal confidences share a bin."""
+    """Returns the ECE [R] over bins of equal weight in each draw. Equal confidences are in the same bin."""
     values, tied = np.unique(confidence, return_inverse=True)
     wrong, right = _sums_of_kinds(tied, is_right, np.arange(len(tied)), weights)
     total = wrong + right
@@ -211,9 +213,10 @@ def _calibration_error(confidence: np.ndarray, is_right: np.ndarray, weights: np
 
 
 def _num_below_edges(so_far: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Returns the number of groups [G, R] whose middle of mass is below each inner edge of the bins.
+    """Returns, for each inner edge of the bins, the number of groups below the edge, [NUM_BINS - 1, R].
 
-    Groups are in ascending order, so a binary search finds it: [NUM_BINS - 1, R].
+    A group [G, R] is below an edge if the middle of its mass is. Groups are in ascending order, so a binary
+    search finds the number.
     """
     edges = np.arange(1, NUM_BINS)[:, None]
     draws, mass = np.arange(total.shape[1]), so_far[-1].astype(np.float64)
@@ -230,7 +233,7 @@ def _num_below_edges(so_far: np.ndarray, total: np.ndarray) -> np.ndarray:
 def _pair_metrics(
     name: str, scores: np.ndarray, classes: np.ndarray, pair: tuple[int, int], weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Returns metrics on the images of two classes, whose two scores are renormalised to sum to 1."""
+    """Returns metrics on the images of two classes. The scores of the two classes are scaled to sum to 1."""
     among = np.flatnonzero(np.isin(classes, pair))
     first, second = scores[among].T
     is_second = classes[among] == pair[1]
@@ -244,7 +247,7 @@ def _pair_metrics(
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Returns the quotient; NaN where the denominator is 0."""
+    """Returns numerator / denominator; NaN if the denominator is 0."""
     return np.divide(
         numerator, denominator, out=np.full(np.shape(denominator), np.nan), where=denominator != 0
     )

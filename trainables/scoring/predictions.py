@@ -1,4 +1,4 @@
-"""The class probabilities of every system on disk, without labels or patients, and their metrics on val."""
+"""Stores the class probabilities of every system, without labels or patients, and computes val metrics."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ CONFUSION_FILE = "confusion.json"
 
 
 class Scores(NamedTuple):
-    """Predictions of a system on a split: `image_ids` str [N], `scores` float64 [N, K], rows summing to 1."""
+    """Predictions of a system on a split: `image_ids` str [N], `scores` float64 [N, K]. Rows sum to 1."""
 
     image_ids: np.ndarray
     scores: np.ndarray
 
 
 Predictions = Mapping[tuple[Split, str], Scores]
-"""(split, system) → scores; a system is `zero_shot_unseen`, `probe_joint`, `few_shot_8_joint#3`, …"""
+"""(split, system) → scores. A system is for example `zero_shot_unseen` or `few_shot_8_joint#3`."""
 
 
 def image_ids_of(dataset: Dataset, split: Split) -> np.ndarray:
-    """Returns the image ids of a split in the order of its records, str [N]."""
+    """Returns the image ids of a split in the order of the records, str [N]."""
     return np.array([dataset.records[i].image_id for i in dataset.indices(split)], dtype=str)
 
 
 def judge(predictions: Predictions, dataset: Dataset) -> dict[str, float]:
-    """Returns the metrics of every system on val, with 95 % intervals by patient.
+    """Returns the metrics of each system on val, with 95 % intervals by patient.
 
-    A system with several draws gets the mean over draws, with Student's interval over them.
+    For a system with several draws, the value is the mean over draws, with Student's interval over draws.
     """
     val = dataset.indices("val")
     classes = dataset.class_indices(val)
@@ -67,10 +67,10 @@ def judge(predictions: Predictions, dataset: Dataset) -> dict[str, float]:
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Writes the columns image_id, split, system and scores (K probabilities) in one step.
+    """Writes a table atomically, with columns image_id, split, system and scores (K probabilities).
 
     Raises:
-        ValueError: scores that are no probabilities, or an image that a system scores twice in one split.
+        ValueError: scores are not probabilities, or a system scores an image twice in one split.
     """
     tables = [_to_table(split, system, scores) for (split, system), scores in predictions.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def write_confusion(path: Path, predictions: Predictions, dataset: Dataset) -> None:
-    """Writes system → classes and confusion matrix on val, as JSON, without single draws."""
+    """Writes the classes and the confusion matrix on val of each system, as JSON. Leaves out draws."""
     classes = dataset.class_indices(dataset.indices("val"))
     confusion = {
         system: {
@@ -94,12 +94,12 @@ def write_confusion(path: Path, predictions: Predictions, dataset: Dataset) -> N
 
 
 def read_predictions(path: Path, *, split: Split | None = None) -> dict[tuple[Split, str], Scores]:
-    """Reads the predictions on one split or on all, in the order in which they were written.
+    """Reads the predictions on one split or on all splits, in the order in which they were written.
 
     Systems that score the same images in the same order share the array of ids.
 
     Raises:
-        DataError: no such file, or not a table of predictions.
+        DataError: the file is missing, or is not a table of predictions.
     """
     try:
         table = pq.read_table(path, filters=None if split is None else pc.field("split") == split)
@@ -116,7 +116,7 @@ def read_predictions(path: Path, *, split: Split | None = None) -> dict[tuple[Sp
 
 
 def _parts(table: pa.Table) -> Iterator[tuple[Split, str, pa.Table]]:
-    """Yields the consecutive rows of each system on each split."""
+    """Yields split, system and rows for each block of consecutive rows with the same split and system."""
     names = [table[column].combine_chunks().dictionary_encode() for column in ("split", "system")]
     codes = np.stack([name.indices.to_numpy() for name in names])
     starts = np.flatnonzero((np.diff(codes, prepend=-1) != 0).any(axis=0)).tolist()
@@ -152,4 +152,4 @@ def _check(predicted: Scores, where: str) -> None:
         raise ValueError(f"{where}: an image is scored twice")
     is_sane = np.isfinite(scores).all() and scores.min(initial=0) >= 0
     if not is_sane or np.abs(scores.sum(axis=1) - 1).max(initial=0) > 1e-6:
-        raise ValueError(f"{where}: scores are no probabilities (finite, non-negative, rows summing to 1)")
+        raise ValueError(f"{where}: scores are not probabilities (finite, at least 0, each row sums to 1)")

@@ -1,4 +1,4 @@
-"""Student's interval and Holm's correction, in plain Python, so that a board needs no NumPy."""
+"""Student's interval and Holm's correction, in plain Python, so that a leaderboard needs no NumPy."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from statistics import fmean, stdev
 def student_interval(
     values: Sequence[float], within: tuple[float, float] = (-inf, inf)
 ) -> tuple[float, float, float]:
-    """Returns the mean of at least two values and the ends of its 95 % t-interval.
+    """Returns the mean of at least two values and the bounds of its 95 % t-interval.
 
     Args:
-        values: of independent repetitions, such as training seeds.
-        within: the range of the metric. The interval is cut to it: of two seeds it is very wide.
+        values: values of independent repetitions, such as training seeds.
+        within: range of the metric. The interval is cut to this range, because two seeds give a wide one.
     """
     from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs] # slow to import
 
@@ -24,9 +24,9 @@ def student_interval(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns p-values corrected for being many, in the same order (Holm 1979).
+    """Returns p-values corrected for multiple tests, in the same order (Holm 1979).
 
-    The i-th smallest of m is multiplied by m - i + 1; a larger one is never corrected to a smaller value.
+    The i-th smallest of m p-values is multiplied by m - i + 1. The correction keeps the order of p-values.
     """
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):

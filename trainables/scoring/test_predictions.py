@@ -1,4 +1,4 @@
-"""Predictions on test, the opened labels, and how the parts of an arm are joined."""
+"""Reads predictions on test, holds the opened labels, and joins the folds and seeds of an arm."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from trainables.scoring.predictions import read_predictions
 
 @dataclass(frozen=True)
 class ScoredTrial:
-    """One trial whose test predictions are to be judged."""
+    """A trial whose test predictions will be scored."""
 
     trial_key: str
     arm_key: str
     seed: int
     fold: int | None
     predictions: Path
-    is_frozen: bool = False  # adapt.method is none: adapted trials are compared with its probes
-    encoder: str = ""  # equal for trials of the same encoder, before anything adapted it
+    is_frozen: bool = False  # adapt.method is none; adapted trials are compared with the probes of this one
+    encoder: str = ""  # identity of the encoder before adaptation
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Cases:
 
 
 BootstrapOf = Callable[[tuple[str, ...]], Bootstrap]
-"""Sorted image ids → the draws of their patients."""
+"""Sorted image ids → the bootstrap draws of their patients."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """The predictions of one system: `image_ids`, sorted, and `scores` [N, K]."""
+    """The predictions of one system: sorted `image_ids`, and `scores` [N, K]."""
 
     system: str
     image_ids: tuple[str, ...]
@@ -58,21 +58,21 @@ class Scored:
 
     @cached_property
     def draws(self) -> Draws:
-        """Every metric and its draws, for few-shot systems without `ece`, which is costly."""
+        """The draws of each metric. Few-shot systems have no `ece`, because it is slow."""
         bootstrap = self.bootstrap_of(self.image_ids)
         return bootstrap.metrics(self.scores, with_ece=not is_few_shot(self.system))
 
 
 def read_scored(trial: ScoredTrial, cases: Cases, bootstrap_of: BootstrapOf) -> dict[str, Scored]:
-    """Returns the predictions of each system, and of each draw, on a trial's test images.
+    """Returns the predictions of each system and each draw on a trial's test images.
 
     Raises:
-        DataError: an unreadable file, or an image without an opened label.
+        DataError: the file is unreadable, or the label of an image was not opened.
     """
     found: dict[str, Scored] = {}
     known, order, image_ids = None, np.empty(0, np.int64), ()
     for (_, system), scored in read_predictions(trial.predictions, split="test").items():
-        if scored.image_ids is not known:  # which nearly all systems share
+        if scored.image_ids is not known:  # nearly all systems share them
             known, order = scored.image_ids, np.argsort(scored.image_ids)
             image_ids = tuple(known[order].tolist())
             _check_opened(image_ids, cases, f"{trial.predictions}: {system}")
@@ -85,15 +85,15 @@ def _check_opened(image_ids: Sequence[str], cases: Cases, where: str) -> None:
     if unknown:
         raise DataError(
             f"{where} scores '{unknown[0]}', whose test label was not opened "
-            f"({len(unknown)} such images); evaluate it with the data it was trained on"
+            f"({len(unknown)} such images); evaluate the trial with the data that it was trained on"
         )
 
 
 def by_seed(scored: Mapping[ScoredTrial, Mapping[str, Scored]]) -> dict[str, list[list[Scored]]]:
-    """Returns system → seed → predictions of its folds; few-shot draws count as seeds."""
+    """Returns, for each system, a list of seeds, each a list of folds. Few-shot draws count as seeds."""
     found: dict[str, dict[tuple[int, int | None], list[Scored]]] = defaultdict(lambda: defaultdict(list))
     for trial, systems in scored.items():
-        seed = 0 if trial.is_frozen else trial.seed  # a frozen encoder has no seed, whatever its config says
+        seed = 0 if trial.is_frozen else trial.seed  # a frozen encoder does not use the seed
         for name, each in systems.items():
             system, draw = split_draw(name)
             found[system][seed, draw].append(each)
@@ -101,7 +101,7 @@ def by_seed(scored: Mapping[ScoredTrial, Mapping[str, Scored]]) -> dict[str, lis
 
 
 def join_folds(parts: Sequence[Scored], num_cases: int) -> Scored | None:
-    """Returns the predictions of one seed's folds joined; None if a case is missing.
+    """Returns the joined predictions of all folds of one seed, or None if a test image is missing.
 
     Raises:
         DataError: two folds score the same image.
@@ -114,13 +114,13 @@ def join_folds(parts: Sequence[Scored], num_cases: int) -> Scored | None:
         joined = replace(joined, image_ids=tuple(image_ids[order].tolist()), scores=scores)
     if len(set(joined.image_ids)) < len(joined.image_ids):
         raise DataError(
-            "two folds of one seed score the same test image: their splits do not belong together"
+            "two folds of one seed score the same test image; evaluate only folds of the same splits together"
         )
     return joined if len(joined.image_ids) == num_cases else None
 
 
 def by_arm(trials: Sequence[ScoredTrial]) -> dict[str, list[ScoredTrial]]:
-    """Returns the trials of every arm, frozen arms first."""
+    """Returns the trials of each arm, frozen arms first."""
     arms: dict[str, list[ScoredTrial]] = defaultdict(list)
     for trial in sorted(trials, key=lambda trial: not trial.is_frozen):
         arms[trial.arm_key].append(trial)

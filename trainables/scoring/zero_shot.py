@@ -1,4 +1,4 @@
-"""Zero-shot scores: prompts of every class, averaged on the sphere, against image embeddings."""
+"""Computes zero-shot scores: compares images with the normalised mean prompt embedding of each class."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def zero_shot_scores(
     """Returns class probabilities float64 [N, K]: softmax of logit_scale × cosine.
 
     Args:
-        joint: [N, D] image embeddings; normalised here.
-        prompt_embeddings: one [n_k, D] per class, n_k ≥ 1.
-        logit_scale: the multiplier, not its logarithm. It moves probabilities, never a prediction.
+        joint: image embeddings [N, D], not necessarily normalised.
+        prompt_embeddings: one array [n_k, D] for each class, with n_k ≥ 1.
+        logit_scale: the multiplier, not its logarithm. It changes probabilities, but not the predicted class.
     """
     classes = class_embeddings(prompt_embeddings)
     return softmax(logit_scale * (normalise(joint) @ classes.T))
@@ -32,13 +32,13 @@ def pair_scores(
 ) -> np.ndarray:
     """Returns class probabilities float64 [N, K] from pairs of a finding and its contrary.
 
-    p_k = σ(logit_scale × (cosine to the finding − cosine to the contrary)), as in CheXzero (Tiu et al. 2022),
-    then divided by their sum, as classes exclude each other.
+    p_k = σ(logit_scale × (cosine to the finding − cosine to the contrary)), as in CheXzero (Tiu et al. 2022).
+    The p_k are divided by their sum, because classes exclude each other.
 
     Args:
-        joint: [N, D] image embeddings; normalised here.
-        findings: one [n_k, D] per class, n_k ≥ 1; averaged on the sphere.
-        contrary: the same.
+        joint: image embeddings [N, D], not necessarily normalised.
+        findings: one array [n_k, D] for each class, with n_k ≥ 1. The normalised mean is used.
+        contrary: the contraries of the findings, in the same format.
         logit_scale: the multiplier, not its logarithm.
     """
     images = normalise(joint)
@@ -47,11 +47,11 @@ def pair_scores(
 
 
 def class_embeddings(prompt_embeddings: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns a unit vector per class [K, D]: prompts normalised, their mean, renormalised (CLIP §3.1.4)."""
+    """Returns one unit vector per class [K, D]: the normalised mean of normalised prompts (CLIP §3.1.4)."""
     return normalise(np.stack([normalise(prompts).mean(axis=0) for prompts in prompt_embeddings]))
 
 
 def normalise(embeddings: np.ndarray) -> np.ndarray:
-    """Returns unit vectors, float64, along the last axis."""
+    """Returns the embeddings scaled to unit length along the last axis, float64."""
     embeddings = np.asarray(embeddings, dtype=np.float64)
     return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)

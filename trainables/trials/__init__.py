@@ -1,1 +1,1 @@
-"""The entry points that a sweep, `run` and torchrun call: one file a trainable, nothing else."""
+"""The trainables, which a sweep, `run` and torchrun call. Each file has one trainable."""

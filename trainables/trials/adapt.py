@@ -1,4 +1,4 @@
-"""The main trial: fine-tunes an adapter, embeds every image, scores prompts and probes on val."""
+"""The trainable `adapt`: fine-tunes an adapter, embeds every image, and scores prompts and probes on val."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from trainables.trials.baseline import baseline
 
 
 def adapt(config: TrialConfig, context: RunContext) -> Metrics:
-    """Runs one configuration from pixels to val metrics with intervals. Collective; rank 0 judges.
+    """Runs one configuration, from pixels to val metrics with intervals. Collective; rank 0 scores.
 
-    Writes into `workdir/results`: predictions of val and test (no labels), probe path, confusion matrices,
-    adapter.
+    Writes to `workdir/results`: predictions on val and test without labels, the probe path, the confusion
+    matrices and the adapter.
     """
     if config.is_baseline:
         return baseline(config, context)
@@ -36,7 +36,7 @@ def adapt(config: TrialConfig, context: RunContext) -> Metrics:
     table = embed_all(setup, context)
     verdicts = score_everything(setup, table, config, ("val", "test"))
     verdicts.predictions |= few_shot_predictions(table, setup.dataset, config.probe)
-    if config.adapt.method == "none":  # the controls need no encoder: they stand beside the frozen one
+    if config.adapt.method == "none":  # controls need no encoder; only frozen trials compute them
         verdicts.predictions |= control_scores(setup.dataset, setup.images)
     write_results(setup, verdicts, context.workdir / "results")
     return {
@@ -50,7 +50,7 @@ def adapt(config: TrialConfig, context: RunContext) -> Metrics:
 
 
 def write_results(setup: TrialSetup, verdicts: Verdicts, folder: Path) -> None:
-    """Writes everything that is not a scalar into the trial's results folder."""
+    """Writes the results that are not scalars to the trial's results folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_predictions(folder / FILE, verdicts.predictions)

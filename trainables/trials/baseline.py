@@ -1,4 +1,4 @@
-"""The trainable `baseline`: an image classifier fine-tuned end to end, judged as `adapt` is."""
+"""The trainable `baseline`: fine-tunes an image classifier end to end, and scores it like `adapt`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ from trainables.training.loop import training_metrics
 
 
 def baseline(config: TrialConfig, context: RunContext) -> Metrics:
-    """Trains the classifier of `config.baseline` and judges it on val, with intervals. Collective.
+    """Trains the classifier of `config.baseline`, and returns val metrics with intervals. Collective.
 
-    Writes into `workdir/results`: predictions of val and test (no labels), those of the controls, confusion.
+    Writes to `workdir/results`: the predictions of the classifier and the controls on val and test, without
+    labels, and the confusion matrices.
     """
     began = time.perf_counter()
     config = config.model_copy(update={"adapt": config.adapt.model_copy(update={"method": "baseline"})})

@@ -1,9 +1,9 @@
-"""The trainable `caption`: writes the captions of train images, and measures what they are worth.
+"""The trainable `caption`: writes the captions of train images, and measures how useful they are.
 
-A description comes from pixels (BLIP) or from masks, for train and val alike. A caption holds the label, so
-there is none but for train: `data.text.captions_of` refuses other splits. `caption` leaves both as a table,
-and says what they are worth: how many captions differ, how often a batch repeats one, and how well the
-descriptions alone tell the classes apart, which is what a model can learn without looking.
+A description comes from pixels (BLIP) or from masks, for images of train and val. A caption contains the
+label, so only train images have captions: `data.text.captions_of` refuses other splits. `caption` writes both
+as a table. It measures how many captions are distinct, how often a batch repeats a caption, and how well the
+descriptions alone predict the class. A model could learn such a shortcut without looking at the images.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ FILE = "captions.parquet"
 
 
 def caption(config: TrialConfig, context: RunContext) -> Metrics:
-    """Writes the captions of kind `data.captions` into the store, and returns measures of their worth.
+    """Writes the captions of kind `data.captions` to the store, and returns metrics of their usefulness.
 
-    `<store>/captions/<key>/captions.parquet` has the columns image_id, split, description (null where the
-    kind has none) and caption (of the first epoch; null for val). Collective; rank 0 works.
+    `<store>/captions/<key>/captions.parquet` has the columns image_id, split, description (null if the kind
+    has no descriptions) and caption (for the first epoch; null for val). Collective; rank 0 does the work.
     """
     if context.rank > 0:
         return {}
@@ -56,7 +56,7 @@ def caption(config: TrialConfig, context: RunContext) -> Metrics:
 
 
 def write_captions(folder: Path, dataset: Dataset, captions: list[str]) -> None:
-    """Writes the table into a folder that is being built; `captions` are those of the train records."""
+    """Writes the table to a temporary folder. `captions` has one caption for each train record."""
     indices = dataset.indices("train", "val")
     records = [dataset.records[i] for i in indices]
     of_train = dict(zip(dataset.indices("train").tolist(), captions, strict=True))
@@ -71,7 +71,7 @@ def write_captions(folder: Path, dataset: Dataset, captions: list[str]) -> None:
 
 
 def usefulness(dataset: Dataset, captions: list[str]) -> dict[str, float]:
-    """Returns shares of train captions: distinct ones, ones that name their class, described images."""
+    """Returns fractions: distinct captions, captions that name the class, images with descriptions."""
     train = dataset.indices("train")
     patterns = [CLASS_TEXTS[dataset.classes[k]].pattern.lower() for k in dataset.class_indices(train)]
     names_class = [pattern in text.lower() for pattern, text in zip(patterns, captions, strict=True)]
@@ -84,8 +84,8 @@ def usefulness(dataset: Dataset, captions: list[str]) -> dict[str, float]:
 
 
 def duplicate_fraction(dataset: Dataset, config: TrialConfig) -> float:
-    """Returns the share of pairs whose caption another pair of the batch carries too, over one epoch."""
-    lora = config.adapt.model_copy(update={"method": "lora"})  # whatever trains, captions are read here
+    """Returns the fraction of pairs, over one epoch, whose caption occurs more than once in the batch."""
+    lora = config.adapt.model_copy(update={"method": "lora"})  # a method that reads captions
     contrastive = config.loss.model_copy(update={"kind": "clip"})
     one_epoch = config.model_copy(update={"num_epochs": 1, "adapt": lora, "loss": contrastive})
     repeated = total = 0
@@ -97,10 +97,10 @@ def duplicate_fraction(dataset: Dataset, config: TrialConfig) -> float:
 
 
 def shortcut(dataset: Dataset) -> dict[str, float]:
-    """Returns how well descriptions alone predict the classes of val, with intervals by patient.
+    """Returns metrics of predicting the classes of val from descriptions alone, with intervals by patient.
 
-    Logistic regression on which words occur, strength as in the probe. An image without a description, as
-    where only one class has masks, has no words; that too can give its class away.
+    The classifier is logistic regression on the words that occur, with a strength chosen like the probe's.
+    An image without a description has no words. This can also reveal its class, if only one class has masks.
     """
     if not dataset.descriptions:
         return {}
@@ -122,5 +122,5 @@ def _descriptions(dataset: Dataset, rows: np.ndarray) -> list[set[str]]:
 
 
 def _occurrences(texts: list[set[str]], vocabulary: list[str]) -> np.ndarray:
-    """Whether each word occurs, float32 [N, V + 1]; the last column: whether there is any text."""
+    """Returns 1 for each word that occurs, float32 [N, V + 1]. The last column is 1 if there is any text."""
     return np.array([[word in text for word in vocabulary] + [bool(text)] for text in texts], np.float32)

@@ -1,4 +1,4 @@
-"""The trainable `embed`: the embeddings of every image, in the store."""
+"""The trainable `embed`: writes the embeddings of every image to the store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainables.training.trial_setup import set_up_trial
 
 
 def embed(config: TrialConfig, context: RunContext) -> Metrics:
-    """Embeds all splits with the config's encoder; trains the adapter first if it is missing."""
+    """Embeds all splits with the encoder of the configuration. Trains the adapter first if it is missing."""
     setup = set_up_trial(config, context)
     train_adapter(setup, config, context)
     began = time.perf_counter()

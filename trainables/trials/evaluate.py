@@ -1,4 +1,4 @@
-"""The trainable `evaluate`: opens the test labels of one run, once, and judges its predictions."""
+"""The trainable `evaluate`: reads the test labels once, and scores the predictions of one run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ RECORD = "evaluation.json"
 
 
 def evaluate(config: TrialConfig, context: RunContext) -> Metrics:
-    """Judges the predictions of one finished run on test, and records when the labels were opened.
+    """Scores the predictions of one finished run on test, and records when the labels were opened.
 
-    The same predictions are judged once: later calls read the record, `workdir/results/evaluation.json`.
+    The same predictions are scored only once: later calls read the record `workdir/results/evaluation.json`.
     """
     predictions = context.workdir / "results" / FILE
-    read_predictions(predictions)  # without them the labels stay closed
+    read_predictions(predictions)  # raises an error, before any label is read, if there are none
     path = predictions.with_name(RECORD)
     record = json.loads(path.read_text()) if path.is_file() else {"opened": [], "predictions": None}
     if record["predictions"] != file_sha256(predictions):
@@ -40,7 +40,7 @@ def evaluate(config: TrialConfig, context: RunContext) -> Metrics:
 
 
 def judge_run(config: TrialConfig, predictions: Path) -> dict[str, float]:
-    """Opens the test labels and returns the metrics of one run's systems and controls."""
+    """Reads the test labels, and returns the metrics of one run's systems and controls."""
     dataset = load_dataset(config.data, with_test_labels=True)
     trial = ScoredTrial("run", "run", config.seed, config.data.fold, predictions)
     result = evaluate_arms([trial], open_cases(dataset), class_pairs=same_source_pairs(dataset))

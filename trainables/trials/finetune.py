@@ -1,4 +1,4 @@
-"""The trainable `finetune`: contrastive fine-tuning of a dual encoder."""
+"""The trainable `finetune`: fine-tunes a dual encoder with a contrastive loss."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from trainables.training.trial_setup import set_up_trial
 
 
 def finetune(config: TrialConfig, context: RunContext) -> Metrics:
-    """Trains an adapter and returns its training metrics; one that exists already is not trained again.
+    """Trains an adapter, and returns its training metrics. An existing adapter is not trained again.
 
-    Collective: every rank calls it, with the same config.
+    Collective: every rank must call it with the same configuration.
     """
     return train_adapter(set_up_trial(config, context), config, context)

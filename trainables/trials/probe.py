@@ -1,4 +1,4 @@
-"""The trainable `probe`: linear probes on the embeddings of an encoder, judged on val."""
+"""The trainable `probe`: fits linear probes on the embeddings of an encoder, and scores them on val."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from trainables.training.embed_images import embedding_folder
 
 
 def probe(config: TrialConfig, context: RunContext) -> Metrics:
-    """Probes the embeddings of the config's encoder; computes them first if they are missing.
+    """Fits probes on the embeddings of the configured encoder. Computes missing embeddings first.
 
-    Returns metrics on val with intervals; writes probe path and predictions into `workdir/results`.
-    Collective; rank 0 judges.
+    Returns metrics on val with intervals. Writes the probe path and the predictions to `workdir/results`.
+    Collective; rank 0 scores.
     """
     folder = embedding_folder(config, context)
     if context.rank > 0:

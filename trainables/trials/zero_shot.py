@@ -1,4 +1,4 @@
-"""The trainable `zero_shot`: classifies images by prompts of every class, judged on val."""
+"""The trainable `zero_shot`: classifies images by the prompts of each class, and scores the result on val."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from trainables.training.validate import score_everything
 
 
 def zero_shot(config: TrialConfig, context: RunContext) -> Metrics:
-    """Scores images by every family of prompts; trains the adapter first if it is missing.
+    """Scores images with every family of prompts. Trains the adapter first if it is missing.
 
-    Returns metrics on val with intervals; writes `results/predictions.parquet` of val and test. Collective;
-    rank 0 judges.
+    Returns metrics on val with intervals. Writes the predictions on val and test to
+    `results/predictions.parquet`. Collective; rank 0 scores.
     """
     setup = set_up_trial(config, context)
     train_adapter(setup, config, context)

@@ -63,5 +63,5 @@ def test_an_embedding_that_is_not_finite_is_refused_by_name(tmp_path: Path) -> N
 def test_rows_follow_the_images_asked_for() -> None:
     rows = table().rows_of(["image 4", "image 0"])
     assert rows.tolist() == [4, 0]
-    with pytest.raises(DataError, match="1 of 2 images have none, first 'image 9'"):
+    with pytest.raises(DataError, match="1 of 2 images have no embedding, first 'image 9'"):
         table().rows_of(["image 4", "image 9"])

@@ -36,7 +36,7 @@ def test_the_file_holds_neither_labels_nor_patients(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spoil", [lambda s: s * 1.1, lambda s: s - 0.5, lambda s: s * np.nan])
 def test_scores_that_are_no_probabilities_are_refused(tmp_path: Path, spoil) -> None:
     image_ids, values = scores()
-    with pytest.raises(ValueError, match="val/probe_joint: scores are no probabilities"):
+    with pytest.raises(ValueError, match="val/probe_joint: scores are not probabilities"):
         write_predictions(tmp_path / "p.parquet", {("val", "probe_joint"): Scores(image_ids, spoil(values))})
     assert not (tmp_path / "p.parquet").exists()
 

@@ -31,7 +31,8 @@ def test_a_thousand_trials_cost_milliseconds_and_no_memory(tmp_path: Path) -> No
         memory = one[who]["driver_mib_every_100_trials"]
         assert len(memory) == 10
         growth[who] = memory[-1] - memory[1]  # of 800 trials, once all that is loaded late is there
-    # Ray and Tune keep something of every trial too; how much they keep is not ours to bound.
-    assert growth["ours"] - growth["tune"] < 20
+    # Ray and Tune keep some 36 KiB of every trial themselves. Beside that, ours keeps its configuration and
+    # metrics, 21 KiB: 17 MiB were measured. Twice as much of a trial would fail.
+    assert growth["ours"] - growth["tune"] < 30
     extra = one["ours"]["seconds_a_trial"] - one["tune"]["seconds_a_trial"]
     assert extra < 0.15  # of a trial of one second

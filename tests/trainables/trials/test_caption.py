@@ -30,8 +30,6 @@ from trainables.training.trial_setup import adapter_key
 from trainables.trials.adapt import adapt
 from trainables.trials.caption import caption, duplicate_fraction, shortcut, usefulness
 
-pytestmark = pytest.mark.kernels
-
 SMALL = {
     "data.phantom.num_train": 24,
     "data.phantom.num_val": 12,
@@ -53,6 +51,7 @@ def small(blip: Path | str, **changes: object) -> TrialConfig:
     return from_flat(SMALL | {"captioner.name": str(blip)} | changed)
 
 
+@pytest.mark.kernels
 def test_a_caption_is_blip_s_sentence_with_the_class_for_train_alone(tmp_path: Path, blip: Path) -> None:
     config = small(blip)
     context = LocalContext(workdir=tmp_path, store=tmp_path / "store")
@@ -107,6 +106,7 @@ def test_descriptions_know_no_label(tmp_path: Path, blip: Path) -> None:
     assert one.descriptions == other.descriptions
 
 
+@pytest.mark.kernels
 def test_an_image_is_described_alike_alone_and_among_others(blip: Path) -> None:
     captioner = Captioner(CaptionerConfig(name=str(blip), max_new_tokens=8), "cpu")
     assert captioner.preprocessing.size == 32
@@ -246,6 +246,7 @@ def test_a_repeated_caption_is_counted_once_for_each_pair_that_carries_it() -> N
     assert every_caption(dataset, kind="class_template") == list(dict.fromkeys(captions))
 
 
+@pytest.mark.kernels
 def test_words_that_tell_the_class_are_found_out(dataset_of_words: Dataset) -> None:
     found = shortcut(dataset_of_words)
     assert found["val/caption_words/accuracy"] == 1.0

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from float64 import SAME, trials_in_float64
 from torch.multiprocessing.spawn import spawn
 
 from trainables.artifacts import about
@@ -71,7 +72,10 @@ def fresh(folder: Path, store: Path) -> LocalContext:
     return LocalContext(workdir=folder / "run", store=folder / "store")
 
 
-def test_a_resumed_baseline_repeats_losses_and_predictions(tmp_path: Path, store: Path) -> None:
+def test_a_resumed_baseline_repeats_losses_and_predictions(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials_in_float64(monkeypatch)
     clean = fresh(tmp_path / "clean", store)
     expected = adapt(small(), clean)
     assert not any(key.startswith("test/") for key in expected)
@@ -96,9 +100,9 @@ def test_a_resumed_baseline_repeats_losses_and_predictions(tmp_path: Path, store
     resumed = replace(place, resume_from=interrupted.checkpoint)
     found = baseline(small(), resumed)
     assert len(steps(clean.workdir)) == 4
-    np.testing.assert_allclose(steps(resumed.workdir), steps(clean.workdir), rtol=1e-6)
+    np.testing.assert_allclose(steps(resumed.workdir), steps(clean.workdir), rtol=SAME)
     assert [epoch["train/epoch"] for epoch in resumed.reported] == [1, 2]
-    assert found[f"val/{SYSTEM}/nll"] == pytest.approx(expected[f"val/{SYSTEM}/nll"], rel=1e-6)
+    assert found[f"val/{SYSTEM}/nll"] == pytest.approx(expected[f"val/{SYSTEM}/nll"], rel=SAME)
 
 
 @pytest.mark.slow
@@ -179,6 +183,7 @@ class Small:
 def test_a_batch_that_does_not_fit_is_cut_where_it_may_be_and_counts_once(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    trials_in_float64(monkeypatch)
     may_be_cut = replace(ARCHITECTURES["resnet18"], is_cut=True)
     monkeypatch.setitem(ARCHITECTURES, "resnet18", may_be_cut)
     losses = []
@@ -188,7 +193,7 @@ def test_a_batch_that_does_not_fit_is_cut_where_it_may_be_and_counts_once(
         fitting.model = Small(fitting.model, most)  # pyright: ignore[reportAttributeAccessIssue]
         losses.append([fitting.step(batch) for batch in global_batches(fitting.dataset, config)])
         assert fitting.rows_at_once == 4
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=SAME)
 
 
 def test_a_batch_that_batch_norm_needs_whole_is_refused_in_one_message(tmp_path: Path, store: Path) -> None:
@@ -281,14 +286,15 @@ def test_patches_have_to_fill_the_image() -> None:
 
 
 @pytest.mark.slow
-def test_a_batch_of_vit_b_16_may_be_cut(tmp_path: Path, store: Path) -> None:
+def test_a_batch_of_vit_b_16_may_be_cut(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials_in_float64(monkeypatch)
     settings = {"baseline__architecture": "vit_b_16", "optim__learning_rate": 1e-5, "num_epochs": 1}
     losses = []
     for number, cut in enumerate((None, 5)):
         config = small(**settings, execution__micro_batch_size=cut)
         fitting = Fitting(config, fresh(tmp_path / str(number), store))
         losses.append([fitting.step(batch) for batch in global_batches(fitting.dataset, config)])
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=SAME)
     assert fitting.num_trainable == sum(p.numel() for p in fitting.state.parameters.values())
 
 
@@ -317,7 +323,7 @@ def test_further_workers_wait_and_change_nothing(tmp_path: Path, store: Path) ->
     shared = fresh(tmp_path / "shared", store)
     meeting = f"file://{tmp_path}/meeting"
     spawn(_work, (str(shared.workdir), str(shared.store), meeting), nprocs=2)
-    assert steps(shared.workdir) == pytest.approx(steps(alone.workdir), rel=1e-6)
+    assert steps(shared.workdir) == pytest.approx(steps(alone.workdir), rel=1e-6)  # the same sums
     assert [(shared.workdir / f"rank-{rank}.txt").read_text() for rank in (0, 1)] == ["2", "2"]
 
 

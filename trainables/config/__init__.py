@@ -1,4 +1,4 @@
-"""Settings of a trial: frozen, strict, importable without torch, so that checking takes an instant."""
+"""The settings of a trial. They are immutable and strict, and need no torch, so that checks are fast."""
 
 from trainables.config.blocks import (
     AdaptConfig,

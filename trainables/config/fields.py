@@ -1,4 +1,4 @@
-"""The fields of a trial by dotted name: which exist, what each takes, what to say when one does not fit."""
+"""The fields of a trial by dotted name, checks of their values, and the error messages."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ DEFAULTS: dict[str, Any] = to_flat(from_flat({}))
 
 
 def check_field(key: str, *, where: str) -> None:
-    """Raises ConfigError, with the nearest name, unless `key` is a field of a trial."""
+    """Raises ConfigError if `key` is not a field of a trial. The message suggests the nearest name."""
     if key not in FIELDS:
         raise ConfigError(f"{where}: no such field{did_you_mean(key, FIELDS) or _known(key)}")
 
 
 def check_value(key: str, value: Any, *, where: str) -> None:
-    """Raises ConfigError unless the field takes this value, whatever other fields demand of it."""
+    """Raises ConfigError if the value is invalid for the field. Other fields are not considered."""
     check_field(key, where=where)
     try:
         from_flat({key: value})
@@ -47,7 +47,7 @@ def check_value(key: str, value: Any, *, where: str) -> None:
 
 
 def build_trial(flat: dict[str, Any], *, where: str) -> TrialConfig:
-    """Returns the trial of dotted keys."""
+    """Builds a trial configuration from dotted keys. Raises ConfigError for an invalid one."""
     for key in flat:
         check_field(key, where=f"{where}.{key}")
     try:
@@ -57,9 +57,9 @@ def build_trial(flat: dict[str, Any], *, where: str) -> TrialConfig:
 
 
 def read_overrides(texts: Sequence[str], *, also: Collection[str] = ()) -> dict[str, Any]:
-    """Returns the values of `--set key=value`, the value read as YAML; of a key given twice the last.
+    """Returns the values of `--set key=value`, parsed as YAML. If a key occurs twice, the last value counts.
 
-    `also` names keys beside the fields of a trial; their values are checked elsewhere.
+    `also` has more keys that are allowed, besides the fields of a trial. Their values are not checked.
     """
     values: dict[str, Any] = {}
     for text in texts:
@@ -76,7 +76,7 @@ def read_overrides(texts: Sequence[str], *, also: Collection[str] = ()) -> dict[
 
 
 def explain(error: ValidationError, *, where: str = "") -> str:
-    """Returns the first problem of a validation error as one line in our words."""
+    """Returns the first problem of a validation error as a message of one line."""
     problem = error.errors(include_url=False)[0]
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
     place = "".join([where, *parts]).removeprefix(".")
@@ -86,7 +86,7 @@ def explain(error: ValidationError, *, where: str = "") -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns `; did you mean 'lora.rank'?`, or nothing where no name is near; `rank` is near it."""
+    """Returns `; did you mean 'lora.rank'?` for a similar name or `rank`; empty if no name is similar."""
     names = list(known)
     by_last_part = {candidate.rpartition(".")[2]: candidate for candidate in reversed(names)}
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
@@ -97,7 +97,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def nearest_or_all(name: str, known: Collection[str]) -> str:
-    """Returns `did_you_mean`, or where no name is near the list of all."""
+    """Returns the hint of `did_you_mean`, or a list of all names if no name is similar."""
     return did_you_mean(name, known) or f" (known: {', '.join(known)})"
 
 

@@ -1,4 +1,4 @@
-"""Dotted keys to nested settings and back: `lora.rank` in YAML, Ray, Optuna and MLflow."""
+"""Converts dotted keys, such as `lora.rank` in YAML, Ray, Optuna and MLflow, to nested settings and back."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from trainables.config.trial import TrialConfig
 
 
 def to_flat(config: TrialConfig) -> dict[str, Any]:
-    """Returns dotted keys → values, in the order of the fields."""
+    """Returns the settings of a trial as dotted key → value, in the order of the fields."""
     return flatten(config.model_dump(mode="json"))
 
 
 def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns dotted keys → values of nested mappings with string keys."""
+    """Returns nested mappings with string keys as dotted key → value."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, dict):
@@ -26,7 +26,7 @@ def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns nested mappings of dotted keys → values."""
+    """Returns dotted key → value as nested mappings."""
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         *outer, last = key.split(".")
@@ -38,12 +38,12 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_flat(flat: Mapping[str, Any]) -> TrialConfig:
-    """Builds a trial from dotted keys; what is not named keeps its default.
+    """Builds a trial configuration from dotted keys. Missing settings have their defaults.
 
-    Types are strict: "8" and true are no integers.
+    Types are strict: "8" and true are not integers.
 
     Raises:
-        pydantic.ValidationError: an unknown key or an impossible value, with its place.
+        pydantic.ValidationError: a key is unknown, or a value is impossible.
     """
-    # By way of JSON, where strict mode still reads paths and tuples.
+    # The values go through JSON, because strict mode accepts paths and tuples only from JSON.
     return TrialConfig.model_validate_json(json.dumps(nest(flat), default=str), strict=True)

@@ -1,7 +1,7 @@
-"""What identifies a trial: the settings that can change its result, and the inputs that it reads.
+"""The identity of a trial: the settings that can change its result, and the inputs that it reads.
 
-Every field of a trial stands in `READ_WHEN`, and a test compares the table with the fields: a new field must
-say whether it identifies a trial.
+Every field of a trial is in `READ_WHEN`, so a new field must say whether it identifies a trial. A test
+compares this table with the fields.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ Condition = Callable[[TrialConfig], bool]
 
 
 def never(config: TrialConfig) -> bool:
-    """Fields that never count: places, whose content has its own fingerprint, and execution."""
+    """Returns False: for paths, whose content has a separate fingerprint, and for execution."""
     del config
     return False
 
 
 def always(config: TrialConfig) -> bool:
-    """Fields that every trial reads."""
+    """Returns True: for fields that every trial reads."""
     del config
     return True
 
 
 def trains(config: TrialConfig) -> bool:
-    """Fields of the optimiser and of the order of images."""
+    """Returns whether a trial reads the fields of the optimiser and of the order of images."""
     return config.adapt.method != "none"
 
 
 def has_encoder(config: TrialConfig) -> bool:
-    """Fields of a dual encoder, and of what is asked of its embeddings."""
+    """Returns whether a trial reads the fields of a dual encoder, its probes and its prompts."""
     return not config.is_baseline
 
 
 def trains_encoder(config: TrialConfig) -> bool:
-    """Fields of the contrastive loss."""
+    """Returns whether a trial reads the fields of the contrastive loss."""
     return trains(config) and has_encoder(config)
 
 
 def has_adapters(config: TrialConfig) -> bool:
-    """Fields of LoRA."""
+    """Returns whether a trial reads the fields of LoRA."""
     return "lora" in config.adapt.method
 
 
 def draws_shots(config: TrialConfig) -> bool:
-    """Fields of few-shot probes."""
+    """Returns whether a trial reads the fields of few-shot probes."""
     return has_encoder(config) and bool(config.probe.shots)
 
 
@@ -84,11 +84,11 @@ _ROWS: tuple[tuple[Condition, tuple[str, ...]], ...] = (
     *((_loss_reads(name), (f"loss.{name}",)) for name in ("logit_scale", "learn_logit_scale", "logit_bias")),
 )
 READ_WHEN: dict[str, Condition] = {name: condition for condition, names in _ROWS for name in names}
-"""Dotted name of a field → whether a trial reads it in a way that can change its result."""
+"""Dotted name of a field → a function that returns whether the field can change a trial's result."""
 
 
 def science(config: TrialConfig) -> dict[str, Any]:
-    """Returns the settings that can change the result, nested; not those that the trial does not read."""
+    """Returns the settings that can change a trial's result, as nested mappings."""
     return nest({name: value for name, value in to_flat(config).items() if READ_WHEN[name](config)})
 
 
@@ -98,7 +98,7 @@ def trial_key(
     encoder_fingerprint: str,
     captioner_fingerprint: str | None = None,
 ) -> str:
-    """Returns what identifies a trial: its science and its inputs, not where or how it runs."""
+    """Returns the key of a trial, which depends on its `science` and its inputs, not on how it runs."""
     inputs = data_fingerprint, encoder_fingerprint, *_captioner(config, captioner_fingerprint)
     return fingerprint("trial", science(config), *inputs)
 
@@ -109,7 +109,7 @@ def arm_key(
     encoder_fingerprint: str,
     captioner_fingerprint: str | None = None,
 ) -> str:
-    """Returns what intervals over seeds and folds group by: `trial_key` without `seed` and `data.fold`."""
+    """Returns the key of a trial's arm. It is like `trial_key`, but without `seed` and `data.fold`."""
     settings = science(config)
     settings.pop("seed", None)
     settings["data"]["fold"] = None
@@ -118,5 +118,5 @@ def arm_key(
 
 
 def _captioner(config: TrialConfig, captioner_fingerprint: str | None) -> list[str | None]:
-    """Returns a captioner's part of a key: empty where no caption is made of its sentences."""
+    """Returns the captioner's part of a key. It is empty if the trial needs no captioner."""
     return [captioner_fingerprint] if config.needs_captioner else []

@@ -1,4 +1,4 @@
-"""One trial: every block of settings. No torch."""
+"""The configuration of one trial, with all blocks of settings. This module does not need torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainables.config.blocks import (
 
 
 class TrialConfig(Config):
-    """One trial: everything a trainable needs to know."""
+    """The configuration of one trial: all settings that a trainable needs."""
 
     data: DataConfig = DataConfig()
     encoder: EncoderConfig = EncoderConfig()
@@ -35,7 +35,9 @@ class TrialConfig(Config):
     probe: ProbeConfig = ProbeConfig()
     zero_shot: ZeroShotConfig = ZeroShotConfig()
     captioner: CaptionerConfig = CaptionerConfig()
-    global_batch_size: int = Field(default=80, description="Pairs per optimiser step, over all workers.")
+    global_batch_size: int = Field(
+        default=80, description="Pairs per optimiser step, summed over all workers."
+    )
     num_epochs: int = Field(default=10, ge=1, le=10_000)
     seed: int = Field(default=0, ge=0)
     execution: ExecutionConfig = ExecutionConfig()
@@ -61,32 +63,32 @@ class TrialConfig(Config):
 
     @property
     def is_baseline(self) -> bool:
-        """Whether no dual encoder takes part."""
+        """True if the trial trains an image classifier instead of a dual encoder."""
         return self.adapt.method == "baseline"
 
     @property
     def data_to_read(self) -> DataConfig:
-        """What the trial reads of its data set: `captions` is at its default where nothing reads them."""
+        """The settings of the data that the trial reads. Unused `captions` have their default."""
         if self.reads_captions:
             return self.data
         return self.data.model_copy(update={"captions": DataConfig.model_fields["captions"].default})
 
     @property
     def model_to_load(self) -> EncoderConfig | BaselineConfig:
-        """Which model the trial starts from."""
+        """The settings of the model that the trial starts from."""
         return self.baseline if self.is_baseline else self.encoder
 
     @property
     def model_name(self) -> str:
-        """Name of that model."""
+        """The name of the model that the trial starts from."""
         return self.baseline.architecture if self.is_baseline else self.encoder.name
 
     @property
     def reads_captions(self) -> bool:
-        """Whether anything is trained on captions."""
+        """True if the trial trains on captions."""
         return not (self.adapt.method in ("none", "baseline") or self.loss.asks_for_classes)
 
     @property
     def needs_captioner(self) -> bool:
-        """Whether its captions are made of a captioner's sentences."""
+        """True if the trial needs a captioner for its captions."""
         return self.reads_captions and self.data.captions == "blip_label"

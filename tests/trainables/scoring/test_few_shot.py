@@ -86,7 +86,7 @@ def test_a_patient_with_images_of_two_classes_gives_one_shot(dataset: Dataset) -
 
 
 def test_more_shots_than_patients_are_refused(dataset: Dataset) -> None:
-    with pytest.raises(DataError, match=r"probe.shots=90: .* for only 2\d shots of class 'COVID-19'.* or fewer"):
+    with pytest.raises(DataError, match=r"probe.shots=90: .* only 2\d shots .* 'COVID-19'.* or fewer"):
         draw_shots(dataset, 90, seed=0, draw=0)
 
 

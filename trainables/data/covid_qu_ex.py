@@ -67,8 +67,8 @@ def _base(root: Path) -> Path:
         if all((base / split).is_dir() for split in SPLIT_OF_FOLDER):
             return base
     raise DataError(
-        f"data.root: {root} holds no folders {', '.join(SPLIT_OF_FOLDER)}, "
-        f"nor does '{OFFICIAL}/{OFFICIAL}' in it; say where they are: --set data.root=FOLDER"
+        f"data.root: {root} does not contain the folders {', '.join(SPLIT_OF_FOLDER)}, "
+        f"directly or in '{OFFICIAL}/{OFFICIAL}'; give the right folder: --set data.root=FOLDER"
     )
 
 

@@ -97,6 +97,6 @@ def _window(values: np.ndarray) -> np.ndarray:
     values = values.astype(np.float32)
     low, high = values.min(), values.max()
     if not np.isfinite(high - low):
-        raise ValueError("holds infinite or missing values")
+        raise ValueError("contains infinite or missing values")
     scale = 255 / (high - low) if high > low else 0.0
     return np.rint((values - low) * scale).astype(np.uint8)

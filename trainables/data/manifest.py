@@ -34,9 +34,7 @@ def manifest(config: DataConfig) -> LabelledImages:
     rows = read_table(table, required=REQUIRED, optional=OPTIONAL)
     classes = tuple(sorted({row["label"] for _, row in rows}))
     if len(classes) < 2:
-        raise DataError(
-            f"{table.name}: column 'label' holds {len(classes)} class; at least 2 are needed to tell apart"
-        )
+        raise DataError(f"{table.name}: column 'label' has {len(classes)} class, but at least 2 are needed")
     labels, has_splits = one_hot(classes), "split" in rows[0][1]
 
     problems: list[str] = []

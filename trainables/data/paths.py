@@ -17,13 +17,15 @@ def open_root(root: Path | None, *, dataset: str) -> Path:
     """Returns the real path of a data set's folder, or raises DataError."""
     if root is None:
         raise DataError(
-            f"data.root: not set, and data set '{dataset}' is read from a folder; "
-            f"say where it is: --set data.root=FOLDER"
+            f"data.root: not set, but data set '{dataset}' is read from a folder; "
+            f"give the folder: --set data.root=FOLDER"
         )
     folder = found(root)
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"data.root: {root} {problem}; say where '{dataset}' is: --set data.root=FOLDER")
+        raise DataError(
+            f"data.root: {root} {problem}; give the folder of '{dataset}': --set data.root=FOLDER"
+        )
     return folder.resolve()
 
 
@@ -64,13 +66,13 @@ def _suspicious(name: str) -> str | None:
     if not name.strip():
         return "is empty"
     if "\0" in name:
-        return "holds a NUL character"
+        return "contains a NUL character"
     if "://" in name:
         return "is a URL"
     if name.startswith("~"):
         return "starts with '~'"
     if "\\" in name:
-        return "holds a backslash"
+        return "contains a backslash"
     if name.startswith("/") or re.match("[A-Za-z]:", name):
         return "is absolute"
     if ".." in name.split("/"):

@@ -172,7 +172,9 @@ def captions_of(
     A record's `report_text` is an additional finding. A description of its mask replaces all others.
     """
     if record.split != "train":
-        raise ValueError(f"{record.image_id} is of split '{record.split}', and captions hold the label")
+        raise ValueError(
+            f"{record.image_id} is in split '{record.split}', and its caption would reveal its label"
+        )
     description = dataset.descriptions.get(record.image_id)
     match kind:
         case "class_template":

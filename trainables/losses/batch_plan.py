@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (torch's own types are partial)
-"""Decides which rows each rank embeds: integers that every rank computes alike from the global batch."""
+"""Decides which rows each rank embeds. Every rank computes the same integers from the global batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def share(total: int, *, rank: int, world_size: int) -> range:
-    """Returns the contiguous part of `range(total)` assigned to `rank`; the sizes differ by at most 1."""
+    """Returns the contiguous part of `range(total)` assigned to `rank`; sizes of ranks differ by at most 1."""
     return range(total * rank // world_size, total * (rank + 1) // world_size)
 
 

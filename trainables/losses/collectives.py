@@ -56,7 +56,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Returns freed memory to the device. Delete the error before: its traceback holds tensors."""
+    """Returns freed memory to the device. Delete the error first: its traceback holds tensors."""
     gc.collect()
     torch.cuda.empty_cache()  # does nothing if CUDA was not used
 

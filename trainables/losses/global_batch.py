@@ -149,7 +149,7 @@ class _Step:
         return None
 
     def smaller(self, micro_batch_size: int | None) -> int:
-        """Returns half the micro-batch size, or half the most rows of any rank if that is less."""
+        """Returns half the micro-batch size, or half the rows of the largest rank if that is smaller."""
         largest = max(len(share) for share in (*self.plan.image_shares, *self.plan.text_shares))
         return max(1, min(micro_batch_size or largest, largest) // 2)
 

@@ -125,7 +125,7 @@ def _which(file: Path, name: str, spec: EncoderSpec, part: str | None) -> str:
     if len(spec.parts) == 1:
         return next(iter(spec.parts))
     raise ConfigError(
-        f"{file.name}: say which part of {name} it is, with --part {' or --part '.join(spec.parts)}"
+        f"{file.name}: state which part of {name} this file is: --part {' or --part '.join(spec.parts)}"
     )
 
 

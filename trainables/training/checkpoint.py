@@ -93,14 +93,14 @@ def read_checkpoint(place: Path, expected: Mapping[str, Tensor], *, trains: str)
         there, here = (tuple(side[name].shape) if name in side else "absent" for side in (stored, expected))
         if there != here:
             raise DataError(
-                f"{place}: parameter {name!r} is {there} in the checkpoint and {here} in this run, so it "
-                "belongs to another configuration; delete the folder to start anew"
+                f"{place}: parameter {name!r} is {there} in the checkpoint and {here} in this run, so the "
+                "checkpoint belongs to another configuration; delete the folder to start again"
             )
     progress = json.loads((place / PROGRESS).read_text())
     if (trained := progress.pop("trains", None)) != trains:
         raise DataError(
-            f"{place} belongs to adapter {trained}, this run trains adapter {trains}: data, encoder, seed or "
-            "another setting of the training differs; set them as they were, or start anew"
+            f"{place} belongs to adapter {trained}, but this run trains adapter {trains}: data, encoder, seed "
+            "or another setting differs; restore the earlier settings, or start again"
         )
     return Checkpoint(stored, load_file(place / MOMENTS), progress, trained)
 

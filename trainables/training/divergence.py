@@ -13,10 +13,10 @@ from trainables.losses.global_batch import NonFiniteLoss
 from trainables.training.optim import TrainState
 
 MIN_SPREAD = 1e-4
-"""Of unit vectors; mean cosine 0.9999. Learning encoders showed 0.2 and more; collapsed ones 1e-12, or with
-the noise of dropout 1e-5."""
+"""Spread of unit vectors with a mean cosine of 0.9999. Encoders that learn showed 0.2 and more. Collapsed
+encoders showed 1e-12, or 1e-5 with dropout."""
 MIN_SHARE_OF_FIRST = 0.01
-"""Relative to the spread of the first step: embeddings that begin close together may still train."""
+"""Fraction of the spread at the first step: embeddings that are close at the start may still train."""
 MAX_COLLAPSED_STEPS = 2
 """Successive steps; a single collapsed step may be a last batch of equal images."""
 MAX_LOSS_RATIO = 3.0

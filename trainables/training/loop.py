@@ -140,10 +140,10 @@ def run_epochs(
 
 
 def after(result: StepResult, cut: Cut) -> Cut:
-    """Returns the micro-batch for the next step; if memory ran out, this is the one that fitted."""
+    """Returns the cut for the next step: the cut that fitted, if memory ran out."""
     fitted = Cut(result.micro_batch_size, result.kept_graphs)
     if fitted != cut:
-        logger.warning("out of memory: went on from %s with %s; the result is the same", cut, fitted)
+        logger.warning("out of memory: changed %s to %s; the result is the same", cut, fitted)
     return fitted
 
 

@@ -75,7 +75,7 @@ def set_up_trial(config: TrialConfig, context: RunContext) -> TrialSetup:
     """Loads data and encoder, and attaches untrained adapters, with equal weights on every rank."""
     if config.is_baseline:
         raise ConfigError(
-            "adapt.method=baseline: there is no dual encoder to open; run `adapt` or `baseline` with it"
+            "adapt.method=baseline: there is no dual encoder to load; run `adapt` or `baseline`"
         )
     if config.execution.num_threads:
         torch.set_num_threads(config.execution.num_threads)

@@ -112,7 +112,7 @@ def test_metadata_that_is_a_link_out_of_the_root_is_refused(films, tmp_path):
 
 
 def test_folder_without_splits_is_refused(tmp_path):
-    with pytest.raises(DataError, match="holds no folders Train, Val, Test"):
+    with pytest.raises(DataError, match="does not contain the folders Train, Val, Test"):
         covid(tmp_path)
 
 

@@ -49,7 +49,7 @@ def test_given_splits_are_kept(write_manifest):
         ("sub/../../secret.png", "holds '..'"),
         ("/etc/passwd", "is absolute"),
         ("C:/secret.png", "is absolute"),
-        ("..\\secret.png", "holds a backslash"),
+        ("..\\secret.png", "contains a backslash"),
         ("~/secret.png", "starts with '~'"),
         ("https://example.org/film.png", "is a URL"),
         ("film\0.png", "NUL"),

@@ -149,7 +149,7 @@ def test_memory_that_runs_out_is_written_down_and_changes_no_loss(
     disturbed, reported = run("disturbed")
     assert disturbed == pytest.approx(undisturbed, rel=SAME)
     assert reported[-1]["perf/micro_batch_size"] == 5  # the tail of 22, halved and again
-    assert "went on from Cut(micro_batch_size=None, kept_graphs=1) with Cut(micro_batch_size=5" in caplog.text
+    assert "changed Cut(micro_batch_size=None, kept_graphs=1) to Cut(micro_batch_size=5" in caplog.text
 
 
 CUDNN = "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"

@@ -92,7 +92,9 @@ def test_no_caption_is_made_for_val_or_test(tmp_path: Path, blip: Path) -> None:
     dataset = with_descriptions(opened, config, context)
     for split in ("val", "test"):
         for kind in ("class_template", "template", "finding", "mask_finding", "blip_label"):
-            with pytest.raises(ValueError, match=f"of split '{split}', and captions hold the label"):
+            with pytest.raises(
+                ValueError, match=f"in split '{split}', and its caption would reveal its label"
+            ):
                 captions_for(dataset, dataset.indices(split), kind=kind, seed=0, epoch=0)
     assert not {dataset.records[i].image_id for i in dataset.indices("test")} & dataset.descriptions.keys()
 

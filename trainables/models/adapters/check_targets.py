@@ -57,6 +57,6 @@ def _refuse_unread_texts(config: TrialConfig) -> None:
     if config.loss.kind == "cross_entropy" and config.adapt.method in ("full", "lora") and towers == "text":
         where = "adapt.towers" if config.adapt.method == "full" else "lora.towers"
         raise ConfigError(
-            f"{where}=text: loss.kind=cross_entropy reads no text, so nothing of the encoder would train; "
+            f"{where}=text: loss.kind=cross_entropy reads no text, so no weight of the encoder would train; "
             f"set {where} to image"
         )

@@ -97,7 +97,7 @@ class _Wanted:
             raise ConfigError(
                 f"lora.target_modules='{self.lora.target_modules}': {_listed(idle) or 'it'} matches no "
                 f"module in {where} of the {' or '.join(empty or names)} tower of {self.encoder} "
-                f"(leaf names there: {valid})"
+                f"(known leaf names: {valid})"
             )
         return found
 
@@ -115,9 +115,9 @@ def _find(
     if wanted.lora.rank > smallest.largest_rank:
         sizes = " and ".join(f"{rows} × {columns}" for rows, columns in smallest.matrices)
         raise ConfigError(
-            f"lora.rank={wanted.lora.rank}: '{smallest.name}' of {wanted.encoder} is {sizes}, so no adapter "
-            f"there has a rank above {smallest.largest_rank}; use lora.rank={smallest.largest_rank} or less, "
-            "or leave it out of lora.target_modules"
+            f"lora.rank={wanted.lora.rank}: '{smallest.name}' of {wanted.encoder} is {sizes}, so its adapter "
+            f"has at most rank {smallest.largest_rank}; use lora.rank={smallest.largest_rank} or less, "
+            "or remove the module from lora.target_modules"
         )
     return found
 

@@ -148,7 +148,7 @@ def missing_classifier(config: BaselineConfig) -> str | None:
     return (
         f"baseline.architecture={config.architecture}: ImageNet's weights are not at {path}; with "
         f"a network, run 'curl --create-dirs -o {path} {PUBLISHED}/{path.name}', or train from "
-        "random ones with baseline.from_scratch=true"
+        "random weights with baseline.from_scratch=true"
     )
 
 

@@ -40,7 +40,7 @@ def _stanford(loss: str, start: str) -> EncoderSpec:
 
 
 def _medclip(about: str, family: str, archive: str, **facts: Any) -> EncoderSpec:
-    place = f"https://storage.googleapis.com/pytrial/{archive} (linked there)"
+    place = f"https://storage.googleapis.com/pytrial/{archive} (linked on its page)"
     return EncoderSpec(
         family,
         f"MedCLIP: {about}",
@@ -203,4 +203,7 @@ def seen_in_training(encoder: str, data_set: str) -> list[str]:
     """Returns a warning for each part of a data set on which an encoder was trained."""
     spec = MEDICAL.get(encoder)
     seen = overlaps(spec.pretrained_on, data_set) if spec else []
-    return [f"{encoder} on {data_set}: {overlap}; its scores there are no external test" for overlap in seen]
+    return [
+        f"{encoder} on {data_set}: {overlap}; its scores on this data are no external test"
+        for overlap in seen
+    ]

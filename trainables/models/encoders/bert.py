@@ -144,6 +144,6 @@ def read_vocabulary(config: EncoderConfig, spec: EncoderSpec, *, num_words: int)
     if len(words) != num_words:
         raise ConfigError(
             f"{config.name}: its vocabulary has {len(words):,} words, its weights were trained with "
-            f"{num_words:,}; get the one of {spec.vocabulary}"
+            f"{num_words:,}; get the vocabulary of {spec.vocabulary}"
         )
     return BertTokenizer(vocab={word: i for i, word in enumerate(words)}, do_lower_case=True)

@@ -105,7 +105,7 @@ def read_tensors(source: Path) -> dict[str, Any]:
         if isinstance(tensor, torch.Tensor)
     }
     if not tensors:
-        raise ValueError("it holds no tensors by name")
+        raise ValueError("the file contains no tensors by name")
     return tensors
 
 

@@ -70,7 +70,7 @@ def test_layers_that_were_fused_are_targets_one_by_one(open_clip_folder, towers)
 
 def test_names_of_the_other_library_match_nothing(model):
     config = from_flat({"lora.target_modules": "q_proj,fc1", "lora.num_blocks": 2})
-    with pytest.raises(ConfigError, match=r"fc1 matches no module.*leaf names there: .*attn\.q_proj.*c_fc"):
+    with pytest.raises(ConfigError, match=r"fc1 matches no module.*known leaf names: .*attn\.q_proj.*c_fc"):
         resolve_targets(model, config.lora)
 
 

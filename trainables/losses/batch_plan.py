@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def share(total: int, *, rank: int, world_size: int) -> range:
-    """Returns the contiguous part of `range(total)` assigned to `rank`; sizes of ranks differ by at most 1."""
+    """Returns the contiguous part of `range(total)` assigned to `rank`; part sizes differ by at most 1."""
     return range(total * rank // world_size, total * (rank + 1) // world_size)
 
 

@@ -99,8 +99,8 @@ def read_checkpoint(place: Path, expected: Mapping[str, Tensor], *, trains: str)
     progress = json.loads((place / PROGRESS).read_text())
     if (trained := progress.pop("trains", None)) != trains:
         raise DataError(
-            f"{place} belongs to adapter {trained}, but this run trains adapter {trains}: data, encoder, seed "
-            "or another setting differs; restore the earlier settings, or start again"
+            f"{place} belongs to adapter {trained}, but this run trains adapter {trains}: data, encoder, "
+            "seed or another setting differs; restore the earlier settings, or start again"
         )
     return Checkpoint(stored, load_file(place / MOMENTS), progress, trained)
 

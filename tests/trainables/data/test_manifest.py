@@ -92,7 +92,7 @@ def test_nothing_outside_the_root_is_opened(write_manifest, tmp_path, monkeypatc
         ("path,label,patient_id\n", "no rows"),
         ("", "no column 'path'"),
         ("path,label,patient_id\nfilm-00.png,Normal\n", "line 2: 3 values expected"),
-        ("path,label,patient_id\nfilm-00.png,Normal,a\n", "holds 1 class"),
+        ("path,label,patient_id\nfilm-00.png,Normal,a\n", "has 1 class, but at least 2"),
         (
             "path,label,patient_id\nfilm-00.png,Normal,\nfilm-01.png,COVID-19,b\n",
             "line 2: column 'patient_id' is empty",

@@ -154,7 +154,7 @@ def test_a_checkpoint_keeps_what_was_said(tmp_path: Path) -> None:
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     place = saved(train(new_state(trains="a"), 2), tmp_path)
     other = new_state(trains="b")
-    with pytest.raises(DataError, match="belongs to adapter a, this run trains adapter b"):
+    with pytest.raises(DataError, match="belongs to adapter a, but this run trains adapter b"):
         other.restore(place)
     assert is_same(other, new_state())
 

@@ -16,18 +16,18 @@ MAX_ROWS = 30
 def captions(board: Leaderboard) -> Iterator[str]:
     """Yields the sentences below a leaderboard."""
     yield (
-        f"Ranked by {board.metric} on val; trials are chosen by {board.objective}, also on val. "
-        "Brackets: 95 % bootstrap by patient. Zero-shot (unseen): prompts never used in training."
+        f"Ranked by {board.metric} on val. The best trials are chosen by {board.objective}. "
+        "Brackets: 95 % bootstrap intervals by patient. Zero-shot (unseen): prompts not used in training."
     )
     yield from _of_test(board)
     yield from _of_seeds(board)
     yield from _of_systems(board.rows)
     yield from _of_marks(board)
     if len(board.rows) > MAX_ROWS:
-        yield f"The best {MAX_ROWS} of {len(board.rows)} rows and the baselines; all of them with --json."
+        yield f"The best {MAX_ROWS} of {len(board.rows)} rows and the baselines are shown. --json lists all."
     if any(absent.status == "unavailable" for absent in board.absent):
         again = command(f"sweep --resume {board.sweep} --retry-failed")
-        yield f"Unavailable rows have no score; once their weights are here: {again}"
+        yield f"Unavailable rows have no score. After you have installed their weights, run: {again}"
     yield from board.notes
     if board.shortcut:
         yield board.shortcut
@@ -38,58 +38,55 @@ def _of_test(board: Leaderboard) -> Iterator[str]:
         yield "Test labels: not opened."
         return
     yield (
-        f"Test labels opened once, {board.test_opened[:16].replace('T', ' ')} UTC. Over frozen: paired "
-        "difference in accuracy to the strongest frozen probe. Error cut: its share of that probe's errors."
+        f"Test labels opened once, {board.test_opened[:16].replace('T', ' ')} UTC. Over frozen: accuracy "
+        "minus that of the strongest frozen probe, paired. Error cut: this gain / the probe's error rate."
     )
     if has_several_frozen(board):
-        yield "Over itself: the difference to the same system of the row's own encoder, frozen."
+        yield "Over itself: accuracy minus that of the same system of the same encoder, frozen."
     if any(row.over_first for row in board.rows):
-        yield "Over #1: the difference to the row that ranked first on val."
+        yield "Over #1: accuracy minus that of the row that ranked first on val."
     tested = [
         [each for row in board.rows if (each := getattr(row, column)) and each.p is not None]
         for column in DIFFERENCES
     ]
     if most := max(map(len, tested)):
-        mark = (
-            " ≈ after a difference: not told apart from 0." if any(map(is_uncertain, chain(*tested))) else ""
-        )
-        yield f"The differences of a column, up to {most}, are tested together at 5 % (Holm).{mark}"
+        mark = " ≈ after a difference: it may be 0." if any(map(is_uncertain, chain(*tested))) else ""
+        yield f"The differences in a column (at most {most}) are tested together at 5 % (Holm).{mark}"
 
 
 def _of_seeds(board: Leaderboard) -> Iterator[str]:
     if board.num_seeds > 1:
         yield (
-            f"(×{board.num_seeds}): mean over {board.num_seeds} training seeds. On val such brackets are "
-            "95 % t-intervals over seeds, not patients, inside the metric's range; the name says over how "
-            "many. Arms without all seeds rank below."
+            f"(×{board.num_seeds}): mean over {board.num_seeds} training seeds. On val, their brackets "
+            "are 95 % t-intervals over seeds, not patients. Configurations without all seeds rank below."
         )
     if board.is_confirmed:
-        yield "The first seed also chose the arm, which flatters it a little."
+        yield "The first seed also selected these trials, so their means are slightly too high."
 
 
 def _of_systems(rows: tuple[Row, ...]) -> Iterator[str]:
     few_shot = [row for row in rows if is_few_shot(row.system)]
     if few_shot:
         yield (
-            "k-shot: probes on k labelled images a class, each of another patient; means over draws of them, "
-            "on val with 95 % t-intervals over draws. No k-shot probe is tuned on val."
+            "k-shot: probes on k labelled images per class, each of another patient. Values are means over "
+            "draws; on val, brackets are 95 % t-intervals over draws. k-shot probes are not tuned on val."
         )
     if any(row.method != "none" for row in few_shot):
-        yield "k-shot of an adapted encoder: the adapter saw every label of train, the probe sees k."
+        yield "k-shot of an adapted encoder: the adapter was trained on all labels of train, the probe on k."
     if any(row.system == "baseline_from_scratch" for row in rows):
         yield "From scratch: a classifier that started from random weights, not from ImageNet's."
 
 
 def _of_marks(board: Leaderboard) -> Iterator[str]:
     if any(row.differs is False for row in board.rows):
-        yield "≈ after a score: not told apart from the first row; over common seeds, the interval holds 0."
+        yield "≈ after a score: it may equal the first row's; the interval over common seeds contains 0."
     if any(row.is_on_front for row in board.rows):
         both = f"{board.metric} and {second_title(board)}"
-        yield f"◆ Pareto front: no feasible row is at least as good in {both}, and better in one."
+        yield f"◆ Pareto front: no feasible row is at least as good in {both} and better in one."
     for place, (metric, limit) in enumerate(board.constraints.items(), start=1):
         if any(metric == breach.metric for row in board.rows for breach in row.breaches):
-            yield f"✗{place} infeasible, ranked below all others, never chosen: {metric} is not {limit}."
+            yield f"✗{place} infeasible, so ranked last and never chosen: {metric} is not {limit}."
     if any(row.stopped_early for row in board.rows):
-        yield "† stopped early: ranked by its last value, never tested."
+        yield "† stopped early: ranked by the last value, and never scored on test."
     if any(row.is_reused for row in board.rows):
-        yield "↺ embeddings or weights came from the store: the seconds leave out the work that made them."
+        yield "↺ embeddings or weights came from the store, so the seconds do not include their computation."

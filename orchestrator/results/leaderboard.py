@@ -241,7 +241,7 @@ def _each_absent(state: SweepState) -> Iterator[Absent]:
             reason = f"{trial.cause}: {trial.message}" if trial.message else str(trial.cause)
             yield Absent(trial.name, trial.status, reason)
         elif trial.status != "finished":
-            again = "run the sweep again: finished adapters are reused"
+            again = "run the sweep again; finished adapters are reused"
             yield Absent(trial.name, "interrupted" if is_over else trial.status, again if is_over else "")
 
 

@@ -29,7 +29,7 @@ def find_shortcuts(rows: Sequence[Row], controls: Sequence[Control], metric: str
         return None
     return (
         f"shortcut: {'; '.join(filter(None, found))}. "
-        "The classes can be told apart without lungs; check sources and acquisition before believing a row."
+        "Classes can be predicted without seeing lungs; check sources and acquisition before you trust a row."
     )
 
 

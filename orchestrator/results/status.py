@@ -66,7 +66,7 @@ class SweepStatus:
         """Returns the lines to print: one for the sweep, one for each trial, and the next command."""
         by = f"run by process {self.driver}" + (f" on {self.host}" if self.host else "")
         how = "complete" if self.is_complete else "not running" if self.driver is None else by
-        counts = ", ".join(f"{number} {kind}" for kind, number in self.counts().items()) or "nothing yet"
+        counts = ", ".join(f"{number} {kind}" for kind, number in self.counts().items()) or "no trials yet"
         place = f" in {self.storage}" if self.storage else ""
         head = f"sweep '{self.sweep}'{place}: {how}; {counts}"
         return [head, *(trial.line() for trial in self.trials), *self.next()]
@@ -76,9 +76,9 @@ class SweepStatus:
         there = f" --storage '{self.storage}'" if self.storage else ""
         if self.driver is not None:
             where = f" on {self.host}" if self.host else ""
-            return [f"end it after the running epochs{where}: {command(f'stop {self.sweep}')}"]
+            return [f"stop the sweep after the running epochs{where}: {command(f'stop {self.sweep}')}"]
         if not self.is_complete:
-            return [f"resume it: {command(f'sweep --resume {self.sweep}{there}')}"]
+            return [f"resume the sweep: {command(f'sweep --resume {self.sweep}{there}')}"]
         if any(trial.progress in ("failed", "unavailable") for trial in self.trials):
             return [
                 f"run failed trials again: {command(f'sweep --resume {self.sweep}{there} --retry-failed')}"

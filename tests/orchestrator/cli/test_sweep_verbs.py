@@ -156,7 +156,7 @@ def test_a_sweep_elsewhere_is_read_and_nothing_is_left(away: Storage, own_home: 
     assert execute(["status", "cut", "--storage", away.uri]) == 0
     printed = capsys.readouterr().out
     assert f"sweep 'cut' in {away.uri}: run by process 4711 on far; 1 done, 1 running, 1 failed" in printed
-    assert f"end it after the running epochs on far: {command('stop cut')}" in printed
+    assert f"stop the sweep after the running epochs on far: {command('stop cut')}" in printed
     assert execute(["status", "--storage", away.uri, "--json"]) == 0  # the newest there
     found = json.loads(capsys.readouterr().out)
     assert (found["driver"], found["host"], found["storage"]) == (4711, "far", away.uri)
@@ -173,7 +173,7 @@ def test_who_is_not_heard_from_any_more_runs_nothing(away: Storage, capsys):
     assert execute(["status", "cut", "--storage", away.uri]) == 0
     printed = capsys.readouterr().out
     assert "not running; 1 done, 1 interrupted, 1 failed" in printed
-    assert f"resume it: {command('sweep --resume cut --storage')} '{away.uri}'" in printed
+    assert f"resume the sweep: {command('sweep --resume cut --storage')} '{away.uri}'" in printed
 
 
 def test_the_variable_stands_in_for_what_is_not_here_and_hides_nothing_that_is(

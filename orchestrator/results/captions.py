@@ -57,8 +57,8 @@ def _of_test(board: Leaderboard) -> Iterator[str]:
 def _of_seeds(board: Leaderboard) -> Iterator[str]:
     if board.num_seeds > 1:
         yield (
-            f"(×{board.num_seeds}): mean over {board.num_seeds} training seeds. On val, their brackets "
-            "are 95 % t-intervals over seeds, not patients. Configurations without all seeds rank below."
+            f"(×{board.num_seeds}): mean over {board.num_seeds} training seeds. On val, the brackets "
+            "of these rows are 95 % t-intervals over seeds, not patients. Arms without all seeds rank below."
         )
     if board.is_confirmed:
         yield "The first seed also selected these trials, so their means are slightly too high."
@@ -79,7 +79,7 @@ def _of_systems(rows: tuple[Row, ...]) -> Iterator[str]:
 
 def _of_marks(board: Leaderboard) -> Iterator[str]:
     if any(row.differs is False for row in board.rows):
-        yield "≈ after a score: it may equal the first row's; the interval over common seeds contains 0."
+        yield "≈ after a score: it may equal that of the first row; the interval over common seeds contains 0."
     if any(row.is_on_front for row in board.rows):
         both = f"{board.metric} and {second_title(board)}"
         yield f"◆ Pareto front: no feasible row is at least as good in {both} and better in one."

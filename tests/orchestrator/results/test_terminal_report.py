@@ -400,7 +400,7 @@ def test_confirmed_arms_rank_first_by_their_mean_with_an_interval_over_seeds():
     for text in (text_of(board, 300), page(board)):
         assert ".903 [.87 .94]≈" in text
         assert "over seeds, not patients" in text
-        assert "≈ after a score: it may equal the first row's" in text
+        assert "≈ after a score: it may equal that of the first row" in text
     assert max(map(len, text_of(board, 80).splitlines())) <= 80
 
 

@@ -79,7 +79,7 @@ def _of_systems(rows: tuple[Row, ...]) -> Iterator[str]:
 
 def _of_marks(board: Leaderboard) -> Iterator[str]:
     if any(row.differs is False for row in board.rows):
-        yield "≈ after a score: it may equal that of the first row; the interval over common seeds contains 0."
+        yield "≈ after a score: it may equal that of the first row; the interval over their seeds contains 0."
     if any(row.is_on_front for row in board.rows):
         both = f"{board.metric} and {second_title(board)}"
         yield f"◆ Pareto front: no feasible row is at least as good in {both} and better in one."

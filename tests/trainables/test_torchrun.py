@@ -178,7 +178,7 @@ sys.exit(main([*sys.argv[2:], "--workdir", sys.argv[1] + os.environ["RANK"], "--
     [
         pytest.param(
             lambda place: (place / "progress.json").write_text("{}"),
-            "progress.json: missing or changed",
+            "progress.json: this file is missing or has changed",
             marks=pytest.mark.faults,
         ),
         (shutil.rmtree, "the ranks would resume from different steps, 0 to "),

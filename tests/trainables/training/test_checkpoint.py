@@ -166,7 +166,7 @@ def test_a_changed_byte_is_noticed_before_anything_is_loaded(tmp_path: Path, fil
     content[-1] ^= 1
     (place / file).write_bytes(content)
     resumed = new_state()
-    with pytest.raises(DataError, match=f"{file}: missing or changed"):
+    with pytest.raises(DataError, match=f"{file}: this file is missing or has changed"):
         resumed.restore(place)
     assert is_same(resumed, new_state())
 

@@ -55,7 +55,9 @@ def shapes_of_parts(config: EncoderConfig, spec: EncoderSpec) -> dict[str, tuple
                 names = list(opened.keys())
                 shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in names}
         except SafetensorError as error:
-            raise DataError(f"{file}: missing or changed since it was converted ({error})") from error
+            raise DataError(
+                f"{file}: this file is missing or has changed since it was converted ({error})"
+            ) from error
     return shapes
 
 

@@ -120,5 +120,5 @@ def test_a_damaged_adapter_is_refused(clip_folder, tmp_path):
     train_and_save(fresh(clip_folder), from_flat(VALUES), tmp_path / "adapter")
     with (tmp_path / "adapter" / "adapter_model.safetensors").open("ab") as file:
         file.write(b"\0")
-    with pytest.raises(DataError, match=r"adapter_model\.safetensors: missing or changed"):
+    with pytest.raises(DataError, match=r"adapter_model\.safetensors: this file is missing or has changed"):
         load_adapter(fresh(clip_folder), tmp_path / "adapter")

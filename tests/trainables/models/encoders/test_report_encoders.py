@@ -229,7 +229,7 @@ def test_changed_weights_and_a_wrong_vocabulary_are_refused(here: References, ho
     folder = write_parts("gloria", here["gloria"].parts)
     with (folder / "model" / "model.safetensors").open("ab") as file:
         file.write(b"\0")
-    with pytest.raises(DataError, match="missing or changed"):
+    with pytest.raises(DataError, match="is missing or has changed"):
         load_dual_encoder(config)
 
 

@@ -151,7 +151,7 @@ def test_a_fetched_revision_whose_weights_are_gone_or_others_is_said(hub: Path, 
     assert model_fingerprint(trial()) == before  # nothing is asked of the Hub
     assert (hub_checkpoint(trial().encoder, spec, weights=False) / "config.json").is_file()
     (home / "weights" / PUBMED.replace("/", "--") / "fetched" / "about.json").write_text("{}")
-    with pytest.raises(DataError, match=r"fetched/about\.json: missing or changed"):
+    with pytest.raises(DataError, match=r"fetched/about\.json: this file is missing or has changed"):
         model_fingerprint(trial())
 
 

@@ -29,7 +29,7 @@ def read_yaml(path: Path) -> Any:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     if len(content) > MAX_BYTES:
-        raise ConfigError(f"{path}: too large; a recipe has at most {MAX_BYTES:,} bytes")
+        raise ConfigError(f"{path}: larger than {MAX_BYTES:,} bytes; shorten the file")
     try:
         return parse_yaml(content.decode(), where=str(path))
     except UnicodeDecodeError as error:

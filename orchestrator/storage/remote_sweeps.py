@@ -92,7 +92,7 @@ def newest_in(storage: Storage) -> str:
     if when := at_once(written, segments):
         return max(when, key=lambda name: when[name])
     raise DataError(
-        f"no sweep in {storage.uri}; start a sweep: " + command(f"sweep SPACE --storage '{storage.uri}'")
+        f"no sweep in {storage.uri}; start one: " + command(f"sweep SPACE --storage '{storage.uri}'")
     )
 
 

@@ -117,7 +117,7 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _fold_is_one_of_them(self) -> Self:
         if (self.fold is None) != (self.num_folds is None):
-            raise ValueError("data.fold and data.num_folds: set both of them, or neither")
+            raise ValueError("data.fold and data.num_folds must be set together, or not at all")
         if self.fold is not None and self.num_folds is not None and self.fold >= self.num_folds:
             raise ValueError(f"data.fold={self.fold}: must be below data.num_folds={self.num_folds}")
         return self

@@ -118,7 +118,7 @@ def verify(folder: Path) -> None:
     for name, sha256 in hashes(folder).items():
         if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
             raise DataError(
-                f"{folder / name}: missing or changed since it was written; delete the folder and run again"
+                f"{folder / name}: this file is missing or has changed; delete its folder and run again"
             )
 
 

@@ -91,15 +91,17 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.child:
         CHILDREN[arguments.child](settings)
         return 0
-    rows: list[dict[str, object]] = []
+    rows, is_fine = "", True
     for line in LINES:
         if line.name not in (arguments.lines or [line.name]) or (settings.is_quick and not line.is_quick):
             continue
-        rows.append(line.run(settings))
-        print(json.dumps(rows[-1]), flush=True)
+        row = line.run(settings)
+        is_fine = is_fine and row["ok"]
+        rows += json.dumps(row, ensure_ascii=False) + "\n"
+        print(rows.splitlines()[-1], flush=True)
         if arguments.out:
-            arguments.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return 0 if all(row["ok"] for row in rows) else 1
+            arguments.out.write_text(rows, encoding="utf-8")
+    return 0 if is_fine else 1
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import statistics
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from gpu_lines.row import Row, Settings
 from gpu_lines.training import tf32
 from trainables.config import from_flat
 from trainables.context import LocalContext
+from trainables.losses.collectives import free_memory, is_out_of_memory
 from trainables.models.adapters.precision import store_frozen_in_bfloat16
 from trainables.training.step_timing import time_step
 from trainables.trials.finetune import finetune
@@ -90,14 +90,16 @@ def timed(
 ) -> None:
     """Adds the median time of a step; one that does not fit is skipped, for its memory is another line's."""
     warm_up, rounds = settings.choose((2, 5), quick=(1, 2), small=(1, 2))
+    taken: list[float] = []
     try:
-        taken = [seconds_of(take, settings.device) for _ in range(warm_up + rounds)]
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        row.skip(name, f"does not fit: {error}".partition(".")[0])
+        taken += [seconds_of(take, settings.device) for _ in range(warm_up + rounds)]
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        row.skip(name, f"does not fit: {error}".partition("\n")[0])
     else:
         seconds[name] = statistics.median(taken[warm_up:])
-    gc.collect()
-    torch.cuda.empty_cache()
+    free_memory()
 
 
 def clear(step: Step) -> None:
@@ -107,16 +109,17 @@ def clear(step: Step) -> None:
 
 
 def kernel_seconds(take: Callable[[], object], settings: Settings) -> float:
-    """Returns the seconds for which a step's kernels run; on a CPU, for which its operators do."""
-    wanted = DeviceType.CUDA if settings.on_gpu else DeviceType.CPU
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if settings.on_gpu else [])]
-    with profile(activities=activities) as profiler:
-        take()
-        if settings.on_gpu:
-            torch.cuda.synchronize(settings.device)
+    """Returns the seconds in which a GPU runs kernels and copies of a step, or a CPU its operators."""
+    kind, activity = DeviceType.CPU, ProfilerActivity.CPU
+    if settings.on_gpu:
+        kind, activity = DeviceType.CUDA, ProfilerActivity.CUDA
+    with profile(activities=[activity]) as profiler:
+        seconds_of(take, settings.device)
     events: Any = profiler.events()
-    spans = [event for event in events if event.device_type == wanted and not event.is_user_annotation]
-    return sum(e.self_device_time_total if settings.on_gpu else e.self_cpu_time_total for e in spans) / 1e6
+    spans = [event for event in events if event.device_type == kind and not event.is_user_annotation]
+    if settings.on_gpu:
+        return sum(event.time_range.elapsed_us() for event in spans) / 1e6
+    return sum(event.self_cpu_time_total for event in spans) / 1e6
 
 
 def fine_tune(settings: Settings, row: Row) -> None:

@@ -157,7 +157,7 @@ def read_trial(path: Path, overrides: Sequence[str]) -> TrialConfig:
     config = build_trial(trial | read_overrides(overrides), where=str(path))
     if config.encoder.precision == "auto":
         raise ConfigError(
-            f"{path}.encoder.precision: auto is chosen by timing, so ranks or a resumed run may differ; use "
+            f"{path}.encoder.precision: auto is chosen by timing, which may differ between ranks; use "
             f"float32 or bfloat16 (or let `{command('sweep')}` choose)"
         )
     return config

@@ -33,7 +33,7 @@ def _plain(value: Any) -> Any:
         return value.model_dump(mode="json")
     if isinstance(value, Path):
         return value.as_posix()
-    raise TypeError(f"no canonical form of {type(value).__name__}: fingerprint plain values only")
+    raise TypeError(f"no canonical form of {type(value).__name__}: only plain values have a fingerprint")
 
 
 def file_sha256(path: Path) -> str:

@@ -42,7 +42,7 @@ def prepare(overrides: SetOption = None, as_json: JsonOption = False) -> None:
 
 @app.command()
 def check(overrides: SetOption = None, as_json: JsonOption = False) -> int:
-    """List unreadable images, patients and duplicates in two splits, and the classes of each source.
+    """List unreadable images, patients in two splits, copies in two splits, and the classes of each source.
 
     Exit status: 0 if nothing was found, 1 if something was found, 2 if the data cannot be used.
     """

@@ -34,7 +34,7 @@ WAITS = "[yellow]waits[/]"
 
 
 class LiveTable(SweepObserver):
-    """Draws on the terminal of the start, because standard output is redirected to a log while Ray runs."""
+    """Draws on the sweep's own terminal; while Ray runs, standard output is redirected to a log."""
 
     def __init__(self, plan: Plan, *, uri: str, to_stderr: bool = False) -> None:
         stream = os.fdopen(os.dup(2 if to_stderr else 1), "w")
@@ -146,7 +146,7 @@ class LiveTable(SweepObserver):
 
 
 def time_left(plan: Plan) -> TimeLeft:
-    """Returns the estimator of the time that a planned sweep still takes."""
+    """Returns an object that estimates the remaining time of a planned sweep."""
     arms, baselines = (count * (plan.space.search.seeds - 1) for count in confirmed_counts(plan.space))
     return TimeLeft(
         num_searched=plan.num_trials + arms,

@@ -131,7 +131,7 @@ def status(sweep: SweepArgument = None, storage: ThereOption = None, as_json: Js
 
 
 def stop(sweep: NameArgument) -> None:
-    """Stop a running sweep after its running epochs. It can be resumed."""
+    """Stop a sweep. Running trials first finish their current epoch. It can be resumed."""
     from orchestrator.storage.driver_lock import ask_to_stop
     from orchestrator.storage.ledger import read_ledger
     from orchestrator.storage.paths import sweep_folder

@@ -28,7 +28,7 @@ class RetryPolicy:
         return cause in RETRYABLE and num_earlier < self.max_retries
 
     def _kills_nodes(self, trial: TrialState) -> bool:
-        """Says whether nodes keep dying while they run this trial, without a completed epoch."""
+        """Returns whether nodes died repeatedly while they ran this trial, before an epoch was complete."""
         last_attempt = trial.history[-1][0] if trial.history else 0  # the last with a completed epoch
         num_lost = sum(cause == "node_died" for attempt, cause, _ in trial.failures if attempt > last_attempt)
         return num_lost + 1 >= self.max_crashes_in_a_row

@@ -95,7 +95,7 @@ class TrialQueue:
         return self._new_draw() or next_to_confirm(self._state)
 
     def _new_draw(self) -> Draw | None:
-        """Returns the next draw that is not in the ledger; tells the searcher the results of known draws."""
+        """Returns the next draw that is not in the ledger; tells the searcher the results of the others."""
         while (draw := self._ask()) is not None:
             if (known := self._state.trials.get(self._key_of(draw))) is None:
                 return draw

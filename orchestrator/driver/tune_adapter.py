@@ -264,14 +264,14 @@ class BridgeCallback(tune.Callback):
                 self.bridge.controller.reported(key, result["epoch"], json.loads(result["metrics"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Tells the controller that the scheduler stopped a trial. After `stop` the trial stays open."""
+        """Reports that the scheduler stopped a trial. After `stop` it is not recorded as finished."""
         with self.bridge.guarded():
             key = self.bridge.open_trials.pop(trial.trial_id, None)
             if key is not None and not self.bridge.is_stopping():
                 self.bridge.controller.stopped_early(key, seconds=trial.last_result.get("time_total_s", 0.0))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Tells the controller why a process died or ended itself. After `stop` the trial stays open."""
+        """Reports why a process died or ended. After `stop` the trial is not recorded as finished."""
         with self.bridge.guarded():
             key = self.bridge.open_trials.pop(trial.trial_id, None)
             if key is None or self.bridge.is_stopping():

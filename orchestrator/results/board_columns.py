@@ -36,7 +36,7 @@ SYSTEM = Column("system", lambda row: title(row.system), lambda control: "contro
 
 
 def val_columns(board: Leaderboard) -> list[Column]:
-    """Returns the columns of the ranked table, without rank and trial. The second one ranks the rows."""
+    """Returns the columns of the ranked table after rank and trial. The second one gives the rank."""
     columns = [
         SYSTEM,
         Column(metric_title(board.metric), score, lambda control: cell(control.objective)),

@@ -28,7 +28,7 @@ def next_to_confirm(state: SweepState) -> Draw | None:
 
 
 def left_to_confirm(state: SweepState) -> Iterator[Draw]:
-    """Yields the missing trials of the arms that are confirmed, the best arm first."""
+    """Yields the trials that the repeated arms still need, the best arm first."""
     num_seeds = terms(state).num_seeds
     known = {(trial.arm_key, trial.config.get("seed")) for trial in state.trials.values()}
     for trial in to_confirm(state):

@@ -94,7 +94,7 @@ def _check_values(values: dict[str, Any], *, where: str) -> None:
     for key, value in values.items():
         if key == "encoder.precision" and value == "auto" and where != "fixed":
             raise ConfigError(
-                f"{where}.{key}: auto is allowed only under fixed, for the whole sweep; write float32 "
+                f"{where}.{key}: 'auto' is allowed only in 'fixed', for the whole sweep; write float32 "
                 "or bfloat16 instead"
             )
         if isinstance(value, dict):

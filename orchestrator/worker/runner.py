@@ -1,8 +1,8 @@
-"""Runs one trial: the only module in which Ray Tune or Ray Train calls a trainable.
+"""Runs one trial. Only here do Ray Tune and Ray Train call a trainable.
 
 A trial with one worker runs in the Tune process, which is reused for other trials. A trial with several
 workers is a Ray Train run, and the Tune process only waits for it. The driver always receives one
-record, also of a failure, because an exception that passes through Tune would lose its cause.
+record, even if the trial fails, because an exception that passes through Tune would lose its cause.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false

@@ -56,7 +56,7 @@ class GatheredBatch:
                 yield self.own_image(rows), columns, self.logits(rows, columns)
 
     def own_image(self, rows: range) -> slice:
-        """Returns the positions of global rows among this rank's images."""
+        """Returns where rows of the global batch stand in this rank's part of the images."""
         return slice(rows.start - self.image_rows.start, rows.stop - self.image_rows.start)
 
     def own_text(self, rows: range) -> slice:

@@ -114,7 +114,7 @@ def join_folds(parts: Sequence[Scored], num_cases: int) -> Scored | None:
         joined = replace(joined, image_ids=tuple(image_ids[order].tolist()), scores=scores)
     if len(set(joined.image_ids)) < len(joined.image_ids):
         raise DataError(
-            "two folds of one seed score the same test image; evaluate only folds of the same splits together"
+            "two folds of one seed score the same test image; evaluate together only folds of the same splits"
         )
     return joined if len(joined.image_ids) == num_cases else None
 

@@ -46,7 +46,9 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
             f"{path}: cannot be read as tensors, and code is never run ({reason}); get the file again"
         ) from error
     if not isinstance(loaded, Mapping) or not all(isinstance(t, torch.Tensor) for t in loaded.values()):
-        raise WeightsUnavailable(f"{path}: contains {type(loaded).__name__} instead of tensors by name")
+        raise WeightsUnavailable(
+            f"{path}: contains {type(loaded).__name__} instead of a mapping of names to tensors"
+        )
     return {name: tensor for name, tensor in loaded.items() if name not in NOT_WEIGHTS}
 
 

@@ -13,6 +13,7 @@ from trainables.context import LocalContext
 
 PROJECT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it once, when the first test of this process loads it
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # threads that wait for each other cost more than they bring here

@@ -279,7 +279,7 @@ class TestSweepsAsJobs:
         folders = [path for path in packages if path.is_dir()]
         assert len(folders) == 2
         for folder in folders:
-            assert (folder / "orchestrator" / "sweep.py").is_file()
+            assert (folder / "orchestrator" / "driver" / "sweep.py").is_file()
             assert not {".git", ".venv", "data", "tests"} & {path.name for path in folder.iterdir()}
 
     def test_jobs_are_listed_and_their_logs_shown(self, done, head: Head):

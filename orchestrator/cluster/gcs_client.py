@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -55,11 +56,11 @@ def look_at(address: str) -> Cluster:
     address = find_head(address)
     try:
         version = ask(address, "CheckAlive").ray_version
-        found = ask(address, "GetAllNodeInfo").node_info_list
+        found = _alive(address)
     except grpc.RpcError as error:
         raise ClusterError(_explain(address, error)) from error
     check_version(address, version)
-    nodes = tuple(_node(info) for info in found if info.state == ALIVE)
+    nodes = tuple(map(_node, found))
     return Cluster(address, nodes, still_to_come(address, [node.machine for node in nodes]))
 
 
@@ -72,6 +73,16 @@ def still_to_come(address: str, there: Sequence[Machine]) -> tuple[Machine, ...]
     except grpc.RpcError:
         found = ()
     return nodes_to_come(there, groups=[NodeGroup(dict(each.resources), each.max_count) for each in found])
+
+
+def _alive(address: str) -> list[Any]:
+    """Returns the nodes that are alive. A head that has just started has none yet: waits for the first."""
+    until = time.monotonic() + START_SECONDS
+    while True:
+        found = [info for info in ask(address, "GetAllNodeInfo").node_info_list if info.state == ALIVE]
+        if found or time.monotonic() > until:
+            return found
+        time.sleep(0.2)
 
 
 def is_alive(address: str, node_id: str) -> bool:
@@ -148,6 +159,8 @@ def _explain(address: str, error: Any) -> str:
     )
 
 
+START_SECONDS = 10.0
+"""Longest wait for the first node of a cluster, which a head registers shortly after its start."""
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 """File on the head with the settings of `ray up`, as JSON."""
 GB_PER_CORE = 2.0

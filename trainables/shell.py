@@ -19,13 +19,19 @@ def command(arguments: str = "") -> str:
 
 def interpreter() -> str:
     """Returns the command for this interpreter: `python` if the shell finds it as `python`, else its path."""
-    here = Path(sys.executable)
+    here = _without_version(Path(sys.executable))
     found = shutil.which("python")
     if RAY_JOB_VARIABLE in os.environ or (found and _is_this(Path(found), here)):
         return "python"
     # Links are not resolved, because the Python of a virtual environment is a link.
     is_below = here.is_relative_to(Path.cwd())
     return shlex.quote(str(here.relative_to(Path.cwd()) if is_below else here))
+
+
+def _without_version(here: Path) -> Path:
+    """Returns `python` beside an interpreter named `python3` if both are the same file."""
+    short = here.with_name("python")
+    return short if short.exists() and here.exists() and short.samefile(here) else here
 
 
 def _is_this(found: Path, here: Path) -> bool:

@@ -56,6 +56,12 @@ def test_the_same_program_without_the_packages_is_another_interpreter(place: Pat
     assert interpreter() == "python"
 
 
+def test_python3_beside_python_is_named_by_the_shorter_name(place: Path, monkeypatch: pytest.MonkeyPatch):
+    longer = link(Path(sys.executable).parent, "python3", Path(sys.executable).resolve())
+    monkeypatch.setattr(sys, "executable", str(longer))
+    assert interpreter() == ".venv/bin/python"
+
+
 def test_a_path_with_a_blank_is_quoted(place: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", str(place / "my project" / "python"))
     assert command("ui") == f"'{place}/my project/python' -m orchestrator ui"

@@ -215,7 +215,7 @@ def test_weights_of_baselines_and_captioners_that_are_not_here_are_said_with_wha
 
 
 def test_more_shots_than_patients_are_refused_before_anything_starts() -> None:
-    with pytest.raises(DataError, match=r"probe.shots=30: only \d+ patients"):
+    with pytest.raises(DataError, match=r"probe.shots=30: .* only \d+ shots of class"):
         plan({"probe.shots": [1, 30]})
 
 

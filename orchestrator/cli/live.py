@@ -69,7 +69,12 @@ class LiveTable(SweepObserver):
         self.trials = dict(state.trials)  # a resumed sweep already has trials
         self.replayer = Replayer(folder, self.uri)
         self.replayer.start()
-        for line in (self.plan.data, self.plan.concurrency.reason, f"sweep '{state.name}' in {folder}"):
+        for line in (
+            self.plan.data,
+            *self.plan.notes,
+            self.plan.concurrency.reason,
+            f"sweep '{state.name}' in {folder}",
+        ):
             self.on_message(line)
         if self.is_watched:
             self.live.start()

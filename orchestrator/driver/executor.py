@@ -16,6 +16,7 @@ from orchestrator.driver.rescale import wait_for_nodes
 from orchestrator.driver.signals import StopRequest
 from orchestrator.driver.sweep_options import SweepOptions, share_machine
 from orchestrator.planning import provenance
+from orchestrator.planning.data_notes import data_notes, datasets_of, is_by_image
 from orchestrator.planning.identity import identify
 from orchestrator.results.seed_repeats import confirmed_counts
 from orchestrator.search.space import SearchSpace
@@ -161,7 +162,7 @@ class Executor:
 
 def describe(name: str, space: SearchSpace) -> SweepStarted:
     """Returns a ledger entry with the inputs of a sweep."""
-    first = from_flat(space.default_config())
+    first, datasets = from_flat(space.default_config()), datasets_of(space)
     return SweepStarted(
         name=name,
         experiment=space.experiment,
@@ -177,4 +178,6 @@ def describe(name: str, space: SearchSpace) -> SweepStarted:
         data_fingerprint=identify(first).data,
         encoder_fingerprint=encoder_fingerprint(first.encoder),
         seed=space.search.seed,
+        data_notes=list(data_notes(datasets)),
+        by_image=is_by_image(datasets),
     )

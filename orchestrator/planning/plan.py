@@ -20,6 +20,7 @@ from orchestrator.planning.costs import (
     estimate_time,
     trial_memory,
 )
+from orchestrator.planning.data_notes import plan_notes
 from orchestrator.planning.disk import DiskEstimate, estimate_disk
 from orchestrator.results.seed_repeats import confirmed_counts, num_confirming
 from orchestrator.search.space import SearchSpace
@@ -55,6 +56,7 @@ class Plan:
     disk: DiskEstimate
     seen_in_training: tuple[str, ...] = ()  # data sets that encoders were trained on
     missing_weights: tuple[str, ...] = ()  # one line for each model, with what to do
+    notes: tuple[str, ...] = ()  # what a reader of the results must know about the data
 
     def lines(self) -> list[tuple[str, str]]:
         """Returns the plan as labelled lines."""
@@ -65,6 +67,7 @@ class Plan:
         lines = {
             "space": f"{space.name}: {space.about}" if space.about else space.name,
             "data": self.data,
+            "notes": "\n".join(self.notes),
             "encoder": self.encoder,
             "not here": "\n".join([*self.missing_weights, UNLESS_THEY_COME]) if self.missing_weights else "",
             "not external": "\n".join(self.seen_in_training),
@@ -87,7 +90,7 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Returns the plan as JSON-like values."""
         names = ("num_trials", "num_baselines", "num_confirming", "data", "data_fingerprint", "encoder")
-        names += ("encoder_fingerprint", "seen_in_training", "missing_weights")
+        names += ("encoder_fingerprint", "seen_in_training", "missing_weights", "notes")
         return {
             "space": self.space.to_dict(),
             "space_fingerprint": self.space.fingerprint,
@@ -183,15 +186,17 @@ def make_plan(space: SearchSpace, *, is_timed: bool = False, cluster: Cluster | 
         ),
         seen_in_training=_seen_in_training(configs),
         missing_weights=tuple(missing_weights(configs)),
+        notes=plan_notes(datasets.values()),
     )
 
 
 def _describe_data(dataset: Dataset) -> str:
     parts = [f"{len(dataset.indices(split)):,} {split}" for split in ("train", "val", "test")]
-    patients = len({record.patient_id for record in dataset.records})
+    patients = f" of {len({record.patient_id for record in dataset.records}):,} patients"
+    of_patients = patients if dataset.has_patients else ""
     counts = Counter(name for r in dataset.records for name, value in r.labels.items() if value == 1)
     classes = ", ".join(f"{name} {counts[name]}" for name in dataset.classes)
-    return f"{dataset.name}: {' + '.join(parts)} images of {patients:,} patients (without test: {classes})"
+    return f"{dataset.name}: {' + '.join(parts)} images{of_patients} (without test: {classes})"
 
 
 def _describe_encoder(config: EncoderConfig) -> str:

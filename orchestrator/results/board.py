@@ -94,11 +94,18 @@ class Leaderboard:
     shortcut: str | None  # a sentence about a control that scores nearly as well as a probe
     notes: tuple[str, ...]  # results left out of the evaluation, and images seen in an encoder's training
     is_finished: bool
+    data_notes: tuple[str, ...] = ()  # what a reader must know about the data
+    by_image: bool = False  # the data have no patient ids, so intervals are by image
 
     @property
     def metric(self) -> str:
         """The objective's metric, by which every system is ranked."""
         return read_key(self.objective)[2]
+
+    @property
+    def of_intervals(self) -> str:
+        """The words after the title of a table with intervals that are not by patient; else empty."""
+        return ", intervals by image" if self.by_image else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the leaderboard as JSON-like values."""

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from orchestrator.results.board import DIFFERENCES, Leaderboard, Row
+from orchestrator.results.board import DIFFERENCES, Leaderboard
 from orchestrator.results.board_columns import has_several_frozen, is_uncertain, second_title
 from trainables.scoring.metric_names import is_few_shot
 from trainables.shell import command
 
 MAX_ROWS = 30
+BY_IMAGE = "by image, not by patient: the data set has no patient ids"
+"""What is said of intervals where no patients are known."""
 
 
 def captions(board: Leaderboard) -> Iterator[str]:
     """Yields the sentences below a leaderboard."""
+    unit = BY_IMAGE if board.by_image else "by patient"
     yield (
         f"Ranked by {board.metric} on val. The best trials are chosen by {board.objective}. "
-        "Brackets: 95 % bootstrap intervals by patient. Zero-shot (unseen): prompts not used in training."
+        f"Brackets: 95 % bootstrap intervals {unit}. Zero-shot (unseen): prompts not used in training."
     )
+    yield from data_caption(board.data_notes)
     yield from _of_test(board)
     yield from _of_seeds(board)
-    yield from _of_systems(board.rows)
+    yield from _of_systems(board)
     yield from _of_marks(board)
     if len(board.rows) > MAX_ROWS:
         yield f"The best {MAX_ROWS} of {len(board.rows)} rows and the baselines are shown. --json lists all."
@@ -31,6 +35,12 @@ def captions(board: Leaderboard) -> Iterator[str]:
     yield from board.notes
     if board.shortcut:
         yield board.shortcut
+
+
+def data_caption(notes: Sequence[str]) -> Iterator[str]:
+    """Yields one sentence with all notes about the data, or nothing without notes."""
+    if notes:
+        yield f"Data: {'; '.join(notes)}."
 
 
 def _of_test(board: Leaderboard) -> Iterator[str]:
@@ -55,25 +65,27 @@ def _of_test(board: Leaderboard) -> Iterator[str]:
 
 
 def _of_seeds(board: Leaderboard) -> Iterator[str]:
+    unit = "images" if board.by_image else "patients"
     if board.num_seeds > 1:
         yield (
             f"(×{board.num_seeds}): mean over {board.num_seeds} training seeds. On val, the brackets "
-            "of these rows are 95 % t-intervals over seeds, not patients. Arms without all seeds rank below."
+            f"of these rows are 95 % t-intervals over seeds, not {unit}. Arms without all seeds rank below."
         )
     if board.is_confirmed:
         yield "The first seed also selected these trials, so their means are slightly too high."
 
 
-def _of_systems(rows: tuple[Row, ...]) -> Iterator[str]:
-    few_shot = [row for row in rows if is_few_shot(row.system)]
+def _of_systems(board: Leaderboard) -> Iterator[str]:
+    few_shot = [row for row in board.rows if is_few_shot(row.system)]
     if few_shot:
+        each = "" if board.by_image else ", each of another patient"
         yield (
-            "k-shot: probes on k labelled images per class, each of another patient. Values are means over "
+            f"k-shot: probes on k labelled images per class{each}. Values are means over "
             "draws; on val, brackets are 95 % t-intervals over draws. k-shot probes are not tuned on val."
         )
     if any(row.method != "none" for row in few_shot):
         yield "k-shot of an adapted encoder: the adapter was trained on all labels of train, the probe on k."
-    if any(row.system == "baseline_from_scratch" for row in rows):
+    if any(row.system == "baseline_from_scratch" for row in board.rows):
         yield "From scratch: a classifier that started from random weights, not from ImageNet's."
 
 

@@ -38,8 +38,10 @@ def page(board: Leaderboard) -> str:
     judged = [control for control in board.controls if control.test_accuracy]
     absent = [line("", [each.name, each.status, each.reason]) for each in board.absent]
     sections = [
-        section("Chosen on val", *val_table(board)),
-        section("Test, opened once", *table(board, opened_columns(board), opened, judged)),
+        section(f"Chosen on val{board.of_intervals}", *val_table(board)),
+        section(
+            f"Test, opened once{board.of_intervals}", *table(board, opened_columns(board), opened, judged)
+        ),
         section("Without a score", ("trial", "status", "reason"), absent),
     ]
     notes = "".join(note(text, "shortcut" if text == board.shortcut else "note") for text in captions(board))

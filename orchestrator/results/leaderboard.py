@@ -69,6 +69,8 @@ def leaderboard(state: SweepState) -> Leaderboard:
         shortcut=find_shortcuts(rows, controls, agreed.metric),
         notes=(*(state.evaluated or Evaluated()).notes, *read_overlaps(state)),
         is_finished=state.finished is not None,
+        data_notes=tuple(state.started.data_notes),
+        by_image=state.started.by_image,
     )
 
 

@@ -32,14 +32,23 @@ def val_table(board: Leaderboard, width: int) -> Table:
     """Returns the table of the best rows and all baselines, ranked on val, with the controls at the end."""
     rows = enumerate(board.rows, start=1)
     shown = [(rank, row) for rank, row in rows if rank <= MAX_ROWS or row.is_baseline]
-    return _table(board, f"{board.sweep}: chosen on val", val_columns(board), shown, board.controls, width)
+    return _table(
+        board,
+        f"{board.sweep}: chosen on val{board.of_intervals}",
+        val_columns(board),
+        shown,
+        board.controls,
+        width,
+    )
 
 
 def opened_table(board: Leaderboard, width: int) -> Table:
     """Returns the table of the rows with test values, ranked as on val, with the controls at the end."""
     rows = [(rank, row) for rank, row in enumerate(board.rows, start=1) if row.test_accuracy]
     controls = [control for control in board.controls if control.test_accuracy]
-    return _table(board, "test, opened once", opened_columns(board), rows, controls, width)
+    return _table(
+        board, f"test, opened once{board.of_intervals}", opened_columns(board), rows, controls, width
+    )
 
 
 def _table(

@@ -36,6 +36,8 @@ class SweepStarted(Event):
     seed: int | None = None
     plan_fingerprint: str | None = None  # of the plan file that the sweep was started with
     storage: str | None = None  # URI
+    data_notes: list[str] = field(default_factory=list[str])  # what a reader must know about the data
+    by_image: bool = False  # the data have no patient ids, so intervals are by image
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, cast
 import pyarrow.parquet as parquet  # pyright: ignore[reportMissingTypeStubs]
 
 from orchestrator.results.arms import best_arm, over_trials, terms
+from orchestrator.results.captions import BY_IMAGE, data_caption
 from orchestrator.results.leaderboard import opened_metrics
 from orchestrator.storage.events import (
     Evaluated,
@@ -36,6 +37,7 @@ from trainables.scoring.metric_names import PATH_METRICS, interval_keys, metric_
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 NOTICE = "notice: "
 """Prefix of the log lines of a replay that the user sees."""
+NOTE = "mlflow.note.content"  # tag: the description that MLflow shows above a run
 _PLACES = frozenset({"root", "manifest"})  # settings that are paths; the data fingerprint identifies the data
 _FINGERPRINTS = ("data_fingerprint", "encoder_fingerprint", "space_fingerprint")
 _TAGGED = ("git", "versions", "hardware", "seed", "objective", *_FINGERPRINTS)
@@ -141,6 +143,16 @@ class SweepRuns:
             params = texts(flatten({"search": search}))
             self.sweep = Run(RunKey(), self.state.name, None, milliseconds(entry), params, has_files=True)
         self._begin_run(self.sweep, entry).tags |= about(self.state.started)
+        if NOTE not in self.sweep.tags:  # a resumed sweep keeps the description with its best arm
+            self._describe("")
+
+    def _describe(self, best: str) -> None:
+        """Sets the description of the sweep's own run: the best arm, and the notes about the data."""
+        assert self.sweep is not None
+        by_image = f"Intervals are {BY_IMAGE}." if self.state.started.by_image else ""
+        said = " ".join(filter(None, [best, *data_caption(self.state.started.data_notes), by_image]))
+        if said:
+            self.sweep.tags[NOTE] = said
 
     def _place(self, event: TrialPlaced, entry: Entry) -> None:
         key, trial = event.trial_key, self.state.trials[event.trial_key]
@@ -207,9 +219,11 @@ class SweepRuns:
             run.tags |= {
                 "orchestrator.best_trial": best[0].trial_key,
                 "orchestrator.best_trial_name": best[0].name,
-                "mlflow.note.content": f"Best on val: **{best[0].name}**, {goal} {score.value:.4f}{over}. "
-                "Intervals, test and controls: `leaderboard.html` among the artifacts.",
             }
+            self._describe(
+                f"Best on val: **{best[0].name}**, {goal} {score.value:.4f}{over}. "
+                "Intervals, test and controls: `leaderboard.html` among the artifacts."
+            )
 
     def _end(self, event: SweepFinished, entry: Entry) -> None:
         statuses = {trial.status for trial in self.state.trials.values()}
@@ -285,6 +299,10 @@ def about(started: SweepStarted) -> dict[str, str]:
     """Returns the tags of a sweep's inputs: code, versions, data, encoder, machine."""
     facts = private({key: value for key in _TAGGED if (value := getattr(started, key)) is not None})
     tags = texts(flatten({"orchestrator": facts})) | {"mlflow.source.name": "orchestrator"}
+    if started.data_notes:
+        tags["orchestrator.data_notes"] = "; ".join(started.data_notes)
+    if started.by_image:
+        tags["orchestrator.by_image"] = "true"
     if commit := tags.get("orchestrator.git.commit") or tags.get("orchestrator.git"):
         tags["mlflow.source.git.commit"] = commit
     return tags

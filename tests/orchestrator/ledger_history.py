@@ -44,6 +44,7 @@ def start(ledger: Ledger, name: str) -> None:
         space={"fixed": {"data.root": SECRET_ROOT}, "search": {"searcher": "grid", "num_trials": 3}},
         space_fingerprint="5face", git={"commit": "c0ffee", "is_dirty": False}, versions={"torch": "2.14.1"},
         hardware={"num_cpus": 2}, data_fingerprint="da7a", encoder_fingerprint="e4c0",
+        data_notes=["3 images excluded by bad.txt"], by_image=True,
     ))  # fmt: skip
 
 

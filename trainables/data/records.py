@@ -44,9 +44,9 @@ class Dataset:
     descriptions: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
     """image_id → a description of the image without its label (`trainables.training.descriptions`)."""
     notes: tuple[str, ...] = ()
-    """What a reader of the results must know about the data, as sentences without paths and ids."""
+    """What a reader of the results must know about the data: short sentences without paths and ids."""
     has_patients: bool = True
-    """False: the data set has no patient ids, so splits and intervals are by image."""
+    """False: the data set has no patient ids, so splits and intervals are by image. Needs no note."""
 
     def indices(self, *splits: Split) -> np.ndarray:
         """Returns the positions of the records of these splits, ascending, int64 [N]."""

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ def sweep_of(
     for seq, (kind, payload) in enumerate([("sweep_started", started), *entries]):
         state.apply(Entry(seq, OPENED, read_event(kind, payload)))
     return state
+
+
+def with_started(state: SweepState, **fields: Any) -> SweepState:
+    """Returns the sweep as if it had been started with these fields."""
+    return replace(state, started=replace(state.started, **fields))
 
 
 def placed(
@@ -210,6 +216,34 @@ def test_an_encoder_that_has_seen_the_data_in_training_is_noted():
     (note,) = board.notes
     assert note.startswith("biomedclip on covid_qu_ex: possibly trained on PMC-15M with the same images")
     assert leaderboard(sweep_of(*frozen())).notes == ()
+
+
+def test_data_without_patient_ids_have_intervals_by_image_on_every_view():
+    known = leaderboard(sweep_of(*frozen(), *adapted(), *opened()))
+    unknown = leaderboard(with_started(sweep_of(*frozen(), *adapted(), *opened()), by_image=True))
+    said = "intervals by image, not by patient: the data set has no patient ids."
+    for text in (text_of(unknown, 300), page(unknown)):
+        assert text.count(said) == 1
+        assert "hosen on val, intervals by image" in text
+        assert "est, opened once, intervals by image" in text
+    for text in (text_of(known, 300), page(known)):
+        assert "bootstrap intervals by patient." in text
+        assert "by image" not in text
+    assert [json.loads(board.to_json())["by_image"] for board in (known, unknown)] == [False, True]
+
+
+def test_notes_about_the_data_are_on_every_view():
+    notes = ["3 images excluded by bad.txt", "words made from the labels"]
+    board = leaderboard(with_started(sweep_of(*frozen()), data_notes=notes))
+    for text in (text_of(board, 300), page(board)):
+        assert text.count("Data: 3 images excluded by bad.txt; words made from the labels.") == 1
+    assert json.loads(board.to_json())["data_notes"] == notes
+
+
+def test_few_shot_images_are_each_of_another_patient_only_where_patients_are_known():
+    state = sweep_of(*frozen(few_shot_4_joint=0.6))
+    assert "per class, each of another patient." in text_of(leaderboard(state), 300)
+    assert "another patient" not in text_of(leaderboard(with_started(state, by_image=True)), 300)
 
 
 def test_test_values_stand_only_where_labels_were_opened():

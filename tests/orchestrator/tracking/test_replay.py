@@ -161,6 +161,18 @@ def test_the_best_trial_stands_on_the_sweeps_own_row(server: Server):
     assert sweep["params"]["search.searcher"] == "grid"
 
 
+def test_notes_about_the_data_are_in_the_sweeps_description_and_in_the_tags_of_every_trial(server: Server):
+    runs = runs_of(server.base_url, "demo")
+    sweep = by_kind(runs, "sweep")["demo"]["tags"]["mlflow.note.content"]
+    assert sweep.startswith("Best on val: **rank=16**")
+    assert sweep.endswith(
+        "Data: 3 images excluded by bad.txt. "
+        "Intervals are by image, not by patient: the data set has no patient ids."
+    )
+    noted = {"orchestrator.data_notes": "3 images excluded by bad.txt", "orchestrator.by_image": "true"}
+    assert all(noted.items() <= trial["tags"].items() for trial in by_kind(runs, "trial").values())
+
+
 def test_what_a_result_stands_on_is_tagged(server: Server):
     tags = by_kind(runs_of(server.base_url, "demo"), "trial")["rank=16"]["tags"]
     expected = {

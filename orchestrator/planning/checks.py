@@ -140,7 +140,7 @@ def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
             continue
         asked.add(question)
         for family in ("training", *config.zero_shot.prompts):
-            class_prompts(dataset.classes, family)
+            class_prompts(dataset, family)
         if config.probe.shots:
             check_shots(dataset, config.probe)
     return datasets

@@ -58,6 +58,7 @@ def covid_qu_ex(config: DataConfig) -> LabelledImages:
         content={r.image_id: file_sha256(r.path) for r in records if r.path is not None},
         decode=FileDecoder(rows),
         tables=tables,
+        words="covid_qu_ex",
     )
 
 

@@ -17,6 +17,7 @@ from trainables.config import DataConfig
 from trainables.data.paths import open_root
 from trainables.data.records import Dataset, ImageRecord
 from trainables.data.splits import check_no_leak, cut_fold, draw_splits, permute_labels
+from trainables.data.words.choose import choose_words
 from trainables.errors import ConfigError, DataError
 
 DATASETS: dict[str, str] = {
@@ -46,6 +47,7 @@ class LabelledImages:
     decode: Callable[[ImageRecord], np.ndarray]  # returns uint8 [H, W]; DataError names the file
     has_splits: bool = True
     tables: Sequence[Path] = ()  # files that were read in addition to the images
+    words: str | None = None  # the file in `data/words/` for the classes of this data set
 
 
 def load_dataset(config: DataConfig, *, with_test_labels: bool = False) -> Dataset:
@@ -91,6 +93,7 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
             "splits", content_fingerprint, [(r.split, r.labels, r.report_text) for r in records]
         ),
         decode=images.decode,
+        words=choose_words(images.classes, shipped=images.words),
     )
 
 

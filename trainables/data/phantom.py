@@ -51,7 +51,8 @@ def phantom(config: DataConfig) -> LabelledImages:
             )
             records.append(record)
             content[record.image_id] = f"{recipe}-{config.seed}-{index}"
-    return LabelledImages(CLASSES, records, content, decode=partial(_decode, config.seed, spec))
+    decode = partial(_decode, config.seed, spec)
+    return LabelledImages(CLASSES, records, content, decode=decode, words="covid_qu_ex")
 
 
 def who(seed: int, index: int, *, images_per_patient: int) -> tuple[int, str]:

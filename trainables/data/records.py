@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trainables.config import Split
+from trainables.data.words.words import Words
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class Dataset:
     """What a reader of the results must know about the data: short sentences without paths and ids."""
     has_patients: bool = True
     """False: the data set has no patient ids, so splits and intervals are by image. Needs no note."""
+    words: Words = field(default_factory=Words, compare=False)
+    """The words of captions and prompts; not part of the fingerprints of the data set."""
 
     def indices(self, *splits: Split) -> np.ndarray:
         """Returns the positions of the records of these splits, ascending, int64 [N]."""

@@ -173,5 +173,5 @@ def prove_adapters(setup: TrialSetup) -> None:
 
 def adapter_card(setup: TrialSetup, epochs: list[dict[str, float]]) -> dict[str, object]:
     """Returns the facts that predict and export need in addition to the encoder."""
-    classes = setup.dataset.classes
-    return {"classes": list(classes), "prompts": class_prompts(classes, "training"), "epochs": epochs}
+    dataset = setup.dataset
+    return {"classes": list(dataset.classes), "prompts": class_prompts(dataset, "training"), "epochs": epochs}

@@ -202,7 +202,7 @@ class ClassPrompts:
         self.encoder, self.seed = setup.encoder, config.seed
         self.is_trained = setup.adaptation.adapts_text
         self.frozen = CaptionEmbeddings(setup)
-        self.prompts = list(class_prompts(setup.dataset.classes, "training").values())
+        self.prompts = list(class_prompts(setup.dataset, "training").values())
 
     @cached_property
     def first_rows(self) -> list[int]:

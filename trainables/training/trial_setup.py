@@ -110,7 +110,7 @@ def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> 
     del settings["probe"], settings["zero_shot"]
     defaults = (
         default_learning_rate(config),
-        class_prompts(dataset.classes, "training"),
+        class_prompts(dataset, "training"),
     )
     words: list[str] = []
     if config.reads_captions and config.data.captions not in ("class_template", "finding"):

@@ -49,8 +49,8 @@ def zero_shot_predictions(
         return [setup.embed_texts(of_class).cpu().numpy() for of_class in prompts.values()]
 
     for family in families:
-        prompts = embed(class_prompts(dataset.classes, family))
-        contrary = embed(contrary_prompts(dataset.classes)) if family == "pair" else None
+        prompts = embed(class_prompts(dataset, family))
+        contrary = embed(contrary_prompts(dataset)) if family == "pair" else None
         for split in splits:
             ids = image_ids_of(dataset, split)
             joint = table.joint[table.rows_of(ids)]

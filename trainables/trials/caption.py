@@ -23,7 +23,7 @@ from trainables.context import Metrics, RunContext
 from trainables.data.datasets import load_dataset
 from trainables.data.loader import global_batches
 from trainables.data.records import Dataset
-from trainables.data.text import CLASS_TEXTS, captions_for
+from trainables.data.text import captions_for
 from trainables.scoring.bootstrap import Bootstrap, to_metrics
 from trainables.scoring.linear_probe import Examples, fit_path
 from trainables.training.descriptions import with_descriptions
@@ -73,7 +73,8 @@ def write_captions(folder: Path, dataset: Dataset, captions: list[str]) -> None:
 def usefulness(dataset: Dataset, captions: list[str]) -> dict[str, float]:
     """Returns fractions: distinct captions, captions that name the class, images with descriptions."""
     train = dataset.indices("train")
-    patterns = [CLASS_TEXTS[dataset.classes[k]].pattern.lower() for k in dataset.class_indices(train)]
+    of_class = [dataset.words.of(name).pattern.lower() for name in dataset.classes]
+    patterns = [of_class[k] for k in dataset.class_indices(train)]
     names_class = [pattern in text.lower() for pattern, text in zip(patterns, captions, strict=True)]
     described = [dataset.records[i].image_id in dataset.descriptions for i in train]
     return {

@@ -19,7 +19,7 @@ from trainables.config import CaptionerConfig, TrialConfig, from_flat, science
 from trainables.context import LocalContext
 from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset
-from trainables.data.text import CLASS_TEXTS, captions_for, every_caption, with_label
+from trainables.data.text import captions_for, every_caption, with_label
 from trainables.errors import WeightsUnavailable
 from trainables.models.catalogue.captioners import captioner_fingerprint, may_be_fetched, missing_captioner
 from trainables.models.convert import convert_file
@@ -63,7 +63,7 @@ def test_a_caption_is_blip_s_sentence_with_the_class_for_train_alone(tmp_path: P
     assert [row["image_id"] for row in rows] == [
         record.image_id for record in dataset.records if record.split != "test"
     ]
-    patterns = [text.pattern.lower() for text in CLASS_TEXTS.values()]
+    patterns = [words.pattern.lower() for words in dataset.words.classes.values()]
     for row in rows:
         assert set(row["description"].split()) <= set(WORDS)
         assert not any(pattern in row["description"].lower() for pattern in patterns)
@@ -71,7 +71,8 @@ def test_a_caption_is_blip_s_sentence_with_the_class_for_train_alone(tmp_path: P
     of_train = [row for row in rows if row["split"] == "train"]
     names = [dataset.classes[k] for k in dataset.class_indices(dataset.indices("train"))]
     assert [row["caption"] for row in of_train] == [
-        with_label(row["description"], CLASS_TEXTS[name]) for row, name in zip(of_train, names, strict=True)
+        with_label(row["description"], dataset.words.of(name))
+        for row, name in zip(of_train, names, strict=True)
     ]
     assert len({row["description"] for row in rows}) > 1
     assert metrics["train/captions/names_class_fraction"] == 1.0
@@ -230,7 +231,7 @@ def test_what_a_mask_shows_becomes_the_caption_and_other_images_keep_findings(tm
     captions = captions_for(dataset, train, kind="mask_finding", seed=0, epoch=0)
     for text, k in zip(captions, dataset.class_indices(train), strict=True):
         name = dataset.classes[k]
-        assert text == sentence if name == "COVID-19" else text in CLASS_TEXTS[name].findings
+        assert text == sentence if name == "COVID-19" else text in dataset.words.of(name).findings
     assert usefulness(dataset, captions)["train/captions/described_fraction"] == pytest.approx(1 / 3)
     found = shortcut(dataset)
     assert found["val/caption_words/accuracy"] >= 2 / 3  # that there is a mask gives one class away

@@ -1,0 +1,65 @@
+"""The shipped words files: enough words, no negation, and unseen prompts that training never uses."""
+
+from __future__ import annotations
+
+import pytest
+from sentences import overlaps, tokens, training_captions
+
+from trainables.data.phantom import CLASSES, lesion_of, report
+from trainables.data.words.shipped import FOLDER, NORMAL, SHIPPED, find_shipped, read_shipped
+from trainables.data.words.templates import TEMPLATES
+
+PHANTOM_REPORTS = {report(lesion_of(0, index, class_name=name)) for index in range(300) for name in CLASSES}
+EVERY_FILE = pytest.mark.parametrize("name", [*SHIPPED, NORMAL])
+
+
+def test_every_file_in_the_folder_is_registered() -> None:
+    assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted([*SHIPPED, NORMAL])
+
+
+@EVERY_FILE
+def test_unseen_prompts_share_no_sentence_and_no_five_words_with_training(name: str) -> None:
+    classes = read_shipped(name).classes.values()
+    trained = [*training_captions(classes), *PHANTOM_REPORTS]
+    assert not overlaps([prompt for words in classes for prompt in words.unseen], trained)
+
+
+@EVERY_FILE
+def test_every_class_has_enough_words_and_no_sentence_serves_twice(name: str) -> None:
+    classes = read_shipped(name).classes
+    everything = [
+        sentence
+        for words in classes.values()
+        for sentence in (
+            words.template, *words.findings, *words.unseen, *words.templates, *sum(words.pairs, ())
+        )
+    ]  # fmt: skip
+    assert len(everything) == len(set(everything))
+    assert len(set(TEMPLATES)) == 20
+    for words in classes.values():
+        assert len(words.findings) >= 8
+        assert len(words.unseen) >= 5
+        assert len(words.pairs) >= 3
+
+
+@EVERY_FILE
+def test_no_sentence_negates(name: str) -> None:
+    negating = {"no", "not", "non", "without", "free", "absent", "absence", "negative", "never", "lack"}
+    classes = read_shipped(name).classes.values()
+    said = [sentence for words in classes for sentence in (*words.unseen, *sum(words.pairs, ()))]
+    for sentence in (*said, *training_captions(classes), *PHANTOM_REPORTS):
+        assert not negating & set(tokens(sentence)), sentence
+
+
+@EVERY_FILE
+def test_every_published_prompt_has_its_source(name: str) -> None:
+    content = read_shipped(name)
+    used = {source for words in content.classes.values() for source in words.published}
+    assert used == content.sources.keys()
+
+
+def test_a_file_is_found_by_all_of_its_labels_spelt_alike() -> None:
+    assert find_shipped(CLASSES) == "covid_qu_ex"
+    assert find_shipped(["Normal", "COVID-19"]) == "covid_qu_ex"
+    assert find_shipped(["Normal", "covid-19"]) is None
+    assert find_shipped(["Normal", "COVID-19", "Fracture"]) is None

@@ -38,19 +38,39 @@ def hold_driver_lock(sweep_folder: Path) -> int:
         ClusterError: another process runs the sweep.
     """
     path = sweep_folder / "ledger" / "lock"
+    while True:
+        descriptor = _lock(path, name=sweep_folder.name)
+        if _is_file(descriptor, path):
+            break
+        os.close(descriptor)  # the sweep was deleted between opening and locking
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+    return descriptor
+
+
+def _lock(path: Path, *, name: str) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except FileNotFoundError:  # another process has just deleted the folder
+        return _lock(path, name=name)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         pid = os.read(descriptor, 20).decode() or "unknown"
         os.close(descriptor)
         raise ClusterError(
-            f"sweep '{sweep_folder.name}' is being run by process {pid}; wait until it ends, or stop it first"
+            f"sweep '{name}' is being run by process {pid}; wait until it ends, or stop it first"
         ) from error
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, str(os.getpid()).encode())
     return descriptor
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    """Returns whether a path still leads to the file that is open."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def is_alive(pid: int) -> bool:

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from trainables.errors import ConfigError, DataError
@@ -60,8 +61,11 @@ def sweep_folder(name: str) -> Path:
 
 def sweep_names() -> list[str]:
     """Returns the names of all sweeps that have a ledger, from the oldest to the newest."""
-    ledgers = (home() / "sweeps").glob("*/ledger")
-    return [path.parent.name for path in sorted(ledgers, key=lambda path: path.stat().st_ctime_ns)]
+    changed: dict[str, int] = {}
+    for ledger in (home() / "sweeps").glob("*/ledger"):
+        with suppress(FileNotFoundError):  # a driver that did not start has just deleted its folder
+            changed[ledger.parent.name] = ledger.stat().st_ctime_ns
+    return sorted(changed, key=lambda name: changed[name])
 
 
 def mlflow_uri() -> str:

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.cli.options import doing, err, out, print_json, print_line
+from orchestrator.cli.options import decode_with_bar, doing, err, out, print_json, print_line
 from trainables.shell import command
 
 if TYPE_CHECKING:
@@ -27,10 +27,14 @@ def show_plan(
 ) -> None:
     """Plans a search space, prints the plan, and writes the plan to the file `to` if it is given.
 
+    Image files are decoded into the cache, so that a plan is refused if its sweep would be.
+
     Raises:
+        DataError: some images cannot be decoded.
         ClusterError: the sweep does not fit on the disk.
     """
     with doing("planning, and timing one training step" if is_timed else "planning"):
+        from orchestrator.planning.checks import decode_files
         from orchestrator.planning.plan import make_plan
         from orchestrator.planning.plan_file import check_place, describe_plan, write_plan
         from orchestrator.search.space_file import load_space
@@ -38,12 +42,16 @@ def show_plan(
 
         if to is not None:
             check_place(to)
-        plan = make_plan(load_space(source, changes), is_timed=is_timed, cluster=find_cluster(address))
+        cluster = find_cluster(address)
+        plan = make_plan(load_space(source, changes), is_timed=is_timed, cluster=cluster)
+    shortage = plan.disk.shortage()
+    if not shortage:
+        decode_files(plan.space, decode_with_bar, cluster)
     if as_json:
         print_json(plan.to_dict())
     else:
         print_plan(plan, out)
-    if shortage := plan.disk.shortage():
+    if shortage:
         raise ClusterError(shortage)
     if to is not None:
         write_plan(to, describe_plan(plan, source))

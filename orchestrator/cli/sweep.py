@@ -186,8 +186,7 @@ def run_planned(plan: Plan, options: SweepOptions, *, as_json: bool, address: st
     if options.storage is not None:
         reach(options.storage)  # fails before any image is decoded
     options = replace(options, memory=plan.trial_memory)
-    if options.cluster is None or not options.cluster.is_spread:  # otherwise the nodes decode
-        decode_files(plan.space, decode_with_bar)
+    decode_files(plan.space, decode_with_bar, options.cluster)
     with LiveTable(plan, uri=mlflow_uri(), to_stderr=as_json) as live:
         outcome = run_sweep(plan.space, options, live)
         live.finish_tracking()

@@ -27,6 +27,7 @@ from trainables.models.files.weights import how_to_get
 from trainables.shell import command
 
 if TYPE_CHECKING:
+    from orchestrator.cluster.nodes import Cluster
     from trainables.data.cache import DecodeAll
     from trainables.data.records import Dataset
 
@@ -155,8 +156,10 @@ def may_be_here(config: TrialConfig) -> bool:
     return True
 
 
-def decode_files(space: SearchSpace, decode_all: DecodeAll) -> None:
+def decode_files(space: SearchSpace, decode_all: DecodeAll, cluster: Cluster | None = None) -> None:
     """Decodes all image files into the cache. This finds broken files before the sweep starts.
+
+    Does nothing if the trials run on several nodes of a cluster, because then the nodes decode.
 
     Raises:
         DataError: some images cannot be decoded. The message lists these images and their rows.
@@ -164,6 +167,8 @@ def decode_files(space: SearchSpace, decode_all: DecodeAll) -> None:
     from trainables.data.cache import open_image_cache
     from trainables.data.datasets import load_dataset
 
+    if cluster is not None and cluster.is_spread:
+        return
     seen: set[tuple[str, str]] = set()
     for config in filter(may_be_here, space.trials_to_check()):
         dataset, preprocessing = load_dataset(config.data), model_preprocessing(config)

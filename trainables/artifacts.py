@@ -148,6 +148,20 @@ def write_atomically(path: Path, text: str) -> None:
     aside.replace(path)
 
 
+def write_privately(path: Path, text: str) -> None:
+    """Replaces a text file atomically, with mode 0600: only its user can read it."""
+    descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        os.unlink(aside)
+        raise
+
+
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Holds an exclusive lock on a local file. The kernel releases the lock when the process ends."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,11 +13,17 @@ from orchestrator.cli.options import (
     SetOption,
     decode_with_bar,
     doing,
+    err,
+    examine_with_bar,
+    fraction_bar,
+    out,
     print_json,
     print_line,
 )
+from trainables.shell import command
 
 if TYPE_CHECKING:
+    from orchestrator.results.data_report import DataReport
     from trainables.config import TrialConfig
     from trainables.data.records import Dataset
 
@@ -41,59 +49,97 @@ def prepare(overrides: SetOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def check(overrides: SetOption = None, as_json: JsonOption = False) -> int:
-    """List unreadable images, patients in two splits, copies in two splits, and the classes of each source.
+def check(
+    overrides: SetOption = None,
+    write_bad: Annotated[
+        Path | None,
+        typer.Option("--write-bad", metavar="FILE", help="File for the list of images that cannot be used."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Show what a data set contains: classes, splits, sources, copies, leaks, images that look inverted.
 
-    Exit status: 0 if nothing was found, 1 if something was found, 2 if the data cannot be used.
+    Exit status: 0 if nothing was found, 1 if something was found, 2 if a sweep would refuse the data.
     """
-    from orchestrator.storage.paths import store
-    from trainables.data.cache import open_image_cache
-    from trainables.data.datasets import load_dataset
-    from trainables.models.catalogue.registry import preprocessing_of
-    from trainables.scoring.audit import audit
+    from orchestrator.results.bad_files import check_bad_file
 
     config = _configure(overrides)
-    dataset = load_dataset(config.data)  # raises DataError for bad rows and for patients in two splits
-    with doing(f"reading {len(dataset.records):,} images"):
-        bad = bad_images(dataset)
-    if bad:
-        return _show({"num_images": len(dataset.records), "bad_images": bad}, bad, as_json=as_json, status=2)
-    cache = open_image_cache(dataset, preprocessing_of(config.encoder), store(), decode_with_bar)
-    with doing("comparing images"):
-        report = audit(dataset, cache)
-    found: dict[str, Any] = {"num_images": len(dataset.records), "bad_images": [], **report.to_dict()}
-    lines = [f"{len(dataset.records)} images, all can be decoded", *report.lines()]
-    lines += [f"{source}: {counts}" for source, counts in report.class_sources.items()]
-    return _show(found, lines, as_json=as_json, status=0 if report.is_clean else 1)
+    if write_bad:
+        check_bad_file(write_bad)
+    with doing("reading the data set"):
+        from orchestrator.planning.checks import check_trials
+        from trainables.data.datasets import load_dataset
+
+        check_trials([config])
+        # A person who checks the data sees the labels of test too. Nothing is trained or chosen here.
+        dataset = load_dataset(config.data, with_test_labels=True)
+    report = _examine(dataset, write_bad, overrides or [], as_json=as_json)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        _show(report)
+    return 0 if report.audit.is_clean else 1
 
 
-def bad_images(dataset: Dataset) -> list[str]:
-    """Returns one message for each image that cannot be decoded, with the file and the row of the image."""
-    from trainables.data.decode import bombs_are_errors
-    from trainables.errors import DataError
+def _examine(dataset: Dataset, write_bad: Path | None, overrides: list[str], *, as_json: bool) -> DataReport:
+    """Returns what was found in a data set.
 
-    problems: list[str] = []
-    with bombs_are_errors():
-        for record in dataset.records:
-            if record.path is None:
-                continue  # a generated image has no file
-            try:
-                dataset.decode(record)
-            except DataError as error:
-                problems.append(str(error))
-    return problems
+    Raises:
+        UnusableImages: some images cannot be decoded. They are written to `write_bad`, and printed as JSON.
+    """
+    from orchestrator.results.bad_files import write_bad_file
+    from orchestrator.results.data_report import DataReport
+    from orchestrator.storage.paths import store
+    from trainables.data.problems import UnusableImages
+    from trainables.data.summary import summarise
+    from trainables.data.survey import open_survey
+    from trainables.scoring.audit import audit
+
+    try:
+        survey = open_survey(dataset, store(), examine_with_bar)
+    except UnusableImages as error:
+        bad = {dataset.records[image].image_id: reason for image, reason in error.reasons.items()}
+        if as_json:
+            listed = [{"file": name, "reason": reason} for name, reason in bad.items()]
+            print_json({"num_images": len(dataset.records), "bad_images": listed})
+        if write_bad:
+            num_new = write_bad_file(write_bad, bad)
+            settings = [*overrides, f"data.exclude={write_bad.absolute()}"]
+            without = command(f"data check {' '.join(f'--set {shlex.quote(each)}' for each in settings)}")
+            print_line(f"{num_new} images were added to {write_bad}. Leave them out: {without}", err)
+        raise
+    if write_bad:
+        write_bad_file(write_bad, {})  # so that `data.exclude` may name it
+    with fraction_bar("comparing all pairs of images") as on_progress:
+        found = audit(dataset, survey, on_progress)
+    return DataReport(dataset, summarise(dataset), survey, found)
+
+
+def _show(report: DataReport) -> None:
+    """Prints what was found: a table of the classes, and sentences."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from orchestrator.results.data_report import counts_with_patients
+
+    images, patients = report.summary.images, report.summary.patients
+    table = Table(
+        title=f"{report.dataset.name}: {len(report.dataset.records):,} images"
+        + (" (patients)" if patients else ""),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    for heading in ("class", *images.columns):
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    for row in counts_with_patients(images, patients):
+        table.add_row(*map(Text, row))
+    out.print(table)
+    for line in report.lines():
+        print_line(line)
 
 
 def _configure(overrides: list[str] | None) -> TrialConfig:
     from trainables.config.fields import build_trial, read_overrides
 
     return build_trial(read_overrides(overrides or []), where="--set")
-
-
-def _show(found: dict[str, Any], lines: list[str], *, as_json: bool, status: int) -> int:
-    if as_json:
-        print_json(found)
-    else:
-        for line in lines:
-            print_line(line)
-    return status

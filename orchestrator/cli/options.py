@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import typer
 from rich.console import Console
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from trainables.config import PreprocessingSpec
     from trainables.data.cache import Decoded
     from trainables.data.records import Dataset
+    from trainables.data.survey import Facts
 
+ImageT = TypeVar("ImageT")
 SetOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
@@ -88,15 +90,40 @@ def doing(what: str) -> Generator[None]:
 
 def decode_with_bar(dataset: Dataset, preprocessing: PreprocessingSpec) -> Iterator[Decoded]:
     """Decodes every record of a data set, and shows the progress on standard error."""
-    from rich.progress import track
-
     from trainables.data.cache import decode_here
 
-    what, images = f"decoding {len(dataset.records):,} images", decode_here(dataset, preprocessing)
+    return _with_bar(decode_here(dataset, preprocessing), len(dataset.records))
+
+
+def examine_with_bar(dataset: Dataset) -> Iterator[Facts | str]:
+    """Decodes and examines every record of a data set, and shows the progress on standard error."""
+    from trainables.data.survey import examine_here
+
+    return _with_bar(examine_here(dataset), len(dataset.records))
+
+
+def _with_bar(images: Iterator[ImageT], num_images: int) -> Iterator[ImageT]:
+    from rich.progress import track
+
+    what = f"decoding {num_images:,} images"
     if not err.is_terminal:
         print_line(f"{what} …", err)
         return images
-    return iter(track(images, what, total=len(dataset.records), console=err, transient=True))
+    return iter(track(images, what, total=num_images, console=err, transient=True))
+
+
+@contextmanager
+def fraction_bar(what: str) -> Generator[Callable[[float], None]]:
+    """Shows the progress of an activity on standard error. Yields a function for the done fraction."""
+    from rich.progress import Progress
+
+    if not err.is_terminal:
+        print_line(f"{what} …", err)
+        yield lambda fraction: None
+        return
+    with Progress(console=err, transient=True) as progress:
+        task = progress.add_task(what, total=1.0)
+        yield lambda fraction: progress.update(task, completed=fraction)
 
 
 def find_space(name: str) -> Path:

@@ -28,9 +28,9 @@ def open_test(controller: Controller, arms: list[list[TrialState]]) -> None:
     trials = _predicted(arms)
     if is_evaluated(controller.state, arms):  # also if no trial has predictions
         return
-    from trainables.scoring.audit import same_source_pairs
     from trainables.scoring.comparisons import System
     from trainables.scoring.judge_arms import evaluate_arms, open_cases
+    from trainables.scoring.sources import same_source_pairs
     from trainables.scoring.test_predictions import ScoredTrial
 
     controller.say(f"reading the test labels, once, to score {len(trials)} trials")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,7 @@ from orchestrator.planning.checks import check_trials
 from orchestrator.planning.plan import Plan
 from orchestrator.search.space import SearchSpace
 from orchestrator.search.space_file import read_space
-from trainables.artifacts import fingerprint
+from trainables.artifacts import fingerprint, write_privately
 from trainables.config import CaptionerConfig, Config, DataConfig, EncoderConfig
 from trainables.config.fields import explain
 from trainables.data.datasets import load_dataset, with_masks
@@ -122,16 +120,7 @@ def write_plan(path: Path, content: PlanFile) -> None:
             f"{there.num_trials} trials); choose another name, or delete the file first"
         )
     try:
-        descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(_to_text(content))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-        except BaseException:
-            os.unlink(aside)
-            raise
+        write_privately(path, _to_text(content))
     except OSError as error:
         raise DataError(f"--out {path}: this file cannot be written ({error.strerror or error})") from error
 

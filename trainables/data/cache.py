@@ -16,7 +16,7 @@ import pyarrow as pa
 from trainables.artifacts import build_once, fingerprint
 from trainables.config import PreprocessingSpec
 from trainables.data.decode import bombs_are_errors
-from trainables.data.problems import refuse
+from trainables.data.problems import refuse_unusable
 from trainables.data.records import Dataset, ImageRecord
 from trainables.data.transforms import fit
 from trainables.errors import DataError
@@ -55,7 +55,7 @@ def open_image_cache(
     Only the fields of `preprocessing` in `fitting` matter.
 
     Raises:
-        DataError: lists every image that cannot be decoded, with file and row. Nothing is stored.
+        UnusableImages: lists the images that cannot be decoded, with file and row. Nothing is stored.
     """
     key = fingerprint("image cache", CACHE_VERSION, dataset.content_fingerprint, preprocessing.fitting())
     folder = build_once(
@@ -90,19 +90,19 @@ def _write_shards(
 ) -> dict[str, Any]:
     pixels = pa.binary(preprocessing.size**2)
     schema = pa.schema([("image_id", pa.string()), ("image", pixels)])
-    problems: list[str] = []
+    reasons: dict[int, str] = {}
     decoded = decode_all(dataset, preprocessing)
     for number, start in enumerate(range(0, len(dataset.records), SHARD_IMAGES)):
         records = dataset.records[start : start + SHARD_IMAGES]
         images = list(islice(decoded, len(records)))
-        problems += [image for image in images if isinstance(image, str)]
-        if problems:
+        reasons |= {start + i: image for i, image in enumerate(images) if isinstance(image, str)}
+        if reasons:
             continue  # decode the rest too, so that one message lists every bad image
         columns = [pa.array([r.image_id for r in records]), pa.array(images, pixels)]
         path = folder / f"shard-{number:05d}.arrow"
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
             writer.write_batch(pa.record_batch(columns, schema=schema))
-    refuse(problems, about=f"unusable images of {dataset.name}")
+    refuse_unusable(dataset, reasons)
     return {"num_images": len(dataset.records), "size": preprocessing.size}
 
 

@@ -25,6 +25,9 @@ class ImageRecord:
     mask_path: Path | None = None
     source: str | None = None  # the origin of the image, for the shortcut audits
     infection_mask_path: Path | None = None
+    view: str | None = None  # such as "PA" (trainables.data.views)
+    sex: str | None = None  # "F" or "M"
+    age: float | None = None  # years
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,10 @@ class Dataset:
             ValueError: a label is withheld; only `evaluate` can read test labels.
         """
         return np.array([self._class_index(self.records[i]) for i in indices], dtype=np.int64)
+
+    def class_of(self, index: int) -> str | None:
+        """Returns the class of one record, or None if its label is withheld."""
+        return next((name for name, value in self.records[index].labels.items() if value == 1), None)
 
     def _class_index(self, record: ImageRecord) -> int:
         if not record.labels:

@@ -80,7 +80,7 @@ def evaluate_arms(
     Args:
         trials: the trials to score, with different keys.
         cases: labels of every test image of every fold.
-        class_pairs: pairs of classes for which metrics are added, see `audit.same_source_pairs`.
+        class_pairs: pairs of classes for which metrics are added, see `sources.same_source_pairs`.
         num_draws: number of bootstrap draws of patients.
         seed: seed of the draws.
         first: the system that ranked first on val. Every system is compared with it.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainables.config import TrialConfig
 from trainables.context import Metrics, RunContext
-from trainables.scoring.audit import control_scores
+from trainables.scoring.controls import control_scores
 from trainables.scoring.few_shot import few_shot_predictions
 from trainables.scoring.linear_probe import strengths, write_probe_path
 from trainables.scoring.metric_names import EMBEDDINGS_REUSED, NUM_TRAINABLE, SECONDS

@@ -10,7 +10,7 @@ import torch
 from trainables.config import Split, TrialConfig
 from trainables.context import Metrics, RunContext
 from trainables.losses.collectives import Group
-from trainables.scoring.audit import control_scores
+from trainables.scoring.controls import control_scores
 from trainables.scoring.metric_names import NUM_TRAINABLE, SECONDS, baseline_system
 from trainables.scoring.predictions import (
     CONFUSION_FILE,

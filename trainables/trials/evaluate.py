@@ -10,9 +10,9 @@ from trainables.artifacts import file_sha256, write_atomically
 from trainables.config import TrialConfig
 from trainables.context import Metrics, RunContext
 from trainables.data.datasets import load_dataset
-from trainables.scoring.audit import same_source_pairs
 from trainables.scoring.judge_arms import evaluate_arms, open_cases
 from trainables.scoring.predictions import FILE, read_predictions
+from trainables.scoring.sources import same_source_pairs
 from trainables.scoring.test_predictions import (
     ScoredTrial,
 )

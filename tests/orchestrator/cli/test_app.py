@@ -128,31 +128,6 @@ def test_committed_schema_is_the_generated_one_and_admits_every_space(tmp_path: 
     assert list(validator.iter_errors({"parameters": {"lora.rank": {"choice": [4], "int": [1, 2]}}}))
 
 
-def test_data_is_prepared_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["data", "prepare", "--json", *SMALL, "--set", "encoder.image_size=32"]
-    assert execute(arguments) == 0
-    prepared = json.loads(capsys.readouterr().out)
-    assert (prepared["num_images"], prepared["size"]) == (54, 32)
-    written = Path(prepared["folder"], "manifest.json").stat().st_mtime_ns
-    assert execute(arguments) == 0
-    assert Path(prepared["folder"], "manifest.json").stat().st_mtime_ns == written
-
-
-def test_data_check_finds_nothing_wrong_with_phantoms(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert execute(["data", "check", *SMALL, "--set", "encoder.image_size=64"]) == 0
-    assert "0 patients across splits" in capsys.readouterr().out
-
-
-def test_data_check_shows_the_sources_of_the_real_x_rays(
-    home: Path, xray3_root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    real = ["--set", "data.dataset=covid_qu_ex", "--set", f"data.root={xray3_root}"]
-    assert execute(["data", "check", "--json", *real, "--set", "encoder.image_size=64"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["num_images"] == 1116
-    assert list(found["class_sources"]["covid-chestxray-dataset"]) == ["COVID-19"]
-
-
 def test_run_leaves_its_metrics_and_shows_them(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -126,6 +127,8 @@ def test_patient_in_two_splits(refused: Refused, folder: Path) -> None:
     message = refused("sweep", *on(folder))
     assert "is in test and train" in message
     assert rows[0]["path"] in message
+    assert refused("sweep", "--plan", "--no-timing", *on(folder)) == message
+    assert refused("data", "check", *on(folder)) == message
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all", None], ids=["0-byte", "text", "cut short"])
@@ -135,6 +138,8 @@ def test_corrupt_image(refused: Refused, folder: Path, content: bytes | None) ->
     message = refused("sweep", *on(folder))
     assert "val-Normal-1.png" in message
     assert "manifest.csv line" in message
+    assert refused("sweep", "--plan", "--no-timing", *on(folder)) == message
+    assert refused("data", "check", *on(folder)) == message
 
 
 def test_all_bad_images_are_listed_by_row(
@@ -143,10 +148,12 @@ def test_all_bad_images_are_listed_by_row(
     bad = sorted(folder.glob("*.png"))
     for position, path in enumerate(bad):
         path.write_bytes(str(position).encode())
-    assert execute(["data", "check", *on(folder)]) == 2
-    assert len([line for line in capsys.readouterr().out.splitlines() if "manifest.csv line" in line]) == len(
-        bad
-    )
+    assert execute(["data", "check", "--json", *on(folder)]) == 2
+    printed = capsys.readouterr()
+    listed = json.loads(printed.out)["bad_images"]
+    assert {each["file"] for each in listed} == {path.name for path in bad}
+    assert all("manifest.csv line" in each["reason"] for each in listed)
+    assert "… and 7 more" in printed.err
 
 
 def test_path_that_leaves_the_root(refused: Refused, folder: Path) -> None:

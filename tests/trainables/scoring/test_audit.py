@@ -1,177 +1,95 @@
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from films import chests, films, survey_of
 
 from trainables.config import Split
-from trainables.data.records import Dataset, ImageRecord
-from trainables.scoring.audit import (
-    area_means,
-    audit,
-    borders,
-    control_scores,
-    same_source_pairs,
-    thumbnails,
-)
-from trainables.scoring.metrics import point_metrics
+from trainables.scoring.audit import audit
 
-pytestmark = pytest.mark.kernels
-
-CLASSES = ("COVID-19", "Non-COVID", "Normal")
-SIZE = 50
-SPLITS: list[Split] = ["train"] * 120 + ["val"] * 45 + ["test"] * 60
-
-
-@dataclass
-class Pixels:
-    """Images in memory, with the one method of an image cache."""
-
-    values: np.ndarray
-
-    def images(self, indices: np.ndarray) -> np.ndarray:
-        return self.values[indices]
-
-
-def dataset_of(classes: np.ndarray, *, sources: tuple[str | None, ...] = (None, None, None)) -> Dataset:
-    """One image a patient; test labels withheld."""
-    records = tuple(
-        ImageRecord(
-            image_id=f"image {i:03}",
-            patient_id=f"patient {i:03}",
-            split=split,
-            labels={} if split == "test" else {name: int(c == k) for c, name in enumerate(CLASSES)},
-            source=sources[k],
-        )
-        for i, (split, k) in enumerate(zip(SPLITS, classes, strict=True))
-    )
-    return Dataset(
-        "toy", CLASSES, records, "content", "fingerprint", lambda record: np.zeros((2, 2), np.uint8)
-    )
+SPLITS: list[Split] = ["train"] * 24 + ["val"] * 8 + ["test"] * 8
+CLASSES = ["Normal", "Pneumonia"] * 20
 
 
 @pytest.fixture
-def classes() -> np.ndarray:
-    return np.random.default_rng(0).choice(3, size=len(SPLITS), p=(0.5, 0.3, 0.2))
+def images() -> np.ndarray:
+    return chests(40)
 
 
-@pytest.fixture
-def smooth() -> np.ndarray:
-    """Images without a class in them: each its own smooth pattern and some noise."""
-    rng = np.random.default_rng(1)
-    coarse = rng.integers(40, 215, size=(len(SPLITS), 5, 5))
-    grown = coarse.repeat(10, axis=1).repeat(10, axis=2)
-    return (grown + rng.normal(0, 8, size=grown.shape)).clip(0, 255).astype(np.uint8)
+def audited(images: np.ndarray, store, classes=CLASSES):
+    dataset = films(images, classes, SPLITS)
+    return audit(dataset, survey_of(dataset, store))
 
 
-def scores_by_control(
-    dataset: Dataset, images: np.ndarray, classes: np.ndarray, metric: str
-) -> dict[str, float]:
-    predictions = control_scores(dataset, Pixels(images))
-    test = dataset.indices("test")
-    return {
-        system: point_metrics(predicted.scores, classes[test])[metric]
-        for (split, system), predicted in predictions.items()
-        if split == "test"
-    }
+def reencoded(image: np.ndarray) -> np.ndarray:
+    noise = np.random.default_rng(5).normal(0, 2, image.shape)
+    return np.clip(image * 1.02 + noise, 0, 255).astype(np.uint8)
 
 
-def test_prior_predicts_the_class_frequencies(classes, smooth) -> None:
-    predictions = control_scores(dataset_of(classes), Pixels(smooth))
-    seen = classes[:120]
-    assert predictions["val", "control_prior"].scores[0] == pytest.approx(np.bincount(seen) / 120)
-    seen = classes[:165]
-    assert predictions["test", "control_prior"].scores[7] == pytest.approx(np.bincount(seen) / 165)
-    assert predictions["test", "control_prior"].image_ids.tolist() == [f"image {i}" for i in range(165, 225)]
-
-
-def test_images_without_a_class_leave_every_control_at_chance(classes, smooth) -> None:
-    aurocs = scores_by_control(dataset_of(classes), smooth, classes, "macro_auroc")
-    assert set(aurocs) == {"control_prior", "control_thumbnail", "control_border"}
-    # The standard error of an AUROC of 60 images is about .08.
-    assert all(abs(value - 0.5) < 0.2 for value in aurocs.values())
-
-
-def test_a_class_written_into_the_border_is_seen_there(classes, smooth) -> None:
-    marked = smooth.copy()
-    for image, k in zip(marked, classes, strict=True):
-        image[:2, 10 * k : 10 * k + 10] = 255  # inside the outer 5 % of 50 px
-    aurocs = scores_by_control(dataset_of(classes), marked, classes, "macro_auroc")
-    assert aurocs["control_border"] > 0.95
-    assert aurocs["control_prior"] == 0.5
-
-
-def test_a_class_in_the_coarse_brightness_is_seen_by_the_thumbnail_alone(classes, smooth) -> None:
-    shaded = smooth.astype(int)
-    for image, k in zip(shaded, classes, strict=True):
-        image[15:35, 10 * k + 8 : 10 * k + 18] += 70
-    aurocs = scores_by_control(
-        dataset_of(classes), shaded.clip(0, 255).astype(np.uint8), classes, "macro_auroc"
-    )
-    assert aurocs["control_thumbnail"] > 0.85
-    assert aurocs["control_border"] < 0.7
-
-
-def test_what_is_clean_is_called_clean(classes, smooth) -> None:
-    report = audit(dataset_of(classes), Pixels(smooth))
+def test_what_is_clean_is_called_clean(images, tmp_path) -> None:
+    report = audited(images, tmp_path)
     assert report.is_clean
+    assert report.copies == ()
     assert report.lines()[0] == "0 patients across splits"
 
 
-def test_copies_across_splits_are_found_and_those_within_are_not(classes, smooth) -> None:
-    rng = np.random.default_rng(2)
-    copied = smooth.copy()
-    copied[200] = copied[3]  # test = train: to the bit
-    copied[130] = np.clip(
-        copied[4] * 1.02 + rng.normal(0, 2, (SIZE, SIZE)), 0, 255
-    )  # val = train: re-encoded
-    copied[6] = copied[5]  # within train: no leak
-    report = audit(dataset_of(classes), Pixels(copied))
-    assert report.exact_duplicates == (("image 003", "image 200"),)
-    assert report.near_duplicates == (("image 004", "image 130"),)
+def test_copies_across_splits_are_leaks(images, tmp_path) -> None:
+    images[36] = images[4]  # test = train: to the bit
+    images[24] = reencoded(images[8])  # val = train: re-encoded
+    report = audited(images, tmp_path)
+    assert [(group.is_exact, group.leak) for group in report.leaks] == [(True, (4, 36)), (False, (8, 24))]
     assert not report.is_clean
-    assert "first ('image 003', 'image 200')" in report.lines()[1]
+    lines = report.lines()
+    assert "1 exact duplicates across splits:" in lines
+    assert "  'image 004' (train, Normal) and 'image 036' (test, Normal)" in lines
+    assert "  'image 008' (train, Normal) and 'image 024' (val, Normal)" in lines
 
 
-def test_a_patient_in_two_splits_is_found(classes, smooth) -> None:
-    dataset = dataset_of(classes)
+def test_copies_inside_a_split_are_counted_and_no_leak(images, tmp_path) -> None:
+    images[6] = images[4]
+    images[10] = reencoded(images[8])
+    report = audited(images, tmp_path)
+    assert report.is_clean
+    assert [group.images for group in report.twins] == [(4, 6), (8, 10)]
+    assert report.to_dict()["images_with_twins"] == 4
+    assert "4 images have a copy in their split, such as 'image 004' (train, Normal) and" in report.lines()[3]
+
+
+def test_copies_with_different_labels_are_named(images, tmp_path) -> None:
+    images[5] = images[4]
+    report = audited(images, tmp_path)
+    assert not report.is_clean
+    assert [group.contradiction for group in report.copies] == [(4, 5)]
+    assert report.lines()[-1] == "  'image 004' (train, Normal) and 'image 005' (train, Pneumonia)"
+
+
+def test_withheld_labels_contradict_nothing(images, tmp_path) -> None:
+    images[33] = images[32]
+    withheld = [*CLASSES[:32], *[None] * 8]
+    report = audited(images, tmp_path, withheld)
+    assert [group.images for group in report.twins] == [(32, 33)]
+    assert report.contradictions == ()
+
+
+def test_a_negative_is_no_clean_image(images, tmp_path) -> None:
+    images[7] = 255 - images[7]
+    report = audited(images, tmp_path)
+    assert report.inversions.images == (7,)
+    assert not report.is_clean
+
+
+def test_a_patient_in_two_splits_is_found(images, tmp_path) -> None:
+    dataset = films(images, CLASSES, SPLITS)
     records = list(dataset.records)
-    records[210] = replace(records[210], patient_id="patient 007")
-    report = audit(replace(dataset, records=tuple(records)), Pixels(smooth))
+    records[30] = replace(records[30], patient_id="patient 007")
+    report = audit(replace(dataset, records=tuple(records)), survey_of(dataset, tmp_path))
     assert report.shared_patients == ("patient 007",)
 
 
-def test_the_ledger_gets_counts_and_no_identifier(classes, smooth) -> None:
-    copied = smooth.copy()
-    copied[200] = copied[3]
-    text = json.dumps(audit(dataset_of(classes), Pixels(copied)).to_dict())
+def test_counts_have_no_identifier(images, tmp_path) -> None:
+    images[36] = images[4]
+    text = json.dumps(audited(images, tmp_path).to_dict())
     assert '"exact_duplicates": 1' in text
     assert "image 0" not in text
     assert "patient 0" not in text
-
-
-def test_classes_of_one_source_are_paired(classes, smooth) -> None:
-    dataset = dataset_of(classes, sources=("Cohen", "NIH", "NIH"))
-    assert same_source_pairs(dataset) == {"non_covid_vs_normal": (1, 2)}
-    assert "Cohen" in audit(dataset, Pixels(smooth)).lines()[-1]
-
-
-@pytest.mark.parametrize("sources", [(None, None, None), ("NIH", "NIH", "NIH")])
-def test_no_pair_where_sources_say_nothing(classes, sources) -> None:
-    assert same_source_pairs(dataset_of(classes, sources=sources)) == {}
-
-
-def test_area_means_keep_the_mean_whatever_the_size() -> None:
-    images = np.random.default_rng(0).integers(256, size=(3, 50, 37), dtype=np.uint8)
-    means = area_means(images, 8, 8)
-    assert means.mean((1, 2)) == pytest.approx(images.mean((1, 2)), rel=1e-5)
-    blocks = images[:, :48, :32].reshape(3, 8, 6, 8, 4).mean((2, 4))
-    assert area_means(images[:, :48, :32], 8, 8) == pytest.approx(blocks, rel=1e-5)
-
-
-def test_borders_see_the_border_alone() -> None:
-    image = np.full((1, 40, 40), 200, np.uint8)
-    image[:, 2:-2, 2:-2] = 0
-    assert borders(image) == pytest.approx(np.full((1, 128), 200 / 255))
-    assert borders(255 - image).max() == pytest.approx(55 / 255)  # a bright inside does not reach it
-    assert thumbnails(image).shape == (1, 64)

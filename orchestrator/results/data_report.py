@@ -1,0 +1,130 @@
+"""What `data check` found in a data set: as sentences, and as JSON-like values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from trainables.data.problems import listed
+from trainables.data.records import Dataset
+from trainables.data.summary import Counts, Summary
+from trainables.data.survey import FACTS, Survey
+from trainables.scoring.audit import AuditReport
+from trainables.scoring.sources import class_sources
+
+BY_IMAGE = "no patient ids are known, so splits and intervals are by image"
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """The counts, the facts of every image, and the findings of a data set."""
+
+    dataset: Dataset
+    summary: Summary
+    survey: Survey
+    audit: AuditReport
+
+    @cached_property
+    def class_medians(self) -> dict[str, tuple[float, float]]:
+        """The median brightness of border and centre, by class."""
+        names = np.array([self.dataset.class_of(i) or "" for i in range(len(self.survey))])
+        return {
+            name: (float(np.median(self.survey.border[of])), float(np.median(self.survey.centre[of])))
+            for name in self.dataset.classes
+            if (of := names == name).any()
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yields the sentences below the table of images and patients."""
+        summary = self.summary
+        if not self.dataset.has_patients:
+            yield BY_IMAGE
+        tables = {"sources": summary.sources, "views": summary.views, "sexes": summary.sexes}
+        known = {name: counts for name, counts in tables.items() if counts is not None}
+        for name, counts in known.items():
+            yield f"{name}: {', '.join(f'{column} {total:,}' for column, total in counts.totals.items())}"
+        if summary.ages:
+            low, high = (
+                min(low for low, _, _ in summary.ages.values()),
+                max(a[2] for a in summary.ages.values()),
+            )
+            medians = ", ".join(f"{name} {median:g}" for name, (_, median, _) in summary.ages.items())
+            yield f"ages: {low:g} to {high:g} years, medians: {medians}"
+        yield from self.dataset.notes
+        heights, widths = self.survey.height, self.survey.width
+        yield (
+            f"images: {heights.min()} to {heights.max()} px high, {widths.min()} to {widths.max()} px wide; "
+            f"mean brightness {self.survey.mean.min():.0f} to {self.survey.mean.max():.0f} of 255, "
+            f"median {np.median(self.survey.mean):.0f}"
+        )
+        yield from self.audit.lines()
+        inverted = self.audit.inversions
+        yield f"{len(inverted.images)} images look like negatives of their class" + (
+            ":" if inverted.images else ""
+        )
+        yield from listed([self.inversion(image) for image in inverted.images])
+        for one, other in inverted.classes:
+            yield f"classes '{one}' and '{other}' look like negatives of each other"
+        for name, counts in known.items():
+            if single := counts.one_class_columns:
+                yield (
+                    f"{name} with images of one class only: {', '.join(single)}; "
+                    f"a model may learn the {name.removesuffix('s')} instead of the class"
+                )
+
+    def inversion(self, image: int) -> str:
+        """Returns the sentence about an image that looks like a negative."""
+        name = self.dataset.class_of(image) or ""
+        border, centre = self.class_medians[name]
+        return (
+            f"{self.audit.named(image)}: border {self.survey.border[image]:.0f}, "
+            f"centre {self.survey.centre[image]:.0f}; medians of {name}: {border:.0f} and {centre:.0f}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything as JSON-like values, with the facts of every image and without patient ids."""
+        names = [record.image_id for record in self.dataset.records]
+        return {
+            "num_images": len(names),
+            "bad_images": [],
+            "has_patients": self.dataset.has_patients,
+            "notes": list(self.dataset.notes),
+            **self.audit.to_dict(),
+            "class_sources": class_sources(self.dataset),
+            "counts": self.summary.to_dict(),
+            "copies": [
+                {
+                    "files": [names[image] for image in group.images],
+                    "is_exact": group.is_exact,
+                    "across_splits": group.leak and [names[image] for image in group.leak],
+                    "different_labels": group.contradiction and [names[i] for i in group.contradiction],
+                }
+                for group in self.audit.copies
+            ],
+            "inverted_images": [names[image] for image in self.audit.inversions.images],
+            "class_medians": {
+                name: {"border": border, "centre": centre}
+                for name, (border, centre) in self.class_medians.items()
+            },
+            "images": [self._facts(image) for image in range(len(names))],
+        }
+
+    def _facts(self, image: int) -> dict[str, Any]:
+        record = self.dataset.records[image]
+        facts = {name: getattr(self.survey, name)[image].item() for name in FACTS}
+        return {"file": record.image_id, "split": record.split, "class": self.dataset.class_of(image)} | facts
+
+
+def counts_with_patients(images: Counts, patients: Counts | None) -> Iterator[tuple[str, ...]]:
+    """Yields the rows of the table of classes: the class, and for each split `images (patients)`."""
+    for name, numbers in images.rows.items():
+        of_patients = patients.rows[name] if patients else (None,) * len(numbers)
+        cells = [
+            f"{number:,}" + ("" if persons is None else f" ({persons:,})")
+            for number, persons in zip(numbers, of_patients, strict=True)
+        ]
+        yield name, *cells

@@ -21,6 +21,7 @@ from orchestrator.cluster.fit import fit
 from orchestrator.cluster.resources import TRIAL_MEMORY_GB, this_machine
 from orchestrator.storage.paths import home, mlflow_uri
 from orchestrator.tracking.mlflow_server import deleted_experiments
+from orchestrator.tracking.store_schema import read_schema
 from trainables.errors import UserError
 from trainables.models.catalogue.registry import ENCODERS
 from trainables.shell import interpreter
@@ -141,10 +142,7 @@ def check_home() -> Iterator[Check]:
 
 def check_mlflow() -> Iterator[Check]:
     """Checks the tracking store. A server must answer; MLflow no longer supports a folder."""
-    try:
-        address = urlsplit(mlflow_uri())
-    except UserError:
-        return  # `check_home` reports it
+    address = urlsplit(mlflow_uri())
     if address.scheme in ("http", "https"):
         port = address.port or (443 if address.scheme == "https" else 80)
         try:
@@ -163,6 +161,10 @@ def check_mlflow() -> Iterator[Check]:
         )
     else:
         yield Check("mlflow store", address.scheme)
+    schema = read_schema(mlflow_uri())
+    if schema.revision or schema.trouble:
+        found = "up to date" if schema.kind == "current" else schema.revision or "not readable"
+        yield Check("mlflow schema", found, note=schema.sentence)
     with suppress(OSError):  # a server that does not answer is reported above
         if deleted := deleted_experiments(mlflow_uri()):
             then = "the next sweep of a deleted experiment restores it with all runs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,12 +39,15 @@ def show_plan(
         from orchestrator.planning.plan import make_plan
         from orchestrator.planning.plan_file import check_place, describe_plan, write_plan
         from orchestrator.search.space_file import load_space
+        from orchestrator.storage.paths import mlflow_uri
+        from orchestrator.tracking.store_schema import read_schema
         from trainables.errors import ClusterError
 
         if to is not None:
             check_place(to)
         cluster = find_cluster(address)
         plan = make_plan(load_space(source, changes), is_timed=is_timed, cluster=cluster)
+        plan = replace(plan, tracking=read_schema(mlflow_uri()).sentence)
     shortage = plan.disk.shortage()
     if not shortage:
         decode_files(plan.space, decode_with_bar, cluster)
@@ -92,6 +96,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")  # a path that is cut off cannot be copied
     for label, text in plan.lines():
         table.add_row(Text(label, style="bold"), Text(text))
     console.print(table)

@@ -17,6 +17,7 @@ from orchestrator.cli.options import (
     WorkersOption,
     decode_with_bar,
     doing,
+    err,
     find_space,
     out,
     print_line,
@@ -182,10 +183,14 @@ def run_planned(plan: Plan, options: SweepOptions, *, as_json: bool, address: st
     from orchestrator.storage.ledger import read_ledger
     from orchestrator.storage.mirror import reach
     from orchestrator.storage.paths import mlflow_uri, sweep_folder
+    from orchestrator.tracking.store_schema import read_schema
 
     if options.storage is not None:
         reach(options.storage)  # fails before any image is decoded
     options = replace(options, memory=plan.trial_memory)
+    schema = read_schema(mlflow_uri())
+    if not schema.is_usable:
+        print_line(schema.sentence, err, style="yellow")
     decode_files(plan.space, decode_with_bar, options.cluster)
     with LiveTable(plan, uri=mlflow_uri(), to_stderr=as_json) as live:
         outcome = run_sweep(plan.space, options, live)

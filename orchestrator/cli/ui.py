@@ -26,6 +26,8 @@ def ui(
     with doing("starting MLflow"):
         server = serve(mlflow_uri(), port=port)
     try:
+        if server.notice:
+            print_line(server.notice, style="yellow")
         pages = {"MLflow": server.base_url}
         try:
             pages |= links(state, server.base_url) if state else {}

@@ -57,6 +57,7 @@ class Plan:
     seen_in_training: tuple[str, ...] = ()  # data sets that encoders were trained on
     missing_weights: tuple[str, ...] = ()  # one line for each model, with what to do
     notes: tuple[str, ...] = ()  # what a reader of the results must know about the data
+    tracking: str = ""  # what a user must know about the MLflow store
 
     def lines(self) -> list[tuple[str, str]]:
         """Returns the plan as labelled lines."""
@@ -84,13 +85,14 @@ class Plan:
             "memory": str(self.memory),
             "time": str(self.time),
             "disk": str(self.disk),
+            "mlflow": self.tracking,
         }
         return [(label, text) for label, text in lines.items() if text]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the plan as JSON-like values."""
         names = ("num_trials", "num_baselines", "num_confirming", "data", "data_fingerprint", "encoder")
-        names += ("encoder_fingerprint", "seen_in_training", "missing_weights", "notes")
+        names += ("encoder_fingerprint", "seen_in_training", "missing_weights", "notes", "tracking")
         return {
             "space": self.space.to_dict(),
             "space_fingerprint": self.space.fingerprint,

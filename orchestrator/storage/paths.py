@@ -24,7 +24,7 @@ def home() -> Path:
     Raises:
         DataError: the folder is not writable. The message names the variable that selects another folder.
     """
-    folder = Path(os.path.abspath(Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME).expanduser()))
+    folder = _home()
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         tempfile.TemporaryFile(dir=folder).close()  # a mount may be read-only despite its mode
@@ -34,6 +34,11 @@ def home() -> Path:
             f"Set {HOME_VARIABLE} to a writable folder, e.g. {HOME_VARIABLE}=/tmp/clip-orchestrator"
         ) from error
     return folder
+
+
+def _home() -> Path:
+    """Returns the absolute path of the home folder, which need not exist."""
+    return Path(os.path.abspath(Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME).expanduser()))
 
 
 def store() -> Path:
@@ -70,7 +75,12 @@ def sweep_names() -> list[str]:
 
 def mlflow_uri() -> str:
     """Returns the value of `MLFLOW_TRACKING_URI`, or the URI of a SQLite file in the home folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{own_mlflow_file()}"
+
+
+def own_mlflow_file() -> Path:
+    """Returns the path of the SQLite file in the home folder. Neither of them need exist."""
+    return _home() / "mlflow.db"
 
 
 def hmac_key() -> bytes:

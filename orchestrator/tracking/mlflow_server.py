@@ -13,7 +13,6 @@ import time
 import urllib.request
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -21,6 +20,8 @@ from orchestrator.storage.ledger import SweepState
 from orchestrator.storage.paths import artifact_root, home
 from orchestrator.tracking.owned_process import POLL_SECONDS, end_owned, has_ended, start_owned
 from orchestrator.tracking.replay import absolute, environment
+from orchestrator.tracking.store_schema import sqlite_file
+from orchestrator.tracking.store_upgrade import prepared
 from trainables.errors import ClusterError
 from trainables.shell import command
 
@@ -38,6 +39,7 @@ class Server:
 
     process: subprocess.Popen[bytes] | None
     base_url: str
+    notice: str = ""  # a sentence for the user, if the store was migrated
 
     def stop(self) -> None:
         """Ends the server and all its processes. May be called twice."""
@@ -56,11 +58,18 @@ def serve(uri: str, host: str = "127.0.0.1", port: int = 5000) -> Server:
         port: first port to try. If it is in use, the next free port is taken.
 
     Raises:
-        ClusterError: the server did not start.
+        ClusterError: the server did not start, or the store needs a migration that is not made here.
     """
     if uri.startswith(("http://", "https://")):
         return Server(None, uri.rstrip("/"))
     port = free_port(host, port)
+    with prepared(absolute(uri)) as said:  # held until the server answers, because it may create the tables
+        server = _start(uri, host, port)
+    server.notice = said
+    return server
+
+
+def _start(uri: str, host: str, port: int) -> Server:
     log = home() / LOG
     with log.open("wb") as output:
         settings = environment(uri) | server_settings(uri, host, port)
@@ -150,8 +159,8 @@ def deleted_experiments(uri: str) -> list[str]:
         query = {"view_type": "DELETED_ONLY", "max_results": 1000}
         found = _call(f"{uri.rstrip('/')}{API}/experiments/search", query).get("experiments", [])
         return sorted(experiment["name"] for experiment in found)
-    path = Path(absolute(uri).removeprefix("sqlite:///"))
-    if not path.is_file():
+    path = sqlite_file(uri)
+    if path is None or not path.is_file():
         return []
     statement = "select name from experiments where lifecycle_stage = 'deleted' order by name"
     with suppress(sqlite3.Error), closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:

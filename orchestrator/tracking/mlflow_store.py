@@ -16,6 +16,7 @@ from mlflow.entities import Metric, Param, RunTag
 from orchestrator.storage.paths import artifact_root
 from orchestrator.tracking.mlflow_artifacts import stage
 from orchestrator.tracking.mlflow_runs import NOTICE, Run, RunKey, SweepRuns
+from orchestrator.tracking.store_upgrade import prepared
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +36,17 @@ class Known:
 
 
 class Store:
-    """One MLflow store or server. The class uses a client, not the global state of MLflow's fluent API."""
+    """One MLflow store or server. The class uses a client, not the global state of MLflow's fluent API.
+
+    Raises:
+        ClusterError: the database has another schema than the installed MLflow, and must not be migrated.
+    """
 
     def __init__(self, uri: str) -> None:
-        self.client: Any = MlflowClient(tracking_uri=uri)
+        with prepared(uri) as said:
+            self.client: Any = MlflowClient(tracking_uri=uri)  # creates the tables of a new database
+        if said:
+            logger.warning("%s%s", NOTICE, said)
         self.is_server = uri.startswith(("http://", "https://", "databricks"))
         self.experiment_id: str | None = None  # None before `open`, and after an error
         self.known: dict[RunKey, Known] = {}

@@ -23,6 +23,7 @@ from orchestrator.storage.ledger import LedgerReader
 from orchestrator.storage.paths import HOME_VARIABLE, PROJECT, home
 from orchestrator.tracking.mlflow_runs import NOTICE, SweepRuns
 from orchestrator.tracking.owned_process import POLL_SECONDS, end_owned, has_ended, start_owned
+from trainables.errors import UserError
 
 if TYPE_CHECKING:
     from orchestrator.tracking.mlflow_store import Store
@@ -131,6 +132,8 @@ def replay(folder: Path, uri: str) -> bool:
         runs.close()
     last_progress, num_left = time.monotonic(), len(runs.changed)
     while not writer.write(runs):
+        if writer.is_refused:
+            return False
         if len(runs.changed) < num_left:
             last_progress, num_left = time.monotonic(), len(runs.changed)
         elif time.monotonic() - last_progress > PATIENCE_SECONDS:
@@ -150,11 +153,13 @@ class PatientWriter:
         self.store: Store | None = None
         self.back_off = 0.0  # seconds to wait before the next try
         self.had_trouble = False
+        self.is_refused = False  # only the user can help
 
     def write(self, runs: SweepRuns) -> bool:
         """Writes the changed runs, and returns whether all of them are written."""
         try:
             self.store = self.store or connect(self.uri)
+            self.is_refused = False
             while runs.changed:
                 self.store.write(next(iter(runs.changed.values())), runs)
                 self.back_off = 0.0
@@ -167,7 +172,9 @@ class PatientWriter:
         return True
 
     def _note(self, error: Exception, runs: SweepRuns) -> None:
-        logger.warning("MLflow: %s: %s", type(error).__name__, " ".join(str(error).split())[:300])
+        self.is_refused = isinstance(error, UserError)
+        kind = "" if self.is_refused else f"{type(error).__name__}: "
+        logger.warning("MLflow: %s%s", kind, " ".join(str(error).split())[: 1000 if kind == "" else 300])
         self.back_off = min(max(1.0, 2 * self.back_off), MAX_BACK_OFF_SECONDS)
         self.had_trouble = True
         if self.store:

@@ -20,6 +20,7 @@ import pytest
 from orchestrator.search.space_file import load_space
 from trainables import TRAINABLES
 from trainables.data.datasets import DATASETS
+from trainables.data.sets.description import SetDescription
 from trainables.models.catalogue.registry import FAMILIES
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -91,7 +92,8 @@ def _says_why(lines: list[str], number: int) -> bool:
 @pytest.mark.parametrize("name", REGISTERED)
 def test_a_registered_name_resolves(name: str) -> None:
     module, _, function = REGISTERED[name].partition(":")
-    assert callable(getattr(importlib.import_module(module), function))
+    found = getattr(importlib.import_module(module), function)
+    assert isinstance(found, SetDescription) or callable(found)
 
 
 @pytest.mark.parametrize(

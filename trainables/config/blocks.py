@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 Split = Literal["train", "val", "test"]
 Features = Literal["pooled", "joint"]
@@ -14,6 +22,23 @@ LossKind = Literal["clip", "multi_positive", "soft_target", "siglip", "class_pro
 CaptionKind = Literal["class_template", "template", "finding", "mask_finding", "blip_label"]
 PromptFamily = Literal["class_name", "template", "training", "unseen", "pair"]
 Shots = Annotated[int, Field(ge=1, le=10_000)]
+
+
+def _as_pairs(value: Any) -> Any:
+    """Returns a mapping, or a list of pairs, as a tuple of pairs, which can be hashed."""
+    if isinstance(value, dict):
+        return tuple((str(key), of) for key, of in cast("dict[Any, Any]", value).items())
+    if isinstance(value, (list, tuple)):
+        return tuple(tuple(pair) for pair in cast("list[list[Any]]", value))
+    raise ValueError(f"{value!r} must be a mapping, such as {{covid-19: COVID-19}}")
+
+
+Pairs = Annotated[
+    tuple[tuple[str, str], ...],
+    BeforeValidator(_as_pairs),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
+]
+"""A mapping from text to text, as a tuple of pairs."""
 
 
 class Config(BaseModel):
@@ -85,7 +110,20 @@ class DataConfig(Config):
 
     dataset: str = Field(default="phantom", description="A name in `trainables.data.datasets.DATASETS`.")
     root: Path | None = Field(default=None, description="Folder of the images; paths outside it are refused.")
-    manifest: str = Field(default="manifest.csv", description="CSV under `root` for the `manifest` data set.")
+    manifest: str = Field(
+        default="manifest.csv", description="Table below `root` that lists the images of `manifest`."
+    )
+    exclude: Path | None = Field(
+        default=None,
+        description="Text file with images to leave out, one path per line relative to `root`; "
+        "`data check --write-bad` writes one.",
+    )
+    rename: Pairs = Field(
+        default=(), description="Label → class, such as {covid-19: COVID-19}, to rename or join classes."
+    )
+    frontal_only: bool = Field(
+        default=True, description="Leave out images whose view is known and not frontal."
+    )
     seed: int = Field(
         default=0, ge=0, description="Seed of the phantom, of folds, and of splits that are not given."
     )

@@ -3,51 +3,37 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from trainables import resolve
 from trainables.artifacts import file_sha256, fingerprint
 from trainables.config import DataConfig
+from trainables.data.copies import check_no_contradiction, count_copies, groups
 from trainables.data.paths import open_root
-from trainables.data.records import Dataset, ImageRecord
-from trainables.data.splits import check_no_leak, cut_fold, draw_splits, permute_labels
+from trainables.data.records import Dataset, ImageRecord, LabelledImages
+from trainables.data.sets.description import SetDescription
+from trainables.data.sets.reader import read_set
+from trainables.data.splits import check_no_leak, cut_fold, draw_splits, draw_val, permute_labels
 from trainables.data.words.choose import choose_words
 from trainables.errors import ConfigError, DataError
 
 DATASETS: dict[str, str] = {
     "phantom": "trainables.data.phantom:phantom",
-    "covid_qu_ex": "trainables.data.covid_qu_ex:covid_qu_ex",
-    "manifest": "trainables.data.manifest:manifest",
+    "covid_qu_ex": "trainables.data.sets.covid_qu_ex:COVID_QU_EX",
+    "image_folder": "trainables.data.sets.image_folder:IMAGE_FOLDER",
+    "manifest": "trainables.data.sets.manifest:MANIFEST",
 }
-"""Name → "module:function" of (DataConfig) -> LabelledImages.
+"""Name → "module:NAME" of a `SetDescription`, or of a function (DataConfig) -> LabelledImages.
 
 A public data set also needs an entry in `models/catalogue/origins.py`. Without it, nobody is warned that an
 encoder was trained on its images.
 """
 _NOT_READ = ("augmentation", "num_views", "captions")
 _OF_SPLITS = ("num_folds", "fold", "permute_labels")
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """The return value of a data set's function: every image with its label, and how to decode an image.
-
-    If `has_splits` is false, the splits of the records are ignored and drawn by `load_dataset`.
-    """
-
-    classes: tuple[str, ...]
-    records: Sequence[ImageRecord]
-    content: Mapping[str, str]  # image_id → what determines the pixels, such as the file's SHA-256
-    decode: Callable[[ImageRecord], np.ndarray]  # returns uint8 [H, W]; DataError names the file
-    has_splits: bool = True
-    tables: Sequence[Path] = ()  # files that were read in addition to the images
-    words: str | None = None  # the file in `data/words/` for the classes of this data set
 
 
 def load_dataset(config: DataConfig, *, with_test_labels: bool = False) -> Dataset:
@@ -71,11 +57,19 @@ def load_dataset(config: DataConfig, *, with_test_labels: bool = False) -> Datas
 def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
     images = _read(_without(config, *_OF_SPLITS))
     records = sorted(images.records, key=lambda record: record.image_id)
+    check_no_contradiction(records, images.content)
+    notes = [*images.notes]
+    together, splits = groups(records, images.content), {record.split for record in records}
     if config.num_folds is not None and config.fold is not None:
-        records = cut_fold(records, num_folds=config.num_folds, fold=config.fold, seed=config.seed)
+        records = cut_fold(records, together, num_folds=config.num_folds, fold=config.fold, seed=config.seed)
     elif not images.has_splits:
-        records = draw_splits(records, seed=config.seed)
+        records = draw_splits(records, together, seed=config.seed)
+    elif "val" not in splits and splits >= {"train", "test"}:
+        records = draw_val(records, together, seed=config.seed)
+        notes.append("split 'val' is not given: it was drawn by patient, an eighth of train")
     check_no_leak(records, content=images.content)
+    if copies := count_copies(records, images.content):
+        notes.append(f"copies: {copies:,} images are identical to another image of their split")
     _check_complete(records, images.classes, name=config.dataset)
     content_fingerprint = fingerprint(
         "images",
@@ -93,6 +87,9 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
             "splits", content_fingerprint, [(r.split, r.labels, r.report_text) for r in records]
         ),
         decode=images.decode,
+        notes=tuple(notes),
+        details=images.details,
+        has_patients=images.has_patients,
         words=choose_words(images.classes, shipped=images.words),
     )
 
@@ -146,7 +143,8 @@ def _read(config: DataConfig) -> LabelledImages:
         raise ConfigError(
             f"data.dataset: no data set '{config.dataset}'{hint} (known: {', '.join(DATASETS)})"
         )
-    return resolve(DATASETS[config.dataset])(config)
+    found = resolve(DATASETS[config.dataset])
+    return read_set(found, config) if isinstance(found, SetDescription) else found(config)
 
 
 def _without(config: DataConfig, *unread: str) -> Any:  # Any: pyright does not know it is hashable
@@ -169,8 +167,3 @@ def _withhold(record: ImageRecord) -> ImageRecord:
     if record.split != "test":
         return record
     return replace(record, labels={}, report_text=None, infection_mask_path=None)
-
-
-def one_hot(classes: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Returns class → `ImageRecord.labels`; all records of a class share one mapping."""
-    return {name: {other: int(other == name) for other in classes} for name in classes}

@@ -11,9 +11,8 @@ import numpy as np
 from trainables.artifacts import fingerprint
 from trainables.config import DataConfig, PhantomConfig, Split
 from trainables.data.counter_rng import counter_rng
-from trainables.data.datasets import LabelledImages, one_hot
 from trainables.data.phantom_image import Anatomy, Exposure, Lesion, Side, Zone, draw
-from trainables.data.records import ImageRecord
+from trainables.data.records import ImageRecord, LabelledImages, one_hot
 
 PHANTOM_VERSION = 2
 """Raise this number when the same seed would give other pixels."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +31,25 @@ class ImageRecord:
 
 
 @dataclass(frozen=True)
+class LabelledImages:
+    """What the reader of a data set returns: every image with its label, and how to decode an image.
+
+    If `has_splits` is false, the splits of the records are ignored and drawn by `load_dataset`.
+    """
+
+    classes: tuple[str, ...]
+    records: Sequence[ImageRecord]
+    content: Mapping[str, str]  # image_id → what determines the pixels, such as the file's SHA-256
+    decode: Callable[[ImageRecord], np.ndarray]  # returns uint8 [H, W]; DataError names the file
+    has_splits: bool = True
+    tables: Sequence[Path] = ()  # files that were read in addition to the images
+    notes: tuple[str, ...] = ()  # see `Dataset`
+    details: tuple[str, ...] = ()  # see `Dataset`
+    has_patients: bool = True  # see `Dataset`
+    words: str | None = None  # the file in `data/words/` for the classes of this data set
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A data set: records sorted by image_id, their classes, and how to decode an image.
 
@@ -49,6 +68,8 @@ class Dataset:
     """image_id → a description of the image without its label (`trainables.training.descriptions`)."""
     notes: tuple[str, ...] = ()
     """What a reader of the results must know about the data: short sentences without paths and ids."""
+    details: tuple[str, ...] = field(default=(), compare=False)
+    """How the files were read, for the user at this machine; may name files."""
     has_patients: bool = True
     """False: the data set has no patient ids, so splits and intervals are by image. Needs no note."""
     words: Words = field(default_factory=Words, compare=False)
@@ -80,3 +101,8 @@ class Dataset:
     def patients(self, indices: np.ndarray) -> np.ndarray:
         """Returns the patient of each of these records, str [N]."""
         return np.array([self.records[i].patient_id for i in indices])
+
+
+def one_hot(classes: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Returns class → `ImageRecord.labels`; all records of a class share one mapping."""
+    return {name: {other: int(other == name) for other in classes} for name in classes}

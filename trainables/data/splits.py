@@ -14,31 +14,42 @@ from trainables.data.records import ImageRecord
 from trainables.errors import DataError
 
 
-def draw_splits(records: Sequence[ImageRecord], *, seed: int) -> list[ImageRecord]:
-    """Returns the records split by patient, stratified by class: 70 % train, 10 % val, 20 % test."""
-    parts = _patient_parts(records, num_parts=10, seed=seed)
+def draw_splits(records: Sequence[ImageRecord], groups: Sequence[str], *, seed: int) -> list[ImageRecord]:
+    """Returns the records split by group, stratified by class: 70 % train, 10 % val, 20 % test.
+
+    `groups` has the group of each record, such as its patient (`copies.groups`).
+    """
+    parts = _group_parts(records, groups, num_parts=10, seed=seed)
     splits: list[Split] = ["test" if part < 2 else "val" if part == 2 else "train" for part in parts]
     return [replace(record, split=split) for record, split in zip(records, splits, strict=True)]
 
 
-def cut_fold(records: Sequence[ImageRecord], *, num_folds: int, fold: int, seed: int) -> list[ImageRecord]:
-    """Returns the records with `fold` as test and an eighth of the other patients as val.
+def draw_val(records: Sequence[ImageRecord], groups: Sequence[str], *, seed: int) -> list[ImageRecord]:
+    """Returns the records with an eighth of the groups in train as val. Test is not changed."""
+    rest = [i for i, record in enumerate(records) if record.split == "train"]
+    eighths = _group_parts([records[i] for i in rest], [groups[i] for i in rest], num_parts=8, seed=seed)
+    drawn = {i for i, part in zip(rest, eighths, strict=True) if part == 0}
+    return [replace(record, split="val") if i in drawn else record for i, record in enumerate(records)]
+
+
+def cut_fold(
+    records: Sequence[ImageRecord], groups: Sequence[str], *, num_folds: int, fold: int, seed: int
+) -> list[ImageRecord]:
+    """Returns the records with `fold` as test and an eighth of the other groups as val.
 
     Earlier splits of the records are ignored. Over all folds, every image is in test exactly once.
     """
-    folds = _patient_parts(records, num_parts=num_folds, seed=seed)
-    rest = [i for i, part in enumerate(folds) if part != fold]
-    eighths = _patient_parts([records[i] for i in rest], num_parts=8, seed=seed)
+    folds = _group_parts(records, groups, num_parts=num_folds, seed=seed)
     splits: list[Split] = ["test" if part == fold else "train" for part in folds]
-    for i, part in zip(rest, eighths, strict=True):
-        if part == 0:
-            splits[i] = "val"
-    return [replace(record, split=split) for record, split in zip(records, splits, strict=True)]
+    held_out = [replace(record, split=split) for record, split in zip(records, splits, strict=True)]
+    return draw_val(held_out, groups, seed=seed)
 
 
-def _patient_parts(records: Sequence[ImageRecord], *, num_parts: int, seed: int) -> np.ndarray:
+def _group_parts(
+    records: Sequence[ImageRecord], groups: Sequence[str], *, num_parts: int, seed: int
+) -> np.ndarray:
     labels = np.array([_class_name(record) for record in records])
-    patients = np.array([record.patient_id for record in records])
+    patients = np.array(groups)
     for name in np.unique(labels):
         num_patients = len(np.unique(patients[labels == name]))
         if num_patients < num_parts:

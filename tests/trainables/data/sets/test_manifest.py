@@ -86,24 +86,27 @@ def test_nothing_outside_the_root_is_opened(write_manifest, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label\nfilm-00.png,Normal\n", "no column 'patient_id'"),
+        ("path,label,patient_idd\nfilm-00.png,Normal,a\n", "no column 'patient_id'; is it 'patient_idd'"),
         ("path,lable,patient_id\nfilm-00.png,Normal,a\n", "no column 'label'; is it 'lable'"),
         ("path,label,patient_id,splits\nfilm-00.png,Normal,a,test\n", "no column 'split'; is it 'splits'"),
         ("path,label,patient_id\n", "no rows"),
         ("", "no column 'path'"),
         ("path,label,patient_id\nfilm-00.png,Normal\n", "line 2: 3 values expected"),
-        ("path,label,patient_id\nfilm-00.png,Normal,a\n", "has 1 class, but at least 2"),
+        (
+            "path,label,patient_id\nfilm-00.png,Normal,a\n",
+            "at least 2 classes are needed, but there is only 'Normal'",
+        ),
         (
             "path,label,patient_id\nfilm-00.png,Normal,\nfilm-01.png,COVID-19,b\n",
-            "line 2: column 'patient_id' is empty",
+            "line 2: the patient is empty",
         ),
         (
             "path,label,patient_id\nfilm-00.png,Normal|TB,a\nfilm-01.png,TB,b\n",
             "line 2: column 'label'.*multi-label",
         ),
         (
-            "path,label,patient_id,split\nfilm-00.png,Normal,a,dev\nfilm-01.png,TB,b,val\n",
-            "line 2: column 'split': 'dev' is not one of train, val, test",
+            "path,label,patient_id,split\nfilm-00.png,Normal,a,later\nfilm-01.png,TB,b,val\n",
+            "line 2: split 'later' is not one of train, val, test",
         ),
         (
             "path,label,patient_id\n" + "film-00.png,Normal,a\nfilm-01.png,TB,b\n",
@@ -122,7 +125,7 @@ def test_every_bad_row_is_counted(write_manifest):
     root = write_manifest()
     table = root / "manifest.csv"
     table.write_text(table.read_text().replace("film-", "flim-"))
-    with pytest.raises(DataError, match=r"(?s)unusable rows of .* \(60\):.*line 2.*and 40 more"):
+    with pytest.raises(DataError, match=r"(?s)unusable rows or images in .* \(60\):.*line 2.*and 40 more"):
         read(root)
 
 

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainables.config import DataConfig
+from trainables.data.datasets import load_dataset
+from trainables.errors import DataError
+
+
+def film(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, size=(32, 40), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes one image per path; returns the root."""
+
+    def write(paths):
+        for seed, path in enumerate(paths):
+            film(tmp_path / "own" / path, seed)
+        return tmp_path / "own"
+
+    return write
+
+
+def read(root, **options):
+    return load_dataset(DataConfig(dataset="image_folder", root=root, **options), with_test_labels=True)
+
+
+def classes(names, count=12):
+    return [f"{name}/{name} ({i}).png" for name in names for i in range(count)]
+
+
+def test_folders_of_any_name_are_classes_and_splits_are_drawn_by_image(write):
+    dataset = read(write(classes(("Silicosis", "zz-healthy"))))
+    assert dataset.classes == ("Silicosis", "zz-healthy")
+    assert [len(dataset.indices(split)) for split in ("train", "val", "test")] == [17, 2, 5]
+    assert not dataset.has_patients
+
+
+def test_splits_by_their_usual_names_and_wrapped_folders(write):
+    paths = [
+        f"chest/chest/{s}/{c}/{s}{i}.png" for s in ("Training", "dev", "TEST") for c in "AB" for i in range(2)
+    ]
+    dataset = read(write(paths))
+    assert dataset.classes == ("A", "B")
+    assert {r.image_id.split("/")[2]: r.split for r in dataset.records} == {
+        "Training": "train", "dev": "val", "TEST": "test",
+    }  # fmt: skip
+
+
+def test_without_val_an_eighth_of_train_is_drawn_and_test_is_kept(write):
+    train = [f"train/{c}/{i}.png" for c in "AB" for i in range(16)]
+    dataset = read(write([*train, "test/A/x.png", "test/B/y.png"]))
+    assert [len(dataset.indices(split)) for split in ("train", "val", "test")] == [28, 4, 2]
+    assert any("'val' is not given" in note for note in dataset.notes)
+
+
+def test_masks_hidden_files_and_other_files_are_left_out_and_told(write):
+    root = write([*classes("AB"), "A/masks/0.png", "B/Lung Masks/1.png", ".cache/x.png", "__MACOSX/A/y.png"])
+    (root / "A" / "notes.txt").write_text("x")
+    (root / "A" / "._hidden.png").write_text("x")
+    dataset = read(root)
+    assert len(dataset.records) == 24
+    assert dataset.details == ("ignored: masks, and files that are no images (2 .png, 1 .txt)",)
+
+
+def test_images_beside_the_folders_are_left_out_and_counted(write):
+    dataset = read(write([*classes("AB"), "overview.png"]))
+    assert len(dataset.records) == 24
+    assert "left out: 1 images outside the folders of the classes" in dataset.notes
+
+
+def test_many_folders_below_each_class_are_patients(write):
+    paths = [f"{c}/{c}{p}/{i}.png" for c in "AB" for p in range(10) for i in range(2)]
+    dataset = read(write(paths))
+    assert dataset.has_patients
+    assert len({r.patient_id for r in dataset.records}) == 20
+    for r in dataset.records:
+        assert r.patient_id == r.image_id.split("/")[1]
+
+
+def test_one_folder_below_each_class_is_no_patient(write):
+    dataset = read(write([f"{c}/images/{c}{i}.png" for c in "AB" for i in range(12)]))
+    assert not dataset.has_patients
+
+
+@pytest.mark.parametrize("paths", [["a.png", "b.png"], ["only/a.png", "only/b.png"], []])
+def test_without_two_classes_the_message_says_what_is_expected(write, tmp_path, paths):
+    (tmp_path / "own").mkdir()
+    write(paths)
+    with pytest.raises(DataError, match=r"no folders of two or more classes.*data\.dataset=manifest"):
+        read(tmp_path / "own")

@@ -1,0 +1,85 @@
+"""Finds the classes of a data set from its labels, and refuses one class in two spellings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trainables.config import DataConfig
+from trainables.config.fields import nearest_or_all
+from trainables.data.identifiers import label_key, text_key
+from trainables.data.sets.description import Row, SetDescription
+from trainables.errors import DataError
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a data set, and the class of each label in its files."""
+
+    names: tuple[str, ...]
+    of_label: dict[str, str]
+
+    def of(self, label: str) -> str:
+        """Returns the class of a label. Raises ValueError for a label that names no class."""
+        if label not in self.of_label:
+            raise ValueError(f"label {label!r} is none of {', '.join(map(repr, self.names))}")
+        return self.of_label[label]
+
+
+def find_classes(description: SetDescription, config: DataConfig, rows: Sequence[Row]) -> Classes:
+    """Returns the classes of a set, after `data.rename`.
+
+    A described set names its classes. Otherwise each label is a class, and classes are sorted by name.
+
+    Raises:
+        DataError: two labels look like one class, `data.rename` names no label, or fewer than two classes.
+    """
+    counts = Counter(row.label for row in rows if row.label)
+    _refuse_several(rows)
+    renamed = dict(config.rename)
+    known = {text_key(label): name for label, name in description.labels.items()}
+    for label in renamed:
+        if label not in counts and label not in description.labels.values():
+            raise DataError(
+                f"data.rename: no image has the label '{label}'{nearest_or_all(label, list(counts))}"
+            )
+    of_label: dict[str, str] = {}
+    for label in counts:
+        name = renamed.get(label) or (known.get(text_key(label)) if known else label)
+        if name is not None:
+            of_label[label] = renamed.get(name, name)
+    _refuse_respelt(of_label, counts)
+    named = [renamed.get(name, name) for name in description.labels.values()] or sorted(of_label.values())
+    names = tuple(dict.fromkeys(named))
+    if len(names) < 2:
+        found = f"only '{names[0]}'" if names else "none"
+        raise DataError(f"{description.name}: at least 2 classes are needed, but there is {found}")
+    return Classes(names, of_label)
+
+
+def _refuse_several(rows: Sequence[Row]) -> None:
+    several = [row for row in rows if row.label and "|" in row.label]
+    if several:
+        first = several[0]
+        raise DataError(
+            f"{first.place or first.path}: column 'label': {first.label!r} names several findings; "
+            f"multi-label data sets are not supported ({len(several)} such images)"
+        )
+
+
+def _refuse_respelt(of_label: dict[str, str], counts: Counter[str]) -> None:
+    """Raises an error for classes that differ only in case, blanks, marks, or the form of a number."""
+    images: Counter[str] = Counter()
+    for label, name in of_label.items():
+        images[name] += counts[label]
+    first: dict[str, str] = {}
+    for name in images:
+        other = first.setdefault(label_key(name), name)
+        if other != name:
+            rare, common = sorted((other, name), key=lambda each: (images[each], each))
+            raise DataError(
+                f"'{rare}' ({images[rare]}) and '{common}' ({images[common]}): one class? "
+                f'Join them: --set \'data.rename={{"{rare}": "{common}"}}\'. If they are two '
+                "classes, rename one so that more differs than case and marks"
+            )

@@ -1,0 +1,191 @@
+"""Reads every described data set: makes records of its rows, with comparable patients, labels and views."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from trainables.artifacts import file_sha256
+from trainables.config import DataConfig, Split
+from trainables.data.decode import FileDecoder
+from trainables.data.identifiers import SPLITS, split_named, text_key
+from trainables.data.paths import open_root
+from trainables.data.problems import refuse
+from trainables.data.records import ImageRecord, LabelledImages, one_hot
+from trainables.data.sets.classes import Classes, find_classes
+from trainables.data.sets.description import Row, SetDescription
+from trainables.data.sets.excluded import read_excluded
+from trainables.data.sets.folder import SetFolder, find_base
+from trainables.data.sets.patients import unify_patients
+from trainables.data.views import is_frontal, view_of
+from trainables.errors import DataError
+
+
+def read_set(description: SetDescription, config: DataConfig) -> LabelledImages:
+    """Reads a data set by its description.
+
+    Raises:
+        DataError: lists everything that is missing, unreadable or contradictory.
+    """
+    folder = open_folder(description, config)
+    excluded = read_excluded(config.exclude)
+    described = [row for row in description.rows(folder) if not excluded.has(folder.from_root(row.path))]
+    rows = [_tidy(row) for row in described if _is_wanted(row, folder)]
+    if not rows:
+        raise DataError(
+            f"{description.name}: no labelled image in {folder.base}; expected: {description.layout}"
+        )
+    reading = _Reading(folder, find_classes(description, config, rows))
+    for row in rows:
+        reading.add(row, by_name=description.finds_by_name)
+    refuse(reading.problems, about=f"unusable rows or images in {folder.base}")
+    has_splits = _has_splits(rows, description.name)
+    records, has_patients = unify_patients(reading.records, has_splits=has_splits, notes=folder.notes)
+    excluded.check_all_used(description.name)
+    notes = [*folder.notes, *_left_out(folder.left_out), *excluded.notes()]
+    return LabelledImages(
+        classes=reading.classes.names,
+        records=records,
+        content={r.image_id: file_sha256(r.path) for r in records if r.path is not None},
+        decode=FileDecoder(reading.places),
+        has_splits=has_splits,
+        has_patients=has_patients,
+        tables=tuple(folder.tables),
+        notes=tuple(notes),
+        words=description.words,
+        details=tuple(folder.details),
+    )
+
+
+def open_folder(description: SetDescription, config: DataConfig) -> SetFolder:
+    """Returns the opened folder of a set.
+
+    Raises:
+        DataError: `data.root` does not have the files of the set.
+    """
+    root = open_root(config.root, dataset=description.name)
+    base = find_base(root, folders=description.folders, contains=description.contains)
+    if base is None:
+        raise DataError(
+            f"data.root: {root} does not contain {', '.join(description.contains)}; "
+            f"{description.name} is expected as {description.layout}; give its folder: --set data.root=FOLDER"
+        )
+    return SetFolder(root, base, config)
+
+
+def _tidy(row: Row) -> Row:
+    """Returns a row with one Unicode composition of its label, and without a blank split."""
+    label = unicodedata.normalize("NFC", row.label or "").strip()
+    return replace(row, label=label, split=None if is_missing(row.split) else row.split)
+
+
+def _is_wanted(row: Row, folder: SetFolder) -> bool:
+    """Returns whether an image is read. Counts the images that are left out."""
+    if row.label is None:
+        folder.leave_out("images without a label")
+        return False
+    if folder.config.frontal_only and row.view is not None and not is_frontal(row.view):
+        folder.leave_out("images that are not frontal (--set data.frontal_only=false reads them)")
+        return False
+    return True
+
+
+@dataclass
+class _Reading:
+    """The records that were read so far, and the problems that were found."""
+
+    folder: SetFolder
+    classes: Classes
+    records: list[ImageRecord] = field(default_factory=list[ImageRecord])
+    problems: list[str] = field(default_factory=list[str])
+    places: dict[str, str] = field(default_factory=dict[str, str])
+
+    def __post_init__(self) -> None:
+        self._labels = one_hot(self.classes.names)
+        self._used: dict[Path, str] = {}
+
+    def add(self, row: Row, *, by_name: bool) -> None:
+        """Adds the record of a row, or what is wrong with it."""
+        try:
+            record = self._record(row, self.folder.find(row.path, by_name=by_name))
+        except ValueError as error:
+            self.problems.append(f"{row.place}: {error}" if row.place else str(error))
+            return
+        self.records.append(record)
+        if row.place:
+            self.places[record.image_id] = row.place
+
+    def _record(self, row: Row, path: Path) -> ImageRecord:
+        place = row.place or row.path
+        if (before := self._used.setdefault(path, place)) is not place:
+            raise ValueError(f"image {row.path!r} is already used on {before}")
+        if not row.label:
+            raise ValueError("the label is empty")
+        if row.patient is not None and is_missing(row.patient):
+            raise ValueError("the patient is empty")
+        split: Split = "train"
+        if row.split is not None:
+            if (named := split_named(row.split)) is None:
+                known = ", ".join(dict.fromkeys(SPLITS.values()))
+                raise ValueError(f"split {row.split!r} is not one of {known}")
+            split = named
+        return ImageRecord(
+            image_id=path.relative_to(self.folder.root).as_posix(),
+            patient_id=row.patient or "",
+            split=split,
+            labels=self._labels[self.classes.of(row.label)],
+            path=path,
+            report_text=None if is_missing(row.report) else row.report,
+            mask_path=self._mask(row.mask),
+            source=None if is_missing(row.source) else row.source,
+            infection_mask_path=self._mask(row.infection_mask),
+            view=view_of(row.view),
+            sex=sex_of(row.sex),
+            age=age_of(row.age),
+        )
+
+    def _mask(self, name: str | None) -> Path | None:
+        if name is None:
+            return None
+        try:
+            return self.folder.find(name)
+        except ValueError:
+            return None  # not every image has a mask
+
+
+def is_missing(text: str | None) -> bool:
+    """Returns whether a value of a table is blank, also as pandas writes it."""
+    return text is None or text_key(text) in ("", "nan", "<na>", "null")
+
+
+def sex_of(text: str | None) -> str | None:
+    """Returns "F" or "M", or None if a table says neither."""
+    first = text_key(text or "")[:1]
+    return {"f": "F", "w": "F", "m": "M"}.get(first)
+
+
+def age_of(text: str | None) -> float | None:
+    """Returns an age in years from texts such as `58`, `058Y`, `18M` (months) or `85 or more`, or None."""
+    if text is None or (match := re.match(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text)) is None:
+        return None
+    per_year = {"m": 12.0, "w": 365.25 / 7, "d": 365.25}.get(match[2][:1].lower(), 1.0)
+    return float(match[1]) / per_year
+
+
+def _has_splits(rows: Sequence[Row], name: str) -> bool:
+    given = Counter(row.split is not None for row in rows)
+    if len(given) > 1:
+        some = next(row for row in rows if row.split is None)
+        raise DataError(
+            f"{name}: {given[True]} images have a split and {given[False]} have none, such as "
+            f"{some.place or some.path}; give each image a split, or none"
+        )
+    return bool(given[True])
+
+
+def _left_out(counts: Counter[str]) -> list[str]:
+    return [f"left out: {count:,} {why}" for why, count in sorted(counts.items())]

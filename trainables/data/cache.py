@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from trainables.artifacts import build_once, fingerprint
+from trainables.artifacts import build_once, build_unless_busy, fingerprint
 from trainables.config import PreprocessingSpec
 from trainables.data.decode import bombs_are_errors
 from trainables.data.problems import refuse_unusable
@@ -57,11 +57,24 @@ def open_image_cache(
     Raises:
         UnusableImages: lists the images that cannot be decoded, with file and row. Nothing is stored.
     """
-    key = fingerprint("image cache", CACHE_VERSION, dataset.content_fingerprint, preprocessing.fitting())
     folder = build_once(
-        store / "images" / key, lambda aside: _write_shards(dataset, preprocessing, aside, decode_all)
+        _folder(dataset, preprocessing, store),
+        lambda aside: _write_shards(dataset, preprocessing, aside, decode_all),
     )
     return ImageCache(folder, size=preprocessing.size)
+
+
+def decode_unless_busy(dataset: Dataset, preprocessing: PreprocessingSpec, store: Path) -> None:
+    """Fills the cache as `open_image_cache` does, but returns at once if another process is filling it."""
+    build_unless_busy(
+        _folder(dataset, preprocessing, store),
+        lambda aside: _write_shards(dataset, preprocessing, aside, decode_here),
+    )
+
+
+def _folder(dataset: Dataset, preprocessing: PreprocessingSpec, store: Path) -> Path:
+    key = fingerprint("image cache", CACHE_VERSION, dataset.content_fingerprint, preprocessing.fitting())
+    return store / "images" / key
 
 
 class ImageCache:

@@ -12,14 +12,14 @@ from torch import Tensor
 from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig, science
 from trainables.context import RunContext
-from trainables.data.cache import ImageCache, open_image_cache
+from trainables.data.cache import ImageCache, decode_unless_busy, open_image_cache
 from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset
 from trainables.data.text import class_prompts, every_caption
 from trainables.errors import ConfigError
 from trainables.models.adapters.adaptation import Adaptation
 from trainables.models.adapters.lora import attach
-from trainables.models.catalogue.registry import default_learning_rate
+from trainables.models.catalogue.registry import default_learning_rate, preprocessing_of
 from trainables.models.encoders.dual_encoder import DualEncoder, ImageFeatures, in_evaluation_mode
 from trainables.models.encoders.load import load_dual_encoder
 from trainables.scoring.embedding_store import EmbeddingTable, embeddings_folder
@@ -82,6 +82,8 @@ def set_up_trial(config: TrialConfig, context: RunContext) -> TrialSetup:
     dataset = load_dataset(config.data)
     if config.reads_captions:
         dataset = with_descriptions(dataset, config, context)
+    # Trials that start together share two long steps: one decodes while another embeds the class names.
+    decode_unless_busy(dataset, preprocessing_of(config.encoder), context.store)
     torch.manual_seed(config.seed)  # draws LoRA's A matrices
     encoder = load_dual_encoder(config.encoder, device=context.device, store=context.store)
     adaptation = attach(encoder, config)

@@ -1,11 +1,13 @@
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from trainables.artifacts import file_sha256, verify
+from trainables.artifacts import file_sha256, locked, verify
 from trainables.config import DataConfig, PhantomConfig, PreprocessingSpec
 from trainables.data import cache as cache_module
-from trainables.data.cache import open_image_cache
+from trainables.data.cache import decode_unless_busy, open_image_cache
 from trainables.data.datasets import load_dataset
 from trainables.data.transforms import fit
 from trainables.errors import DataError
@@ -83,3 +85,14 @@ def test_every_bad_image_is_listed_with_its_row_and_nothing_is_stored(write_mani
     assert "film-03.png (manifest.csv line 5): the file is empty (0 bytes)" in str(error.value)
     assert "film-41.png (manifest.csv line 43): cannot be decoded" in str(error.value)
     assert not [p for p in (store / "images").iterdir() if p.is_dir()]
+
+
+def test_a_cache_that_another_process_fills_is_left_to_it(dataset, tmp_path):
+    spec = PreprocessingSpec(size=16)
+    decode_unless_busy(dataset, spec, tmp_path)
+    (folder,) = (path for path in (tmp_path / "images").iterdir() if path.is_dir())
+    assert len(open_image_cache(dataset, spec, tmp_path)) == len(dataset.records)
+    shutil.rmtree(folder)
+    with locked(folder.with_name(f".{folder.name}.lock")):
+        decode_unless_busy(dataset, spec, tmp_path)
+    assert not folder.exists()

@@ -55,6 +55,11 @@ def check(
         Path | None,
         typer.Option("--write-bad", metavar="FILE", help="File for the list of images that cannot be used."),
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--page", metavar="FILE", help="File for the page. Default: a file in the home folder."),
+    ] = None,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Write a page without images.")] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Show what a data set contains: classes, splits, sources, copies, leaks, images that look inverted.
@@ -62,10 +67,13 @@ def check(
     Exit status: 0 if nothing was found, 1 if something was found, 2 if a sweep would refuse the data.
     """
     from orchestrator.results.bad_files import check_bad_file
+    from orchestrator.results.data_page import check_page, write_page
 
     config = _configure(overrides)
     if write_bad:
         check_bad_file(write_bad)
+    if page:
+        check_page(page)
     with doing("reading the data set"):
         from orchestrator.planning.checks import check_trials
         from trainables.data.datasets import load_dataset
@@ -74,10 +82,13 @@ def check(
         # A person who checks the data sees the labels of test too. Nothing is trained or chosen here.
         dataset = load_dataset(config.data, with_test_labels=True)
     report = _examine(dataset, write_bad, overrides or [], as_json=as_json)
+    page = page or _place_of_page(dataset)
+    write_page(report, page, has_images=not no_images, seed=config.data.seed)
     if as_json:
-        print_json(report.to_dict())
+        print_json(report.to_dict() | {"page": str(page)})
     else:
         _show(report)
+        print_line(f"page: {page} (open it in a browser on this machine)")
     return 0 if report.audit.is_clean else 1
 
 
@@ -113,6 +124,14 @@ def _examine(dataset: Dataset, write_bad: Path | None, overrides: list[str], *, 
     with fraction_bar("comparing all pairs of images") as on_progress:
         found = audit(dataset, survey, on_progress)
     return DataReport(dataset, summarise(dataset), survey, found)
+
+
+def _place_of_page(dataset: Dataset) -> Path:
+    from orchestrator.storage.paths import home
+
+    folder = home() / "pages"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder / f"data-{dataset.name}-{dataset.fingerprint}.html"
 
 
 def _show(report: DataReport) -> None:

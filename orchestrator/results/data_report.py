@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from trainables.data.problems import listed
 from trainables.data.records import Dataset
 from trainables.data.summary import Counts, Summary
 from trainables.data.survey import FACTS, Survey
-from trainables.scoring.audit import AuditReport
+from trainables.scoring.audit import AuditReport, Finding
 from trainables.scoring.sources import class_sources
 
 BY_IMAGE = "no patient ids are known, so splits and intervals are by image"
@@ -38,42 +37,49 @@ class DataReport:
             if (of := names == name).any()
         }
 
+    @property
+    def tables(self) -> dict[str, Counts]:
+        """The counts by class of each property that is known."""
+        tables = {"source": self.summary.sources, "view": self.summary.views, "sex": self.summary.sexes}
+        return {name: counts for name, counts in tables.items() if counts is not None}
+
     def lines(self) -> Iterator[str]:
         """Yields the sentences below the table of images and patients."""
-        summary = self.summary
+        for name, counts in self.tables.items():
+            yield f"by {name}: {', '.join(f'{column} {total:,}' for column, total in counts.totals.items())}"
+        yield from self.facts()
+        for finding in self.findings():
+            yield from finding.lines()
+
+    def facts(self) -> Iterator[str]:
+        """Yields what is known of the images and patients as a whole."""
         if not self.dataset.has_patients:
             yield BY_IMAGE
-        tables = {"sources": summary.sources, "views": summary.views, "sexes": summary.sexes}
-        known = {name: counts for name, counts in tables.items() if counts is not None}
-        for name, counts in known.items():
-            yield f"{name}: {', '.join(f'{column} {total:,}' for column, total in counts.totals.items())}"
-        if summary.ages:
-            low, high = (
-                min(low for low, _, _ in summary.ages.values()),
-                max(a[2] for a in summary.ages.values()),
-            )
-            medians = ", ".join(f"{name} {median:g}" for name, (_, median, _) in summary.ages.items())
-            yield f"ages: {low:g} to {high:g} years, medians: {medians}"
+        if ages := self.summary.ages:
+            youngest = min(low for low, _, _ in ages.values())
+            oldest = max(high for _, _, high in ages.values())
+            medians = ", ".join(f"{name} {median:g}" for name, (_, median, _) in ages.items())
+            yield f"ages: {youngest:g} to {oldest:g} years, medians: {medians}"
         yield from self.dataset.notes
-        heights, widths = self.survey.height, self.survey.width
-        yield (
-            f"images: {heights.min()} to {heights.max()} px high, {widths.min()} to {widths.max()} px wide; "
-            f"mean brightness {self.survey.mean.min():.0f} to {self.survey.mean.max():.0f} of 255, "
-            f"median {np.median(self.survey.mean):.0f}"
-        )
-        yield from self.audit.lines()
+        heights, widths, means = self.survey.height, self.survey.width, self.survey.mean
+        yield f"images: {heights.min()} to {heights.max()} px high, {widths.min()} to {widths.max()} px wide"
+        yield f"mean brightness: {means.min():.0f} to {means.max():.0f} of 255, median {np.median(means):.0f}"
+
+    def findings(self) -> Iterator[Finding]:
+        """Yields what a person should look at."""
+        yield from self.audit.findings()
         inverted = self.audit.inversions
-        yield f"{len(inverted.images)} images look like negatives of their class" + (
-            ":" if inverted.images else ""
+        yield Finding(
+            f"{len(inverted.images)} images look like negatives of their class",
+            tuple(self.inversion(image) for image in inverted.images),
         )
-        yield from listed([self.inversion(image) for image in inverted.images])
         for one, other in inverted.classes:
-            yield f"classes '{one}' and '{other}' look like negatives of each other"
-        for name, counts in known.items():
+            yield Finding(f"classes '{one}' and '{other}' look like negatives of each other")
+        for name, counts in self.tables.items():
             if single := counts.one_class_columns:
-                yield (
-                    f"{name} with images of one class only: {', '.join(single)}; "
-                    f"a model may learn the {name.removesuffix('s')} instead of the class"
+                yield Finding(
+                    f"only one class has images with {name} {', '.join(single)}; "
+                    f"a model may learn the {name} instead of the class"
                 )
 
     def inversion(self, image: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,18 @@ class Copies:
     is_exact: bool  # True = the same pixels; False = nearly the same perceptual hash
     leak: Pair | None  # two of them that are in two splits, or None
     contradiction: Pair | None  # two of them with different labels, or None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence, and the examples that are listed below it."""
+
+    sentence: str
+    examples: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """Returns the sentence, and below it the first examples."""
+        return [self.sentence + (":" if self.examples else ""), *listed(self.examples)]
 
 
 @dataclass(frozen=True)
@@ -78,30 +90,30 @@ class AuditReport:
             "inverted_classes": [list(pair) for pair in self.inversions.classes],
         }
 
-    def lines(self) -> list[str]:
-        """Returns a sentence for each kind of finding, and names its first images."""
-        found = _told(f"{len(self.shared_patients)} patients across splits", self.shared_patients)
-        for noun, is_exact in (("exact", True), ("near", False)):
-            pairs = [group.leak for group in self.leaks if group.leak and group.is_exact == is_exact]
-            found += _told(f"{len(pairs)} {noun} duplicates across splits", map(self._both, pairs))
-        example = f", such as {self._both(self.twins[0].images)}" if self.twins else ""
-        found.append(f"{_num_images(self.twins)} images have a copy in their split{example}")
-        pairs = [group.contradiction for group in self.copies if group.contradiction]
-        found += _told(f"{len(pairs)} groups of copies with different labels", map(self._both, pairs))
-        return found
+    def findings(self) -> list[Finding]:
+        """Returns a sentence for each kind of finding, with the images that it is about."""
+        leaks = {
+            is_exact: [group.leak for group in self.leaks if group.leak and group.is_exact == is_exact]
+            for is_exact in (True, False)
+        }
+        twins = [group.images for group in self.twins]
+        contrary = [group.contradiction for group in self.copies if group.contradiction]
+        return [
+            Finding(f"{len(self.shared_patients)} patients across splits", self.shared_patients),
+            Finding(f"{len(leaks[True])} exact duplicates across splits", self._both(leaks[True])),
+            Finding(f"{len(leaks[False])} near duplicates across splits", self._both(leaks[False])),
+            Finding(f"{_num_images(self.twins)} images have a copy in their split", self._both(twins[:1])),
+            Finding(f"{len(contrary)} groups of copies with different labels", self._both(contrary)),
+        ]
 
     def named(self, image: int) -> str:
         """Returns an image's id with its split and, if known, its class."""
         record, name = self.dataset.records[image], self.dataset.class_of(image)
         return f"'{record.image_id}' ({', '.join([record.split, *([name] if name else [])])})"
 
-    def _both(self, images: tuple[int, ...]) -> str:
-        return " and ".join(map(self.named, images[:2]))
-
-
-def _told(sentence: str, items: Iterable[str]) -> list[str]:
-    """Returns a sentence, and below it the first of the items."""
-    return [sentence + (":" if (lines := listed(list(items))) else ""), *lines]
+    def _both(self, groups: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
+        """Returns a text for each group, which names its first two images."""
+        return tuple(" and ".join(map(self.named, images[:2])) for images in groups)
 
 
 def audit(dataset: Dataset, survey: Survey, on_progress: OnProgress | None = None) -> AuditReport:

@@ -91,6 +91,22 @@ def test_json_has_the_mean_of_every_file_and_no_patient(checked: Checked, folder
     assert "secret" not in json.dumps(found)
 
 
+def test_the_page_lies_in_the_home_or_where_it_is_asked_for(
+    home: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert execute(["data", "check", *on(folder)]) == 0
+    (path,) = (home / "pages").iterdir()
+    assert f"page: {path}" in capsys.readouterr().out
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "data:image/jpeg" in path.read_text()
+    assert "secret" not in path.read_text()
+    other = tmp_path / "other.html"
+    assert execute(["data", "check", "--page", str(other), "--no-images", *on(folder)]) == 0
+    assert "data:image" not in other.read_text()
+    assert execute(["data", "check", "--page", str(folder / "manifest.csv"), *on(folder)]) == 2
+    assert "was not written by --page" in capsys.readouterr().err
+
+
 def test_an_inverted_image_is_named(
     checked: Checked, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,7 +171,7 @@ def test_another_file_is_not_replaced_by_the_list(
 ) -> None:
     manifest = (folder / "manifest.csv").read_text()
     assert execute(["data", "check", "--write-bad", str(folder / "manifest.csv"), *on(folder)]) == 2
-    assert "is not a list that `data check` wrote" in capsys.readouterr().err
+    assert "was not written by --write-bad" in capsys.readouterr().err
     assert (folder / "manifest.csv").read_text() == manifest
     assert execute(["data", "check", "--write-bad", str(folder / "no" / "bad.txt"), *on(folder)]) == 2
     assert "there is no folder" in capsys.readouterr().err

@@ -22,6 +22,10 @@ def audited(images: np.ndarray, store, classes=CLASSES):
     return audit(dataset, survey_of(dataset, store))
 
 
+def shown(report) -> list[str]:
+    return [line for finding in report.findings() for line in finding.lines()]
+
+
 def reencoded(image: np.ndarray) -> np.ndarray:
     noise = np.random.default_rng(5).normal(0, 2, image.shape)
     return np.clip(image * 1.02 + noise, 0, 255).astype(np.uint8)
@@ -31,7 +35,7 @@ def test_what_is_clean_is_called_clean(images, tmp_path) -> None:
     report = audited(images, tmp_path)
     assert report.is_clean
     assert report.copies == ()
-    assert report.lines()[0] == "0 patients across splits"
+    assert shown(report)[0] == "0 patients across splits"
 
 
 def test_copies_across_splits_are_leaks(images, tmp_path) -> None:
@@ -40,7 +44,7 @@ def test_copies_across_splits_are_leaks(images, tmp_path) -> None:
     report = audited(images, tmp_path)
     assert [(group.is_exact, group.leak) for group in report.leaks] == [(True, (4, 36)), (False, (8, 24))]
     assert not report.is_clean
-    lines = report.lines()
+    lines = shown(report)
     assert "1 exact duplicates across splits:" in lines
     assert "  'image 004' (train, Normal) and 'image 036' (test, Normal)" in lines
     assert "  'image 008' (train, Normal) and 'image 024' (val, Normal)" in lines
@@ -53,7 +57,7 @@ def test_copies_inside_a_split_are_counted_and_no_leak(images, tmp_path) -> None
     assert report.is_clean
     assert [group.images for group in report.twins] == [(4, 6), (8, 10)]
     assert report.to_dict()["images_with_twins"] == 4
-    assert "4 images have a copy in their split, such as 'image 004' (train, Normal) and" in report.lines()[3]
+    assert "4 images have a copy in their split:" in shown(report)
 
 
 def test_copies_with_different_labels_are_named(images, tmp_path) -> None:
@@ -61,7 +65,7 @@ def test_copies_with_different_labels_are_named(images, tmp_path) -> None:
     report = audited(images, tmp_path)
     assert not report.is_clean
     assert [group.contradiction for group in report.copies] == [(4, 5)]
-    assert report.lines()[-1] == "  'image 004' (train, Normal) and 'image 005' (train, Pneumonia)"
+    assert shown(report)[-1] == "  'image 004' (train, Normal) and 'image 005' (train, Pneumonia)"
 
 
 def test_withheld_labels_contradict_nothing(images, tmp_path) -> None:

@@ -60,6 +60,7 @@ class DataReport:
             oldest = max(high for _, _, high in ages.values())
             medians = ", ".join(f"{name} {median:g}" for name, (_, median, _) in ages.items())
             yield f"ages: {youngest:g} to {oldest:g} years, medians: {medians}"
+        yield from self.dataset.details
         yield from self.dataset.notes
         heights, widths, means = self.survey.height, self.survey.width, self.survey.mean
         yield f"images: {heights.min()} to {heights.max()} px high, {widths.min()} to {widths.max()} px wide"
@@ -99,6 +100,7 @@ class DataReport:
             "bad_images": [],
             "has_patients": self.dataset.has_patients,
             "notes": list(self.dataset.notes),
+            "details": list(self.dataset.details),
             **self.audit.to_dict(),
             "class_sources": class_sources(self.dataset),
             "counts": self.summary.to_dict(),

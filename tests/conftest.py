@@ -46,13 +46,30 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def shared_data(name: str, variable: str) -> Path:
+    """Returns a folder of real data beside the project, or skips the test where it is absent."""
+    root = Path(os.environ.get(variable, PROJECT.parent / "shared" / "data" / name))
+    if not root.is_dir():
+        pytest.skip(f"no {name} at {root}; set {variable}")
+    return root
+
+
 @pytest.fixture(scope="session")
 def xray3_root() -> Path:
     """1,116 real chest X-rays in the layout of COVID-QU-Ex; they are never part of the project."""
-    root = Path(os.environ.get("XRAY3_ROOT", PROJECT.parent / "shared" / "data" / "xray3"))
-    if not root.is_dir():
-        pytest.skip(f"no real X-rays at {root}; set XRAY3_ROOT")
-    return root
+    return shared_data("xray3", "XRAY3_ROOT")
+
+
+@pytest.fixture(scope="session")
+def pneumoniamnist_root() -> Path:
+    """PneumoniaMNIST at 28 px; it is never part of the project."""
+    return shared_data("pneumoniamnist", "PNEUMONIAMNIST_ROOT")
+
+
+@pytest.fixture(scope="session")
+def tb_mini_root() -> Path:
+    """Four images in the layout of TBX11K; they are never part of the project."""
+    return shared_data("tb_mini", "TB_MINI_ROOT")
 
 
 @pytest.fixture

@@ -111,7 +111,8 @@ class DataConfig(Config):
     dataset: str = Field(default="phantom", description="A name in `trainables.data.datasets.DATASETS`.")
     root: Path | None = Field(default=None, description="Folder of the images; paths outside it are refused.")
     manifest: str = Field(
-        default="manifest.csv", description="Table below `root` that lists the images of `manifest`."
+        default="manifest.csv",
+        description="Table below `root` that lists the images of `manifest`, or `medmnist`'s `.npz` file.",
     )
     exclude: Path | None = Field(
         default=None,

@@ -24,6 +24,7 @@ from trainables.errors import ConfigError, DataError
 DATASETS: dict[str, str] = {
     "phantom": "trainables.data.phantom:phantom",
     "covid_qu_ex": "trainables.data.sets.covid_qu_ex:COVID_QU_EX",
+    "medmnist": "trainables.data.sets.medmnist:MEDMNIST",
     "image_folder": "trainables.data.sets.image_folder:IMAGE_FOLDER",
     "manifest": "trainables.data.sets.manifest:MANIFEST",
 }

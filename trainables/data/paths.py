@@ -29,7 +29,7 @@ def open_root(root: Path | None, *, dataset: str) -> Path:
     return folder.resolve()
 
 
-def confined(name: str, *, root: Path) -> Path:
+def confined(name: str, *, root: Path, max_bytes: int = MAX_FILE_BYTES) -> Path:
     """Returns the real path of a file named in a table. It must be a regular file inside `root`.
 
     `root` is a real path (`open_root`). Files outside `root` are never opened.
@@ -37,18 +37,18 @@ def confined(name: str, *, root: Path) -> Path:
     problem = _suspicious(name)
     if problem:
         raise ValueError(f"{name!r} {problem}; paths are relative to data.root and stay inside it")
-    return regular_file(root / name, root=root)
+    return regular_file(root / name, root=root, max_bytes=max_bytes)
 
 
-def regular_file(path: Path, *, root: Path) -> Path:
+def regular_file(path: Path, *, root: Path, max_bytes: int = MAX_FILE_BYTES) -> Path:
     """Returns `path` with links resolved; it must be a regular file inside `root` within the size limit."""
     real = os.path.realpath(path)  # as text: a table may have a million rows, and `Path` is slow
-    if problem := _unreadable(real, os.fspath(root)):
+    if problem := _unreadable(real, os.fspath(root), max_bytes):
         raise ValueError(f"{path.relative_to(root).as_posix()!r} {problem}")
     return Path(real)
 
 
-def _unreadable(real: str, root: str) -> str | None:
+def _unreadable(real: str, root: str, max_bytes: int) -> str | None:
     if not real.startswith(os.path.join(root, "")) and real != root:
         return "is a link that leads out of data.root"
     try:
@@ -57,8 +57,8 @@ def _unreadable(real: str, root: str) -> str | None:
         return f"cannot be read ({error.strerror})"
     if not stat.S_ISREG(status.st_mode):  # opening a FIFO would block forever
         return "is not a regular file"
-    if status.st_size > MAX_FILE_BYTES:
-        return f"has {status.st_size:,} bytes, the limit is {MAX_FILE_BYTES:,}"
+    if status.st_size > max_bytes:
+        return f"has {status.st_size:,} bytes, the limit is {max_bytes:,}"
     return None
 
 

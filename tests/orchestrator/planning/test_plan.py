@@ -40,6 +40,12 @@ def test_cross_validation_of_the_real_x_rays_can_be_planned(xray3_root: Path) ->
     assert "1,116" not in planned.data, "counts stand per split"
 
 
+def test_pneumonia_mnist_can_be_planned(pneumoniamnist_root: Path) -> None:
+    planned = make_plan(load_space(SPACES / "pneumonia_mnist.yaml", [f"data.root={pneumoniamnist_root}"]))
+    assert (planned.num_trials, planned.num_baselines) == (12, 7)
+    assert not planned.missing_weights
+
+
 @pytest.mark.slow
 def test_the_whole_study_is_planned_in_seconds_and_says_what_is_not_here(
     xray3_root: Path, home: Path

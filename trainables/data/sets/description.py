@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 from trainables.data.tables import Columns
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from trainables.data.records import ImageRecord
     from trainables.data.sets.folder import SetFolder
 
 
@@ -32,6 +35,8 @@ class Row:
     report: str | None = None
     mask: str | None = None
     infection_mask: str | None = None
+    digest: str | None = None
+    """Hash of the pixels, for an image in an array. `path` is then only its name."""
 
 
 Rows = Callable[["SetFolder"], Iterable[Row]]
@@ -53,7 +58,11 @@ class SetDescription:
     """Files or folders that show that this is the folder of the set."""
     finds_by_name: bool = False
     """Whether a table names files without their folders, which are then searched."""
+    decoder: Callable[[SetFolder], Callable[[ImageRecord], np.ndarray]] | None = None
+    """Returns the decoder of images that are no files of their own, as in `Dataset.decode`."""
     has_patients: bool = True
+    notes: tuple[str, ...] = ()
+    """Traps that every board of this set tells."""
     words: str | None = None  # name of the shipped file of words; None: made from the labels
     layout: str = ""
     size: str = ""

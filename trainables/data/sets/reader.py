@@ -46,12 +46,12 @@ def read_set(description: SetDescription, config: DataConfig) -> LabelledImages:
     has_splits = _has_splits(rows, description.name)
     records, has_patients = unify_patients(reading.records, has_splits=has_splits, notes=folder.notes)
     excluded.check_all_used(description.name)
-    notes = [*folder.notes, *_left_out(folder.left_out), *excluded.notes()]
+    notes = [*description.notes, *folder.notes, *_left_out(folder.left_out), *excluded.notes()]
     return LabelledImages(
         classes=reading.classes.names,
         records=records,
-        content={r.image_id: file_sha256(r.path) for r in records if r.path is not None},
-        decode=FileDecoder(reading.places),
+        content=reading.digests | {r.image_id: file_sha256(r.path) for r in records if r.path is not None},
+        decode=description.decoder(folder) if description.decoder else FileDecoder(reading.places),
         has_splits=has_splits,
         has_patients=has_patients,
         tables=tuple(folder.tables),
@@ -103,6 +103,7 @@ class _Reading:
     records: list[ImageRecord] = field(default_factory=list[ImageRecord])
     problems: list[str] = field(default_factory=list[str])
     places: dict[str, str] = field(default_factory=dict[str, str])
+    digests: dict[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         self._labels = one_hot(self.classes.names)
@@ -111,17 +112,20 @@ class _Reading:
     def add(self, row: Row, *, by_name: bool) -> None:
         """Adds the record of a row, or what is wrong with it."""
         try:
-            record = self._record(row, self.folder.find(row.path, by_name=by_name))
+            path = None if row.digest else self.folder.find(row.path, by_name=by_name)
+            record = self._record(row, path)
         except ValueError as error:
             self.problems.append(f"{row.place}: {error}" if row.place else str(error))
             return
         self.records.append(record)
         if row.place:
             self.places[record.image_id] = row.place
+        if row.digest:
+            self.digests[record.image_id] = row.digest
 
-    def _record(self, row: Row, path: Path) -> ImageRecord:
+    def _record(self, row: Row, path: Path | None) -> ImageRecord:
         place = row.place or row.path
-        if (before := self._used.setdefault(path, place)) is not place:
+        if path is not None and (before := self._used.setdefault(path, place)) is not place:
             raise ValueError(f"image {row.path!r} is already used on {before}")
         if not row.label:
             raise ValueError("the label is empty")
@@ -134,7 +138,7 @@ class _Reading:
                 raise ValueError(f"split {row.split!r} is not one of {known}")
             split = named
         return ImageRecord(
-            image_id=path.relative_to(self.folder.root).as_posix(),
+            image_id=path.relative_to(self.folder.root).as_posix() if path else row.path,
             patient_id=row.patient or "",
             split=split,
             labels=self._labels[self.classes.of(row.label)],

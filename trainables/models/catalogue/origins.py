@@ -51,6 +51,7 @@ ALIASES: dict[str, str] = {
     "chestxray14": "NIH ChestX-ray14",
     "rsna": "RSNA pneumonia",
     "chexpert5x200": "CheXpert-5x200",
+    "medmnist": "PneumoniaMNIST",
 }
 
 

@@ -1,0 +1,164 @@
+"""MedMNIST (Yang et al. 2023): PneumoniaMNIST, whose images are arrays in one `.npz` file."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import get_args
+
+import numpy as np
+
+from trainables.config import DataConfig, Split
+from trainables.data.paths import confined
+from trainables.data.records import ImageRecord
+from trainables.data.sets.description import Row, SetDescription
+from trainables.data.sets.folder import SetFolder
+from trainables.errors import DataError
+
+PNEUMONIA = "pneumoniamnist"
+MAX_BYTES = 2**30
+"""Limit of a file, and of an array after decompression. The largest array, of 224 px, has 236 MB."""
+
+
+def rows(folder: SetFolder) -> Iterator[Row]:
+    """Yields a row for each image of PneumoniaMNIST.
+
+    In the published arrays some images of train are also in val. They are left out of train, because copies
+    in two splits are a leak.
+    """
+    path = _archive(folder)
+    folder.tables.append(path)
+    held_out: set[str] = set()
+    for split in reversed(get_args(Split)):  # test, val, train
+        images, labels = read_split(path, split)
+        digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+        for number, (digest, label) in enumerate(zip(digests, labels, strict=True)):
+            if digest in held_out:
+                folder.leave_out(f"images of {split} that are identical to an image of val or test")
+                continue
+            yield Row(f"{path.stem}/{split}/{number:05d}", str(label), split=split, digest=digest)
+        held_out.update(digests)
+
+
+def _archive(folder: SetFolder) -> Path:
+    """Returns the file of PneumoniaMNIST: `data.manifest`, or the only one in the folder."""
+    archives = [name for name in folder.files if name.lower().endswith(".npz")]
+    name = folder.config.manifest
+    if name == DataConfig.model_fields["manifest"].default:
+        fitting = [name for name in archives if _is_pneumonia(name)]
+        if len(fitting) > 1:
+            raise DataError(
+                f"medmnist: {folder.base} has {', '.join(fitting)}; choose one: "
+                f"--set data.manifest={fitting[0]}"
+            )
+        name = next(iter([*fitting, *archives]), f"{PNEUMONIA}.npz")
+    if PurePosixPath(name).name.lower().startswith("chestmnist"):
+        raise DataError(
+            f"medmnist: {name} has several findings per image. Only data sets with one label per image are "
+            f"supported; give a folder with {PNEUMONIA}.npz"
+        )
+    if not _is_pneumonia(name):
+        raise DataError(f"medmnist: {name} is not PneumoniaMNIST; give a folder with {PNEUMONIA}.npz")
+    try:
+        return confined(name, root=folder.base, max_bytes=MAX_BYTES)
+    except ValueError as error:
+        raise DataError(f"medmnist: {error}; {MEDMNIST.layout} is expected in {folder.base}") from error
+
+
+def _is_pneumonia(name: str) -> bool:
+    return PurePosixPath(name).name.lower().startswith(PNEUMONIA)
+
+
+@lru_cache(maxsize=3)
+def read_split(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the images of a split, uint8 [N, H, W], and their labels, int [N].
+
+    A process reads each split once, and so keeps up to 300 MB.
+
+    Raises:
+        DataError: the file is damaged, too large, or has other arrays.
+    """
+    try:
+        for part in ("images", "labels"):
+            _check_size(path, f"{split}_{part}")
+        with np.load(path, allow_pickle=False) as arrays:
+            images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be read ({error}); download the file again") from error
+    if images.dtype != np.uint8 or images.ndim != 3:
+        raise DataError(
+            f"{path}: {split}_images is {images.dtype} {list(images.shape)}; grey images are expected, "
+            "uint8 [N, H, W]"
+        )
+    if labels.dtype.kind not in "iu" or labels.size != len(images):
+        raise DataError(
+            f"{path}: {split}_labels is {labels.dtype} {list(labels.shape)}; one whole number for each of "
+            f"the {len(images)} images is expected"
+        )
+    return images, labels.ravel()
+
+
+def _check_size(path: Path, name: str) -> None:
+    """Raises ValueError if an array is too large or needs pickle. Only its header is read."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"{name} has version {version} of the format")
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError(f"{name} has Python objects, which are not loaded")
+    if (num_bytes := int(np.prod(shape, dtype=object)) * dtype.itemsize) > MAX_BYTES:
+        raise ValueError(f"{name} has {num_bytes:,} bytes, the limit is {MAX_BYTES:,}")
+
+
+@dataclass(frozen=True)
+class ArrayDecoder:
+    """Returns images of the arrays in a file."""
+
+    path: Path
+
+    def __call__(self, record: ImageRecord) -> np.ndarray:
+        """Returns the image, uint8 [H, W]."""
+        _, split, number = record.image_id.rsplit("/", 2)
+        images, _ = read_split(self.path, split)
+        return images[int(number)].copy()
+
+
+def decoder(folder: SetFolder) -> ArrayDecoder:
+    """Returns the decoder of the images whose rows were read."""
+    return ArrayDecoder(folder.tables[0])
+
+
+MEDMNIST = SetDescription(
+    name="medmnist",
+    title="MedMNIST: PneumoniaMNIST",
+    rows=rows,
+    labels={"0": "Normal", "1": "Pneumonia"},
+    decoder=decoder,
+    has_patients=False,
+    layout=f"{PNEUMONIA}.npz, or another size such as {PNEUMONIA}_224.npz; with several, name one by "
+    "data.manifest",
+    size="5,856 images of 28, 64, 128 or 224 px: Normal 1,583, Pneumonia 4,273; given splits "
+    "4,708 / 524 / 624",
+    licence="CC BY 4.0",
+    url="https://zenodo.org/records/10519652",
+    citation="Yang et al. 2023, doi 10.1038/s41597-022-01721-8",
+    notes=(
+        "PneumoniaMNIST's val split was drawn by image, so it shares patients with train: "
+        "scores on val are optimistic",
+    ),
+    traps=(
+        "The images are of children, from one hospital (Kermany et al. 2018).",
+        "No patient ids are published, and val shares patients with train.",
+        "Some images of train are also in val. They are left out of train.",
+        "ChestMNIST has several findings per image and is not read.",
+        "The published figures at 224 px are of enlarged 28 px images.",
+    ),
+)

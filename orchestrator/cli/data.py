@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.cli.data_prompts import prompts
 from orchestrator.cli.options import (
     JsonOption,
     SetOption,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from trainables.data.records import Dataset
 
 app = typer.Typer(help="Decode and check a data set before training on it.", no_args_is_help=True)
+app.command()(prompts)
 
 
 @app.command()

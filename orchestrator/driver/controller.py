@@ -181,6 +181,7 @@ class Controller:
             data_fingerprint=identity.data,
             model_fingerprint=identity.model,
             captioner_fingerprint=identity.captioner,
+            words_fingerprint=identity.words,
             times_killed_for_memory=causes.count("killed_for_memory"),
         )
 
@@ -201,6 +202,7 @@ class Controller:
                 data_fingerprint=identity.data,
                 model_fingerprint=identity.model,
                 captioner_fingerprint=identity.captioner,
+                words_fingerprint=identity.words,
             )
         )
         self._show(self._observer.on_trial_placed, self.state.trials[key])

@@ -57,7 +57,7 @@ def space_of(state: SweepState, *, extend: int | None = None, num_workers: int |
 
 
 def check_drift(state: SweepState, identify: Callable[[TrialConfig], Identity]) -> None:
-    """Raises DataError if code, data or weights changed since the start; `identify` returns the current ones.
+    """Refuses changed code, data, words or weights; `identify` returns the current ones.
 
     Weights that were missing at the start may be installed later, but then they must not change.
 
@@ -82,18 +82,20 @@ def check_drift(state: SweepState, identify: Callable[[TrialConfig], Identity]) 
 
 
 def _other_inputs(state: SweepState, identify: Callable[[TrialConfig], Identity]) -> list[str]:
-    """Returns a description of each data set and model that changed since an attempt used it."""
+    """Returns a description of each data set, words and model that changed since an attempt used it."""
     here: dict[str, Identity] = {}
     found: dict[str, str] = {}
     for trial in state.trials.values():
         config = from_flat(trial.config)
-        inputs = fingerprint(config.data_to_read, weights_of(config))
+        inputs = fingerprint(config.data_to_read, weights_of(config), config.reads_words)
         if inputs not in here:
             here[inputs] = identify(config)
         now = here[inputs]
         for then in trial.inputs:
             if then.data != now.data:
                 found.setdefault("the data", _change(then.data, now.data))
+            if then.words not in (None, now.words):
+                found.setdefault("the words of captions and prompts", _change(then.words, now.words))
             weights = by_name(config, now.model, now.captioner)
             for name, was in by_name(config, then.model, then.captioner).items():
                 if was not in (None, weights[name]):
@@ -108,7 +110,8 @@ def keep_keys(
     known: dict[str, str] = {}
     for trial in state.trials.values():
         config = from_flat(trial.config)
-        if None in by_name(config, *trial.inputs[0][1:]).values():
+        first = trial.inputs[0]
+        if None in by_name(config, first.model, first.captioner).values():
             now = identify(config)
             known |= {now.trial_key: trial.trial_key, now.arm_key: trial.arm_key}
 

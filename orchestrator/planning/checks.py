@@ -124,7 +124,7 @@ def _is_offline() -> bool:
 def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
     """Checks all trials, and returns their data sets by the JSON of their `data` settings."""
     from trainables.data.datasets import load_dataset
-    from trainables.data.text import class_prompts
+    from trainables.data.text import prompts_of
     from trainables.scoring.few_shot import check_shots
 
     for config in configs:
@@ -136,12 +136,12 @@ def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
         if key not in datasets:
             datasets[key] = load_dataset(config.data)
         dataset = datasets[key]
-        question = fingerprint(dataset.fingerprint, config.zero_shot, config.probe)
+        question = fingerprint(dataset.fingerprint, dataset.words.fingerprint, config.zero_shot, config.probe)
         if config.is_baseline or question in asked:
             continue
         asked.add(question)
         for family in ("training", *config.zero_shot.prompts):
-            class_prompts(dataset, family)
+            prompts_of(dataset, family, published_by=config.zero_shot.published_by)
         if config.probe.shots:
             check_shots(dataset, config.probe)
     return datasets

@@ -1,4 +1,4 @@
-"""Identifies a trial by its settings, its data and its initial weights."""
+"""Identifies a trial by its settings, its data, its words and its initial weights."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from trainables.models.catalogue.registry import has_known_weights, model_finger
 
 
 class Identity(NamedTuple):
-    """The keys of a trial and of its arm, and the fingerprints of data and weights in these keys."""
+    """The keys of a trial and of its arm, and the fingerprints of the inputs in these keys."""
 
     trial_key: str
     arm_key: str
     data: str
     model: str | None  # None: the weights are not on this machine, and any weights may be added
     captioner: str | None = None  # also None if the trial has no captioner
+    words: str | None = None  # None: the trial reads no words
 
 
 class Weights(NamedTuple):
@@ -57,11 +58,13 @@ def identify(config: TrialConfig, find: Callable[[TrialConfig], Weights] = find_
     read, weights = config.data_to_read, find(config)
     dataset = load_dataset(read)
     data, images = (with_masks(of, read) for of in (dataset.fingerprint, dataset.content_fingerprint))
-    starts_from = weights.named, weights.captioner
+    words = dataset.words.fingerprint if config.reads_words else None
+    others = weights.named, weights.captioner, words
     return Identity(
-        trial_key(config, data, *starts_from),
-        arm_key(config, images, *starts_from),
+        trial_key(config, data, *others),
+        arm_key(config, images, *others),
         data,
         weights.model,
         weights.captioner,
+        words,
     )

@@ -36,7 +36,10 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 class Planned(Config, Generic[ConfigT]):
-    """A data set, encoder or captioner, and its fingerprint; None = the weights were not on this machine."""
+    """A data set, its words, an encoder or a captioner, and its fingerprint.
+
+    None: the weights were not on this machine.
+    """
 
     config: ConfigT
     fingerprint: str | None
@@ -60,6 +63,7 @@ class PlanFile(Config):
     data: tuple[Planned[DataConfig], ...]
     encoders: tuple[Planned[EncoderConfig], ...]
     captioners: tuple[Planned[CaptionerConfig], ...] = ()
+    words: tuple[Planned[DataConfig], ...] = ()
     code_fingerprint: str
     versions: dict[str, str]
     max_concurrent: int
@@ -68,7 +72,8 @@ class PlanFile(Config):
     @property
     def fingerprint(self) -> str:
         """Fingerprint of the plan. Plans of the same space with the same inputs have equal fingerprints."""
-        return fingerprint(self.space, self.data, self.encoders, self.captioners, self.code_fingerprint)
+        inputs = self.data, self.encoders, self.captioners, self.words
+        return fingerprint(self.space, *inputs, self.code_fingerprint)
 
 
 def describe_plan(plan: Plan, source: Path | None) -> PlanFile:
@@ -77,6 +82,7 @@ def describe_plan(plan: Plan, source: Path | None) -> PlanFile:
     check_trials(configs)
     inputs = {config.data_to_read.model_dump_json(): config.data_to_read for config in configs}
     different = {_fingerprint_of(data): data for data in reversed(inputs.values())}
+    words = {_words_of(config.data): config.data for config in reversed(configs) if config.reads_words}
     encoders = dict.fromkeys(config.encoder for config in configs)
     captioners = dict.fromkeys(config.captioner for config in configs if config.needs_captioner)
     origin = None
@@ -91,6 +97,7 @@ def describe_plan(plan: Plan, source: Path | None) -> PlanFile:
         data=tuple(Planned(config=c, fingerprint=found) for found, c in reversed(different.items())),
         encoders=tuple(Planned(config=c, fingerprint=encoder_fingerprint(c)) for c in encoders),
         captioners=tuple(Planned(config=c, fingerprint=known_captioner(c)) for c in captioners),
+        words=tuple(Planned(config=c, fingerprint=found) for found, c in reversed(words.items())),
         code_fingerprint=provenance.code_fingerprint(),
         versions=provenance.versions(),
         max_concurrent=plan.concurrency.max_concurrent,
@@ -167,6 +174,9 @@ def space_of_plan(path: Path, content: PlanFile) -> SearchSpace:
         checks.append((f"the space in {file}", source.fingerprint, lambda: fingerprint(read_yaml(file))))
     for each in content.data:
         checks.append((_name(each.config), each.fingerprint, partial(_fingerprint_of, each.config)))
+    for each in content.words:
+        words = f"the words for {_name(each.config)}"
+        checks.append((words, each.fingerprint, partial(_words_of, each.config)))
     for planned, find in ((content.encoders, encoder_fingerprint), (content.captioners, known_captioner)):
         for each in planned:
             weights = f"the weights of {each.config.name}"
@@ -202,6 +212,10 @@ def _fingerprint_of(config: DataConfig) -> str:
     return with_masks(load_dataset(config).fingerprint, config)
 
 
+def _words_of(config: DataConfig) -> str:
+    return load_dataset(config).words.fingerprint
+
+
 def _name(config: DataConfig) -> str:
     fold = "" if config.fold is None else f", fold {config.fold}"
     return f"the data set {config.dataset}{fold}"
@@ -223,7 +237,9 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"plan {path}: this file cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:  # errors of UTF-8 or JSON
-        is_cut = isinstance(error, json.JSONDecodeError) and not content.rstrip().endswith(b"}")
+        is_cut = isinstance(error, json.JSONDecodeError) and (
+            not content.rstrip().endswith(b"}") or error.pos >= len(error.doc.rstrip())
+        )
         how = "the end is missing" if is_cut else str(error)
         raise DataError(f"plan {path}: this file is damaged, or not a plan: {how}; {MEND}") from error
     if not isinstance(values, dict):

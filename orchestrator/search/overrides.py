@@ -46,11 +46,9 @@ def _as_mapping(value: Any) -> dict[str, Any]:
 
 
 def read_fixed(values: dict[str, Any]) -> dict[str, Any]:
-    """Checks values, and makes the data folder an absolute path, because workers start in another folder."""
+    """Checks values, and makes the paths of data and words absolute, as workers start in another folder."""
     _check_values(values, where="fixed")
-    if not values.get("data.root"):
-        return values
-    return values | {"data.root": str(Path(values["data.root"]).expanduser().absolute())}
+    return values | _absolute(values)
 
 
 def read_rows(rows: list[Any], *, where: str) -> list[dict[str, Any]]:
@@ -66,7 +64,7 @@ def read_rows(rows: list[Any], *, where: str) -> list[dict[str, Any]]:
         names.add(name)
         overrides = {key: value for key, value in cast(dict[str, Any], row).items() if key != "name"}
         _check_values(overrides, where=f"{where}[{position}]")
-    return rows
+    return [row | _absolute(row) for row in rows]
 
 
 def with_frozen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -88,6 +86,12 @@ def read_repeat(lists: dict[str, list[Any]], *, fixed: Mapping[str, Any]) -> dic
         for position, value in enumerate(values):
             check_value(key, value, where=f"{where}[{position}]")
     return lists
+
+
+def _absolute(values: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the paths among these values, as absolute paths."""
+    paths = {key: values[key] for key in ("data.root", "data.prompts") if values.get(key)}
+    return {key: str(Path(path).expanduser().absolute()) for key, path in paths.items()}
 
 
 def _check_values(values: dict[str, Any], *, where: str) -> None:

@@ -231,7 +231,8 @@ class SearchSpace(Config):
         for (row, is_baseline), repeat in itertools.product(rows, repeats):
             overrides = {key: value for key, value in row.items() if key != "name"}
             config = build_trial(self.fixed | repeat | overrides, where=row["name"])
-            trials.setdefault(fingerprint(science(config)), Draw(row["name"], config, is_baseline))
+            words = config.data.prompts if config.reads_words else None
+            trials.setdefault(fingerprint(science(config), words), Draw(row["name"], config, is_baseline))
         return list(trials.values())
 
     def label(self, sample: dict[str, Any]) -> str:

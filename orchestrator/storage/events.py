@@ -54,6 +54,7 @@ class TrialPlaced(Event):
     data_fingerprint: str | None = None  # None: not recorded
     model_fingerprint: str | None = None  # None: the weights were not on this machine
     captioner_fingerprint: str | None = None  # None: weights not on this machine, or no captioner
+    words_fingerprint: str | None = None  # None: not recorded, or the trial reads no words
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Copies data and local weights to other machines: one upload to the storage, one download per node."""
+"""Copies data, words and local weights to other machines: one upload to a storage, one download per node."""
 
 from __future__ import annotations
 
@@ -24,15 +24,18 @@ covers every file in their folder."""
 
 
 def upload_inputs(storage: Storage, configs: Iterable[TrialConfig]) -> dict[str, str]:
-    """Uploads the data and the local weights of trials that the storage lacks.
+    """Uploads the data, the words files and the local weights of trials that the storage lacks.
 
     Returns:
-        Each path in a configuration (`data.root`, a checkpoint's folder) → the fingerprint of its files.
+        Each path in a configuration (`data.root`, `data.prompts`, a checkpoint's folder) → the fingerprint
+        of its files.
     """
     wanted: dict[str, dict[str, Path]] = {}
     for config in configs:
         if files := files_of(config.data):
             wanted.setdefault(str(config.data.root), {}).update(files)
+        if (words := config.data.prompts) is not None:
+            wanted[str(words)] = {words.name: places.found(words)}
         models = [] if config.is_baseline else [config.encoder.name]
         if config.needs_captioner:
             models.append(config.captioner.name)

@@ -200,6 +200,7 @@ class Inputs(NamedTuple):
     data: str
     model: str | None
     captioner: str | None = None
+    words: str | None = None  # also None if not recorded
 
 
 @dataclass
@@ -308,8 +309,8 @@ class SweepState:
         trial.status, trial.attempts = "placed", event.attempt
         trial.cause = trial.message = None
         if event.data_fingerprint is not None:
-            placed = Inputs(event.data_fingerprint, event.model_fingerprint, event.captioner_fingerprint)
-            trial.inputs.append(placed)
+            weights = event.model_fingerprint, event.captioner_fingerprint
+            trial.inputs.append(Inputs(event.data_fingerprint, *weights, event.words_fingerprint))
 
 
 def read_ledger(sweep_folder: Path) -> SweepState:

@@ -93,7 +93,9 @@ def _taken_up(spec: TrialSpec, files: TrialFiles) -> Generator[tuple[Path | None
         damages,
     ):
         _register_node(spec)
-        if spec.storage is not None:
+        if spec.storage is None:
+            check_words(spec)
+        else:
             Path(spec.store).mkdir(parents=True, exist_ok=True)
             files.fetch_inputs(spec.inputs)
             check_inputs(spec)
@@ -115,12 +117,31 @@ def check_inputs(spec: TrialSpec) -> None:
     others = "different on this node than where the sweep was started"
     if here.data != spec.data_fingerprint:
         raise DataError(f"{node}: the data in data.root are {others}; {COPY}")
+    check_words(spec)
     wanted = by_name(config, spec.model_fingerprint, spec.captioner_fingerprint)
     for name, now in by_name(config, here.model, here.captioner).items():
         if now != wanted[name]:
             what = others if now else "not on this node"
             mend = how_to_mend(config, name, is_here=now is not None)
             raise DataError(f"{node}: the weights of {name} are {what}; {mend}")
+
+
+def check_words(spec: TrialSpec) -> None:
+    """Compares the words of captions and prompts with those of the driver. They are easily edited meanwhile.
+
+    Raises:
+        DataError: the words have changed, or differ on this node.
+    """
+    from trainables.data.datasets import load_dataset
+
+    if spec.words_fingerprint is None:
+        return
+    data = spec.trial.data
+    if load_dataset(data).words.fingerprint != spec.words_fingerprint:
+        raise DataError(
+            f"{platform.node()}: the words in {data.prompts or 'trainables/data/words/'} differ from those "
+            "at the start of the sweep; restore the file, or start a new sweep with another --name"
+        )
 
 
 class Done(TypedDict):

@@ -59,6 +59,7 @@ class TrialSpec:
     data_fingerprint: str = ""
     model_fingerprint: str | None = None
     captioner_fingerprint: str | None = None
+    words_fingerprint: str | None = None
     inputs: dict[str, str] = field(default_factory=dict[str, str])  # place in the storage → fingerprint
     times_killed_for_memory: int = 0  # each halves the memory budget and the micro-batch
     spans_nodes: bool = False  # its workers may run on several nodes

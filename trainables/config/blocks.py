@@ -20,7 +20,7 @@ Features = Literal["pooled", "joint"]
 Precision = Literal["float32", "bfloat16", "auto"]
 LossKind = Literal["clip", "multi_positive", "soft_target", "siglip", "class_prompt", "cross_entropy"]
 CaptionKind = Literal["class_template", "template", "finding", "mask_finding", "blip_label"]
-PromptFamily = Literal["class_name", "template", "training", "unseen", "pair"]
+PromptFamily = Literal["class_name", "template", "training", "unseen", "pair", "published"]
 Shots = Annotated[int, Field(ge=1, le=10_000)]
 
 
@@ -146,6 +146,11 @@ class DataConfig(Config):
         description="Captions of train images. class_template: one sentence per class; template: one of 20 "
         "templates; finding: one of ten findings; mask_finding: what the infection mask shows, or a finding; "
         "blip_label: BLIP's caption and the class.",
+    )
+    prompts: Path | None = Field(
+        default=None,
+        description="YAML file with the words of each class, for captions and prompts; none = the shipped "
+        "words of the data set, or words made from the labels.",
     )
     permute_labels: bool = Field(
         default=False,
@@ -323,7 +328,12 @@ class ZeroShotConfig(Config):
         default=("training", "unseen"),
         description="class_name: the name of the class; template: 20 templates with this name; training: the "
         "finding sentences of captions; unseen: finding sentences never used in training; pair: a finding "
-        "and its contrary.",
+        "and its contrary; published: the prompts of a paper.",
+    )
+    published_by: str | None = Field(
+        default=None,
+        description="Source of the prompts of family `published`, such as CheXzero; none = the only source "
+        "with prompts for every class.",
     )
 
 

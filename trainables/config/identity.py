@@ -48,6 +48,11 @@ def has_adapters(config: TrialConfig) -> bool:
     return "lora" in config.adapt.method
 
 
+def reads_published(config: TrialConfig) -> bool:
+    """Returns whether a trial reads the source of published prompts."""
+    return has_encoder(config) and "published" in config.zero_shot.prompts
+
+
 def draws_shots(config: TrialConfig) -> bool:
     """Returns whether a trial reads the fields of few-shot probes."""
     return has_encoder(config) and bool(config.probe.shots)
@@ -62,7 +67,7 @@ def _in(block: str, names: str) -> tuple[str, ...]:
 
 
 _ROWS: tuple[tuple[Condition, tuple[str, ...]], ...] = (
-    (never, _in("data", "root manifest exclude rename frontal_only")),
+    (never, _in("data", "root manifest prompts exclude rename frontal_only")),
     (never, _in("execution", "micro_batch_size num_workers device num_threads memory_budget_gb")),
     (never, _in("execution", "cache_budget_gb evaluate_every_epochs")),
     (always, _in("data", "dataset seed num_folds fold permute_labels")),
@@ -73,6 +78,7 @@ _ROWS: tuple[tuple[Condition, tuple[str, ...]], ...] = (
     (trains, ("global_batch_size", "num_epochs", "seed")),
     (has_encoder, _in("encoder", "name image_size revision precision")),
     (has_encoder, (*_in("probe", "l2 features shots"), "zero_shot.prompts")),
+    (reads_published, ("zero_shot.published_by",)),
     (draws_shots, _in("probe", "num_draws shot_seed")),
     (has_adapters, _in("lora", "rank scaling use_rslora dropout target_modules towers num_blocks")),
     (lambda config: config.adapt.method == "full", ("adapt.towers",)),
@@ -97,10 +103,11 @@ def trial_key(
     data_fingerprint: str,
     encoder_fingerprint: str,
     captioner_fingerprint: str | None = None,
+    words_fingerprint: str | None = None,
 ) -> str:
     """Returns the key of a trial, which depends on its `science` and its inputs, not on how it runs."""
-    inputs = data_fingerprint, encoder_fingerprint, *_captioner(config, captioner_fingerprint)
-    return fingerprint("trial", science(config), *inputs)
+    texts = _texts(config, captioner_fingerprint, words_fingerprint)
+    return fingerprint("trial", science(config), data_fingerprint, encoder_fingerprint, *texts)
 
 
 def arm_key(
@@ -108,15 +115,16 @@ def arm_key(
     dataset_fingerprint: str,
     encoder_fingerprint: str,
     captioner_fingerprint: str | None = None,
+    words_fingerprint: str | None = None,
 ) -> str:
     """Returns the key of a trial's arm. It is like `trial_key`, but without `seed` and `data.fold`."""
     settings = science(config)
     settings.pop("seed", None)
     settings["data"]["fold"] = None
-    inputs = dataset_fingerprint, encoder_fingerprint, *_captioner(config, captioner_fingerprint)
-    return fingerprint("arm", settings, *inputs)
+    texts = _texts(config, captioner_fingerprint, words_fingerprint)
+    return fingerprint("arm", settings, dataset_fingerprint, encoder_fingerprint, *texts)
 
 
-def _captioner(config: TrialConfig, captioner_fingerprint: str | None) -> list[str | None]:
-    """Returns the captioner's part of a key. It is empty if the trial needs no captioner."""
-    return [captioner_fingerprint] if config.needs_captioner else []
+def _texts(config: TrialConfig, captioner: str | None, words: str | None) -> list[str | None]:
+    """Returns the parts of a key for the captioner and the words, as far as the trial reads them."""
+    return [*([captioner] if config.needs_captioner else []), *([words] if words is not None else [])]

@@ -89,6 +89,12 @@ class TrialConfig(Config):
         return not (self.adapt.method in ("none", "baseline") or self.loss.asks_for_classes)
 
     @property
+    def reads_words(self) -> bool:
+        """True if the trial reads the words of the classes, as captions or as prompts."""
+        trains_on_words = self.adapt.method != "none" and self.loss.kind != "cross_entropy"
+        return not self.is_baseline and (trains_on_words or bool(self.zero_shot.prompts))
+
+    @property
     def needs_captioner(self) -> bool:
         """True if the trial needs a captioner for its captions."""
         return self.reads_captions and self.data.captions == "blip_label"

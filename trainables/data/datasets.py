@@ -34,7 +34,7 @@ A public data set also needs an entry in `models/catalogue/origins.py`. Without 
 encoder was trained on its images.
 """
 _NOT_READ = ("augmentation", "num_views", "captions")
-_OF_SPLITS = ("num_folds", "fold", "permute_labels")
+_OF_SPLITS = ("num_folds", "fold", "permute_labels", "prompts")
 
 
 def load_dataset(config: DataConfig, *, with_test_labels: bool = False) -> Dataset:
@@ -72,6 +72,9 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
     if copies := count_copies(records, images.content):
         notes.append(f"copies: {copies:,} images are identical to another image of their split")
     _check_complete(records, images.classes, name=config.dataset)
+    words = choose_words(images.classes, shipped=images.words, path=config.prompts)
+    if note := words.note():
+        notes.append(note)
     content_fingerprint = fingerprint(
         "images",
         images.classes,
@@ -91,7 +94,7 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
         notes=tuple(notes),
         details=images.details,
         has_patients=images.has_patients,
-        words=choose_words(images.classes, shipped=images.words),
+        words=words,
     )
 
 

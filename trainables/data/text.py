@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -68,22 +70,61 @@ def every_caption(dataset: Dataset, *, kind: CaptionKind) -> list[str]:
     return list(dict.fromkeys(caption for captions in possible for caption in captions))
 
 
-def class_prompts(dataset: Dataset, family: PromptFamily) -> dict[str, list[str]]:
-    """Returns class → prompts of a family, in the order of the classes; for `pair`, the findings."""
-    words = {name: dataset.words.of(name) for name in dataset.classes}
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of one family: class → sentences, in the order of the classes.
+
+    If `contrary` is given, a class is scored by its prompts against their contraries.
+    """
+
+    of_class: dict[str, list[str]]
+    contrary: dict[str, list[str]] | None = None
+
+
+def prompts_of(dataset: Dataset, family: PromptFamily, *, published_by: str | None = None) -> Prompts:
+    """Returns the prompts of a family. `published_by` is the source of family `published`.
+
+    Raises:
+        ConfigError: no source of published prompts has every class.
+    """
+    match family:
+        case "pair":
+            return _pairs({name: dataset.words.of(name).pairs for name in dataset.classes})
+        case "published":
+            published = dataset.words.published(published_by)
+            pairs = {
+                name: [p for p in prompts if not isinstance(p, str)] for name, prompts in published.items()
+            }
+            if any(pairs.values()):  # a words file has one form of prompts for each source
+                return _pairs(pairs)
+            return Prompts(
+                {name: [p for p in prompts if isinstance(p, str)] for name, prompts in published.items()}
+            )
+        case _:
+            return Prompts({name: list(_single(dataset.words.of(name), family)) for name in dataset.classes})
+
+
+def training_prompts(dataset: Dataset) -> dict[str, list[str]]:
+    """Returns class → prompts of family `training`, in the order of the classes."""
+    return prompts_of(dataset, "training").of_class
+
+
+def _single(
+    words: ClassWords, family: Literal["class_name", "template", "training", "unseen"]
+) -> Sequence[str]:
     match family:
         case "class_name":
-            return {name: [of_class.name] for name, of_class in words.items()}
+            return (words.name,)
         case "template":
-            return {name: list(of_class.templates) for name, of_class in words.items()}
+            return words.templates
         case "training":
-            return {name: list(of_class.findings) for name, of_class in words.items()}
+            return words.findings
         case "unseen":
-            return {name: list(of_class.unseen) for name, of_class in words.items()}
-        case "pair":
-            return {name: [finding for finding, _ in of_class.pairs] for name, of_class in words.items()}
+            return words.unseen
 
 
-def contrary_prompts(dataset: Dataset) -> dict[str, list[str]]:
-    """Returns class → contrary prompts of family `pair`, in the order of the findings."""
-    return {name: [contrary for _, contrary in dataset.words.of(name).pairs] for name in dataset.classes}
+def _pairs(pairs: Mapping[str, Sequence[tuple[str, str]]]) -> Prompts:
+    return Prompts(
+        {name: [finding for finding, _ in of_class] for name, of_class in pairs.items()},
+        {name: [contrary for _, contrary in of_class] for name, of_class in pairs.items()},
+    )

@@ -13,6 +13,7 @@ TITLES = {
     "zero_shot_class_name": "zero-shot name",
     "zero_shot_template": "zero-shot templates",
     "zero_shot_pair": "zero-shot pairs",
+    "zero_shot_published": "zero-shot, published prompts",
     "zero_shot_training": "zero-shot, training prompts",
     "baseline": "baseline",
     "baseline_from_scratch": "from scratch",

@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainables.artifacts import about, is_whole, write_atomically
+from trainables.artifacts import about, fingerprint, is_whole, write_atomically
 from trainables.config import TrialConfig
 from trainables.context import Metrics, RunContext
 from trainables.data.loader import global_batches, steps_per_epoch
-from trainables.data.text import class_prompts
+from trainables.data.text import training_prompts
 from trainables.errors import DataError
 from trainables.losses.collectives import Group
 from trainables.losses.global_batch import StepResult
 from trainables.models.adapters.adapter_files import load_adapter, save_adapter
 from trainables.models.adapters.liveness import prove_alive
-from trainables.scoring.metric_names import ADAPTER_REUSED, NUM_TRAINABLE
+from trainables.scoring.metric_names import ADAPTER_REUSED, NUM_TRAINABLE, ZERO_SHOT, read_key
 from trainables.training.divergence import DivergenceCheck
 from trainables.training.micro_batch import Cut
 from trainables.training.objective import Objective
@@ -39,7 +39,7 @@ def train_adapter(setup: TrialSetup, config: TrialConfig, context: RunContext) -
         return {}
     context.fetch(folder)
     if is_there(folder, context):
-        return reuse_adapter(setup, folder, context)
+        return reuse_adapter(setup, folder, config, context)
     prove_adapters(setup)
     num_train = len(setup.dataset.indices("train"))
     objective = Objective(setup, config, context)
@@ -53,7 +53,7 @@ def train_adapter(setup: TrialSetup, config: TrialConfig, context: RunContext) -
     resume(state, context)
     run_epochs(setup, objective, state, config, context)
     if context.rank == 0:
-        card = adapter_card(setup, state.epochs)
+        card = adapter_card(setup, config, state.epochs)
         save_adapter(setup.encoder, setup.adaptation, folder, about=card)
         context.keep(folder)
     return training_metrics(state.epochs)
@@ -65,11 +65,17 @@ def is_there(folder: Path, context: RunContext) -> bool:
     return missing == [0]
 
 
-def reuse_adapter(setup: TrialSetup, folder: Path, context: RunContext) -> Metrics:
-    """Loads an already trained adapter, and reports its epochs again, marked as reused."""
+def reuse_adapter(setup: TrialSetup, folder: Path, config: TrialConfig, context: RunContext) -> Metrics:
+    """Loads an already trained adapter, and reports its epochs again, marked as reused.
+
+    Zero-shot scores of the epochs are left out if they are scores of other prompts.
+    """
     load_adapter(setup.encoder, folder)
     context.keep(folder)
-    epochs = [epoch | {ADAPTER_REUSED: 1.0} for epoch in about(folder)["epochs"]]
+    card = about(folder)
+    epochs: list[dict[str, float]] = [epoch | {ADAPTER_REUSED: 1.0} for epoch in card["epochs"]]
+    if card.get("judged_by", _prompts_key(setup, config)) != _prompts_key(setup, config):
+        epochs = [{k: v for k, v in epoch.items() if read_key(k)[1] not in ZERO_SHOT} for epoch in epochs]
     for epoch in epochs:
         context.report(epoch)
     return training_metrics(epochs)
@@ -171,7 +177,16 @@ def prove_adapters(setup: TrialSetup) -> None:
     prove_alive(setup.encoder, setup.adaptation, torch.from_numpy(np.array(pixels)), tokens)
 
 
-def adapter_card(setup: TrialSetup, epochs: list[dict[str, float]]) -> dict[str, object]:
+def _prompts_key(setup: TrialSetup, config: TrialConfig) -> str:
+    """Returns a key of the zero-shot prompts, which are no part of the key of an adapter."""
+    return fingerprint(setup.dataset.words.fingerprint, config.zero_shot.published_by)
+
+
+def adapter_card(setup: TrialSetup, config: TrialConfig, epochs: list[dict[str, float]]) -> dict[str, object]:
     """Returns the facts that predict and export need in addition to the encoder."""
-    dataset = setup.dataset
-    return {"classes": list(dataset.classes), "prompts": class_prompts(dataset, "training"), "epochs": epochs}
+    return {
+        "classes": list(setup.dataset.classes),
+        "prompts": training_prompts(setup.dataset),
+        "judged_by": _prompts_key(setup, config),
+        "epochs": epochs,
+    }

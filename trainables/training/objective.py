@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from trainables.config import TrialConfig
 from trainables.context import RunContext
 from trainables.data.loader import GlobalBatch
-from trainables.data.text import class_prompts, every_caption
+from trainables.data.text import every_caption, training_prompts
 from trainables.losses.batch_plan import BatchPlan
 from trainables.losses.collectives import Group, OutOfMemory
 from trainables.losses.global_batch import StepResult, global_batch_step
@@ -202,7 +202,7 @@ class ClassPrompts:
         self.encoder, self.seed = setup.encoder, config.seed
         self.is_trained = setup.adaptation.adapts_text
         self.frozen = CaptionEmbeddings(setup)
-        self.prompts = list(class_prompts(setup.dataset, "training").values())
+        self.prompts = list(training_prompts(setup.dataset).values())
 
     @cached_property
     def first_rows(self) -> list[int]:

@@ -15,7 +15,7 @@ from trainables.context import RunContext
 from trainables.data.cache import ImageCache, decode_unless_busy, open_image_cache
 from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset
-from trainables.data.text import class_prompts, every_caption
+from trainables.data.text import every_caption, training_prompts
 from trainables.errors import ConfigError
 from trainables.models.adapters.adaptation import Adaptation
 from trainables.models.adapters.lora import attach
@@ -112,10 +112,10 @@ def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> 
     del settings["probe"], settings["zero_shot"]
     defaults = (
         default_learning_rate(config),
-        class_prompts(dataset, "training"),
+        training_prompts(dataset),
     )
     words: list[str] = []
-    if config.reads_captions and config.data.captions not in ("class_template", "finding"):
+    if config.reads_captions and config.data.captions != "finding":  # findings are the training prompts
         whose = sorted(dataset.descriptions.items())  # the same words on other images give another adapter
         words.append(fingerprint(every_caption(dataset, kind=config.data.captions), whose))
     return fingerprint(

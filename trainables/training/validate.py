@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainables.config import Features, PromptFamily, Split, TrialConfig
+from trainables.config import Features, Split, TrialConfig, ZeroShotConfig
 from trainables.context import Metrics
-from trainables.data.text import class_prompts, contrary_prompts
+from trainables.data.text import prompts_of
 from trainables.scoring.embedding_store import EmbeddingTable
 from trainables.scoring.linear_probe import ProbePath, probe_embeddings, probe_predictions
 from trainables.scoring.metric_names import metric_key, zero_shot_name
@@ -31,7 +31,7 @@ def score_everything(
 ) -> Verdicts:
     """Returns zero-shot and probe scores for the images of these splits; the probes are selected on val."""
     probes = probe_embeddings(table, setup.dataset, config.probe)
-    by_prompts = zero_shot_predictions(setup, table, splits, config.zero_shot.prompts)
+    by_prompts = zero_shot_predictions(setup, table, splits, config.zero_shot)
     return Verdicts(by_prompts | probe_predictions(probes, table, setup.dataset, splits), probes)
 
 
@@ -39,7 +39,7 @@ def zero_shot_predictions(
     setup: TrialSetup,
     table: EmbeddingTable,
     splits: tuple[Split, ...],
-    families: tuple[PromptFamily, ...],
+    asked: ZeroShotConfig,
 ) -> dict[tuple[Split, str], Scores]:
     """Returns the zero-shot scores of these splits, by family of prompts."""
     dataset, scale = setup.dataset, float(setup.encoder.log_logit_scale.detach().exp())
@@ -48,9 +48,10 @@ def zero_shot_predictions(
     def embed(prompts: dict[str, list[str]]) -> list[np.ndarray]:
         return [setup.embed_texts(of_class).cpu().numpy() for of_class in prompts.values()]
 
-    for family in families:
-        prompts = embed(class_prompts(dataset, family))
-        contrary = embed(contrary_prompts(dataset)) if family == "pair" else None
+    for family in asked.prompts:
+        texts = prompts_of(dataset, family, published_by=asked.published_by)
+        prompts = embed(texts.of_class)
+        contrary = None if texts.contrary is None else embed(texts.contrary)
         for split in splits:
             ids = image_ids_of(dataset, split)
             joint = table.joint[table.rows_of(ids)]

@@ -28,7 +28,12 @@ from orchestrator.storage.lease import Holder
 from orchestrator.storage.ledger import Ledger, read_ledger
 from orchestrator.storage.paths import sweep_folder
 from orchestrator.storage.store import Storage, open_storage
-from trainables.config import to_flat
+from trainables.config import from_flat, to_flat
+from trainables.data.datasets import _load
+from trainables.data.words import choose
+from trainables.data.words.shipped import read_shipped
+from trainables.data.words.words import Words
+from trainables.data.words.words_file import to_yaml
 from trainables.errors import DataError
 from trainables.shell import command
 
@@ -65,7 +70,7 @@ def cut(own_home: Path) -> Path:
         for each, config, name in zip(found, configs, ("frozen", "rank=8", "rank=2"), strict=False):
             ledger.append(TrialPlaced(trial_key=each.trial_key, arm_key=each.trial_key, name=name,
                 config=to_flat(config), attempt=1, is_baseline=name == "frozen",
-                data_fingerprint=each.data, model_fingerprint=each.model,
+                data_fingerprint=each.data, model_fingerprint=each.model, words_fingerprint=each.words,
             ))  # fmt: skip
         ledger.append(TrialFinished(trial_key=keys[0], attempt=1, seconds=1.0, stopped_early=False,
             metrics={space.objective: 0.75}, workdir="trials/a", results={},
@@ -310,11 +315,34 @@ def test_other_code_is_refused_before_anything_starts(cut: Path, monkeypatch: py
 def test_other_data_or_weights_are_refused(cut: Path, monkeypatch, what: str, words: str):
     class Changed:
         fingerprint = content_fingerprint = "changed"
+        words = Words()
 
     changed = Changed() if what == "load_dataset" else "changed"
     monkeypatch.setattr(f"orchestrator.planning.identity.{what}", lambda config: changed)
     with pytest.raises(DataError, match=rf"{words} \(\w+ then, changed now\)"):
         check_drift(read_ledger(cut), identify)
+
+
+def test_other_words_are_refused(own_home: Path, tmp_path: Path):
+    path = tmp_path / "own.yaml"
+    words = read_shipped("covid_qu_ex")
+    path.write_text(to_yaml(words.classes, words.sources))
+    space = read_space(SPACE | {"fixed": SPACE["fixed"] | {"data.prompts": str(path)}})
+    adapted, frozen = space.resolve({"lora.rank": 2}), from_flat({"adapt.method": "baseline"})
+    with Ledger(sweep_folder("said")) as ledger:
+        ledger.append(describe("said", space))
+        for key, config in (("adapted", adapted), ("classifier", frozen)):
+            found = identify(config)
+            ledger.append(TrialPlaced(trial_key=key, arm_key="arm", name=key, config=to_flat(config),
+                attempt=1, data_fingerprint=found.data, model_fingerprint=found.model,
+                words_fingerprint=found.words,
+            ))  # fmt: skip
+    check_drift(read_ledger(sweep_folder("said")), identify)
+    path.write_text(path.read_text().replace("The lungs are clear.", "Both lungs are dark with air."))
+    _load.cache_clear(), choose._read.cache_clear()  # as another process would find it
+    with pytest.raises(DataError, match=r"resumed: the words of captions and prompts \(\w+ then, \w+ now\)"):
+        check_drift(read_ledger(sweep_folder("said")), identify)
+    _load.cache_clear(), choose._read.cache_clear()
 
 
 def test_sweeps_are_listed_with_state_score_and_size(cut: Path, capsys):

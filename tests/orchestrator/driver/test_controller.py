@@ -9,7 +9,7 @@ from orchestrator.driver.resume import check_drift, keep_keys
 from orchestrator.planning.identity import Identity
 from orchestrator.search.space import Draw, SearchSettings
 from orchestrator.storage.events import SweepFinished, TrialWarned
-from orchestrator.storage.ledger import Ledger, LedgerReader, TrialState, read_ledger
+from orchestrator.storage.ledger import Inputs, Ledger, LedgerReader, TrialState, read_ledger
 from orchestrator.worker.trial_spec import TrialRecord, TrialSpec
 from trainables.config import AdaptConfig, EncoderConfig, LoraConfig, TrialConfig, science
 from trainables.errors import ConfigError, DataError, WeightsUnavailable
@@ -296,7 +296,7 @@ def test_a_trial_that_never_started_has_no_weights_as_inputs(conduct):
     controller = conduct(draw_of("a", 1), check=check)
     assert controller.next_trial(TEMPLATE) is None
     (trial,) = controller.state.trials.values()
-    assert (trial.status, trial.inputs) == ("unavailable", [("data", None, None)])
+    assert (trial.status, trial.inputs) == ("unavailable", [Inputs("data", None)])
 
 
 def test_a_searcher_that_draws_otherwise_loses_no_trial_and_runs_none_twice(conduct, tmp_path: Path):

@@ -11,6 +11,9 @@ from PIL import Image
 from orchestrator.planning.identity import Identity, identify
 from trainables.config import from_flat
 from trainables.data import datasets
+from trainables.data.words import choose
+from trainables.data.words.shipped import read_shipped
+from trainables.data.words.words_file import to_yaml
 
 CLASSES = ("COVID-19", "Non-COVID", "Normal")
 
@@ -62,6 +65,39 @@ def test_a_trial_that_reads_no_masks_stands_on_its_images_alone(root: Path) -> N
     for mask in root.glob("*/COVID-19/infection masks/*"):
         mask.unlink()
     assert identity_of(root, data__captions="mask_finding").data == images
+
+
+def test_words_are_part_of_a_trial_that_reads_them_by_their_content(root: Path, tmp_path: Path) -> None:
+    own, copy = tmp_path / "own.yaml", tmp_path / "copy.yaml"
+    words = read_shipped("covid_qu_ex")
+    own.write_text(to_yaml(words.classes, words.sources))
+    copy.write_bytes(own.read_bytes())
+    readers = {
+        "adapted": {},
+        "frozen": {"adapt__method": "none"},
+        "class prompts": {"loss__kind": "class_prompt", "zero_shot__prompts": []},
+    }
+    others = {
+        "classifier": {"adapt__method": "baseline"},
+        "probe": {"adapt__method": "none", "zero_shot__prompts": []},
+        "class vectors": {"loss__kind": "cross_entropy", "zero_shot__prompts": []},
+    }
+
+    def look(path: Path | None) -> dict[str, Identity]:
+        choose._read.cache_clear()
+        every = readers | others
+        return {name: identity_of(root, data__prompts=path, **fields) for name, fields in every.items()}
+
+    shipped = look(None)
+    assert look(own) == look(copy) == shipped
+    own.write_text(own.read_text().replace("The lungs are clear.", "Both lungs are dark with air."))
+    now = look(own)
+    for name in readers:
+        for part in ("trial_key", "arm_key", "words"):
+            assert getattr(now[name], part) != getattr(shipped[name], part), (name, part)
+        assert now[name].data == shipped[name].data
+    assert {name: now[name] for name in others} == {name: shipped[name] for name in others}
+    assert {now[name].words for name in others} == {None}
 
 
 def captioner(folder: Path, content: bytes | None) -> str:

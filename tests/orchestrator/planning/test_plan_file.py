@@ -119,12 +119,14 @@ def test_all_that_drifted_is_listed_and_nothing_starts(
     monkeypatch.setattr(provenance, "code_fingerprint", lambda: "0123")
     monkeypatch.setattr(plan_file, "encoder_fingerprint", lambda config: "4567")
     changed = type("Changed", (), {"fingerprint": "89ab"})
+    changed.words = changed
     monkeypatch.setattr(plan_file, "load_dataset", lambda config: changed)
     assert execute(["sweep", "--from-plan", str(written)]) == 2
     said = capsys.readouterr().err
     for what in (f"the space in {space}", "the code in trainables/", "the weights of lite0-minilm"):
         assert f"- {what} (" in said
     assert "- the data set phantom (" in said
+    assert "- the words for the data set phantom (" in said
     assert "0123 now" in said
     assert ran == []
 

@@ -373,6 +373,19 @@ def test_set_is_checked(write: Any, text: str, said: str) -> None:
 def test_data_root_is_absolute_before_it_travels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert read_space({"fixed": {"data.root": "images"}}).fixed["data.root"] == str(tmp_path / "images")
+    assert read_space({"fixed": {"data.prompts": "a.yaml"}}).fixed["data.prompts"] == str(tmp_path / "a.yaml")
+
+
+def test_arms_may_compare_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"name": name, "adapt.method": "lora", "data.prompts": f"{name}.yaml"} for name in ("a", "b")]
+    baselines = [{"name": "net", "adapt.method": "baseline"}]
+    space = read_space({"arms": rows, "baselines": baselines, "fixed": {"data.prompts": "c.yaml"}})
+    named = {trial.name: trial.config.data.prompts for trial in space.named_trials()}
+    assert (named["a"], named["b"]) == (tmp_path / "a.yaml", tmp_path / "b.yaml")
+    twice = [*baselines, {"name": "again", "adapt.method": "baseline", "data.prompts": "a.yaml"}]
+    nets = read_space({"baselines": twice}).named_trials()
+    assert [trial.name for trial in nets if trial.config.is_baseline] == ["net"]  # it reads no words
 
 
 # The file itself

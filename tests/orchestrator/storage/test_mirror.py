@@ -25,6 +25,9 @@ from trainables import places
 from trainables.artifacts import atomic_directory, file_sha256
 from trainables.config import from_flat
 from trainables.data.datasets import load_dataset
+from trainables.data.words import choose
+from trainables.data.words.shipped import read_shipped
+from trainables.data.words.words_file import to_yaml
 from trainables.errors import ClusterError, ConfigError, DataError
 from trainables.shell import command
 
@@ -446,6 +449,24 @@ class TestInputs:
         config = from_flat({"data.dataset": "manifest", "data.root": str(images)})
         fetch_inputs(storage, upload_inputs(storage, [config]), tmp_path / "store")
         assert not (tmp_path / "store").exists()
+
+    def test_the_words_of_the_user_travel(self, storage: Storage, tmp_path: Path, monkeypatch):
+        monkeypatch.setattr(places, "_BROUGHT", {})
+        words = read_shipped("covid_qu_ex")
+        path = tmp_path / "own.yaml"
+        path.write_text(to_yaml(words.classes, words.sources).replace("a normal chest", "a healthy chest"))
+        config = from_flat({"data.prompts": str(path)})
+        inputs = upload_inputs(storage, [config, config])
+        before = load_dataset(config.data).words
+        path.rename(tmp_path / "not on this node")
+        load_dataset.__globals__["_load"].cache_clear()
+        choose._read.cache_clear()
+        with pytest.raises(ConfigError, match=r"own\.yaml does not exist"):
+            load_dataset(config.data)
+        fetch_inputs(storage, inputs, tmp_path / "store")
+        after = load_dataset(config.data).words
+        assert after.of("Normal").name == "a healthy chest"
+        assert after.fingerprint == before.fingerprint
 
     def test_a_folder_of_weights_travels_without_what_is_never_read(
         self, storage: Storage, tmp_path: Path, monkeypatch

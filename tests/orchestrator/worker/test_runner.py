@@ -10,10 +10,12 @@ import torch
 
 from orchestrator.planning.identity import identify
 from orchestrator.worker.failures import WorkerDied, explain
-from orchestrator.worker.runner import TuneContext, check_inputs, finite, hash_results
+from orchestrator.worker.runner import TuneContext, check_inputs, check_words, finite, hash_results
 from orchestrator.worker.trial_spec import TrialSpec
 from trainables.artifacts import atomic_directory, file_sha256
 from trainables.config import TrialConfig, from_flat, to_flat
+from trainables.data.words.shipped import read_shipped
+from trainables.data.words.words_file import to_yaml
 from trainables.errors import ConfigError, DataError, WeightsUnavailable
 from trainables.losses.collectives import OutOfMemory
 from trainables.losses.global_batch import NonFiniteLoss
@@ -120,6 +122,17 @@ def test_a_node_says_which_of_its_inputs_are_others_whatever_the_trial_is_called
         check_inputs(replace(same, data_fingerprint="other"))
     with pytest.raises(DataError, match="the weights of lite0-minilm are different on this node"):
         check_inputs(replace(same, model_fingerprint="other"))
+
+
+def test_a_worker_refuses_words_that_were_edited_since_the_start(spec: TrialSpec, tmp_path: Path):
+    path = tmp_path / "own.yaml"
+    words = read_shipped("covid_qu_ex")
+    path.write_text(to_yaml(words.classes, words.sources))
+    spec = replace(spec, config=to_flat(from_flat({"data.prompts": str(path)})))
+    check_words(replace(spec, words_fingerprint=identify(spec.trial).words))
+    check_words(spec)  # a trial that reads no words
+    with pytest.raises(DataError, match=rf"the words in {path} differ from those at the start"):
+        check_words(replace(spec, words_fingerprint="other"))
 
 
 def refusal(spec: TrialSpec, **fields: str) -> str:

@@ -24,7 +24,8 @@ def test_every_field_says_whether_it_identifies_a_trial() -> None:
         ({"adapt.method": "projection"}, {"lora.rank", "adapt.towers", "baseline.patience"}),
         ({"adapt.method": "full"}, {"lora.rank", "probe.num_draws"}),
         ({"loss.kind": "class_prompt"}, {"data.captions", "loss.temperature", "loss.positives"}),
-        ({}, {"data.root", "execution.device", "captioner.name", "loss.temperature"}),
+        ({}, {"data.root", "data.prompts", "execution.device", "captioner.name", "loss.temperature"}),
+        ({"zero_shot.prompts": ["pair"]}, {"zero_shot.published_by"}),
     ],
 )
 def test_what_a_trial_does_not_read_is_no_part_of_it(changes: dict[str, Any], unread: set[str]) -> None:
@@ -36,6 +37,8 @@ def test_what_is_read_under_a_condition_is_part_of_a_trial_that_meets_it() -> No
         science(from_flat({"adapt.method": "full", "probe.shots": [1], "data.captions": "blip_label"}))
     )
     assert {"adapt.towers", "probe.num_draws", "captioner.name", "data.captions"} <= read.keys()
+    published = flatten(science(from_flat({"zero_shot.prompts": ["published"]})))
+    assert "zero_shot.published_by" in published
 
 
 def test_keys_are_those_of_sweeps_that_are_there() -> None:

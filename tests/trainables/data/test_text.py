@@ -7,7 +7,7 @@ import pytest
 
 from trainables.config import DataConfig, PhantomConfig
 from trainables.data.datasets import load_dataset
-from trainables.data.text import captions_for, class_prompts, contrary_prompts, every_caption
+from trainables.data.text import captions_for, every_caption, prompts_of
 from trainables.errors import ConfigError
 
 
@@ -43,12 +43,14 @@ def test_prompt_families_follow_the_order_of_the_classes():
     phantom = load_dataset(DataConfig(phantom=PhantomConfig(num_train=12, num_val=6, num_test=6)))
     dataset = replace(phantom, classes=("Normal", "COVID-19"))
     for family in ("class_name", "template", "training", "unseen", "pair"):
-        prompts = class_prompts(dataset, family)
-        assert list(prompts) == ["Normal", "COVID-19"]
-        assert all(prompts.values())
-    contrary = contrary_prompts(dataset)
-    assert {name: len(texts) for name, texts in contrary.items()} == {
-        name: len(texts) for name, texts in class_prompts(dataset, "pair").items()
+        prompts = prompts_of(dataset, family)
+        assert list(prompts.of_class) == ["Normal", "COVID-19"]
+        assert all(prompts.of_class.values())
+        assert (prompts.contrary is not None) == (family == "pair")
+    pairs = prompts_of(dataset, "pair")
+    assert pairs.contrary is not None
+    assert {name: len(texts) for name, texts in pairs.contrary.items()} == {
+        name: len(texts) for name, texts in pairs.of_class.items()
     }
 
 
@@ -66,7 +68,7 @@ def test_template_captions_are_drawn_from_the_class() -> None:
 def test_a_class_without_words_is_refused():
     phantom = load_dataset(DataConfig(phantom=PhantomConfig(num_train=12, num_val=6, num_test=6)))
     with pytest.raises(ConfigError, match="class 'Tuberculosis' has no captions"):
-        class_prompts(replace(phantom, classes=("Normal", "Tuberculosis")), "training")
+        prompts_of(replace(phantom, classes=("Normal", "Tuberculosis")), "training")
 
 
 def test_withheld_labels_give_no_caption():

@@ -12,7 +12,10 @@ from float64 import SAME, trials_in_float64
 from trainables.artifacts import about
 from trainables.config import TrialConfig, from_flat
 from trainables.context import LocalContext, Metrics
+from trainables.data.words.shipped import read_shipped
+from trainables.data.words.words_file import to_yaml
 from trainables.errors import TrainingDiverged
+from trainables.scoring.metric_names import ADAPTER_REUSED
 from trainables.scoring.predictions import read_predictions
 from trainables.training import loop
 from trainables.training.frozen_activations import Activations
@@ -72,6 +75,29 @@ def test_a_trial_leaves_everything_a_reviewer_asks_for(tmp_path: Path, store: Pa
     assert about(results / "adapter")["classes"] == ["COVID-19", "Non-COVID", "Normal"]
     assert [reported["train/epoch"] for reported in context.reported] == [1, 2]
     assert "val/probe_joint/macro_auroc" in context.reported[0]  # the objective, at every epoch alike
+
+
+def test_own_words_share_an_adapter_of_equal_training_words_but_not_its_zero_shot_scores(
+    tmp_path: Path, store: Path
+) -> None:
+    first = LocalContext(workdir=tmp_path / "first", store=store)
+    adapt(small(), first)
+    assert "val/zero_shot_unseen/nll" in first.reported[0]
+    words = read_shipped("covid_qu_ex")
+    own = {
+        name: of.model_copy(update={"unseen": (f"Case {k}.",), "published": {"Lab": (f"Film {k}.",)}})
+        for k, (name, of) in enumerate(words.classes.items())
+    }
+    path = tmp_path / "own.yaml"
+    path.write_text(to_yaml(own, {}))
+    families = ["training", "unseen", "published"]
+    second = LocalContext(workdir=tmp_path / "second", store=store)
+    metrics = adapt(small(data__prompts=path, zero_shot__prompts=families), second)
+    assert metrics[ADAPTER_REUSED] == 1.0
+    assert not [key for key in second.reported[0] if "/zero_shot_" in key]  # they are of the first prompts
+    assert "val/probe_joint/nll" in second.reported[0]
+    predictions = read_predictions(tmp_path / "second" / "results" / "predictions.parquet")
+    assert {("val", "zero_shot_published"), ("test", "zero_shot_published")} <= predictions.keys()
 
 
 def test_the_frozen_row_carries_the_controls_and_trains_nothing(tmp_path: Path, store: Path) -> None:

@@ -170,6 +170,32 @@ def test_whether_a_captioner_is_here_is_known_without_a_network(blip: Path, monk
     assert [may_be_fetched(config) for config in (ours, tested, unknown)] == [False, False, True]
 
 
+@pytest.mark.parametrize(
+    ("changed", "readers"),
+    [
+        ("findings", {"finding", "template", "class_template", "class_prompt"}),  # also the training prompts
+        ("pattern", {"template"}),
+        ("template", {"class_template"}),
+        ("unseen", set()),
+    ],
+)
+def test_the_words_that_training_reads_are_part_of_an_adapter(changed: str, readers: set[str]) -> None:
+    encoder = cast("DualEncoder", SimpleNamespace(fingerprint="of an encoder"))
+    dataset = load_dataset(from_flat(SMALL).data)
+    normal = dataset.words.of("Normal")
+    other = ("Another sentence.",) if changed in ("findings", "unseen") else "another sentence"
+    words = {**dataset.words.classes, "Normal": normal.model_copy(update={changed: other})}
+    edited = replace(dataset, words=replace(dataset.words, classes=words))
+    kinds = {kind: {"data.captions": kind} for kind in ("finding", "template", "class_template")}
+    kinds["class_prompt"] = {"loss.kind": "class_prompt"}
+    configs = {kind: from_flat(SMALL | fields) for kind, fields in kinds.items()}
+    assert readers == {
+        kind
+        for kind, config in configs.items()
+        if adapter_key(config, dataset, encoder) != adapter_key(config, edited, encoder)
+    }
+
+
 def test_captions_are_part_of_an_adapter_and_of_nothing_frozen(tmp_path: Path, blip: Path) -> None:
     context = LocalContext(workdir=tmp_path, store=tmp_path / "store")
     encoder = cast("DualEncoder", SimpleNamespace(fingerprint="of an encoder"))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from trainables.data.words import templates
-from trainables.data.words.shipped import NORMAL, read_shipped
+from trainables.data.words.shipped import read_shipped
 from trainables.data.words.templates import fill
 from trainables.data.words.words_file import ClassWords
 
@@ -17,6 +17,8 @@ _NORMAL = re.compile(
 )
 _NEGATED = re.compile(r"(?:no|non|not|without)\b[ ]*(.+)", re.IGNORECASE)
 _UPPER_CASE_LETTERS = 4  # the longest word that stays in upper case where all words are: TB, COPD, ARDS
+MAX_LABEL = 200
+"""Longer labels are cut, as a prompt has about 77 tokens."""
 _PAIRS = (
     ("{} is present.", "The chest is normal."),
     ("A film that shows {}.", "A normal chest film."),
@@ -25,7 +27,7 @@ _PAIRS = (
 
 
 def make_words(labels: Sequence[str]) -> dict[str, ClassWords]:
-    """Returns words for each label: templates with the label in prose, or `normal.yaml` for a normal class.
+    """Returns words for each label: templates with the label in prose, or COVID-QU-Ex's for a normal class.
 
     A label that negates ("No pneumothorax") has what it negates as its contrary. Any other class has a normal
     chest as its contrary.
@@ -47,16 +49,6 @@ def to_prose(labels: Sequence[str]) -> list[str]:
     ]
 
 
-def is_normal(label: str) -> bool:
-    """Returns whether a label says that the image is normal."""
-    return _NORMAL.fullmatch(_without_numbers(_split(label))) is not None
-
-
-def negates(label: str) -> bool:
-    """Returns whether a label says only what an image does not show, such as `No pneumothorax`."""
-    return not is_normal(label) and _NEGATED.fullmatch(_without_numbers(_split(label))) is not None
-
-
 def names_nothing(label: str) -> bool:
     """Returns whether a label has no word, such as `0`."""
     return re.search(r"[^\W\d_]{2}", label) is None
@@ -64,23 +56,24 @@ def names_nothing(label: str) -> bool:
 
 def _words_of(prose: str) -> ClassWords:
     if _NORMAL.fullmatch(prose):
-        return read_shipped(NORMAL).classes["Normal"]
-    pairs = _PAIRS
+        return read_shipped("covid_qu_ex").classes["Normal"]
+    findings, contraries = zip(*_PAIRS, strict=True)
     if negated := _NEGATED.fullmatch(prose):
-        pairs = tuple((finding, finding.replace("{}", negated[1])) for finding, _ in _PAIRS)
+        contraries = fill(findings, negated[1])
     return ClassWords(
         name=prose,
         findings=fill(templates.FINDINGS, prose),
         unseen=fill(templates.UNSEEN, prose),
-        pairs=tuple((fill([finding], prose)[0], fill([contrary], "")[0]) for finding, contrary in pairs),
+        pairs=tuple(zip(fill(findings, prose), contraries, strict=True)),
     )
 
 
 def _split(label: str) -> str:
+    label = "".join(letter if letter.isprintable() else " " for letter in label[:MAX_LABEL])
     words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
     words = re.sub(r"covid[\W_]*19", "COVID19", words, flags=re.IGNORECASE)  # its number is part of the name
     words = [_lower(word, is_loud=label.isupper()) for word in re.split(r"[\s_-]+", words) if word]
-    return " ".join(words)
+    return " ".join(words) or "unnamed"
 
 
 def _lower(word: str, *, is_loud: bool) -> str:

@@ -9,9 +9,7 @@ from pathlib import Path
 from trainables.data.words.words_file import WordsFile, read_words_file
 
 FOLDER = Path(__file__).resolve().parent
-NORMAL = "normal"
-"""The file for normal classes in data sets whose words are made from the labels."""
-SHIPPED = ("covid_qu_ex",)
+SHIPPED = ("covid_qu_ex", "pneumonia", "tuberculosis", "pneumothorax")
 """The files for data sets, in the order in which they are searched for labels."""
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from trainables.artifacts import fingerprint
-from trainables.data.words.words_file import ClassWords
+from trainables.config.fields import nearest_or_all
+from trainables.data.words.checks import check_words
+from trainables.data.words.words_file import ClassWords, Prompt
 from trainables.errors import ConfigError
+from trainables.shell import command
 
 Origin = Literal["shipped", "file", "made"]
 
@@ -39,6 +42,38 @@ class Words:
             )
         return self.classes[label]
 
+    def published(self, source: str | None) -> dict[str, tuple[Prompt, ...]]:
+        """Returns label → published prompts of one source; None = the only source that has every class.
+
+        Raises:
+            ConfigError: the source is unknown or lacks a class, or the source is not given and several have
+                every class, or none has.
+        """
+        known = dict.fromkeys(source for words in self.classes.values() for source in words.published)
+        lacking = {
+            source: [label for label, words in self.classes.items() if source not in words.published]
+            for source in known
+        }
+        whole = [source for source, labels in lacking.items() if not labels]
+        if source is None and len(whole) > 1:
+            raise ConfigError(
+                f"zero_shot.published_by: {' and '.join(whole)} have prompts for every class; choose one: "
+                f"--set zero_shot.published_by={whole[0]}"
+            )
+        if source is not None and source not in known:
+            hint = nearest_or_all(source, known) if known else ""
+            raise ConfigError(f"zero_shot.published_by: no prompts of '{source}' for these classes{hint}")
+        asked = whole[0] if source is None and whole else source
+        if asked is None or lacking[asked]:
+            names = known if asked is None else [asked]
+            gaps = [f"{name} has none for {', '.join(map(repr, lacking[name]))}" for name in names]
+            raise ConfigError(
+                "zero_shot.prompts: 'published' needs prompts of one source for every class: "
+                f"{'; '.join(gaps) or 'these classes have none'}. Remove 'published', or add prompts to a "
+                f"words file: {command('data prompts --write FILE.yaml')}"
+            )
+        return {label: words.published[asked] for label, words in self.classes.items()}
+
     @cached_property
     def fingerprint(self) -> str:
         """The fingerprint of the words. It does not depend on their origin."""
@@ -47,10 +82,11 @@ class Words:
 
     def note(self) -> str | None:
         """Returns what a reader of results must know about the words; None for shipped words."""
-        match self.origin:
-            case "shipped":
-                return None
-            case "file":
-                return f"words of the file {Path(self.source).name}"  # without its folder: results are shared
-            case "made":
-                return "words made from the labels"
+        if self.origin == "shipped":
+            return None
+        # Without the file's folder, because results are shared.
+        whose = "made from the labels" if self.origin == "made" else f"of the file {Path(self.source).name}"
+        doubts = len(check_words(self))
+        return f"words {whose}" + (
+            f", with {doubts} of the doubts that `data prompts` prints" if doubts else ""
+        )

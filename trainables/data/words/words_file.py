@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, cast
 
@@ -18,6 +18,12 @@ from trainables.plain_yaml import read_yaml
 from trainables.shell import command
 
 MAX_CHARACTERS = 1_000
+
+
+def _quoted(value: Any) -> Any:
+    if isinstance(value, dict):  # the sentence "Impression: normal." without its quotes
+        raise ValueError('this is not a sentence; put quotes around a sentence with ": "')
+    return value
 
 
 def _sentence(text: str) -> str:
@@ -41,9 +47,7 @@ def _pair(value: Any) -> tuple[str, str]:
 
 
 def _prompt(value: Any) -> str | tuple[str, str]:
-    if isinstance(value, str):
-        return _sentence(value)
-    return _pair(value)
+    return _sentence(value) if isinstance(value, str) else _pair(_quoted(value))
 
 
 def _not_empty(sentences: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -55,7 +59,7 @@ def _not_empty(sentences: tuple[Any, ...]) -> tuple[Any, ...]:
     return sentences
 
 
-Sentence: TypeAlias = Annotated[str, AfterValidator(_sentence)]
+Sentence: TypeAlias = Annotated[str, BeforeValidator(_quoted), AfterValidator(_sentence)]
 Pair: TypeAlias = Annotated[tuple[str, str], BeforeValidator(_pair)]
 Prompt: TypeAlias = Annotated[str | tuple[str, str], BeforeValidator(_prompt)]
 Sentences: TypeAlias = Annotated[tuple[Sentence, ...], AfterValidator(_not_empty)]
@@ -86,10 +90,15 @@ class ClassWords(Config):
         default=(), description="Other labels of the same class in other data sets."
     )
 
-    @cached_property
+    @property
     def templates(self) -> tuple[str, ...]:
         """Every template, filled with the pattern of the class."""
-        return fill(TEMPLATES, self.pattern)
+        return _templates(self.pattern)
+
+
+@lru_cache(maxsize=256)  # asked for every caption; a cached property would outlive `model_copy`
+def _templates(pattern: str) -> tuple[str, ...]:
+    return fill(TEMPLATES, pattern)
 
 
 class WordsFile(Config):
@@ -164,8 +173,9 @@ def to_yaml(classes: Mapping[str, ClassWords], sources: Mapping[str, str]) -> st
 
 
 def _explain(error: ValidationError) -> str:
-    """Returns the first problem as one line. For an unknown key, the line names the nearest known key."""
-    problem = error.errors(include_url=False)[0]
+    """Returns the first problem as one line. An unknown key comes first, as it is often a misspelt one."""
+    problems = error.errors(include_url=False)
+    problem = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
     if problem["type"] == "extra_forbidden":
         *outer, key = map(str, problem["loc"])
         model = ClassWords if outer else WordsFile

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sentences import overlaps, training_captions
 
-from trainables.data.words.made import is_normal, make_words, names_nothing, negates, to_prose
+from trainables.data.words.made import make_words, names_nothing, to_prose
 from trainables.data.words.templates import FINDINGS, TEMPLATES, UNSEEN
 
 
@@ -43,25 +43,28 @@ def test_numbers_stay_where_they_tell_two_classes_apart() -> None:
     "label", ["Normal", "NORMAL", "normal", "No Finding", "no_findings", "Healthy", "health", "0_Normal"]
 )
 def test_a_normal_class_is_described_without_a_negation(label: str) -> None:
-    assert is_normal(label)
     words = make_words([label, "Lung_Opacity"])[label]
     assert words.pattern == "clear, normal lungs"
-    assert ("A normal chest film.", "An abnormal chest film.") in words.pairs
+    assert ("A normal chest radiograph.", "An abnormal chest radiograph.") in words.pairs
     assert "finding" not in " ".join([words.name, *words.findings, *words.unseen]).lower()
 
 
 @pytest.mark.parametrize("label", ["Abnormal", "No pneumothorax", "normal_variant", "not normal", "sick"])
 def test_other_classes_are_not_taken_for_normal(label: str) -> None:
-    assert not is_normal(label)
+    assert make_words([label, "Normal"])[label].pattern != "clear, normal lungs"
 
 
 def test_the_contrary_of_a_finding_is_normal_and_of_a_negation_the_finding() -> None:
     words = make_words(["Pneumothorax", "No pneumothorax"])
     assert words["Pneumothorax"].pairs[0] == ("Pneumothorax is present.", "The chest is normal.")
     assert words["No pneumothorax"].pairs[0] == ("No pneumothorax is present.", "Pneumothorax is present.")
-    assert negates("No pneumothorax")
-    assert not negates("Pneumothorax")
-    assert not negates("No Finding")
+
+
+@pytest.mark.parametrize("label", ["{x}", "___", "a\x07\nb", "x" * 5_000, "a{}b", "no {x}"])
+def test_an_odd_label_still_gets_words(label: str) -> None:
+    words = make_words([label, "Normal"])[label]
+    assert words.name in words.findings[0]
+    assert all(sentence.isprintable() for sentence in words.unseen)
 
 
 def test_a_number_names_nothing() -> None:

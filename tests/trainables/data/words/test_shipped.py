@@ -6,15 +6,15 @@ import pytest
 from sentences import overlaps, tokens, training_captions
 
 from trainables.data.phantom import CLASSES, lesion_of, report
-from trainables.data.words.shipped import FOLDER, NORMAL, SHIPPED, find_shipped, read_shipped
+from trainables.data.words.shipped import FOLDER, SHIPPED, find_shipped, read_shipped
 from trainables.data.words.templates import TEMPLATES
 
 PHANTOM_REPORTS = {report(lesion_of(0, index, class_name=name)) for index in range(300) for name in CLASSES}
-EVERY_FILE = pytest.mark.parametrize("name", [*SHIPPED, NORMAL])
+EVERY_FILE = pytest.mark.parametrize("name", SHIPPED)
 
 
 def test_every_file_in_the_folder_is_registered() -> None:
-    assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted([*SHIPPED, NORMAL])
+    assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted(SHIPPED)
 
 
 @EVERY_FILE
@@ -61,5 +61,7 @@ def test_every_published_prompt_has_its_source(name: str) -> None:
 def test_a_file_is_found_by_all_of_its_labels_spelt_alike() -> None:
     assert find_shipped(CLASSES) == "covid_qu_ex"
     assert find_shipped(["Normal", "COVID-19"]) == "covid_qu_ex"
-    assert find_shipped(["Normal", "covid-19"]) is None
+    assert find_shipped(["NORMAL", "PNEUMONIA"]) == "pneumonia"
+    assert find_shipped(["health", "sick", "tb"]) == "tuberculosis"
+    assert find_shipped(["Normal", "CoViD-19"]) is None
     assert find_shipped(["Normal", "COVID-19", "Fracture"]) is None

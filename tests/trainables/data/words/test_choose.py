@@ -1,0 +1,74 @@
+"""The words of a data set: the user's file before the shipped one, and that before words from the labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trainables.data.words import choose
+from trainables.data.words.choose import choose_words
+from trainables.data.words.shipped import read_shipped
+from trainables.data.words.words_file import to_yaml
+from trainables.errors import ConfigError
+
+COVID = ("COVID-19", "Non-COVID", "Normal")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A user's file with the classes of COVID-QU-Ex, in which one name is another."""
+    choose._read.cache_clear()
+    words = read_shipped("covid_qu_ex")
+    path = tmp_path / "own.yaml"
+    path.write_text(to_yaml(words.classes, words.sources).replace("a normal chest", "a healthy chest"))
+    return path
+
+
+def test_the_words_of_the_data_set_are_shipped() -> None:
+    words = choose_words(COVID, shipped="covid_qu_ex")
+    assert (words.origin, words.source, words.note()) == ("shipped", "covid_qu_ex", None)
+    assert tuple(words.classes) == COVID
+
+
+def test_another_shipped_file_serves_where_the_own_one_lacks_a_class() -> None:
+    words = choose_words(("Normal", "Lung_Opacity"), shipped="covid_qu_ex")
+    assert (words.origin, words.source) == ("shipped", "pneumonia")
+
+
+def test_words_are_made_where_no_shipped_file_has_every_class() -> None:
+    words = choose_words(("Normal", "rib_fracture"), shipped="covid_qu_ex")
+    assert words.origin == "made"
+    assert words.note() == "words made from the labels"
+    assert words.of("rib_fracture").name == "rib fracture"
+
+
+def test_the_user_s_file_comes_first(own: Path) -> None:
+    words = choose_words(COVID, shipped="covid_qu_ex", path=own)
+    assert words.origin == "file"
+    assert words.of("Normal").name == "a healthy chest"
+    assert words.note() == "words of the file own.yaml"  # without its folder
+    assert words.fingerprint != choose_words(COVID, shipped="covid_qu_ex").fingerprint
+
+
+def test_equal_words_have_equal_fingerprints_wherever_they_come_from(own: Path) -> None:
+    own.write_text(own.read_text().replace("a healthy chest", "a normal chest"))
+    there = choose_words(COVID, shipped="covid_qu_ex")
+    assert choose_words(COVID, path=own).fingerprint == there.fingerprint
+
+
+def test_further_classes_of_a_file_are_allowed(own: Path) -> None:
+    assert tuple(choose_words(("Normal", "COVID-19"), path=own).classes) == ("Normal", "COVID-19")
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (("Normal", "covid-19"), r"'covid-19' \(the file has 'COVID-19'\)"),
+        (("Normal", "COVID19"), r"'COVID19' \(did you mean 'COVID-19'\?\)"),
+        (("Normal", "Fracture"), r"no words for 'Fracture' \(the file has: COVID-19, Non-COVID, Normal\)"),
+    ],
+)
+def test_a_class_that_a_file_lacks_is_refused_by_name(own: Path, labels: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        choose_words(labels, path=own)

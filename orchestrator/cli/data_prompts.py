@@ -33,7 +33,6 @@ def prompts(overrides: SetOption = None, write: WriteOption = None, as_json: Jso
     """
     from trainables.config.fields import build_trial, read_overrides
     from trainables.data.datasets import load_dataset
-    from trainables.data.words.checks import check_words
 
     config = build_trial(read_overrides(overrides or []), where="--set")
     dataset = load_dataset(config.data)
@@ -41,7 +40,7 @@ def prompts(overrides: SetOption = None, write: WriteOption = None, as_json: Jso
         _write(write, dataset.words)
         return 0
     trained = (r.report_text for r in dataset.records if r.split == "train" and r.report_text is not None)
-    warnings = check_words(dataset.words, dict.fromkeys(trained))
+    warnings = dataset.words.doubts(dict.fromkeys(trained))
     if as_json:
         print_json(_to_dict(dataset, warnings))
     else:

@@ -11,6 +11,8 @@ from trainables.errors import ConfigError
 from trainables.training.hardware import device_kind, faster_precision
 
 FROZEN = {"name": "frozen encoder", "adapt.method": "none"}
+PATHS = ("data.root", "data.prompts", "data.exclude")
+"""Fields with a path. Workers start in another folder, so these paths must be absolute."""
 REPEATABLE = ("seed", "data.fold")
 """Fields that can be repeated. Repeats are one arm, as `trainables.config.arm_key` ignores these fields."""
 
@@ -90,7 +92,7 @@ def read_repeat(lists: dict[str, list[Any]], *, fixed: Mapping[str, Any]) -> dic
 
 def _absolute(values: Mapping[str, Any]) -> dict[str, str]:
     """Returns the paths among these values, as absolute paths."""
-    paths = {key: values[key] for key in ("data.root", "data.prompts") if values.get(key)}
+    paths = {key: values[key] for key in PATHS if values.get(key)}
     return {key: str(Path(path).expanduser().absolute()) for key, path in paths.items()}
 
 

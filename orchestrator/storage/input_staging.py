@@ -27,15 +27,16 @@ def upload_inputs(storage: Storage, configs: Iterable[TrialConfig]) -> dict[str,
     """Uploads the data, the words files and the local weights of trials that the storage lacks.
 
     Returns:
-        Each path in a configuration (`data.root`, `data.prompts`, a checkpoint's folder) → the fingerprint
-        of its files.
+        Each path in a configuration (`data.root`, `data.prompts`, a checkpoint's folder …) → the
+        fingerprint of its files.
     """
     wanted: dict[str, dict[str, Path]] = {}
     for config in configs:
         if files := files_of(config.data):
             wanted.setdefault(str(config.data.root), {}).update(files)
-        if (words := config.data.prompts) is not None:
-            wanted[str(words)] = {words.name: places.found(words)}
+        for file in (config.data.prompts, config.data.exclude):
+            if file is not None:
+                wanted[str(file)] = {file.name: places.found(file)}
         models = [] if config.is_baseline else [config.encoder.name]
         if config.needs_captioner:
             models.append(config.captioner.name)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from trainables.data.words.made import names_nothing
 from trainables.data.words.words_file import ClassWords
-
-if TYPE_CHECKING:
-    from trainables.data.words.words import Words  # which imports this module, for its note
 
 SUCCESSIVE = 5
 """So many successive words of a training text make a prompt a seen one."""
@@ -23,19 +19,20 @@ _NEGATION = re.compile(
 )
 
 
-def check_words(words: Words, reports: Iterable[str] = ()) -> list[str]:
+def check_words(classes: Mapping[str, ClassWords], *, are_made: bool, reports: Iterable[str]) -> list[str]:
     """Returns one line for each doubt about the words; empty if there is none.
 
     Unseen prompts must have no sentence and no five successive words in common with the training texts: the
-    captions of every kind, for every class, and `reports`. In words made from labels, a label counts as one
-    word, as it may itself have five. Published prompts are facts, and are not checked.
+    captions of every kind, for every class, and `reports`. In words made from labels (`are_made`), a label
+    counts as one word, as it may itself have five. Published prompts are facts, and are not checked.
     """
     nameless = [
         f"'{label}': this label names no finding, so its prompts say nothing"
-        for label in (words.classes if words.origin == "made" else ())
+        for label in (classes if are_made else ())
         if names_nothing(label)
     ]
-    doubts = _seen(words, reports), _negations(words.classes), _shared(words.classes), _long(words.classes)
+    names = [of.name for of in classes.values()] if are_made else []
+    doubts = _seen(classes, reports, names), _negations(classes), _shared(classes), _long(classes)
     return [*nameless, *chain(*doubts)]
 
 
@@ -44,15 +41,14 @@ def negates(sentence: str) -> bool:
     return _NEGATION.search(sentence) is not None
 
 
-def _seen(words: Words, reports: Iterable[str]) -> Iterator[str]:
-    names = [of.name for of in words.classes.values()] if words.origin == "made" else []
+def _seen(classes: Mapping[str, ClassWords], reports: Iterable[str], names: Collection[str]) -> Iterator[str]:
     trained: dict[tuple[str, ...], str] = {}
-    for of in words.classes.values():
+    for of in classes.values():
         for caption in (of.template, *of.findings, *of.templates):
             trained |= dict.fromkeys(_parts(caption, names), caption)
     for report in reports:
         trained |= dict.fromkeys(_parts(report, names), report)
-    for label, of in words.classes.items():
+    for label, of in classes.items():
         for prompt in of.unseen:
             seen = next((part for part in _parts(prompt, names) if part in trained), None)
             if seen is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -80,13 +80,17 @@ class Words:
         said = {name: words.model_dump(mode="json", exclude={"also"}) for name, words in self.classes.items()}
         return fingerprint("words", said)
 
+    def doubts(self, reports: Iterable[str] = ()) -> list[str]:
+        """Returns one line for each doubt about the words. `reports` are further training texts."""
+        return check_words(self.classes, are_made=self.origin == "made", reports=reports)
+
     def note(self) -> str | None:
         """Returns what a reader of results must know about the words; None for shipped words."""
         if self.origin == "shipped":
             return None
         # Without the file's folder, because results are shared.
         whose = "made from the labels" if self.origin == "made" else f"of the file {Path(self.source).name}"
-        doubts = len(check_words(self))
+        doubts = len(self.doubts())
         return f"words {whose}" + (
             f", with {doubts} of the doubts that `data prompts` prints" if doubts else ""
         )

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from trainables.data.words.checks import check_words
 from trainables.data.words.made import make_words
 from trainables.data.words.shipped import SHIPPED, read_shipped
 from trainables.data.words.words import Words
@@ -29,12 +28,12 @@ WHOLE = ClassWords(
 def doubts(*, reports: tuple[str, ...] = (), **changes: Any) -> list[str]:
     """The doubts about two classes, of which the first has these changes."""
     rib = ClassWords.model_validate(RIB.model_dump(exclude={"template", "pattern"}) | changes)
-    return check_words(Words({"Rib": rib, "Whole": WHOLE}, "file", "own.yaml"), reports)
+    return Words({"Rib": rib, "Whole": WHOLE}, "file", "own.yaml").doubts(reports)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_words_raise_no_doubt(name: str) -> None:
-    assert check_words(Words(read_shipped(name).classes, "shipped", name)) == []
+    assert Words(read_shipped(name).classes, "shipped", name).doubts() == []
 
 
 def test_good_words_raise_no_doubt() -> None:
@@ -71,7 +70,7 @@ def test_published_prompts_are_facts_and_may_negate() -> None:
 
 
 def made(*labels: str) -> list[str]:
-    return check_words(Words(make_words(labels)))
+    return Words(make_words(labels)).doubts()
 
 
 def test_words_made_from_labels_raise_no_doubt_even_for_a_label_of_many_words() -> None:

@@ -212,7 +212,7 @@ def run_planned(plan: Plan, options: SweepOptions, *, as_json: bool, address: st
 def next_commands(name: str, exit_code: int, address: str | None) -> dict[str, str]:
     """Returns useful commands after a sweep, with the purpose of each. The last one matters most."""
     commands = {
-        "sweep lora --set data.dataset=manifest --set data.root=FOLDER": "your own images",
+        "sweep lora --set data.dataset=image_folder --set data.root=FOLDER": "your own images",
         f"leaderboard {name}": "this table again",
         f"ui {name}": "every run in MLflow",
     }

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
-
 from sweep_process import plain_environment
 
 TINY = ("encoder.image_size=32", "num_epochs=1", "data.num_views=1", "search.num_trials=1", "search.seeds=1")

@@ -1,4 +1,4 @@
-"""A lab's own radiographs, in the forms that labs have, from a folder to a leaderboard by the command line."""
+"""A lab's own radiographs, in the forms that labs have, are turned into a leaderboard by the command line."""
 
 from __future__ import annotations
 

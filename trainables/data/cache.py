@@ -15,17 +15,17 @@ import pyarrow as pa
 
 from trainables.artifacts import build_once, build_unless_busy, fingerprint
 from trainables.config import PreprocessingSpec
-from trainables.data.decode import bombs_are_errors
+from trainables.data.formats.decode import bombs_are_errors
 from trainables.data.problems import refuse_unusable
 from trainables.data.records import Dataset, ImageRecord
 from trainables.data.transforms import fit
 from trainables.errors import DataError
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Raise this number when the same file would give other pixels."""
 SHARD_IMAGES = 1024
 MAX_THREADS = min(8, os.cpu_count() or 1)
-"""Each thread may hold a decoded image of `decode.MAX_PIXELS`."""
+"""Each thread may hold a decoded image of `formats.limits.MAX_PIXELS`."""
 
 Decoded = bytes | str
 """The pixels of an image, or the reason why it cannot be decoded."""

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image
 
-from trainables.data.decode import decode_grey
+from trainables.data.formats.decode import decode_grey
 from trainables.data.records import ImageRecord
 from trainables.errors import DataError
 

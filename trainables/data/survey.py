@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from trainables.artifacts import build_once, fingerprint
 from trainables.config import PreprocessingSpec
 from trainables.data.cache import CACHE_VERSION, MAX_THREADS, SHARD_IMAGES
-from trainables.data.decode import bombs_are_errors
+from trainables.data.formats.decode import bombs_are_errors
 from trainables.data.problems import refuse_unusable
 from trainables.data.records import Dataset, ImageRecord
 from trainables.data.transforms import fit

@@ -15,7 +15,7 @@ from trainables.artifacts import build_once, fingerprint
 from trainables.config import TrialConfig
 from trainables.context import RunContext
 from trainables.data.cache import open_image_cache
-from trainables.data.decode import bombs_are_errors
+from trainables.data.formats.decode import bombs_are_errors
 from trainables.data.masks import describe_record
 from trainables.data.records import Dataset
 from trainables.models.catalogue.captioners import captioner_fingerprint, captioner_folder

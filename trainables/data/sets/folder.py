@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from trainables.config import DataConfig
-from trainables.data.decode import IMAGE_SUFFIXES
+from trainables.data.formats.content import IMAGE_SUFFIXES
 from trainables.data.identifiers import text_key
 from trainables.data.paths import confined, regular_file
 from trainables.data.tables import Columns, Table, read_table

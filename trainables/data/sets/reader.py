@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trainables.artifacts import file_sha256
 from trainables.config import DataConfig, Split
-from trainables.data.decode import FileDecoder
+from trainables.data.formats.decode import FileDecoder
 from trainables.data.identifiers import SPLITS, split_named, text_key
 from trainables.data.paths import open_root
 from trainables.data.problems import refuse

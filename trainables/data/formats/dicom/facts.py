@@ -1,0 +1,57 @@
+"""What a DICOM header tells the reader of a data set about the patient: a pseudonym, view, sex, age."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+
+from trainables.data.formats.content import is_dicom
+from trainables.data.formats.dicom.file import opened, text_of
+from trainables.data.formats.dicom.header import is_chest, shown
+from trainables.data.formats.pseudonyms import keyed_hash
+
+_DAYS_PER_YEAR = 365.25
+_PER_YEAR = {"Y": 1.0, "M": 12.0, "W": _DAYS_PER_YEAR / 7, "D": _DAYS_PER_YEAR}
+
+
+@dataclass(frozen=True)
+class DicomFacts:
+    """Facts of a header that identify nobody. Missing facts are None."""
+
+    patient: str | None  # a keyed hash of PatientID
+    view: str | None  # ViewPosition in upper case, such as "PA"
+    sex: str | None  # "F" or "M"
+    age: float | None  # years
+    is_chest: bool | None
+
+
+def dicom_facts(path: Path, *, key: bytes) -> DicomFacts | None:
+    """Returns the facts in the header of a DICOM file, or None if the file is no DICOM file.
+
+    The pixels are not read. PatientID leaves this function only as a hash (`pseudonyms.keyed_hash`); no other
+    value that identifies a person is read.
+
+    Raises:
+        ValueError: the header is damaged.
+    """
+    if not is_dicom(path):
+        return None
+    with opened(path, with_pixels=False) as dataset:
+        patient = text_of(dataset, "PatientID")
+        sex = text_of(dataset, "PatientSex").upper()
+        return DicomFacts(
+            patient=keyed_hash(patient, key) if patient else None,
+            view=shown(text_of(dataset, "ViewPosition")).upper() or None,
+            sex=sex if sex in ("F", "M") else None,
+            age=_age(dataset),
+            is_chest=is_chest(dataset),
+        )
+
+
+def _age(dataset: pydicom.Dataset) -> float | None:
+    """Returns the age in years: `043Y`, `018M`, `006W`, `012D`, or a plain number of years."""
+    match = re.fullmatch(r"(\d{1,4})([YMWD]?)", text_of(dataset, "PatientAge").upper())
+    return int(match[1]) / _PER_YEAR[match[2] or "Y"] if match else None

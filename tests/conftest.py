@@ -72,6 +72,18 @@ def tb_mini_root() -> Path:
     return shared_data("tb_mini", "TB_MINI_ROOT")
 
 
+@pytest.fixture(scope="session")
+def dicom_mini_root() -> Path:
+    """Twenty DICOM objects with known means; they are never part of the project."""
+    return shared_data("dicom_mini", "DICOM_MINI_ROOT")
+
+
+@pytest.fixture(scope="session")
+def odd_images_root() -> Path:
+    """Nine tiny images that other programs read wrongly; they are never part of the project."""
+    return shared_data("odd_images", "ODD_IMAGES_ROOT")
+
+
 @pytest.fixture
 def context(tmp_path: Path) -> LocalContext:
     """A context without Ray, with its own store."""

@@ -22,7 +22,7 @@ from trainables.data.transforms import fit
 from trainables.errors import DataError
 
 CACHE_VERSION = 2
-"""Raise this number when the same file would give other pixels."""
+"""Raise this number when the same decoded image would give other pixels at the size of an encoder."""
 SHARD_IMAGES = 1024
 MAX_THREADS = min(8, os.cpu_count() or 1)
 """Each thread may hold a decoded image of `formats.limits.MAX_PIXELS`."""

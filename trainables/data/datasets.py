@@ -13,6 +13,7 @@ from trainables import resolve
 from trainables.artifacts import file_sha256, fingerprint
 from trainables.config import DataConfig
 from trainables.data.copies import check_no_contradiction, count_copies, groups
+from trainables.data.formats.decode import DECODING_VERSION
 from trainables.data.paths import open_root
 from trainables.data.records import Dataset, ImageRecord, LabelledImages
 from trainables.data.sets.description import SetDescription
@@ -77,6 +78,7 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
         notes.append(note)
     content_fingerprint = fingerprint(
         "images",
+        DECODING_VERSION,
         images.classes,
         [(r.image_id, r.patient_id, r.labels, images.content[r.image_id]) for r in records],
     )

@@ -19,6 +19,9 @@ from trainables.data.records import ImageRecord
 from trainables.errors import DataError
 from trainables.shell import interpreter
 
+DECODING_VERSION = 2
+"""Raise this number when the same file would give other pixels. It is part of every fingerprint of images."""
+
 
 @dataclass(frozen=True)
 class DecodedImage:

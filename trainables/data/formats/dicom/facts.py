@@ -12,6 +12,7 @@ from trainables.data.formats.content import is_dicom
 from trainables.data.formats.dicom.file import opened, text_of
 from trainables.data.formats.dicom.header import is_chest, shown
 from trainables.data.formats.pseudonyms import keyed_hash
+from trainables.data.identifiers import patient_key
 
 _DAYS_PER_YEAR = 365.25
 _PER_YEAR = {"Y": 1.0, "M": 12.0, "W": _DAYS_PER_YEAR / 7, "D": _DAYS_PER_YEAR}
@@ -43,7 +44,7 @@ def dicom_facts(path: Path, *, key: bytes) -> DicomFacts | None:
         patient = text_of(dataset, "PatientID")
         sex = text_of(dataset, "PatientSex").upper()
         return DicomFacts(
-            patient=keyed_hash(patient, key) if patient else None,
+            patient=keyed_hash(patient_key(patient), key) if patient else None,
             view=shown(text_of(dataset, "ViewPosition")).upper() or None,
             sex=sex if sex in ("F", "M") else None,
             age=_age(dataset),

@@ -167,7 +167,7 @@ def check_mlflow() -> Iterator[Check]:
         yield Check("mlflow schema", found, note=schema.sentence)
     with suppress(OSError):  # a server that does not answer is reported above
         if deleted := deleted_experiments(mlflow_uri()):
-            then = "the next sweep of a deleted experiment restores it with all runs"
+            then = "sweeps leave them alone, and use NAME-2 instead of NAME"
             yield Check("mlflow experiments", f"deleted: {', '.join(deleted)}; {then}")
 
 

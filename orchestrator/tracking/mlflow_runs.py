@@ -6,9 +6,10 @@ values are removed: paths, image ids, patient ids, and the messages of failures,
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -60,6 +61,11 @@ class RunKey(NamedTuple):
     trial_key: str = ""
     probe: str = ""  # "joint/07": the eighth fit on joint features
 
+    @property
+    def parent(self) -> RunKey | None:
+        """The key of the run above this one; None for the sweep's own run."""
+        return RunKey(self.trial_key) if self.probe else RunKey() if self.trial_key else None
+
 
 @dataclass
 class Run:
@@ -77,6 +83,10 @@ class Run:
     seq: int = -1  # number of the last ledger entry that changed this run
     has_files: bool = False  # `mlflow_artifacts.stage` has files to log
     last_epoch: int = 0
+
+
+class RunsLost(Exception):  # an event, not an error
+    """Runs that were written are gone, so their points must be read from the ledger again."""
 
 
 class SweepRuns:
@@ -238,6 +248,13 @@ class SweepRuns:
             self._end_run(run, "FINISHED", "none", entry)
         else:
             self._end_run(run, "FAILED", "no trial finished", entry)
+
+
+def experiment_names(name: str) -> Iterator[str]:
+    """Yields the names that the experiment of a sweep may have: NAME, and NAME-2, … if NAME was deleted."""
+    yield name
+    for number in itertools.count(2):
+        yield f"{name}-{number}"
 
 
 def milliseconds(entry: Entry) -> int:

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from orchestrator.storage.ledger import SweepState
 from orchestrator.storage.paths import artifact_root, home
+from orchestrator.tracking.mlflow_runs import experiment_names
 from orchestrator.tracking.owned_process import POLL_SECONDS, end_owned, has_ended, start_owned
 from orchestrator.tracking.replay import absolute, environment
 from orchestrator.tracking.store_schema import sqlite_file
@@ -62,9 +63,8 @@ def serve(uri: str, host: str = "127.0.0.1", port: int = 5000) -> Server:
     """
     if uri.startswith(("http://", "https://")):
         return Server(None, uri.rstrip("/"))
-    port = free_port(host, port)
-    with prepared(absolute(uri)) as said:  # held until the server answers, because it may create the tables
-        server = _start(uri, host, port)
+    with prepared(absolute(uri)) as said:  # held until the server answers: it may create the tables
+        server = _start(uri, host, free_port(host, port))
     server.notice = said
     return server
 
@@ -118,15 +118,8 @@ def links(state: SweepState, base_url: str) -> dict[str, str]:
         ClusterError: the server does not answer, or does not have this sweep.
     """
     try:
-        name = quote(state.started.experiment, safe="")
-        found = _call(f"{base_url}{API}/experiments/get-by-name?experiment_name={name}")
-        experiment = found["experiment"]["experiment_id"]
-        sweep = _search(
-            base_url,
-            experiment,
-            f"tags.`orchestrator.sweep` = '{state.name}' and tags.`orchestrator.kind` = 'sweep'",
-        )
-        children = f"tags.mlflow.parentRunId = '{sweep[0]}'"
+        experiment, sweep = _find_sweep(state, base_url)
+        children = f"tags.mlflow.parentRunId = '{sweep}'"
         key = f"metrics.`{state.started.objective}`"
         trials = _search(base_url, experiment, children, order_by=[f"{key} DESC"])
     except (OSError, LookupError) as error:
@@ -143,7 +136,7 @@ def links(state: SweepState, base_url: str) -> dict[str, str]:
         "trials": table,
         "charts": f"{table}&compareRunsMode=CHART",
         "parallel coordinates": f"{base_url}/#/compare-runs?runs={compared[0]}&experiments={compared[1]}",
-        "sweep": f"{page}/{sweep[0]}",
+        "sweep": f"{page}/{sweep}",
     }
 
 
@@ -166,6 +159,22 @@ def deleted_experiments(uri: str) -> list[str]:
     with suppress(sqlite3.Error), closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
         return [name for (name,) in database.execute(statement)]
     return []
+
+
+def _find_sweep(state: SweepState, base_url: str) -> tuple[str, str]:
+    """Returns the ids of the experiment and of the sweep's own run.
+
+    Raises:
+        OSError: no experiment has the sweep, or the server does not answer.
+    """
+    own = f"tags.`orchestrator.sweep` = '{state.name}' and tags.`orchestrator.kind` = 'sweep'"
+    for name in experiment_names(state.started.experiment):
+        address = f"{base_url}{API}/experiments/get-by-name?experiment_name={quote(name, safe='')}"
+        experiment = _call(address)["experiment"]  # fails after the last one
+        found = _search(base_url, experiment["experiment_id"], own)  # finds nothing in a deleted experiment
+        if found:
+            return experiment["experiment_id"], found[0]
+    raise AssertionError("names never end")
 
 
 def _search(

@@ -15,7 +15,14 @@ from mlflow.entities import Metric, Param, RunTag
 
 from orchestrator.storage.paths import artifact_root
 from orchestrator.tracking.mlflow_artifacts import stage
-from orchestrator.tracking.mlflow_runs import NOTICE, Run, RunKey, SweepRuns
+from orchestrator.tracking.mlflow_runs import (
+    NOTICE,
+    Run,
+    RunKey,
+    RunsLost,
+    SweepRuns,
+    experiment_names,
+)
 from orchestrator.tracking.store_upgrade import prepared
 
 logger = logging.getLogger(__name__)
@@ -23,6 +30,8 @@ logger = logging.getLogger(__name__)
 METRICS_PER_BATCH = 800  # MLflow allows 1,000 values per batch, of which 100 parameters and 100 tags
 RUNS_PER_PAGE = 1000
 SEQ = "orchestrator.seq"  # tag: the last ledger entry that the run includes
+
+PARENT = "mlflow.parentRunId"  # tag: the run above this one
 
 
 @dataclass
@@ -52,21 +61,31 @@ class Store:
         self.known: dict[RunKey, Known] = {}
 
     def open(self, runs: SweepRuns) -> None:
-        """Finds, restores or creates the experiment, and finds the existing runs of this sweep."""
-        name = runs.state.started.experiment
-        experiment = self.client.get_experiment_by_name(name)
+        """Finds or creates the experiment, and finds the existing runs of this sweep.
+
+        Raises:
+            RunsLost: someone has deleted runs that this process wrote.
+        """
+        wanted = runs.state.started.experiment
+        active, free_name = self._experiments(wanted)
+        known: dict[RunKey, Known] = {}
+        experiment = active[0] if active else None
+        for place in reversed(active):  # the last one is the newest, if an earlier one was restored meanwhile
+            known = self._find_runs(place.experiment_id, runs.sweep_id)
+            if known:
+                experiment = place
+                break
         if experiment is None:
-            place = None if self.is_server else artifact_root()
-            experiment_id = self.client.create_experiment(name, artifact_location=place)
+            files = None if self.is_server else artifact_root()
+            self.experiment_id = self.client.create_experiment(free_name, artifact_location=files)
         else:
-            experiment_id = experiment.experiment_id
-            if experiment.lifecycle_stage == "deleted":  # its name stays in use, and it accepts no runs
-                self.client.restore_experiment(experiment_id)
-                logger.warning("%sexperiment '%s' was deleted in MLflow; it is restored", NOTICE, name)
-        self.known = {}
-        for found in self._search(experiment_id, f"tags.`orchestrator.sweep_id` = '{runs.sweep_id}'"):
-            self._recognise(found)
-        self.experiment_id = experiment_id
+            self.experiment_id = experiment.experiment_id
+        if (name := experiment.name if experiment else free_name) != wanted:
+            said = f"experiment '{wanted}' was deleted in MLflow and stays deleted; this sweep is in '{name}'"
+            logger.warning("%s%s", NOTICE, said)
+        lost, self.known = self.known.keys() - known.keys(), known
+        if lost:
+            raise RunsLost(f"{len(lost)} runs were deleted in MLflow; they are written again")
 
     def write(self, run: Run, runs: SweepRuns) -> None:
         """Writes a changed run to MLflow, and removes it from `runs.changed`."""
@@ -80,6 +99,31 @@ class Store:
             known.seq = run.seq
         del runs.changed[run.key]
 
+    def _experiments(self, name: str) -> tuple[list[Any], str]:
+        """Returns the experiments of a name that are not deleted, and the first name that is not in use.
+
+        A deleted experiment keeps its name and accepts no runs. It stays deleted, as a person wanted.
+        """
+        active: list[Any] = []
+        for candidate in experiment_names(name):
+            found = self.client.get_experiment_by_name(candidate)
+            if found is None:
+                return active, candidate
+            if found.lifecycle_stage == "active":
+                active.append(found)
+        raise AssertionError("names never end")
+
+    def _find_runs(self, experiment_id: str, sweep_id: str) -> dict[RunKey, Known]:
+        """Returns the runs of a sweep. Deletes duplicates, made when the answer to `create_run` was lost."""
+        known: dict[RunKey, Known] = {}
+        for found in self._search(experiment_id, f"tags.`orchestrator.sweep_id` = '{sweep_id}'"):
+            key, new = _recognise(found)
+            if (old := known.get(key)) is not None:
+                old, new = sorted((old, new), key=lambda each: each.seq)
+                self.client.delete_run(old.run_id)
+            known[key] = new
+        return known
+
     def _search(self, experiment_id: str, condition: str) -> Iterator[Any]:
         token: str | None = None
         while True:
@@ -90,18 +134,6 @@ class Store:
             token = page.token
             if not token:
                 return
-
-    def _recognise(self, found: Any) -> None:
-        """Records an existing run. Deletes its duplicate, made when the answer to `create_run` was lost."""
-        tags = found.data.tags
-        key = RunKey(tags.get("orchestrator.trial_key", ""), tags.get("orchestrator.probe", ""))
-        is_whole_probe = bool(key.probe) and found.info.status == "FINISHED"
-        seq = sys.maxsize if is_whole_probe else int(tags.get(SEQ, -1))
-        new, old = Known(found.info.run_id, found.info.status, seq, tags), self.known.get(key)
-        if old is not None:
-            old, new = sorted((old, new), key=lambda known: known.seq)
-            self.client.delete_run(old.run_id)
-        self.known[key] = new
 
     def _create(self, run: Run, runs: SweepRuns) -> Known:
         tags = run.tags | {
@@ -115,10 +147,13 @@ class Store:
             tags["orchestrator.probe"] = run.key.probe
         if run.parent is not None:
             parent = self.known.get(run.parent.key) or self._create(run.parent, runs)
-            tags["mlflow.parentRunId"] = parent.run_id
+            tags[PARENT] = parent.run_id
         created = self.client.create_run(
             self.experiment_id, start_time=run.started, tags=tags, run_name=run.name
         )
+        for key, child in self.known.items():
+            if key.parent == run.key:  # their parent was deleted in MLflow
+                self.client.set_tag(child.run_id, PARENT, created.info.run_id)
         self.known[run.key] = Known(created.info.run_id, tags=tags)
         return self.known[run.key]
 
@@ -159,3 +194,12 @@ class Store:
             self.client.log_artifacts(known.run_id, staged)
         self.client.set_tag(known.run_id, SEQ, str(run.seq))
         run.has_files = False
+
+
+def _recognise(found: Any) -> tuple[RunKey, Known]:
+    """Returns the key and the state of a run that exists in MLflow."""
+    tags = found.data.tags
+    key = RunKey(tags.get("orchestrator.trial_key", ""), tags.get("orchestrator.probe", ""))
+    is_whole_probe = bool(key.probe) and found.info.status == "FINISHED"
+    seq = sys.maxsize if is_whole_probe else int(tags.get(SEQ, -1))
+    return key, Known(found.info.run_id, found.info.status, seq, tags)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.storage.ledger import LedgerReader
 from orchestrator.storage.paths import HOME_VARIABLE, PROJECT, home
-from orchestrator.tracking.mlflow_runs import NOTICE, SweepRuns
+from orchestrator.tracking.mlflow_runs import NOTICE, RunsLost, SweepRuns
 from orchestrator.tracking.owned_process import POLL_SECONDS, end_owned, has_ended, start_owned
 from trainables.errors import UserError
 
@@ -83,7 +83,8 @@ class Replayer:
         log, lines = self.folder / LOG, list[str]()
         with suppress(OSError):
             lines = log.read_bytes()[self._log_start :].decode(errors="replace").splitlines()
-        self.notices = [line.partition(NOTICE)[2] for line in lines if NOTICE in line]
+        said = (line.partition(NOTICE)[2] for line in lines if NOTICE in line)
+        self.notices = list(dict.fromkeys(said))  # each once, even if the store was opened several times
         late = f"not done after {timeout_seconds:g} s; " if status is None else ""
         self.reason = f"{late}{lines[-1] if lines else 'no message'} (log: {log})" if status != 0 else ""
         return status == 0
@@ -121,25 +122,42 @@ def absolute(uri: str) -> str:
 
 def replay(folder: Path, uri: str) -> bool:
     """Writes a ledger into MLflow until the driver ends, then the rest. Returns False if it gave up."""
-    runs, reader, writer = SweepRuns(folder), LedgerReader(folder), PatientWriter(uri)
-    is_driver_gone = False
-    while not is_driver_gone:
-        writer.write(runs)  # also before the first entry: a new database takes seconds
-        is_driver_gone = has_ended(sys.stdin.fileno(), max(POLL_SECONDS, writer.back_off))
-        for entry in reader.poll():
-            runs.apply(entry)
-    if runs.state.finished is None:
-        runs.close()
-    last_progress, num_left = time.monotonic(), len(runs.changed)
-    while not writer.write(runs):
+    ledger, writer = LedgerRuns(folder), PatientWriter(uri)
+    while not ledger.is_over:
+        writer.write(ledger)  # also before the first entry: a new database takes seconds
+        ledger.is_over = has_ended(sys.stdin.fileno(), max(POLL_SECONDS, writer.back_off))
+        ledger.read()
+    last_progress, num_left = time.monotonic(), len(ledger.runs.changed)
+    while not writer.write(ledger):
         if writer.is_refused:
             return False
-        if len(runs.changed) < num_left:
-            last_progress, num_left = time.monotonic(), len(runs.changed)
+        if len(ledger.runs.changed) != num_left:
+            last_progress, num_left = time.monotonic(), len(ledger.runs.changed)
         elif time.monotonic() - last_progress > PATIENCE_SECONDS:
             return False
         time.sleep(min(writer.back_off, 2.0))
     return True
+
+
+class LedgerRuns:
+    """The runs of a ledger, as far as it was read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.is_over = False  # the driver has ended, so no entry follows
+        self.runs, self.reader = SweepRuns(folder), LedgerReader(folder)
+
+    def read(self) -> None:
+        """Applies the new entries. After the end of the driver, closes the runs that it left open."""
+        for entry in self.reader.poll():
+            self.runs.apply(entry)
+        if self.is_over and self.runs.state.finished is None:
+            self.runs.close()
+
+    def read_again(self) -> None:
+        """Applies all entries again: points that were written once are not kept."""
+        self.runs, self.reader = SweepRuns(self.folder), LedgerReader(self.folder)
+        self.read()
 
 
 class PatientWriter:
@@ -155,8 +173,9 @@ class PatientWriter:
         self.had_trouble = False
         self.is_refused = False  # only the user can help
 
-    def write(self, runs: SweepRuns) -> bool:
+    def write(self, ledger: LedgerRuns) -> bool:
         """Writes the changed runs, and returns whether all of them are written."""
+        runs = ledger.runs
         try:
             self.store = self.store or connect(self.uri)
             self.is_refused = False
@@ -166,6 +185,10 @@ class PatientWriter:
             if self.had_trouble:
                 self.store.open(runs)
                 self.had_trouble = False
+        except RunsLost as lost:
+            logger.warning("MLflow: %s", lost)
+            ledger.read_again()
+            return False
         except Exception as error:
             self._note(error, runs)
             return False

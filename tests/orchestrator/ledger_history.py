@@ -39,8 +39,8 @@ OBJECTIVE = "val/probe_joint/macro_auroc"
 KEYS = {"frozen": "trial-0", "rank=4": "trial-1", "rank=16": "trial-2", "rank=64": "trial-3"}
 
 
-def start(ledger: Ledger, name: str) -> None:
-    ledger.append(SweepStarted(name=name, experiment="phantom/test", objective=OBJECTIVE, seed=0,
+def start(ledger: Ledger, name: str, experiment: str = "phantom/test") -> None:
+    ledger.append(SweepStarted(name=name, experiment=experiment, objective=OBJECTIVE, seed=0,
         space={"fixed": {"data.root": SECRET_ROOT}, "search": {"searcher": "grid", "num_trials": 3}},
         space_fingerprint="5face", git={"commit": "c0ffee", "is_dirty": False}, versions={"torch": "2.14.1"},
         hardware={"num_cpus": 2}, data_fingerprint="da7a", encoder_fingerprint="e4c0",
@@ -109,12 +109,17 @@ def call(base_url: str, route: str, **query: Any) -> dict[str, Any]:
         return json.load(answer)
 
 
-def runs_of(base_url: str, sweep: str) -> list[dict[str, Any]]:
-    url = f"{base_url}/api/2.0/mlflow/experiments/get-by-name?experiment_name=phantom%2Ftest"
+def experiment_of(base_url: str, name: str) -> dict[str, Any]:
+    query = urllib.parse.urlencode({"experiment_name": name})
+    url = f"{base_url}/api/2.0/mlflow/experiments/get-by-name?{query}"
     with urllib.request.urlopen(url, timeout=30) as answer:
-        experiment = json.load(answer)["experiment"]["experiment_id"]
+        return json.load(answer)["experiment"]
+
+
+def runs_of(base_url: str, sweep: str, experiment: str = "phantom/test") -> list[dict[str, Any]]:
     found = call(
-        base_url, "runs/search", experiment_ids=[experiment], max_results=1000,
+        base_url, "runs/search", experiment_ids=[experiment_of(base_url, experiment)["experiment_id"]],
+        max_results=1000,
         filter=f"tags.`orchestrator.sweep` = '{sweep}'",
     )  # fmt: skip
     return [

@@ -12,10 +12,10 @@ from orchestrator.tracking.mlflow_server import Server
 PARTS = ("start", "middle", "end")
 
 
-def write(part: str, ledger: Ledger, folder: Path) -> None:
+def write(part: str, ledger: Ledger, folder: Path, experiment: str = "phantom/test") -> None:
     """A third of a sweep: its start and a baseline; a trial with its epochs; one that fails, and the end."""
     if part == "start":
-        start(ledger, folder.name)
+        start(ledger, folder.name, experiment)
         place(ledger, "frozen", **{"adapt.method": "none"})
         end(ledger, folder, "frozen", 0.7)
     elif part == "middle":
@@ -35,9 +35,9 @@ def write(part: str, ledger: Ledger, folder: Path) -> None:
         ledger.append(SweepFinished(exit_code=3, seconds=60.0))
 
 
-def tree(server: Server, sweep: str) -> dict[str, Any]:
+def tree(server: Server, sweep: str, experiment: str = "phantom/test") -> dict[tuple[str, str], Any]:
     """All that MLflow holds of a sweep, but for names that differ from sweep to sweep."""
-    runs = runs_of(server.base_url, sweep)
+    runs = runs_of(server.base_url, sweep, experiment)
     names = {run["id"]: run["tags"]["orchestrator.kind"] for run in runs}
     own = ("orchestrator.sweep", "orchestrator.sweep_id", "mlflow.parentRunId", "mlflow.runName")
     found = {

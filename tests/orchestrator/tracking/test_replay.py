@@ -37,7 +37,6 @@ from ledger_history import (
     wait_until,
 )
 
-from orchestrator.cli.machine_checks import check_mlflow
 from orchestrator.storage.events import SweepFinished, TrialFinished
 from orchestrator.storage.ledger import Entry, Ledger, LedgerReader, read_ledger
 from orchestrator.storage.paths import hmac_key, sweep_folder
@@ -299,26 +298,6 @@ def test_links_show_the_trials_of_the_sweep(server: Server):
     best_first = [trials[name]["id"] for name in ("rank=16", "rank=4", "frozen", "rank=64")]
     assert json.loads(compared["runs"][0]) == best_first
     assert "compareRunsMode=CHART" in pages["charts"]
-
-
-def test_a_deleted_experiment_is_restored_and_that_is_said_once(
-    server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
-):
-    stores = server.base_url, f"sqlite:///{folder / 'home' / 'mlflow.db'}"
-    before = everything(folder / "home")
-    found = call(server.base_url, "experiments/search", max_results=100)["experiments"]
-    experiment = next(each for each in found if each["name"] == "phantom/test")
-    call(server.base_url, "experiments/delete", experiment_id=experiment["experiment_id"])
-    assert [deleted_experiments(uri) for uri in stores] == [["phantom/test"]] * 2
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.base_url)
-    (line,) = [check for check in check_mlflow() if check.name == "mlflow experiments"]
-    assert line.found.startswith("deleted: phantom/test; ")
-    replayed = sync(sweep_folder("demo"), server.base_url)
-    assert replayed.reason == ""
-    assert replayed.notices == ["experiment 'phantom/test' was deleted in MLflow; it is restored"]
-    assert [deleted_experiments(uri) for uri in stores] == [[], []]
-    assert everything(folder / "home") == before
-    assert sync(sweep_folder("demo"), server.base_url).notices == []
 
 
 def test_a_store_that_is_not_there_yet_has_no_deleted_experiments(tmp_path: Path):

@@ -92,7 +92,10 @@ class StoreSchema:
                     f"that version, or set MLFLOW_TRACKING_URI to another store. {wait}"
                 )
             case "unreadable":
-                return f"{self.place} cannot be read ({self.trouble}). {wait}"
+                return (
+                    f"{self.place} cannot be read ({self.trouble}). Repair it, or set MLFLOW_TRACKING_URI to "
+                    f"another store. {wait}"
+                )
             case _:
                 return ""
 

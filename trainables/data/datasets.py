@@ -82,8 +82,6 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
         images.classes,
         [(r.image_id, r.patient_id, r.labels, images.content[r.image_id]) for r in records],
     )
-    words = choose_words(images.classes, shipped=images.words)
-    notes += filter(None, [words.note()])
     if config.permute_labels:
         records = permute_labels(records, seed=config.seed)
     return Dataset(

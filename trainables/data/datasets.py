@@ -68,7 +68,7 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
         records = draw_splits(records, together, seed=config.seed)
     elif "val" not in splits and splits >= {"train", "test"}:
         records = draw_val(records, together, seed=config.seed)
-        notes.append("split 'val' is not given: it was drawn by patient, an eighth of train")
+        notes.append("split 'val' is not given: an eighth of train was drawn")
     check_no_leak(records, content=images.content)
     if copies := count_copies(records, images.content):
         notes.append(f"copies: {copies:,} images are identical to another image of their split")

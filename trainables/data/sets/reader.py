@@ -20,6 +20,7 @@ from trainables.data.sets.classes import Classes, find_classes
 from trainables.data.sets.description import Row, SetDescription
 from trainables.data.sets.excluded import read_excluded
 from trainables.data.sets.folder import SetFolder, find_base
+from trainables.data.sets.headers import with_headers
 from trainables.data.sets.patients import unify_patients
 from trainables.data.views import is_frontal, view_of
 from trainables.errors import DataError
@@ -43,14 +44,18 @@ def read_set(description: SetDescription, config: DataConfig) -> LabelledImages:
     for row in rows:
         reading.add(row, by_name=description.finds_by_name)
     refuse(reading.problems, about=f"unusable rows or images in {folder.base}")
+    hashes = {r.image_id: file_sha256(r.path) for r in reading.records if r.path is not None}
+    content = reading.digests | hashes
+    read = with_headers(reading.records, content, folder.notes)
+    wanted = [record for record in read if _is_wanted_view(record.view, folder)]
     has_splits = _has_splits(rows, description.name)
-    records, has_patients = unify_patients(reading.records, has_splits=has_splits, notes=folder.notes)
+    records, has_patients = unify_patients(wanted, has_splits=has_splits, notes=folder.notes)
     excluded.check_all_used(description.name)
     notes = [*description.notes, *folder.notes, *_left_out(folder.left_out), *excluded.notes()]
     return LabelledImages(
         classes=reading.classes.names,
         records=records,
-        content=reading.digests | {r.image_id: file_sha256(r.path) for r in records if r.path is not None},
+        content={record.image_id: content[record.image_id] for record in records},
         decode=description.decoder(folder) if description.decoder else FileDecoder(reading.places),
         has_splits=has_splits,
         has_patients=has_patients,
@@ -88,7 +93,11 @@ def _is_wanted(row: Row, folder: SetFolder) -> bool:
     if row.label is None:
         folder.leave_out("images without a label")
         return False
-    if folder.config.frontal_only and row.view is not None and not is_frontal(row.view):
+    return _is_wanted_view(row.view, folder)
+
+
+def _is_wanted_view(view: str | None, folder: SetFolder) -> bool:
+    if folder.config.frontal_only and not is_frontal(view):
         folder.leave_out("images that are not frontal (--set data.frontal_only=false reads them)")
         return False
     return True

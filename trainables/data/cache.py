@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from trainables.artifacts import build_once, build_unless_busy, fingerprint
 from trainables.config import PreprocessingSpec
-from trainables.data.formats.decode import bombs_are_errors
 from trainables.data.problems import refuse_unusable
 from trainables.data.records import Dataset, ImageRecord
 from trainables.data.transforms import fit
@@ -36,15 +35,14 @@ DecodeAll = Callable[[Dataset, PreprocessingSpec], Iterator[Decoded]]
 def decode_here(dataset: Dataset, preprocessing: PreprocessingSpec) -> Iterator[Decoded]:
     """Yields every image of a data set, decoded on this machine by several threads."""
     decode = partial(_try_decode, dataset, preprocessing)
-    with ThreadPoolExecutor(MAX_THREADS) as pool, bombs_are_errors():
+    with ThreadPoolExecutor(MAX_THREADS) as pool:
         for start in range(0, len(dataset.records), SHARD_IMAGES):
             yield from pool.map(decode, dataset.records[start : start + SHARD_IMAGES])
 
 
 def decode_some(dataset: Dataset, preprocessing: PreprocessingSpec, indices: Iterable[int]) -> list[Decoded]:
     """Returns the decoded images of the records at these positions, in one thread."""
-    with bombs_are_errors():
-        return [_try_decode(dataset, preprocessing, dataset.records[index]) for index in indices]
+    return [_try_decode(dataset, preprocessing, dataset.records[index]) for index in indices]
 
 
 def open_image_cache(

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from trainables.artifacts import build_once, fingerprint
 from trainables.config import PreprocessingSpec
 from trainables.data.cache import CACHE_VERSION, MAX_THREADS, SHARD_IMAGES
-from trainables.data.formats.decode import bombs_are_errors
 from trainables.data.problems import refuse_unusable
 from trainables.data.records import Dataset, ImageRecord
 from trainables.data.transforms import fit
@@ -92,7 +91,7 @@ def open_survey(dataset: Dataset, store: Path, examine: Examine | None = None) -
 def examine_here(dataset: Dataset) -> Iterator[Facts | str]:
     """Yields the facts of every image, decoded on this machine by several threads."""
     look = partial(_try_examine, dataset)
-    with ThreadPoolExecutor(MAX_THREADS) as pool, bombs_are_errors():
+    with ThreadPoolExecutor(MAX_THREADS) as pool:
         for start in range(0, len(dataset.records), SHARD_IMAGES):
             yield from pool.map(look, dataset.records[start : start + SHARD_IMAGES])
 

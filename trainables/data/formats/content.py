@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 Format = Literal["PNG", "JPEG", "TIFF", "DICOM"]
@@ -57,10 +57,28 @@ def format_of(head: bytes) -> Format:
 
 def is_dicom(path: Path) -> bool:
     """Returns whether a file is a DICOM file by its content. An unreadable file is none."""
+    return _format_or_none(path) == "DICOM"
+
+
+def is_image(path: Path) -> bool:
+    """Returns whether a file is an image by its content. The directory of a DICOM disc is none."""
+    return path.name != "DICOMDIR" and _format_or_none(path) is not None
+
+
+def named_as_image(name: str) -> bool | None:
+    """Returns whether the suffix of a file says that it is an image, or None if it has no suffix.
+
+    DICOM files are often named by their UID, whose last number is no suffix.
+    """
+    suffix = PurePath(name).suffix.lower()
+    return suffix in IMAGE_SUFFIXES if suffix and not suffix[1:].isdecimal() else None
+
+
+def _format_or_none(path: Path) -> Format | None:
     try:
-        return format_of(read_head(path)) == "DICOM"
+        return format_of(read_head(path))
     except (ValueError, OSError):
-        return False
+        return None
 
 
 def read_head(path: Path) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from trainables.config import DataConfig
-from trainables.data.formats.content import IMAGE_SUFFIXES
+from trainables.data.formats.content import is_image, named_as_image
 from trainables.data.identifiers import text_key
 from trainables.data.paths import confined, regular_file
 from trainables.data.tables import Columns, Table, read_table
@@ -55,8 +55,16 @@ class SetFolder:
 
     @cached_property
     def images(self) -> list[str]:
-        """The files that may be images: with a known suffix, or with none. Folders of masks are left out."""
-        return [path for path in self.files if _may_be_image(path) and not _is_mask(path)]
+        """The files that may be images, by suffix or else by content. Folders of masks are left out."""
+        return [path for path in self.files if not _is_mask(path) and self._may_be_image(path)]
+
+    def _may_be_image(self, path: str) -> bool:
+        if (said := named_as_image(path)) is not None:
+            return said
+        try:
+            return is_image(regular_file(self.base / path, root=self.root))
+        except ValueError:
+            return False
 
     def __contains__(self, path: str) -> bool:
         """Returns whether there is a file of exactly this relative path."""
@@ -168,11 +176,6 @@ def find_base(root: Path, *, folders: Sequence[str], contains: Sequence[str]) ->
 
 def _is_mask(path: str) -> bool:
     return any(text_key(part) in MASKS for part in path.split("/")[:-1])
-
-
-def _may_be_image(path: str) -> bool:
-    suffix = PurePosixPath(path).suffix.lower()
-    return suffix in IMAGE_SUFFIXES or suffix == ""
 
 
 def _index(paths: Iterable[str], key: Callable[[str], str]) -> Mapping[str, list[str]]:

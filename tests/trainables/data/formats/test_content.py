@@ -3,7 +3,7 @@ import pytest
 from dicom_files import write_dicom
 from PIL import Image
 
-from trainables.data.formats.content import is_dicom
+from trainables.data.formats.content import is_dicom, is_image, named_as_image
 from trainables.data.formats.decode import decode, decode_grey
 
 PIXELS = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (48, 1))
@@ -53,3 +53,16 @@ def test_missing_file_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         decode_grey(tmp_path / "none.png")
     assert not is_dicom(tmp_path / "none.png")
+
+
+def test_names_say_what_may_be_an_image(tmp_path):
+    assert all(map(named_as_image, ["a/film.PNG", "film.jpeg", "film.tiff", "film.dicom", "1.2.840.dcm"]))
+    assert not any(map(named_as_image, ["notes.txt", "film.gif", "table.csv"]))
+    assert [named_as_image(name) for name in ("film", "1.2.276.0.7230010.3.850819", "DICOMDIR")] == [None] * 3
+
+
+def test_without_a_suffix_the_content_says_it(tmp_path):
+    assert is_image(write_dicom(tmp_path / "1.2.276.0.850819"))
+    (tmp_path / "LICENSE").write_text("free")
+    assert not is_image(tmp_path / "LICENSE")
+    assert not is_image(write_dicom(tmp_path / "DICOMDIR"))

@@ -82,3 +82,12 @@ def test_a_damaged_file_is_left_to_the_decoder_which_names_it(tmp_path):
     record = next(r for r in dataset.records if r.image_id == "a/cut.dcm")
     with pytest.raises(Exception, match=r"cut\.dcm"):
         dataset.decode(record)
+
+
+def test_files_named_by_uids_are_read_and_other_files_of_a_disc_are_not(tmp_path):
+    write_dicom(tmp_path / "a" / "1.2.276.0.7230010.3.850819", patient="uid", seed=99)
+    write_dicom(tmp_path / "DICOMDIR", patient="none", seed=98)
+    (tmp_path / "LICENSE").write_text("free")
+    dataset = write(tmp_path, lambda i: f"p{i}")
+    assert len(dataset.records) == 25
+    assert "a/1.2.276.0.7230010.3.850819" in {record.image_id for record in dataset.records}

@@ -9,7 +9,6 @@ import typer
 
 from orchestrator.cli.options import JsonOption, SetOption, err, print_json, print_line
 from trainables.errors import ConfigError
-from trainables.shell import command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,8 +60,10 @@ def _write(path: Path, words: Words) -> None:
         raise ConfigError(f"--write {path}: this file exists; choose another name, or delete it") from error
     except OSError as error:
         raise ConfigError(f"--write {path}: cannot be written ({error.strerror})") from error
-    check = command(f"data prompts --set data.prompts={path}")
-    print_line(f"wrote {path}; edit it, check it ({check}), and use it in a sweep: --set data.prompts={path}")
+    print_line(
+        f"wrote {path}. Edit the file, then repeat this command with --set data.prompts={path} instead of "
+        f"--write. A sweep uses the file with --set data.prompts={path}."
+    )
 
 
 HEADER = """\
@@ -91,7 +92,7 @@ def _lines(dataset: Dataset) -> Iterator[str]:
     origins = {
         "shipped": f"the shipped file {words.source}.yaml",
         "file": words.source,
-        "made": f"made from the labels; to write your own: {command('data prompts --write FILE.yaml')}",
+        "made": "made from the labels; to write your own, repeat this command with --write FILE.yaml",
     }
     yield f"words for {dataset.name}: {origins[words.origin]}"
     for label, of in words.classes.items():

@@ -10,7 +10,7 @@ from trainables.config.fields import did_you_mean
 from trainables.data.words.made import make_words
 from trainables.data.words.shipped import find_shipped, read_shipped
 from trainables.data.words.words import Words
-from trainables.data.words.words_file import ClassWords, WordsFile, read_words_file
+from trainables.data.words.words_file import WRITE, ClassWords, WordsFile, read_words_file
 from trainables.errors import ConfigError
 from trainables.places import found
 from trainables.shell import command
@@ -63,7 +63,7 @@ def _check_covers(content: WordsFile, labels: Sequence[str], path: Path) -> None
     names = "; ".join(f"'{label}'{hint}" for label, hint in zip(missing, hints, strict=True))
     raise ConfigError(
         f"data.prompts: {path} has no words for {names} (the file has: {', '.join(known)}). Spell labels as "
-        f"in the data set, or write a file with every class: {command('data prompts --write FILE.yaml')}"
+        f"in the data set, or write a file with every class: {command(WRITE)}"
     )
 
 

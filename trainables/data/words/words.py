@@ -11,7 +11,7 @@ from typing import Literal
 from trainables.artifacts import fingerprint
 from trainables.config.fields import nearest_or_all
 from trainables.data.words.checks import check_words
-from trainables.data.words.words_file import ClassWords, Prompt
+from trainables.data.words.words_file import WRITE, ClassWords, Prompt
 from trainables.errors import ConfigError
 from trainables.shell import command
 
@@ -70,7 +70,7 @@ class Words:
             raise ConfigError(
                 "zero_shot.prompts: 'published' needs prompts of one source for every class: "
                 f"{'; '.join(gaps) or 'these classes have none'}. Remove 'published', or add prompts to a "
-                f"words file: {command('data prompts --write FILE.yaml')}"
+                f"words file: {command(WRITE)}"
             )
         return {label: words.published[asked] for label, words in self.classes.items()}
 

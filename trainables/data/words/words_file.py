@@ -18,6 +18,8 @@ from trainables.plain_yaml import read_yaml
 from trainables.shell import command
 
 MAX_CHARACTERS = 1_000
+WRITE = "data prompts --set data.dataset=NAME --set data.root=FOLDER --write FILE.yaml"
+"""The command that writes a file to begin with."""
 
 
 def _quoted(value: Any) -> Any:
@@ -149,10 +151,7 @@ def read_words_file(path: Path, *, shown: Path) -> WordsFile:
     """
     if not path.is_file():
         problem = "is not a file" if path.exists() else "does not exist"
-        raise ConfigError(
-            f"data.prompts: {shown} {problem}; write a file to begin with: "
-            + command("data prompts --write FILE.yaml")
-        )
+        raise ConfigError(f"data.prompts: {shown} {problem}; write a file to begin with: " + command(WRITE))
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{shown}: write a mapping with the key `classes`, and the classes below it")

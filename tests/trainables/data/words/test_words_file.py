@@ -82,7 +82,7 @@ def test_a_mistake_is_one_line_with_file_class_and_field(tmp_path: Path, content
 
 
 def test_a_missing_file_names_the_command_that_writes_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"does not exist; .*data prompts --write FILE.yaml"):
+    with pytest.raises(ConfigError, match=r"does not exist; .*data prompts .* --write FILE.yaml"):
         read_words_file(tmp_path / "none.yaml", shown=tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="is not a file"):
         read_words_file(tmp_path, shown=tmp_path)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 from sentences import overlaps, tokens, training_captions
 
+from trainables import resolve
+from trainables.data.datasets import DATASETS
 from trainables.data.phantom import CLASSES, lesion_of, report
+from trainables.data.sets.description import SetDescription
+from trainables.data.words.choose import choose_words
 from trainables.data.words.shipped import FOLDER, SHIPPED, find_shipped, read_shipped
 from trainables.data.words.templates import TEMPLATES
 
@@ -56,6 +60,18 @@ def test_every_published_prompt_has_its_source(name: str) -> None:
     content = read_shipped(name)
     used = {source for words in content.classes.values() for source in words.published}
     assert used == content.sources.keys()
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_class_of_a_described_set_has_shipped_words(name: str) -> None:
+    described = resolve(DATASETS[name])
+    labels = described.labels.values() if isinstance(described, SetDescription) else CLASSES
+    if not labels:
+        assert name in ("image_folder", "manifest")  # their labels are the user's
+        return
+    words = choose_words(tuple(dict.fromkeys(labels)), shipped=getattr(described, "words", None))
+    assert words.origin == "shipped"
+    assert words.source == (getattr(described, "words", None) or words.source)
 
 
 def test_a_file_is_found_by_all_of_its_labels_spelt_alike() -> None:

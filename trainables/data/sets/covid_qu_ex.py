@@ -98,7 +98,7 @@ COVID_QU_EX = SetDescription(
     size="33,920 images: COVID-19 11,956, Non-COVID 11,263, Normal 10,701; given splits",
     licence="stated on the page of the data set",
     url="https://www.kaggle.com/datasets/anasmohammedtahir/covidqu",
-    citation="Tahir et al. 2021, doi 10.1016/j.compbiomed.2021.104319",
+    citation="Tahir et al. 2021, doi 10.1016/j.compbiomed.2021.105002",
     traps=(
         "The folders are doubled, and names contain blanks.",
         "The part with infection masks repeats images of the part with lung masks. Only the latter is read.",

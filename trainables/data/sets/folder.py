@@ -18,7 +18,11 @@ from trainables.data.paths import confined, regular_file
 from trainables.data.tables import Columns, Table, read_table
 from trainables.errors import DataError
 
-MASKS = {"mask", "masks", "lung masks", "infection masks", "segmentation", "segmentations"}
+MASKS = {
+    *("mask", "masks", "lung masks", "infection masks", "segmentation", "segmentations"),
+    *("manualmask", "leftmask", "rightmask"),
+}
+MAX_TEXT_BYTES = 16 * 2**20
 MAX_COMPARED = 2000
 """With more images, no similar name is suggested for a missing one, because comparing takes too long."""
 _SKIPPED_FOLDERS = {"__MACOSX"}
@@ -87,6 +91,17 @@ class SetFolder:
         self.tables.append(path)
         self.details += table.notes
         return table
+
+    def read_text(self, name: str) -> str | None:
+        """Returns the text of a file below `base`, or None if there is none."""
+        if name not in self:
+            return None
+        try:
+            path = confined(name, root=self.base, max_bytes=MAX_TEXT_BYTES)
+        except ValueError as error:
+            raise DataError(f"{self.base}: {error}") from error
+        self.tables.append(path)
+        return path.read_bytes().decode("utf-8-sig", errors="replace")
 
     def from_root(self, path: str) -> str:
         """Returns a path below `base` as a path below `data.root`."""

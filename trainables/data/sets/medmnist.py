@@ -143,6 +143,7 @@ MEDMNIST = SetDescription(
     labels={"0": "Normal", "1": "Pneumonia"},
     decoder=decoder,
     has_patients=False,
+    words="pneumonia",
     layout=f"{PNEUMONIA}.npz, or another size such as {PNEUMONIA}_224.npz; with several, name one by "
     "data.manifest",
     size="5,856 images of 28, 64, 128 or 224 px: Normal 1,583, Pneumonia 4,273; given splits "

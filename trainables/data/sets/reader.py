@@ -34,7 +34,10 @@ def read_set(description: SetDescription, config: DataConfig) -> LabelledImages:
     """
     folder = open_folder(description, config)
     excluded = read_excluded(config.exclude)
-    described = [row for row in description.rows(folder) if not excluded.has(folder.from_root(row.path))]
+    listed = list(description.rows(folder))
+    if listed and listed[0].place and (rest := len(folder.images) - len(listed)) > 0:
+        folder.details.append(f"{rest:,} images in {folder.base} are in no row of the table")
+    described = [row for row in listed if not excluded.has(folder.from_root(row.path))]
     rows = [_tidy(row) for row in described if _is_wanted(row, folder)]
     if not rows:
         raise DataError(

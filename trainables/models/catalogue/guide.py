@@ -36,6 +36,7 @@ BY_DATA: dict[str, Advice] = {
     "Shenzhen": _TUBERCULOSIS,
     "Montgomery": _TUBERCULOSIS,
     "TBX11K": _TUBERCULOSIS,
+    "TB of Rahman et al.": _TUBERCULOSIS,
     "COVID-QU-Ex": Advice(
         _GENERAL.encoders, f"not covered by the study; as for all radiographs: {_GENERAL.reason}"
     ),

@@ -14,12 +14,18 @@ DATA_SETS: dict[str, tuple[str, ...]] = {
     "CheXpert-5x200": ("CheXpert",),
     "NIH ChestX-ray14": ("NIH ChestX-ray14",),
     "RSNA pneumonia": ("NIH ChestX-ray14",),
+    "SIIM-ACR pneumothorax": ("NIH ChestX-ray14",),
+    "Kermany": ("Guangzhou paediatric",),
     "ChestMNIST": ("NIH ChestX-ray14",),
     "PneumoniaMNIST": ("Guangzhou paediatric",),
     "Shenzhen": ("Shenzhen",),
     "Montgomery": ("Montgomery",),
     "TBX11K": ("TBX11K", "Shenzhen", "Montgomery"),
     "COVID-QU-Ex": ("COVID-QU-Ex", "NIH ChestX-ray14", "Guangzhou paediatric", "PadChest"),
+    "COVID-19 Radiography": (
+        *("COVID-19 Radiography", "NIH ChestX-ray14", "Guangzhou paediatric", "PadChest"),
+    ),
+    "TB of Rahman et al.": ("Montgomery", "Shenzhen", "Belarus", "NIH ChestX-ray14"),
     "PadChest": ("PadChest",),
 }
 """Data set → the collections that its images were taken from."""
@@ -38,7 +44,10 @@ SOURCES: dict[str, tuple[str, ...]] = {
 }
 """Training data of encoders → the collections that its images were taken from; () for text only."""
 
-POSSIBLE: dict[str, tuple[str, ...]] = {"COVID-QU-Ex": ("figures of publications",)}
+POSSIBLE: dict[str, tuple[str, ...]] = {
+    "COVID-QU-Ex": ("figures of publications",),
+    "COVID-19 Radiography": ("figures of publications",),
+}
 """Data set → collections that may have the same images: early COVID collections copied figures of papers."""
 
 ALIASES: dict[str, str] = {
@@ -51,6 +60,9 @@ ALIASES: dict[str, str] = {
     "chestxray14": "NIH ChestX-ray14",
     "rsna": "RSNA pneumonia",
     "chexpert5x200": "CheXpert-5x200",
+    "siim": "SIIM-ACR pneumothorax",
+    "covid_radiography": "COVID-19 Radiography",
+    "tb_rahman": "TB of Rahman et al.",
     "medmnist": "PneumoniaMNIST",
 }
 

@@ -61,6 +61,8 @@ class SetDescription:
     decoder: Callable[[SetFolder], Callable[[ImageRecord], np.ndarray]] | None = None
     """Returns the decoder of images that are no files of their own, as in `Dataset.decode`."""
     has_patients: bool = True
+    has_patient_ids_in_headers: bool = True
+    """Whether PatientID in a DICOM header names a patient, and not the image."""
     notes: tuple[str, ...] = ()
     """Traps that every board of this set tells."""
     words: str | None = None  # name of the shipped file of words; None: made from the labels

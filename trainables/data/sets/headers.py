@@ -15,7 +15,11 @@ from trainables.data.views import view_of
 
 
 def with_headers(
-    records: Sequence[ImageRecord], content: Mapping[str, str], notes: list[str]
+    records: Sequence[ImageRecord],
+    content: Mapping[str, str],
+    notes: list[str],
+    *,
+    has_patient_ids: bool = True,
 ) -> list[ImageRecord]:
     """Returns the records; those of DICOM files have what a table or folder does not say.
 
@@ -27,6 +31,7 @@ def with_headers(
         records: the records, in any order.
         content: image_id → SHA-256 of the file. All hashes together are the key of the patients' hashes.
         notes: receives what the user must know.
+        has_patient_ids: whether PatientID names a patient. In some public sets it names the image.
     """
     dicoms = [record for record in records if record.path is not None and is_dicom(record.path)]
     if not dicoms:
@@ -34,7 +39,7 @@ def with_headers(
     from trainables.data.formats.dicom.facts import dicom_facts
 
     key, by_image_id = key_of_images(content.values()), {record.image_id: record for record in records}
-    wants_patients = not any(record.patient_id for record in records)
+    wants_patients = has_patient_ids and not any(record.patient_id for record in records)
     for record in dicoms:
         assert record.path is not None
         facts = None

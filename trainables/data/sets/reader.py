@@ -18,7 +18,7 @@ from trainables.data.problems import refuse
 from trainables.data.records import ImageRecord, LabelledImages, one_hot
 from trainables.data.sets.classes import Classes, find_classes
 from trainables.data.sets.description import Row, SetDescription
-from trainables.data.sets.excluded import read_excluded
+from trainables.data.sets.excluded import Excluded, read_excluded
 from trainables.data.sets.folder import SetFolder, find_base
 from trainables.data.sets.headers import with_headers
 from trainables.data.sets.patients import unify_patients
@@ -43,13 +43,15 @@ def read_set(description: SetDescription, config: DataConfig) -> LabelledImages:
         raise DataError(
             f"{description.name}: no labelled image in {folder.base}; expected: {description.layout}"
         )
-    reading = _Reading(folder, find_classes(description, config, rows))
+    reading = _Reading(folder, find_classes(description, config, rows), excluded)
     for row in rows:
         reading.add(row, by_name=description.finds_by_name)
     refuse(reading.problems, about=f"unusable rows or images in {folder.base}")
     hashes = {r.image_id: file_sha256(r.path) for r in reading.records if r.path is not None}
     content = reading.digests | hashes
-    read = with_headers(reading.records, content, folder.notes)
+    read = with_headers(
+        reading.records, content, folder.notes, has_patient_ids=description.has_patient_ids_in_headers
+    )
     wanted = [record for record in read if _is_wanted_view(record.view, folder)]
     has_splits = _has_splits(rows, description.name)
     records, has_patients = unify_patients(wanted, has_splits=has_splits, notes=folder.notes)
@@ -112,6 +114,7 @@ class _Reading:
 
     folder: SetFolder
     classes: Classes
+    excluded: Excluded
     records: list[ImageRecord] = field(default_factory=list[ImageRecord])
     problems: list[str] = field(default_factory=list[str])
     places: dict[str, str] = field(default_factory=dict[str, str])
@@ -125,6 +128,8 @@ class _Reading:
         """Adds the record of a row, or what is wrong with it."""
         try:
             path = None if row.digest else self.folder.find(row.path, by_name=by_name)
+            if path is not None and self.excluded.has(path.relative_to(self.folder.root).as_posix()):
+                return
             record = self._record(row, path)
         except ValueError as error:
             self.problems.append(f"{row.place}: {error}" if row.place else str(error))

@@ -54,6 +54,7 @@ RSNA = SetDescription(
     contains=(CLASSES, TARGETS),
     finds_by_name=True,
     has_patients=False,
+    has_patient_ids_in_headers=False,
     words="pneumonia",
     layout=f"{CLASSES}, {TARGETS}, stage_2_train_images/*.dcm",
     size="26,684 labelled images: Normal 8,851, No Lung Opacity / Not Normal 11,821, Lung Opacity 6,012; "

@@ -44,6 +44,7 @@ SIIM = SetDescription(
     folders=("siim-acr-pneumothorax-segmentation", "pneumothorax", "siim"),
     finds_by_name=True,
     has_patients=False,
+    has_patient_ids_in_headers=False,
     words="pneumothorax",
     layout=f"{' or '.join(TABLES)}, dicom-images-train/STUDY/SERIES/IMAGE.dcm",
     size="12,047 labelled images in train-rle.csv; no splits",

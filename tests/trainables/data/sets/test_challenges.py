@@ -2,7 +2,9 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
+from dicom_files import write_dicom
 
 from trainables.errors import DataError
 
@@ -58,6 +60,20 @@ def test_rsna_names_the_row_of_a_missing_image(release, read):
     (root / BASE / "stage_2_train_images" / f"{ids[4]}.png").unlink()
     with pytest.raises(DataError, match=rf"class_info\.csv line 7: '{ids[4]}' cannot be read"):
         read("rsna", root)
+
+
+def test_rsna_headers_give_the_view_and_their_ids_are_of_images(release, read, tmp_path):
+    root, ids = rsna(release)
+    for i, image in enumerate(ids):
+        png = root / BASE / "stage_2_train_images" / f"{image}.png"
+        png.unlink()
+        pixels = np.random.default_rng(i).integers(0, 255, size=(20, 24), dtype=np.uint8)
+        write_dicom(png.with_suffix(".dcm"), pixels, PatientID=image, ViewPosition=("AP", "PA")[i % 2])
+    dataset = read("rsna", root)
+    assert not dataset.has_patients
+    assert [record.view for record in dataset.records[:2]] == ["AP", "PA"]
+    (tmp_path / "bad.txt").write_text(f"{dataset.records[0].image_id}\n")
+    assert len(read("rsna", root, exclude=tmp_path / "bad.txt").records) == 35
 
 
 def siim(release, *, table="train-rle.csv", extra=()):

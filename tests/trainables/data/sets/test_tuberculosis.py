@@ -16,7 +16,7 @@ def name(prefix, number, label):
     return f"{prefix}_{number:04d}_{label}"
 
 
-def montgomery(release, numbers=range(1, 25), *, outer="MontgomerySet"):
+def montgomery(release, numbers=tuple(range(1, 25)), *, outer="MontgomerySet"):
     stems = [name("MCUCXR", number, number % 2) for number in numbers]
     masks = [f"{outer}/ManualMask/{side}Mask/{stem}.png" for stem in stems[:2] for side in ("left", "right")]
     readings = {

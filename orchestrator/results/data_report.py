@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,8 @@ from trainables.data.survey import FACTS, Survey
 from trainables.scoring.audit import AuditReport, Finding
 from trainables.scoring.sources import class_sources
 
+MAX_NAMED = 8
+"""Values of a property, such as sources, that a sentence names."""
 BY_IMAGE = "no patient ids are known, so splits and intervals are by image"
 
 
@@ -39,14 +41,14 @@ class DataReport:
 
     @property
     def tables(self) -> dict[str, Counts]:
-        """The counts by class of each property that is known."""
-        tables = {"source": self.summary.sources, "view": self.summary.views, "sex": self.summary.sexes}
+        """The counts by class of each property that is known, by its name in the plural."""
+        tables = {"sources": self.summary.sources, "views": self.summary.views, "sexes": self.summary.sexes}
         return {name: counts for name, counts in tables.items() if counts is not None}
 
     def lines(self) -> Iterator[str]:
         """Yields the sentences below the table of images and patients."""
         for name, counts in self.tables.items():
-            yield f"by {name}: {', '.join(f'{column} {total:,}' for column, total in counts.totals.items())}"
+            yield f"{name}: {_shortened([f'{value} {total:,}' for value, total in counts.totals.items()])}"
         yield from self.facts()
         for finding in self.findings():
             yield from finding.lines()
@@ -78,9 +80,12 @@ class DataReport:
             yield Finding(f"classes '{one}' and '{other}' look like negatives of each other")
         for name, counts in self.tables.items():
             if single := counts.one_class_columns:
+                num_images = sum(counts.totals[value] for value in single)
                 yield Finding(
-                    f"only one class has images with {name} {', '.join(single)}; "
-                    f"a model may learn the {name} instead of the class"
+                    f"{len(single)} of {len(counts.known)} {name} have images of one class only "
+                    f"({num_images:,} of {len(self.survey):,} images), so a model may learn the {name} "
+                    "instead of the classes",
+                    (_shortened(single),),
                 )
 
     def inversion(self, image: int) -> str:
@@ -125,6 +130,11 @@ class DataReport:
         record = self.dataset.records[image]
         facts = {name: getattr(self.survey, name)[image].item() for name in FACTS}
         return {"file": record.image_id, "split": record.split, "class": self.dataset.class_of(image)} | facts
+
+
+def _shortened(values: Sequence[str]) -> str:
+    rest = len(values) - MAX_NAMED
+    return ", ".join([*values[:MAX_NAMED], *([f"and {rest:,} more"] if rest > 0 else [])])
 
 
 def counts_with_patients(images: Counts, patients: Counts | None) -> Iterator[tuple[str, ...]]:

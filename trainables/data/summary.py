@@ -24,15 +24,20 @@ class Counts:
     rows: dict[str, tuple[int, ...]]
 
     @property
+    def known(self) -> tuple[str, ...]:
+        """The columns without the one that counts unknown values."""
+        return tuple(name for name in self.columns if name != UNKNOWN)
+
+    @property
     def one_class_columns(self) -> tuple[str, ...]:
         """The columns in which only one class has images, if there are several columns."""
-        known = [name for name in self.columns if name != UNKNOWN]
-        if len(known) < 2:
+        if len(self.known) < 2:
             return ()
-        filled = {
-            name: sum(row[self.columns.index(name)] > 0 for row in self.rows.values()) for name in known
+        numbers = zip(*self.rows.values(), strict=True)
+        num_classes = {
+            name: sum(n > 0 for n in column) for name, column in zip(self.columns, numbers, strict=True)
         }
-        return tuple(name for name, num_classes in filled.items() if num_classes == 1)
+        return tuple(name for name in self.known if num_classes[name] == 1)
 
     @property
     def totals(self) -> dict[str, int]:

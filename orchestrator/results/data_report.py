@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,6 +66,9 @@ class DataReport:
         yield from self.dataset.details
         yield from self.dataset.notes
         heights, widths, means = self.survey.height, self.survey.width, self.survey.mean
+        for name, values in (("formats", self.survey.formats), ("greys", self.survey.greys)):
+            if counts := Counter(value for value in values if value is not None):
+                yield f"{name}: {_shortened([f'{value} ({n:,})' for value, n in counts.most_common()])}"
         yield f"images: {heights.min()} to {heights.max()} px high, {widths.min()} to {widths.max()} px wide"
         yield f"mean brightness: {means.min():.0f} to {means.max():.0f} of 255, median {np.median(means):.0f}"
 
@@ -78,6 +82,7 @@ class DataReport:
         )
         for one, other in inverted.classes:
             yield Finding(f"classes '{one}' and '{other}' look like negatives of each other")
+        yield from self._warnings()
         for name, counts in self.tables.items():
             if single := counts.one_class_columns:
                 num_images = sum(counts.totals[value] for value in single)
@@ -87,6 +92,16 @@ class DataReport:
                     "instead of the classes",
                     (_shortened(single),),
                 )
+
+    def _warnings(self) -> Iterator[Finding]:
+        """Yields what the decoder warns of, the most frequent warning first."""
+        images: dict[str, list[int]] = {}
+        for image, warnings in enumerate(self.survey.warnings):
+            for warning in warnings:
+                images.setdefault(warning, []).append(image)
+        for warning, warned in sorted(images.items(), key=lambda each: -len(each[1])):
+            examples = tuple(self.audit.named(image) for image in warned)
+            yield Finding(f"warning about {len(warned):,} images: {warning}", examples)
 
     def inversion(self, image: int) -> str:
         """Returns the sentence about an image that looks like a negative."""
@@ -129,7 +144,9 @@ class DataReport:
     def _facts(self, image: int) -> dict[str, Any]:
         record = self.dataset.records[image]
         facts = {name: getattr(self.survey, name)[image].item() for name in FACTS}
-        return {"file": record.image_id, "split": record.split, "class": self.dataset.class_of(image)} | facts
+        known = {"file": record.image_id, "split": record.split, "class": self.dataset.class_of(image)}
+        decoded = {"format": self.survey.formats[image], "greys": self.survey.greys[image]}
+        return known | facts | decoded | {"warnings": self.survey.warnings[image]}
 
 
 def _shortened(values: Sequence[str]) -> str:

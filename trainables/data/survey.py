@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from trainables.artifacts import build_once, fingerprint
 from trainables.config import PreprocessingSpec
 from trainables.data.cache import CACHE_VERSION, MAX_THREADS, SHARD_IMAGES
+from trainables.data.formats.decode import FileDecoder
 from trainables.data.problems import refuse_unusable
 from trainables.data.records import Dataset, ImageRecord
 from trainables.data.transforms import fit
@@ -36,6 +37,8 @@ SCHEMA = pa.schema(
     [
         *((name, pa.int32()) for name in FACTS[:2]),
         *((name, pa.float32()) for name in FACTS[2:]),
+        *((name, pa.string()) for name in ("format", "greys")),
+        ("warnings", pa.list_(pa.string())),
         ("digest", pa.binary(16)),
         ("thumbnail", pa.binary(THUMBNAIL.size**2)),
     ]
@@ -61,6 +64,9 @@ class Survey:
     mean: np.ndarray  # float32 [N], grey levels, 0 to 255
     border: np.ndarray  # float32 [N], mean of the border
     centre: np.ndarray  # float32 [N], mean of the centre
+    formats: list[str | None]  # such as "PNG"; None = the image does not come from a file of its own
+    greys: list[str | None]  # how the greys were chosen, such as "window 550/1024"
+    warnings: list[list[str]]  # what the decoder warns of, such as "its header says hip, not chest"
     digests: list[bytes]
 
     def __len__(self) -> int:
@@ -83,9 +89,16 @@ def open_survey(dataset: Dataset, store: Path, examine: Examine | None = None) -
     folder = build_once(
         store / "surveys" / key, lambda aside: _write(dataset, aside, examine or examine_here)
     )
-    table = pq.read_table(folder / "survey.parquet", columns=[*FACTS, "digest"])
-    facts = {name: table.column(name).to_numpy() for name in FACTS}
-    return Survey(file=folder / "survey.parquet", **facts, digests=table.column("digest").to_pylist())
+    file = folder / "survey.parquet"
+    table = pq.read_table(file, columns=[name for name in SCHEMA.names if name != "thumbnail"])
+    return Survey(
+        file=file,
+        **{name: table.column(name).to_numpy() for name in FACTS},
+        formats=table.column("format").to_pylist(),
+        greys=table.column("greys").to_pylist(),
+        warnings=table.column("warnings").to_pylist(),
+        digests=table.column("digest").to_pylist(),
+    )
 
 
 def examine_here(dataset: Dataset) -> Iterator[Facts | str]:
@@ -97,7 +110,7 @@ def examine_here(dataset: Dataset) -> Iterator[Facts | str]:
 
 
 def facts_of(image: np.ndarray) -> Facts:
-    """Returns the facts of a decoded image, uint8 [H, W]."""
+    """Returns the facts about the pixels of a decoded image, uint8 [H, W]."""
     height, width = image.shape
     depth = max(1, round(BORDER_FRACTION * min(image.shape)))
     inside = image[depth:-depth, depth:-depth]
@@ -117,9 +130,13 @@ def facts_of(image: np.ndarray) -> Facts:
 
 def _try_examine(dataset: Dataset, record: ImageRecord) -> Facts | str:
     try:
-        return facts_of(dataset.decode(record))
+        if not isinstance(dataset.decode, FileDecoder):
+            return facts_of(dataset.decode(record)) | {"format": None, "greys": None, "warnings": []}
+        image = dataset.decode.image(record)
     except DataError as error:
         return str(error)
+    known = {"format": image.format, "greys": image.greys, "warnings": list(image.warnings)}
+    return facts_of(image.pixels) | known
 
 
 def _write(dataset: Dataset, folder: Path, examine: Examine) -> dict[str, Any]:

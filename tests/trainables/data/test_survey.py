@@ -26,6 +26,24 @@ def test_facts_are_those_of_the_decoded_images_in_order(tmp_path, monkeypatch) -
     verify(survey.file.parent)
 
 
+def test_what_the_decoder_says_is_stored(write_manifest, reread, tmp_path) -> None:
+    reread()
+    root = write_manifest()
+    Image.open(root / "film-07.png").save(root / "other.jpg")
+    (root / "film-07.png").write_bytes((root / "other.jpg").read_bytes())
+    dataset = load_dataset(DataConfig(dataset="manifest", root=root))
+    survey = open_survey(dataset, tmp_path / "store")
+    assert survey.formats[6:9] == ["PNG", "JPEG", "PNG"]
+    assert survey.warnings[6:9] == [
+        [],
+        ["its name says PNG, but its content is JPEG; it was read as JPEG"],
+        [],
+    ]
+    assert survey.greys[6] == dataset.decode.image(dataset.records[6]).greys  # type: ignore[attr-defined]
+    phantoms = open_survey(load_dataset(SMALL), tmp_path / "store")
+    assert set(phantoms.formats) == {None}
+
+
 def test_border_and_centre_are_told_apart() -> None:
     image = np.full((100, 200), 50, np.uint8)
     image[10:90, 10:190] = 100  # inside the border of 10 px

@@ -50,6 +50,9 @@ _CODECS: dict[UID, Codec] = {
 _END_OF_IMAGE = b"\xff\xd9"
 _FILLING = b"\0\xff"
 """Bytes that writers append to reach an even length."""
+_RUN_LENGTH_HEADER = struct.Struct("<16I")
+_SLACK = 1024
+"""Bytes that a writer may append to a segment of run lengths."""
 _SIZE_OF_JPEG_2000 = b"\xff\x4f\xff\x51"
 
 
@@ -67,12 +70,7 @@ def decompress(frame: bytes, syntax: UID, *, rows: int, columns: int, bits: int)
         ValueError: the compression is unknown, or the bytes are cut, damaged or of another size.
     """
     if syntax == RLELossless:
-        dtype = np.dtype(f"<u{bits // 8}")
-        try:
-            pixels = imagecodecs.dicomrle_decode(frame, dtype, out=rows * columns * dtype.itemsize)
-        except Exception as error:
-            raise ValueError(f"its pixels cannot be decompressed ({error})") from error
-        return np.frombuffer(pixels, dtype).reshape(rows, columns)
+        return _run_lengths(frame, rows=rows, columns=columns, num_bytes=bits // 8)
     if syntax not in _CODECS:
         raise ValueError(f"its pixels are compressed as {syntax.name}, which cannot be decoded")
     if not frame.rstrip(_FILLING).endswith(_END_OF_IMAGE):
@@ -80,6 +78,32 @@ def decompress(frame: bytes, syntax: UID, *, rows: int, columns: int, bits: int)
     is_jpeg_2000 = syntax in _JPEG_2000
     dtypes = [_dtype_of_jpeg_2000(frame, rows=rows, columns=columns)] if is_jpeg_2000 else ["u1", "u2"]
     return _decoded(_CODECS[syntax], frame, (rows, columns), dtypes)
+
+
+def _run_lengths(frame: bytes, *, rows: int, columns: int, num_bytes: int) -> np.ndarray:
+    """Decodes run lengths (PS3.5 G): one segment for each byte of the values, the high byte first.
+
+    `imagecodecs.dicomrle_decode` would fill a segment that is too short with zeros.
+    """
+    size = rows * columns
+    if len(frame) < _RUN_LENGTH_HEADER.size:
+        raise ValueError("its compressed pixels are cut")
+    num_segments, *starts = _RUN_LENGTH_HEADER.unpack_from(frame)
+    if num_segments != num_bytes:
+        raise ValueError(f"its header says {num_bytes} bytes per pixel, but its pixels have {num_segments}")
+    values = np.zeros((size, num_bytes), dtype=np.uint8)
+    ends = [*starts[1:num_segments], len(frame)]
+    for i, (start, end) in enumerate(zip(starts[:num_segments], ends, strict=True)):
+        try:
+            segment = imagecodecs.packbits_decode(frame[start:end], out=size + _SLACK)
+        except Exception as error:
+            raise ValueError(f"its pixels cannot be decompressed ({error})") from error
+        if len(segment) < size:
+            raise ValueError(
+                f"its compressed pixels are cut: {len(segment):,} of {size:,} bytes in a segment"
+            )
+        values[:, num_bytes - 1 - i] = np.frombuffer(segment, np.uint8, count=size)
+    return values.view(f"<u{num_bytes}").reshape(rows, columns)
 
 
 def _decoded(codec: Codec, frame: bytes, shape: tuple[int, int], dtypes: list[str]) -> np.ndarray:

@@ -90,4 +90,6 @@ def _native(frame: Frame, header: Header, *, shape: tuple[int, int], allocated: 
         content = np.frombuffer(content[: len(content) // 2 * 2], ">u2").astype("<u2").tobytes()
     if len(content) < expected:
         raise ValueError(f"its pixels are cut: {len(content):,} of {expected:,} bytes")
+    if len(content) >= 2 * expected:
+        raise ValueError(f"its header says {expected:,} bytes of pixels, but it has {len(content):,}")
     return np.frombuffer(content, dtype, count=shape[0] * shape[1]).reshape(shape)

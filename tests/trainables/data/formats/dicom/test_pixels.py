@@ -1,5 +1,7 @@
 """The stored values: bits, signs, byte orders, transfer syntaxes. The picture is always the same ramp."""
 
+import struct
+
 import imagecodecs
 import numpy as np
 import pytest
@@ -28,6 +30,16 @@ from trainables.data.formats.decode import decode_grey
 GREY = np.rint(RAMP / RAMP.max() * 255).astype(np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 4096, (48, 64), dtype=np.uint16)
 SIGNED = (RAMP.astype(np.int16) - 2048).astype(np.int16)
+
+
+def run_lengths(sizes: list[int]) -> bytes:
+    """A frame with one segment of zeros for each size."""
+    segments = [imagecodecs.packbits_encode(bytes(size)) for size in sizes]
+    starts = [64 + sum(map(len, segments[:i])) for i in range(len(segments))]
+    header = struct.pack("<16I", len(segments), *starts, *[0] * (15 - len(segments)))
+    return header + b"".join(segments)
+
+
 NATIVE = [
     ImplicitVRLittleEndian,
     ExplicitVRLittleEndian,
@@ -155,13 +167,24 @@ def test_file_without_preamble_and_file_meta(tmp_path):
         (HTJ2K, b"no image\xff\xd9", "no JPEG 2000 image"),
         (JPEGLSLossless, imagecodecs.jpegls_encode(NOISE[:40]), "cannot be decompressed"),
         (JPEGBaseline8Bit, b"\xff\xd8 rubbish \xff\xd9", "cannot be decompressed"),
-        (RLELossless, b"rubbish", "cannot be decompressed"),
+        (RLELossless, b"rubbish", "cut"),
+        (RLELossless, run_lengths([48 * 64, 48 * 64 - 128]), "cut: 2,944 of 3,072 bytes in a segment"),
+        (RLELossless, run_lengths([48 * 64 - 128, 48 * 64]), "cut: 2,944 of 3,072 bytes in a segment"),
+        (RLELossless, run_lengths([48 * 64]), "says 2 bytes per pixel, but its pixels have 1"),
+        (RLELossless, run_lengths([10**6, 10**6]), "cannot be decompressed"),
         (MPEG2MPML, b"film", "compressed as MPEG2 .* which cannot be decoded"),
     ],
 )
 def test_damaged_compression_is_refused(tmp_path, syntax, frame, message):
     path = write_dicom(tmp_path / "a.dcm", NOISE, syntax=syntax, compressed=frame)
     with pytest.raises(ValueError, match=message):
+        decode_grey(path)
+
+
+def test_more_pixels_than_the_header_says_are_refused(tmp_path):
+    """Such as several frames without a number of frames."""
+    path = write_dicom(tmp_path / "a.dcm", RAMP.repeat(2, axis=0), Rows=48)
+    with pytest.raises(ValueError, match="says 6,144 bytes of pixels, but it has 12,288"):
         decode_grey(path)
 
 

@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from orchestrator.cluster.resources import Machine
 from orchestrator.planning.plan import Plan, make_plan
@@ -44,6 +46,24 @@ def test_pneumonia_mnist_can_be_planned(pneumoniamnist_root: Path) -> None:
     planned = make_plan(load_space(SPACES / "pneumonia_mnist.yaml", [f"data.root={pneumoniamnist_root}"]))
     assert (planned.num_trials, planned.num_baselines) == (12, 7)
     assert not planned.missing_weights
+
+
+def test_tuberculosis_can_be_planned_for_each_of_its_sets(tmp_path: Path) -> None:
+    write_noise(tmp_path / "s", [f"CXR_png/CHNCXR_{i:04d}_{i % 2}.png" for i in range(60)])
+    write_noise(tmp_path / "m", [f"CXR_png/MCUCXR_{i:04d}_{i % 2}.png" for i in range(60)])
+    for name, folder in (("shenzhen", "s"), ("montgomery", "m")):
+        settings = [f"data.dataset={name}", f"data.root={tmp_path / folder}"]
+        planned = make_plan(load_space(SPACES / "tuberculosis.yaml", settings))
+        assert (planned.num_trials, planned.num_baselines) == (40, 25)
+        missing = {line.partition(":")[0] for line in planned.missing_weights}
+        assert {"chexzero", "medclip-vit"} <= missing
+
+
+def write_noise(root: Path, names: list[str]) -> None:
+    for seed, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, size=(32, 32), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / name)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Writes the generated pages of the reference: commands, settings, encoders, events.
+"""Writes the generated pages of the reference: commands, settings, encoders, data sets, events.
 
 `make docs` calls this through `conf.py`. The pages are never committed.
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cli.data_sets import PATIENTS
 from orchestrator.search.space import EvaluationSettings, SearchSettings
 from orchestrator.storage.events import EVENTS
 from trainables.config import TrialConfig
@@ -149,6 +150,34 @@ def encoders_page() -> str:
     return "\n".join(parts)
 
 
+def data_sets_page() -> str:
+    """Returns what is known of every data set that has a name."""
+    parts = [
+        "# Data sets\n",
+        "`--set data.dataset=NAME --set data.root=FOLDER` reads one of these. `FOLDER` is the folder of the "
+        "layout, or the folder around it. `python -m orchestrator data show NAME` prints the same.\n",
+    ]
+    for data_set in json.loads(_run("orchestrator", "data", "list", "--json")):
+        facts = {
+            "classes": ", ".join(data_set["classes"]),
+            "size": data_set["size"],
+            "patients": PATIENTS[data_set["has_patients"]],
+            "licence": data_set["licence"],
+            "page": f"<{data_set['url']}>" if data_set["url"] else "",
+            "citation": data_set["citation"],
+            "layout": f"`{data_set['layout']}`" if data_set["layout"] else "",
+        }
+        parts += [f"## {data_set['name']}\n", f"{data_set['title']}\n"]
+        parts += [f"- {name}: {value}" for name, value in facts.items() if value]
+        parts += [f"- {trap}" for trap in data_set["traps"]]
+        parts += [
+            f"- not external for {system}: {', '.join(seen)}"
+            for system, seen in data_set["trained_on"].items()
+        ]
+        parts.append("")
+    return "\n".join(parts)
+
+
 def events_page() -> str:
     """Returns the fields of every event of the ledger, with the comments beside them."""
     parts = ["# Events of the ledger\n", "Each line of a [ledger](../ledger.md) is one of these events.\n"]
@@ -203,6 +232,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "commands": commands_page,
     "settings": settings_page,
     "encoders": encoders_page,
+    "data_sets": data_sets_page,
     "events": events_page,
     "code": code_page,
 }

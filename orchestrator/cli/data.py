@@ -1,4 +1,4 @@
-"""`data`: decodes and checks a data set before anything is trained on it."""
+"""`data`: describes, decodes and checks a data set before anything is trained on it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.data_prompts import prompts
+from orchestrator.cli.data_sets import list_sets, show
 from orchestrator.cli.options import (
     JsonOption,
     SetOption,
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from trainables.config import TrialConfig
     from trainables.data.records import Dataset
 
-app = typer.Typer(help="Decode and check a data set before training on it.", no_args_is_help=True)
+app = typer.Typer(help="Describe, decode and check data sets before training on them.", no_args_is_help=True)
+app.command("list")(list_sets)
+app.command()(show)
 app.command()(prompts)
 
 

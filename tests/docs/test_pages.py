@@ -21,6 +21,7 @@ from orchestrator.search.space_file import BLOCKS, OVERRIDABLE
 from orchestrator.storage.events import EVENTS
 from orchestrator.worker.trial_spec import Cause
 from trainables.config.fields import FIELDS
+from trainables.data.datasets import DATASETS
 from trainables.scoring.metric_names import COSTS, METRICS
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -69,8 +70,10 @@ def test_every_setting_has_a_row(generated: dict[str, str]) -> None:
         assert f"| `{key}` |" in generated["settings"], key
 
 
-def test_every_registered_encoder_and_every_module_is_listed(generated: dict[str, str]) -> None:
+def test_every_encoder_data_set_and_module_is_listed(generated: dict[str, str]) -> None:
     assert "## lite0-minilm\n" in generated["encoders"]
+    for data_set in DATASETS:
+        assert f"## {data_set}\n" in generated["data_sets"]
     for package in ("orchestrator", "trainables"):
         for module in (PROJECT / package).rglob("*.py"):
             if module.name != "__init__.py":

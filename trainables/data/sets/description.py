@@ -60,7 +60,7 @@ class SetDescription:
     """Whether a table names files without their folders, which are then searched."""
     decoder: Callable[[SetFolder], Callable[[ImageRecord], np.ndarray]] | None = None
     """Returns the decoder of images that are no files of their own, as in `Dataset.decode`."""
-    has_patients: bool = True
+    has_patients: bool | None = True  # None: it depends on the files
     has_patient_ids_in_headers: bool = True
     """Whether PatientID in a DICOM header names a patient, and not the image."""
     notes: tuple[str, ...] = ()

@@ -72,6 +72,11 @@ IMAGE_FOLDER = SetDescription(
     name="image_folder",
     title="Your images, in one folder per class",
     rows=rows,
-    has_patients=False,
+    has_patients=None,
     layout="CLASS/image.png, or SPLIT/CLASS/image.png with splits such as train, val and test",
+    traps=(
+        "Patients are read from DICOM headers, or from folders below each class if every class has "
+        f"{LEAST_PATIENTS} or more.",
+        "Folders of masks are left out.",
+    ),
 )

@@ -45,6 +45,8 @@ MANIFEST = SetDescription(
     name="manifest",
     title="Your images, listed in a table",
     rows=rows,
+    has_patients=None,
     layout="images and a table with the columns path and label; optional: patient_id, split, view, sex, age, "
     "source, report, mask",
+    traps=("Without the column patient_id, patients are read from DICOM headers.",),
 )

@@ -18,6 +18,8 @@ from trainables.scoring.sources import class_sources
 
 MAX_NAMED = 8
 """Values of a property, such as sources, that a sentence names."""
+REVEALING = {"sources", "views"}
+"""Properties of an image that a model may learn instead of the class."""
 BY_IMAGE = "no patient ids are known, so splits and intervals are by image"
 
 
@@ -83,7 +85,8 @@ class DataReport:
         for one, other in inverted.classes:
             yield Finding(f"classes '{one}' and '{other}' look like negatives of each other")
         yield from self._warnings()
-        for name, counts in self.tables.items():
+        for name in sorted(REVEALING & self.tables.keys()):
+            counts = self.tables[name]
             if single := counts.one_class_columns:
                 num_images = sum(counts.totals[value] for value in single)
                 yield Finding(

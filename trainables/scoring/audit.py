@@ -100,8 +100,8 @@ class AuditReport:
         contrary = [group.contradiction for group in self.copies if group.contradiction]
         return [
             Finding(f"{len(self.shared_patients)} patients across splits", self.shared_patients),
-            Finding(f"{len(leaks[True])} exact duplicates across splits", self._both(leaks[True])),
-            Finding(f"{len(leaks[False])} near duplicates across splits", self._both(leaks[False])),
+            Finding(f"{len(leaks[True])} groups of exact duplicates across splits", self._both(leaks[True])),
+            Finding(f"{len(leaks[False])} groups of near duplicates across splits", self._both(leaks[False])),
             Finding(f"{_num_images(self.twins)} images have a copy in their split", self._both(twins[:1])),
             Finding(f"{len(contrary)} groups of copies with different labels", self._both(contrary)),
         ]

@@ -74,7 +74,7 @@ def test_the_text_shows_what_was_understood(
     assert ["Normal", "12", "(12)", "6", "(6)", "6", "(6)"] in rows
     assert ["COVID-19", "12", "(12)", "6", "(6)", "6", "(6)"] in rows
     assert "images: 60 to 60 px high, 60 to 60 px wide" in shown
-    assert "0 near duplicates across splits" in shown
+    assert "0 groups of near duplicates across splits" in shown
     assert "0 images look like negatives of their class" in shown
     assert "secret" not in shown
 

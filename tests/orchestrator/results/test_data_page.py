@@ -55,7 +55,7 @@ def report(tmp_path: Path) -> DataReport:
 
 def test_findings_are_shown_with_their_images(report: DataReport) -> None:
     shown = Tags(page(report, has_images=True, seed=0))
-    assert "1 exact duplicates across splits" in shown.text
+    assert "1 groups of exact duplicates across splits" in shown.text
     assert "image 004 (train, Normal)" in shown.text
     assert "image 036 (test, Normal)" in shown.text
     assert "image 007 (train): border" in shown.text

@@ -45,7 +45,7 @@ def test_copies_across_splits_are_leaks(images, tmp_path) -> None:
     assert [(group.is_exact, group.leak) for group in report.leaks] == [(True, (4, 36)), (False, (8, 24))]
     assert not report.is_clean
     lines = shown(report)
-    assert "1 exact duplicates across splits:" in lines
+    assert "1 groups of exact duplicates across splits:" in lines
     assert "  'image 004' (train, Normal) and 'image 036' (test, Normal)" in lines
     assert "  'image 008' (train, Normal) and 'image 024' (val, Normal)" in lines
 

@@ -98,8 +98,9 @@ class AuditReport:
         }
         twins = [group.images for group in self.twins]
         contrary = [group.contradiction for group in self.copies if group.contradiction]
+        shared = Finding(f"{len(self.shared_patients)} patients across splits", self.shared_patients)
         return [
-            Finding(f"{len(self.shared_patients)} patients across splits", self.shared_patients),
+            *([shared] if self.dataset.has_patients else []),
             Finding(f"{len(leaks[True])} groups of exact duplicates across splits", self._both(leaks[True])),
             Finding(f"{len(leaks[False])} groups of near duplicates across splits", self._both(leaks[False])),
             Finding(f"{_num_images(self.twins)} images have a copy in their split", self._both(twins[:1])),

@@ -76,6 +76,7 @@ def test_without_patient_ids_only_images_are_counted(images: np.ndarray, tmp_pat
     dataset = replace(films(images, CLASSES, SPLITS), has_patients=False)
     report = reported(dataset, tmp_path)
     assert BY_IMAGE in list(report.lines())
+    assert not any("patients across splits" in line for line in report.lines())
     rows = list(counts_with_patients(report.summary.images, report.summary.patients))
     assert rows == [("Normal", "12", "4", "4"), ("TB", "12", "4", "4")]
     assert "patient 0" not in json.dumps(report.to_dict())

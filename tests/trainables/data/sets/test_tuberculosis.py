@@ -71,6 +71,15 @@ def test_shenzhen_reads_sex_and_age_in_every_spelling(release, read):
         assert (record.sex, record.age) == (sex, pytest.approx(age))
 
 
+def test_a_reading_that_is_a_link_out_of_the_root_is_refused(release, read, tmp_path):
+    stem = name("CHNCXR", 1, 1)
+    root = release([f"CXR_png/{stem}.png"], {"ClinicalReadings/other.txt": "male 3yrs"})
+    (tmp_path / "secret.txt").write_text("female 80yrs")
+    (root / "ClinicalReadings" / f"{stem}.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(DataError, match=r"CHNCXR_0001_1\.txt' is a link that leads out"):
+        read("shenzhen", root)
+
+
 def test_shenzhen_palette_and_colour_images_become_grey(release, read):
     root = release([f"CXR_png/{name('CHNCXR', i, i % 2)}.png" for i in range(1, 25)])
     first, second = sorted((root / "CXR_png").iterdir())[:2]

@@ -53,8 +53,8 @@ def load_dataset(config: DataConfig, *, with_test_labels: bool = False) -> Datas
 
     Args:
         config: the data set and its splits.
-        with_test_labels: only `evaluate` sets this. Otherwise test records have no labels, report texts or
-            infection masks.
+        with_test_labels: only the scoring on test and `data check` set this. Otherwise test records have no
+            labels, report texts or infection masks.
 
     Raises:
         ConfigError: the data set is unknown; the message suggests the nearest name.

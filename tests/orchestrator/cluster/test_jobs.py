@@ -308,10 +308,10 @@ class TestSweepsAsJobs:
         while time.monotonic() < until and not has_placed(ledger):
             time.sleep(0.2)
         stopped = head.run(*ORCHESTRATOR, "jobs", "stop", job_id, "--address", head.url)
-        assert f"asked {job_id} to end" in stopped.stdout
+        assert f"asked job {job_id} to end" in stopped.stdout
         followed = head.run(*ORCHESTRATOR, "jobs", "logs", job_id, "--follow", "--address", head.url)
         assert followed.returncode == 130
-        assert "go on: python -m orchestrator sweep --resume stopped" in followed.stdout
+        assert "Resume: python -m orchestrator sweep --resume stopped" in followed.stdout
         state = sweep_of(head, "stopped")
         assert (state.finished.exit_code, state.finished.is_cut_short) == (143, True)
         assert not state.is_complete

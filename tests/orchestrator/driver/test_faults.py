@@ -118,7 +118,7 @@ def test_what_was_not_placed_on_a_machine_that_kills_is_left_for_a_resume(tmp_pa
     cut = sweep_of(home)
     assert [trial.name for trial in cut.trials.values()] == ["frozen encoder", "rank=107"]
     assert not cut.is_complete
-    assert any("the fault lies with this machine" in text for text in messages(seen))
+    assert any("died in a row, so the cause is probably the machine" in text for text in messages(seen))
     assert run_driver(home, space, **WALK, resumes=True)["exit_code"] == 3
     whole = sweep_of(home)
     assert whole.is_complete

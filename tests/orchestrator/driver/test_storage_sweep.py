@@ -154,6 +154,6 @@ def test_a_node_that_cannot_take_part_is_named_before_anything_starts(tmp_path: 
         nodes.end()
     assert driver.returncode == 1
     assert "cannot be used by 1 of 2 nodes; nothing was started. node " in err
-    assert "home folder /proc/no-home-can-be-here: cannot be written" in err
+    assert "home folder /proc/no-home-can-be-here: is not writable" in err
     assert list((home / "sweeps").iterdir()) == []
     assert open_storage(str(shared)).names("sweeps/walk") == []

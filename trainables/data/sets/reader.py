@@ -47,8 +47,7 @@ def read_set(description: SetDescription, config: DataConfig) -> LabelledImages:
     for row in rows:
         reading.add(row, by_name=description.finds_by_name)
     refuse(reading.problems, about=f"unusable rows or images in {folder.base}")
-    hashes = {r.image_id: file_sha256(r.path) for r in reading.records if r.path is not None}
-    content = reading.digests | hashes
+    content = reading.digests | {r.image_id: _digest(r, r.path) for r in reading.records if r.path}
     read = with_headers(
         reading.records, content, folder.notes, has_patient_ids=description.has_patient_ids_in_headers
     )
@@ -69,6 +68,11 @@ def read_set(description: SetDescription, config: DataConfig) -> LabelledImages:
         words=description.words,
         details=tuple(folder.details),
     )
+
+
+def _digest(record: ImageRecord, path: Path) -> str:
+    """Returns the SHA-256 of a file. Empty files are no copies of each other; the decoder refuses them."""
+    return file_sha256(path) if path.stat().st_size else f"empty file {record.image_id}"
 
 
 def open_folder(description: SetDescription, config: DataConfig) -> SetFolder:

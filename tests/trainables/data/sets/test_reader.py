@@ -196,3 +196,12 @@ def test_ages(text, years):
 )
 def test_sexes(text, sex):
     assert sex_of(text) == sex
+
+
+def test_empty_files_are_no_copies_of_each_other_but_unreadable(write_manifest):
+    root = write_manifest(split=SPLITS, patient_id=patients())
+    for i in (0, 3, 4):  # of both classes and all splits
+        (root / f"film-{i:02d}.png").write_bytes(b"")
+    dataset = read(root)
+    with pytest.raises(DataError, match=r"film-03\.png.*0 bytes"):
+        dataset.decode(dataset.records[3])

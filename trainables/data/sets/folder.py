@@ -189,6 +189,11 @@ def find_base(root: Path, *, folders: Sequence[str], contains: Sequence[str]) ->
     return None
 
 
+def is_skipped(folder: str) -> bool:
+    """Returns whether a folder of this name is left out without a word: hidden, or of masks."""
+    return folder.startswith(".") or folder in _SKIPPED_FOLDERS or text_key(folder) in MASKS
+
+
 def _is_mask(path: str) -> bool:
     return any(text_key(part) in MASKS for part in path.split("/")[:-1])
 

@@ -93,3 +93,53 @@ def test_without_two_classes_the_message_says_what_is_expected(write, tmp_path, 
     write(paths)
     with pytest.raises(DataError, match=r"no folders of two or more classes.*data\.dataset=manifest"):
         read(tmp_path / "own")
+
+
+def test_folders_of_splits_below_each_class_are_read_too(write):
+    splits = ("train", "valid", "test")
+    dataset = read(write([f"{c}/{s}/{i}.png" for c in "AB" for s in splits for i in range(2)]))
+    assert dataset.classes == ("A", "B")
+    assert {r.image_id.split("/")[1]: r.split for r in dataset.records} == {
+        "train": "train", "valid": "val", "test": "test",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("folders", "split", "other"),
+    [
+        (("train/A", "train/B", "test/A", "extra/A"), "test", "extra"),
+        (("A/train", "B/train", "B/x"), "train", "x"),
+    ],
+)
+def test_a_folder_beside_those_of_splits_is_refused_not_taken_for_a_class(write, folders, split, other):
+    with pytest.raises(DataError, match=f"'{split}' names a split, but '{other}' beside it does not"):
+        read(write([f"{folder}/{i}.png" for folder in folders for i in range(2)]))
+
+
+def test_folders_without_images_and_links_are_told(write, tmp_path):
+    root = write(classes("AB"))
+    (root / "C").mkdir()
+    (root / "D").symlink_to(tmp_path)
+    dataset = read(root)
+    assert dataset.classes == ("A", "B")
+    assert any(note.startswith("left out: 2 folders without an image") for note in dataset.notes)
+    assert dataset.details == ("no image was read in: C, D (links are not followed)",)
+
+
+def test_images_beside_the_classes_of_a_split_are_counted(write):
+    splits = [f"{s}/{c}/{i}.png" for s in ("train", "val", "test") for c in "AB" for i in range(2)]
+    assert (
+        "left out: 1 images outside the folders of the classes" in read(write([*splits, "test/x.png"])).notes
+    )
+
+
+def test_few_folders_below_a_class_are_no_patients_and_it_is_told(write):
+    dataset = read(write([f"{c}/{p}/{i}.png" for c in "AB" for p in range(9) for i in range(2)]))
+    assert not dataset.has_patients
+    assert any("not taken as patients: each class needs 10" in note for note in dataset.notes)
+    assert "9 folders have the same name in several classes; are they the classes?" in dataset.notes
+
+
+def test_patients_of_the_same_name_in_two_classes_are_told(write):
+    dataset = read(write([f"{c}/{p}/{i}.png" for c in "AB" for p in range(10) for i in range(2)]))
+    assert "patients: 10 of these folders have the same name in several classes" in dataset.notes

@@ -71,7 +71,9 @@ class _PlainLoader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:str":
-                raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem="a key must be text; put quotes around it", problem_mark=key.start_mark
+                )
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"'{key.value}' is set twice", problem_mark=key.start_mark)
             seen.add(key.value)

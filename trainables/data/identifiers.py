@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from trainables.config import Split
 
-_NUMBER = re.compile(r"\d+(\.\d+)?(e\+\d+)?")  # also as pandas and Excel write it: 3.0, 1.2e+10
+_NUMBER = re.compile(r"\d+(\.\d+|,\d\d?)?(e\+\d\d?)?")  # as pandas and Excel write it: 3.0, 3,0, 1.2e+10
 SPLITS: dict[str, Split] = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev", "development"), "val"),
@@ -23,9 +23,15 @@ def text_key(text: str) -> str:
 
 
 def patient_key(text: str) -> str:
-    """Returns a key that is equal for equal patients: like `text_key`, and equal numbers are equal."""
-    key = text_key(text)
-    return f"{Decimal(key).normalize():f}" if _NUMBER.fullmatch(key) else key
+    """Returns a key that is equal for equal patients: like `text_key`, and equal numbers are equal.
+
+    An apostrophe before the id does not count, because spreadsheets write it before numbers that are text.
+    """
+    key = text_key(text).removeprefix("'")
+    if not _NUMBER.fullmatch(key):
+        return key
+    number = f"{Decimal(key.replace(',', '.')):f}"  # exact, however many digits there are
+    return number.rstrip("0").rstrip(".") if "." in number else number
 
 
 def label_key(text: str) -> str:

@@ -39,6 +39,7 @@ class Table:
     rows: list[tuple[int, dict[str, str]]]  # with their line numbers
     columns: dict[str, str]  # name in `Columns` → column of the file
     notes: tuple[str, ...]  # what was detected, for the user
+    unread: tuple[str, ...] = ()  # columns that were not asked for
 
     def has(self, name: str) -> bool:
         """Returns whether the file has this column."""
@@ -65,7 +66,8 @@ def read_table(path: Path, columns: Columns) -> Table:
     renamed = [f"{name} = '{column}'" for name, column in found.items() if name != column]
     notes = [f"{path.name}: {' and '.join(detected)}"] if detected else []
     notes += [f"{path.name}: read {', '.join(renamed)}"] if renamed else []
-    return Table(path, rows, found, tuple(notes))
+    unread = tuple(column for column in header if column and column not in found.values())
+    return Table(path, rows, found, tuple(notes), unread)
 
 
 def _decoded(path: Path) -> tuple[str, str]:
@@ -167,6 +169,8 @@ def _find_columns(path: Path, header: Sequence[str], columns: Columns) -> dict[s
     for name, others in {**columns.required, **columns.optional}.items():
         column = next((by_letters[key] for n in (name, *others) if (key := _letters(n)) in by_letters), None)
         if column is not None and column not in found.values():
+            if [_letters(each) for each in header].count(_letters(column)) > 1:
+                raise DataError(f"{path}: several columns are named '{column}'; rename all but one")
             found[name] = column
     unread = [column for column in header if column and column not in found.values()]
     for name in (*columns.required, *(n for n in columns.optional if n in ("split", "patient_id"))):

@@ -14,7 +14,7 @@ def view_of(text: str | None) -> str | None:
     `AP Supine` and `AP_horizontal` are `AP`. Another name, such as `OBLIQUE`, is returned in upper case.
     """
     name = (text or "").strip().upper()
-    if name in ("", "UNKNOWN", "NAN", "NONE", "UNK"):
+    if name in ("", "UNKNOWN", "NAN", "NONE", "UNK", "NA", "N/A", "#N/A", "?"):
         return None
     first, letters = re.split(r"[\W_]+", name)[0], re.sub(r"[\W_]", "", name)
     for known in (letters, first):

@@ -10,6 +10,8 @@ from trainables.data.identifiers import label_key, patient_key, split_named, tex
         ("P1", "p1", " P1"),
         ("Jos\u00e9", "Jose\u0301", "JOSÉ"),
         ("12000000000", "1.2e+10", "1.2E+10"),
+        ("7", "7,0", "7,00", "'007"),  # as a spreadsheet writes numbers, and numbers that are text
+        ("1e+999999999", "1E+999999999"),
     ],
 )
 def test_equal_patients_have_equal_keys(spellings):
@@ -17,7 +19,16 @@ def test_equal_patients_have_equal_keys(spellings):
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("3", "30"), ("3.5", "35"), ("p1", "p01"), ("12e5", "1200000"), ("a b", "ab")]
+    ("one", "other"),
+    [
+        ("3", "30"),
+        ("3.5", "35"),
+        ("p1", "p01"),
+        ("12e5", "1200000"),
+        ("a b", "ab"),
+        ("1,000", "1"),
+        ("9" * 30 + "1", "9" * 30 + "2"),
+    ],
 )
 def test_other_patients_have_other_keys(one, other):
     assert patient_key(one) != patient_key(other)

@@ -86,3 +86,9 @@ def test_what_is_no_table_is_refused_by_name(read, content, message):
     with pytest.raises(DataError, match=message) as error:
         read(content)
     assert "table.csv" in str(error.value)
+
+
+def test_a_column_that_is_there_twice_is_refused_and_an_unread_one_is_named(read):
+    with pytest.raises(DataError, match="several columns are named 'label'"):
+        read(b"path,label,Label\na.png,TB,Normal\n")
+    assert read(b"path,label,Patient Number\na.png,TB,7\n").unread == ("Patient Number",)

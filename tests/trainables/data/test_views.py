@@ -8,7 +8,7 @@ from trainables.data.views import is_frontal, view_of
     [
         ("PA", "PA"), ("ap", "AP"), ("AP Supine", "AP"), ("AP_horizontal", "AP"), ("Frontal", "FRONTAL"),
         ("posteroanterior", "PA"), ("LL", "LATERAL"), ("Left Lateral", "LATERAL"), ("Lateral", "LATERAL"),
-        ("L", "LATERAL"), ("oblique", "OBLIQUE"), ("", None), ("nan", None), (None, None),
+        ("L", "LATERAL"), ("oblique", "OBLIQUE"), ("", None), ("nan", None), ("N/A", None), (None, None),
     ],
 )  # fmt: skip
 def test_views_have_one_name(text, view):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,29 +39,43 @@ def find_classes(description: SetDescription, config: DataConfig, rows: Sequence
     """
     counts = Counter(row.label for row in rows if row.label)
     _refuse_several(rows)
-    renamed = dict(config.rename)
+    renamed = {_nfc(label): _nfc(name) for label, name in config.rename}
     known = {text_key(label): name for label, name in description.labels.items()}
     for label in renamed:
+        if not renamed[label]:
+            raise DataError(f"data.rename: the class for '{label}' is blank; give it a name")
         if label not in counts and label not in description.labels.values():
             raise DataError(
                 f"data.rename: no image has the label '{label}'{nearest_or_all(label, list(counts))}"
             )
     of_label: dict[str, str] = {}
     for label in counts:
-        name = renamed.get(label) or (known.get(text_key(label)) if known else label)
-        if name is not None:
+        name = known.get(text_key(label)) if known else label
+        if label in renamed:  # a new name is final, so that two classes can swap their names
+            of_label[label] = renamed[label]
+        elif name is not None:
             of_label[label] = renamed.get(name, name)
     _refuse_respelt(of_label, counts)
     named = [renamed.get(name, name) for name in description.labels.values()] or sorted(of_label.values())
-    names = tuple(dict.fromkeys(named))
+    names = tuple(dict.fromkeys([*named, *of_label.values()]))
     if len(names) < 2:
         found = f"only '{names[0]}'" if names else "none"
         raise DataError(f"{description.name}: at least 2 classes are needed, but there is {found}")
     return Classes(names, of_label)
 
 
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip()
+
+
 def _refuse_several(rows: Sequence[Row]) -> None:
-    several = [row for row in rows if row.label and "|" in row.label]
+    labels = {row.label for row in rows}
+    several = [
+        row
+        for row in rows
+        if row.label
+        and ("|" in row.label or any(p.strip() in labels for p in re.split("[;,]", row.label)[:-1]))
+    ]
     if several:
         first = several[0]
         raise DataError(

@@ -40,7 +40,7 @@ class Excluded:
 
 
 def read_excluded(path: Path | None) -> Excluded:
-    """Returns the exclude list in a file: one path per line; `#` starts a comment."""
+    """Returns the exclude list in a file: one path per line; `#` before a blank starts a comment."""
     if path is None:
         return Excluded()
     place = found(path)
@@ -56,6 +56,6 @@ def read_excluded(path: Path | None) -> Excluded:
     listed = {
         text_key(name): f"line {number}"
         for number, line in enumerate(lines, start=1)
-        if (name := line.partition(" #")[0].strip()) and not name.startswith("#")
+        if (name := line.partition(" # ")[0].strip()) and not name.startswith("#")
     }
     return Excluded(place.name, listed)

@@ -59,10 +59,9 @@ def with_headers(
 
 def _with_every_patient(records: Sequence[ImageRecord], notes: list[str]) -> list[ImageRecord]:
     """Returns the records of which each has a patient, or none has one."""
-    patients = {record.patient_id for record in records}
-    if len(patients) == 1:  # all headers are blank, or all name the same placeholder
+    patients = {record.patient_id for record in records if record.patient_id}
+    if len(patients) <= 1:  # no header names a patient, or all name the same placeholder
         return [replace(record, patient_id="") for record in records]
-    if "" in patients:
-        count = sum(not record.patient_id for record in records)
+    if count := sum(not record.patient_id for record in records):
         notes.append(f"{count:,} images without a patient in their header count as one patient each")
     return [replace(record, patient_id=record.patient_id or record.image_id) for record in records]

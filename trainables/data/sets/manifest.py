@@ -29,6 +29,8 @@ COLUMNS = Columns(
 def rows(folder: SetFolder) -> Iterator[Row]:
     """Yields a row for each line of the table `data.manifest`."""
     table = folder.read_table((folder.config.manifest,), COLUMNS)
+    if table.unread:
+        folder.details.append(f"{table.path.name}: columns that are not read: {', '.join(table.unread)}")
     for line, values in table.rows:
         place = f"{table.path.name} line {line}"
         yield Row(

@@ -40,8 +40,9 @@ def read_set(description: SetDescription, config: DataConfig) -> LabelledImages:
     described = [row for row in listed if not excluded.has(folder.from_root(row.path))]
     rows = [_tidy(row) for row in described if _is_wanted(row, folder)]
     if not rows:
+        why = "".join(f"; {line}" for line in _left_out(folder.left_out))
         raise DataError(
-            f"{description.name}: no labelled image in {folder.base}; expected: {description.layout}"
+            f"{description.name}: no labelled image in {folder.base}{why}; expected: {description.layout}"
         )
     reading = _Reading(folder, find_classes(description, config, rows), excluded)
     for row in rows:
@@ -92,8 +93,9 @@ def open_folder(description: SetDescription, config: DataConfig) -> SetFolder:
 
 
 def _tidy(row: Row) -> Row:
-    """Returns a row with one Unicode composition of its label, and without a blank split."""
+    """Returns a row with one Unicode composition of its label, and without a missing label or split."""
     label = unicodedata.normalize("NFC", row.label or "").strip()
+    label = "" if is_missing(label) else label
     return replace(row, label=label, split=None if is_missing(row.split) else row.split)
 
 
@@ -152,6 +154,8 @@ class _Reading:
             raise ValueError("the label is empty")
         if row.patient is not None and is_missing(row.patient):
             raise ValueError("the patient is empty")
+        if row.patient is not None and text_key(row.patient) in _NO_PATIENT:
+            raise ValueError(f"{row.patient!r} is no patient; give every image a patient, or none")
         split: Split = "train"
         if row.split is not None:
             if (named := split_named(row.split)) is None:
@@ -182,9 +186,13 @@ class _Reading:
             return None  # not every image has a mask
 
 
+_MISSING = ("", "nan", "<na>", "null", "n/a", "#n/a")
+_NO_PATIENT = ("none", "na", "unknown", "-", "?")  # else all these images would be one patient
+
+
 def is_missing(text: str | None) -> bool:
-    """Returns whether a value of a table is blank, also as pandas writes it."""
-    return text is None or text_key(text) in ("", "nan", "<na>", "null")
+    """Returns whether a value of a table is blank, also as pandas and Excel write it."""
+    return text is None or text_key(text) in _MISSING
 
 
 def sex_of(text: str | None) -> str | None:

@@ -16,6 +16,7 @@ _NORMAL = re.compile(
     re.IGNORECASE,
 )
 _NEGATED = re.compile(r"(?:no|non|not|without)\b[ ]*(.+)", re.IGNORECASE)
+_ANSWER = re.compile(r"true|false|yes|no|pos(itive)?|neg(ative)?|class[\W_]*\d+", re.IGNORECASE)
 _UPPER_CASE_LETTERS = 4  # the longest word that stays in upper case where all words are: TB, COPD, ARDS
 MAX_LABEL = 200
 """Longer labels are cut, as a prompt has about 77 tokens."""
@@ -50,8 +51,8 @@ def to_prose(labels: Sequence[str]) -> list[str]:
 
 
 def names_nothing(label: str) -> bool:
-    """Returns whether a label has no word, such as `0`."""
-    return re.search(r"[^\W\d_]{2}", label) is None
+    """Returns whether a label has no word that names a finding, such as `0`, `True` or `positive`."""
+    return re.search(r"[^\W\d_]{2}", label) is None or _ANSWER.fullmatch(label.strip()) is not None
 
 
 def _words_of(prose: str) -> ClassWords:

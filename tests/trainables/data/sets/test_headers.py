@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
@@ -91,3 +92,11 @@ def test_files_named_by_uids_are_read_and_other_files_of_a_disc_are_not(tmp_path
     dataset = write(tmp_path, lambda i: f"p{i}")
     assert len(dataset.records) == 25
     assert "a/1.2.276.0.7230010.3.850819" in {record.image_id for record in dataset.records}
+
+
+def test_one_placeholder_beside_images_without_a_header_is_no_patient(tmp_path):
+    for i in range(24):
+        pixels = np.random.default_rng(100 + i).integers(0, 256, size=(32, 40), dtype=np.uint8)
+        (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "ab"[i % 2] / f"{i}.png")
+    assert not write(tmp_path, lambda i: "Anonymous").has_patients

@@ -66,6 +66,32 @@ def test_a_blank_patient_among_others_is_refused_by_row(write_manifest):
         read(write_manifest(patient_id=["nan", *(f"p{i}" for i in range(59))]))
 
 
+@pytest.mark.parametrize("name", ["None", "unknown", "NA"])
+def test_a_placeholder_is_no_patient(write_manifest, name):
+    with pytest.raises(DataError, match=f"line 2: '{name}' is no patient"):
+        read(write_manifest(patient_id=[name, name, *(f"p{i}" for i in range(58))]))
+
+
+@pytest.mark.parametrize("name", ["nan", "#N/A"])
+def test_a_missing_label_is_no_class(write_manifest, name):
+    with pytest.raises(DataError, match="line 2: the label is empty"):
+        read(write_manifest(label=labels(name)))
+
+
+def test_two_classes_can_swap_their_names_and_a_blank_name_is_refused(write_manifest):
+    root = write_manifest()
+    before = read(root).records[0].labels
+    after = read(root, rename={"Normal": "COVID-19", "COVID-19": "Normal"}).records[0].labels
+    assert after == {"Normal": before["COVID-19"], "COVID-19": before["Normal"]}
+    with pytest.raises(DataError, match="class for 'Normal' is blank"):
+        read(root, rename={"Normal": " "})
+
+
+def test_a_label_that_names_another_label_and_more_is_refused(write_manifest):
+    with pytest.raises(DataError, match="line 2: column 'label': 'Normal; Effusion' names several"):
+        read(write_manifest(label=labels("Normal; Effusion")))
+
+
 def labels(name):
     return [name if i % 4 == 0 else "Normal" if i % 4 < 2 else "COVID-19" for i in range(60)]
 
@@ -125,6 +151,11 @@ def test_excluded_images_change_the_fingerprint_and_a_line_that_names_none_is_re
     fewer = read(root, exclude=root / "bad.txt")
     assert len(fewer.records) == 58
     assert fewer.content_fingerprint != read(root).content_fingerprint
+    (root / "film-06.png").rename(root / "film #6.png")  # "#" without a blank is part of a name
+    table = root / "manifest.csv"
+    table.write_text(table.read_text().replace("film-06.png", "film #6.png"))
+    (root / "marked.txt").write_text("film #6.png\n")
+    assert len(read(root, exclude=root / "marked.txt").records) == 59
     (root / "worse.txt").write_text("film-04.png\nfilm-99.png\n")
     with pytest.raises(DataError, match=r"line 2: 'film-99\.png'"):
         read(root, exclude=root / "worse.txt")
@@ -167,6 +198,18 @@ def test_views_that_are_not_frontal_are_left_out_unless_asked_for(write_manifest
     assert len(dataset.records) == 40
     assert any(note.startswith("left out: 20 images that are not frontal") for note in dataset.notes)
     assert len(read(root, frontal_only=False).records) == 60
+
+
+def test_a_set_without_a_frontal_view_is_refused_with_the_reason(write_manifest):
+    with pytest.raises(DataError, match=r"no labelled image in .*left out: 60 images that are not frontal"):
+        read(write_manifest(view=["LL"] * 60))
+
+
+def test_columns_that_are_not_read_are_named(write_manifest):
+    assert (
+        "manifest.csv: columns that are not read: folds, ward"
+        in read(write_manifest(folds=["1"] * 60, ward=["B"] * 60)).details
+    )
 
 
 def test_a_split_for_some_images_alone_is_refused(write_manifest):

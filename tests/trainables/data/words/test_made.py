@@ -71,6 +71,11 @@ def test_a_number_names_nothing() -> None:
     assert [label for label in ("0", "1_", "TB", "7b") if names_nothing(label)] == ["0", "1_", "7b"]
 
 
+def test_an_answer_names_nothing() -> None:
+    labels = ("True", "FALSE", "yes", "Positive", "class_1", "Positive TB", "Normal")
+    assert [label for label in labels if not names_nothing(label)] == ["Positive TB", "Normal"]
+
+
 def test_unseen_prompts_are_unseen_when_the_label_counts_as_one_word() -> None:
     """A label may itself be five words long, so it counts as one."""
     trained = [*TEMPLATES, *FINDINGS, "A chest X-ray with the pattern of {}."]

@@ -7,10 +7,12 @@ from itertools import chain
 
 from orchestrator.results.board import DIFFERENCES, Leaderboard
 from orchestrator.results.board_columns import has_several_frozen, is_uncertain, second_title
-from trainables.scoring.metric_names import is_few_shot
+from trainables.scoring.metric_names import ZERO_SHOT, is_few_shot, title
 from trainables.shell import command
 
 MAX_ROWS = 30
+REVERSED, CHANCE = 0.4, 0.5
+"""An AUROC below `REVERSED`, with its interval below `CHANCE`, says that the prompts are reversed."""
 BY_IMAGE = "by image, not by patient: the data set has no patient ids"
 """What is said of intervals where no patients are known."""
 
@@ -33,6 +35,7 @@ def captions(board: Leaderboard) -> Iterator[str]:
         again = command(f"sweep --resume {board.sweep} --retry-failed")
         yield f"Unavailable rows have no score. After you have installed their weights, run: {again}"
     yield from board.notes
+    yield from _of_polarity(board)
     if board.shortcut:
         yield board.shortcut
 
@@ -87,6 +90,21 @@ def _of_systems(board: Leaderboard) -> Iterator[str]:
         yield "k-shot of an adapted encoder: the adapter was trained on all labels of train, the probe on k."
     if any(row.system == "baseline_from_scratch" for row in board.rows):
         yield "From scratch: a classifier that started from random weights, not from ImageNet's."
+
+
+def _of_polarity(board: Leaderboard) -> Iterator[str]:
+    """Yields a warning if prompts score below chance: a negation is often read as what it negates."""
+    for row in board.rows:
+        on_val = row.objective if board.metric == "macro_auroc" else None
+        split, auroc = ("test", row.test_auroc) if row.test_auroc else ("val", on_val)
+        if row.system not in ZERO_SHOT or auroc is None or auroc.value >= REVERSED:
+            continue
+        if auroc.high is None or auroc.high < CHANCE:
+            yield (
+                f"polarity: {row.name}, {title(row.system)}, scores {auroc.value:.3f} macro AUROC on "
+                f"{split}. Its prompts are probably reversed; read them: {command('data prompts')}"
+            )
+            return  # other rows of the same prompts say the same
 
 
 def _of_marks(board: Leaderboard) -> Iterator[str]:

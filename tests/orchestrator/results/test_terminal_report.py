@@ -296,6 +296,13 @@ def test_a_high_zero_shot_score_does_not_hide_a_shortcut():
     assert board.shortcut is not None
 
 
+@pytest.mark.parametrize(("auroc", "is_reversed"), [(0.07, True), (0.45, False)])
+def test_prompts_far_below_chance_are_called_reversed(auroc: float, is_reversed: bool):
+    text = text_of(leaderboard(sweep_of(*frozen(zero_shot_unseen=auroc), *adapted())), 300)
+    said = f"scores {auroc:.3f} macro AUROC on val. Its prompts are probably reversed"
+    assert (said in text) == is_reversed
+
+
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_a_leaderboard_fits_its_terminal(width: int):
     long = "rank=16 target_modules=pointwise learning_rate=0.00123"

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from trainables.data.records import Dataset
-from trainables.data.summary import Counts, Summary
+from trainables.data.summary import Counts, Summary, count
 from trainables.data.survey import FACTS, Survey
 from trainables.scoring.audit import AuditReport, Finding
 from trainables.scoring.sources import class_sources
 
 MAX_NAMED = 8
 """Values of a property, such as sources, that a sentence names."""
-REVEALING = {"sources", "views"}
+REVEALING = {"formats", "sources", "views"}
 """Properties of an image that a model may learn instead of the class."""
 BY_IMAGE = "no patient ids are known, so splits and intervals are by image"
 
@@ -42,10 +42,13 @@ class DataReport:
             if (of := names == name).any()
         }
 
-    @property
+    @cached_property
     def tables(self) -> dict[str, Counts]:
         """The counts by class of each property that is known, by its name in the plural."""
         tables = {"sources": self.summary.sources, "views": self.summary.views, "sexes": self.summary.sexes}
+        names = [self.dataset.class_of(i) or "" for i in range(len(self.survey))]
+        pairs = [(n, f) for n, f in zip(names, self.survey.formats, strict=True) if f is not None]
+        tables |= {"formats": count(self.dataset.classes, pairs) if pairs else None}
         return {name: counts for name, counts in tables.items() if counts is not None}
 
     def lines(self) -> Iterator[str]:
@@ -68,9 +71,8 @@ class DataReport:
         yield from self.dataset.details
         yield from self.dataset.notes
         heights, widths, means = self.survey.height, self.survey.width, self.survey.mean
-        for name, values in (("formats", self.survey.formats), ("greys", self.survey.greys)):
-            if counts := Counter(value for value in values if value is not None):
-                yield f"{name}: {_shortened([f'{value} ({n:,})' for value, n in counts.most_common()])}"
+        if greys := Counter(value for value in self.survey.greys if value is not None):
+            yield f"greys: {_shortened([f'{value} ({n:,})' for value, n in greys.most_common()])}"
         yield f"images: {heights.min()} to {heights.max()} px high, {widths.min()} to {widths.max()} px wide"
         yield f"mean brightness: {means.min():.0f} to {means.max():.0f} of 255, median {np.median(means):.0f}"
 

@@ -45,6 +45,14 @@ def test_one_source_says_nothing(images: np.ndarray, tmp_path: Path) -> None:
     assert not any("one class only" in line for line in lines)
 
 
+def test_a_format_of_one_class_only_is_told(images: np.ndarray, tmp_path: Path) -> None:
+    report = reported(films(images, CLASSES, SPLITS), tmp_path)
+    mixed = replace(report.survey, formats=["PNG" if i % 2 else "DICOM" for i in range(40)])
+    lines = list(replace(report, survey=mixed).lines())
+    assert "formats: DICOM 20, PNG 20" in lines
+    assert any(line.startswith("2 of 2 formats have images of one class only (40 of 40") for line in lines)
+
+
 def test_negatives_are_told_beside_the_median_of_their_class(images: np.ndarray, tmp_path: Path) -> None:
     images[7] = 255 - images[7]
     report = reported(films(images, CLASSES, SPLITS), tmp_path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from trainables.data.identifiers import text_key
 from trainables.data.problems import refuse
@@ -39,8 +39,11 @@ class Excluded:
         return [f"excluded: {len(self.met):,} images listed in an exclude file"] if self.met else []
 
 
-def read_excluded(path: Path | None) -> Excluded:
-    """Returns the exclude list in a file: one path per line; `#` before a blank starts a comment."""
+def read_excluded(path: Path | None, *, root: Path) -> Excluded:
+    """Returns the exclude list in a file: one path per line; `#` before a blank starts a comment.
+
+    Paths are relative to `root`, the real path of `data.root`, or absolute.
+    """
     if path is None:
         return Excluded()
     place = found(path)
@@ -54,7 +57,7 @@ def read_excluded(path: Path | None) -> Excluded:
             f"data.exclude: {path} cannot be read ({reason}); give a text file with one path per line"
         ) from error
     listed = {
-        text_key(name): f"line {number}"
+        text_key(PurePosixPath(name.removeprefix(f"{root}/")).as_posix()): f"line {number}"
         for number, line in enumerate(lines, start=1)
         if (name := line.partition(" # ")[0].strip()) and not name.startswith("#")
     }

@@ -33,7 +33,7 @@ def read_set(description: SetDescription, config: DataConfig) -> LabelledImages:
         DataError: lists everything that is missing, unreadable or contradictory.
     """
     folder = open_folder(description, config)
-    excluded = read_excluded(config.exclude)
+    excluded = read_excluded(config.exclude, root=folder.root)
     listed = list(description.rows(folder))
     if listed and listed[0].place and (rest := len(folder.images) - len(listed)) > 0:
         folder.details.append(f"{rest:,} images in {folder.base} are in no row of the table")

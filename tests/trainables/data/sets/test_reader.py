@@ -147,7 +147,7 @@ def test_drawn_splits_keep_copies_and_their_patients_together(write_manifest):
 
 def test_excluded_images_change_the_fingerprint_and_a_line_that_names_none_is_refused(write_manifest):
     root = write_manifest()
-    (root / "bad.txt").write_text("film-04.png\nFILM-05.PNG  # cut\n\n# a remark\n")
+    (root / "bad.txt").write_text(f"./film-04.png\r\nFILM-05.PNG  # cut\n\n# a remark\n{root}/film-05.png\n")
     fewer = read(root, exclude=root / "bad.txt")
     assert len(fewer.records) == 58
     assert fewer.content_fingerprint != read(root).content_fingerprint

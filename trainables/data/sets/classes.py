@@ -57,7 +57,8 @@ def find_classes(description: SetDescription, config: DataConfig, rows: Sequence
             of_label[label] = renamed.get(name, name)
     _refuse_respelt(of_label, counts)
     named = [renamed.get(name, name) for name in description.labels.values()] or sorted(of_label.values())
-    names = tuple(dict.fromkeys([*named, *of_label.values()]))
+    emptied = {known.get(text_key(label)) for label in renamed} - set(of_label.values())
+    names = tuple(name for name in dict.fromkeys([*named, *of_label.values()]) if name not in emptied)
     if len(names) < 2:
         found = f"only '{names[0]}'" if names else "none"
         raise DataError(f"{description.name}: at least 2 classes are needed, but there is {found}")

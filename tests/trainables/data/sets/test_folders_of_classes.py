@@ -32,6 +32,13 @@ def test_covid_radiography_has_four_classes_with_masks_and_drawn_splits(release,
     assert dataset.words.source == "pneumonia"
 
 
+@pytest.mark.parametrize("lung_opacity", ["Lung_Opacity", "Lung Opacity"])
+def test_classes_are_joined_by_their_own_names_and_by_the_labels_in_the_files(release, read, lung_opacity):
+    root = release(f"{name}/images/{name}-{i}.png" for name in COVID for i in range(1, 11))
+    dataset = read("covid_radiography", root, rename={lung_opacity: "Other", "Viral Pneumonia": "Other"})
+    assert classes_of(dataset) == {"COVID-19": 10, "Normal": 10, "Other": 20}
+
+
 def kermany(part, *, nested=""):
     normal = [f"{nested}chest_xray/{part}/NORMAL/IM-{i:04d}-0001.jpeg" for i in NUMBERS[part]]
     ill = [

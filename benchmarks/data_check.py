@@ -138,7 +138,7 @@ def measure_check(options: argparse.Namespace) -> list[dict[str, Any]]:
                 {
                     "num_images": found["num_images"],
                     "what": what,
-                    "seconds": round(seconds, 1),
+                    "seconds": round(seconds, 3),
                     "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
                     "peak_mib": round(used.ru_maxrss * 1024 / MIB),
                     "exit_code": process.returncode,

@@ -53,6 +53,8 @@ def read_table(path: Path, columns: Columns) -> Table:
         DataError: the file is no table, lacks a column, or has rows of another length. The message names all.
     """
     text, encoding = _decoded(path)
+    if "\n" not in text:  # lines end with a carriage return alone in files of old Macs
+        text = text.replace("\r", "\n")
     csv.field_size_limit(2**24)  # reports of 100 kB are one value
     separator, header, skipped = _header(text, columns)
     found = _find_columns(path, header, columns)

@@ -92,3 +92,9 @@ def test_a_column_that_is_there_twice_is_refused_and_an_unread_one_is_named(read
     with pytest.raises(DataError, match="several columns are named 'label'"):
         read(b"path,label,Label\na.png,TB,Normal\n")
     assert read(b"path,label,Patient Number\na.png,TB,7\n").unread == ("Patient Number",)
+
+
+def test_lines_may_end_with_a_carriage_return_alone(read):
+    table = read(PLAIN.replace("\n", "\r").encode())
+    assert values(table) == [("a.png", "Müller", "3"), ("b.png", "Normal", "4")]
+    assert [line for line, _ in table.rows] == [2, 3]

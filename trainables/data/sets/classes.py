@@ -39,7 +39,7 @@ def find_classes(description: SetDescription, config: DataConfig, rows: Sequence
     """
     counts = Counter(row.label for row in rows if row.label)
     _refuse_several(rows)
-    renamed = {_nfc(label): _nfc(name) for label, name in config.rename}
+    renamed = {one_line(label): one_line(name) for label, name in config.rename}
     known = {text_key(label): name for label, name in description.labels.items()}
     for label in renamed:
         if not renamed[label]:
@@ -65,8 +65,9 @@ def find_classes(description: SetDescription, config: DataConfig, rows: Sequence
     return Classes(names, of_label)
 
 
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text).strip()
+def one_line(label: str) -> str:
+    """Returns a label in one Unicode composition, with single blanks and no line breaks."""
+    return " ".join(unicodedata.normalize("NFC", label).split())
 
 
 def _refuse_several(rows: Sequence[Row]) -> None:

@@ -51,7 +51,7 @@ class SetFolder:
     def files(self) -> list[str]:
         """Every file below `base`, as a sorted relative path, without hidden files and linked folders."""
         found: list[str] = []
-        for place, folders, names in os.walk(self.base):
+        for place, folders, names in os.walk(self.base, onerror=_refuse_folder):
             folders[:] = sorted(n for n in folders if not n.startswith(".") and n not in _SKIPPED_FOLDERS)
             inside = PurePosixPath(Path(place).relative_to(self.base))
             found += [(inside / name).as_posix() for name in names if not name.startswith(".")]
@@ -187,6 +187,11 @@ def find_base(root: Path, *, folders: Sequence[str], contains: Sequence[str]) ->
         if base.is_dir() and all((base / name).exists() for name in contains):
             return base
     return None
+
+
+def _refuse_folder(error: OSError) -> None:
+    """Raises DataError for a folder that cannot be listed: its images would be missing without a word."""
+    raise DataError(f"{error.filename}: this folder cannot be read ({error.strerror})") from error
 
 
 def is_skipped(folder: str) -> bool:

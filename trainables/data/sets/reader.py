@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from trainables.data.identifiers import SPLITS, split_named, text_key
 from trainables.data.paths import open_root
 from trainables.data.problems import refuse
 from trainables.data.records import ImageRecord, LabelledImages, one_hot
-from trainables.data.sets.classes import Classes, find_classes
+from trainables.data.sets.classes import Classes, find_classes, one_line
 from trainables.data.sets.description import Row, SetDescription
 from trainables.data.sets.excluded import Excluded, read_excluded
 from trainables.data.sets.folder import SetFolder, find_base
@@ -94,7 +93,7 @@ def open_folder(description: SetDescription, config: DataConfig) -> SetFolder:
 
 def _tidy(row: Row) -> Row:
     """Returns a row with one Unicode composition of its label, and without a missing label or split."""
-    label = unicodedata.normalize("NFC", row.label or "").strip()
+    label = one_line(row.label or "")
     label = "" if is_missing(label) else label
     return replace(row, label=label, split=None if is_missing(row.split) else row.split)
 
@@ -162,8 +161,11 @@ class _Reading:
                 known = ", ".join(dict.fromkeys(SPLITS.values()))
                 raise ValueError(f"split {row.split!r} is not one of {known}")
             split = named
+        image_id = path.relative_to(self.folder.root).as_posix() if path else row.path
+        if _UNWRITABLE.search(image_id):
+            raise ValueError(f"{image_id!r} is not UTF-8 text, or has a control character; rename it")
         return ImageRecord(
-            image_id=path.relative_to(self.folder.root).as_posix() if path else row.path,
+            image_id=image_id,
             patient_id=row.patient or "",
             split=split,
             labels=self._labels[self.classes.of(row.label)],
@@ -186,6 +188,7 @@ class _Reading:
             return None  # not every image has a mask
 
 
+_UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # no list of files can hold such a name
 _MISSING = ("", "nan", "<na>", "null", "n/a", "#n/a")
 _NO_PATIENT = ("none", "na", "unknown", "-", "?")  # else all these images would be one patient
 

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -143,3 +145,19 @@ def test_few_folders_below_a_class_are_no_patients_and_it_is_told(write):
 def test_patients_of_the_same_name_in_two_classes_are_told(write):
     dataset = read(write([f"{c}/{p}/{i}.png" for c in "AB" for p in range(10) for i in range(2)]))
     assert "patients: 10 of these folders have the same name in several classes" in dataset.notes
+
+
+@pytest.mark.parametrize("name", [b"A/gr\xf6\xdfe.png", b"A/two\nlines.png"])
+def test_a_name_that_no_list_can_hold_is_refused(write, name):
+    root = write(classes("AB"))
+    os.rename(root / "A" / "A (0).png", os.path.join(os.fsencode(root), name))
+    with pytest.raises(DataError, match="is not UTF-8 text, or has a control character; rename it"):
+        read(root)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_that_cannot_be_read_is_refused(write):
+    root = write([*classes("AB"), "C/0.png"])
+    (root / "C").chmod(0)
+    with pytest.raises(DataError, match="C: this folder cannot be read"):
+        read(root)

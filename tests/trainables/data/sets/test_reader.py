@@ -78,6 +78,11 @@ def test_a_missing_label_is_no_class(write_manifest, name):
         read(write_manifest(label=labels(name)))
 
 
+def test_a_line_break_in_a_label_is_a_blank(write_manifest):
+    root = write_manifest(label=labels("Lung\n opacity"))
+    assert read(root).classes == ("COVID-19", "Lung opacity", "Normal")
+
+
 def test_two_classes_can_swap_their_names_and_a_blank_name_is_refused(write_manifest):
     root = write_manifest()
     before = read(root).records[0].labels

@@ -24,7 +24,7 @@ from trainables.data.records import Dataset, ImageRecord
 from trainables.data.transforms import fit
 from trainables.errors import DataError
 
-SURVEY_VERSION = 1
+SURVEY_VERSION = 2
 """Raise this number when the same image would give other facts."""
 THUMBNAIL = PreprocessingSpec(size=64, crop="none")
 """Squashed: it shows the whole image, and a squashed copy has the same thumbnail as its original."""

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from trainables.data.formats.content import Format, format_of, name_problem, read_head
+from trainables.data.formats.greys import BLANK
 from trainables.data.formats.limits import MAX_PIXELS
 from trainables.data.formats.pictures import decode_picture
 from trainables.data.records import ImageRecord
@@ -93,6 +94,8 @@ def decode(path: Path) -> DecodedImage:
         raise ValueError(f"cannot be decoded: {error or type(error).__name__}") from error
     if problem := name_problem(path, found):
         problems = [problem, *problems]
+    if pixels.min() == pixels.max() and not any(problem.startswith(BLANK) for problem in problems):
+        problems = [*problems, BLANK]
     return DecodedImage(pixels, found, greys, tuple(problems))
 
 

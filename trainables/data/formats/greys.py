@@ -10,6 +10,8 @@ CLIPPED_FRACTION = 0.005
 A lead marker or a dead pixel takes less than this. Without clipping, four such pixels turned a film black.
 """
 WINDOW = f"percentiles {100 * CLIPPED_FRACTION:g} to {100 * (1 - CLIPPED_FRACTION):g}"
+BLANK = "every pixel is equal"
+"""The warning of an image that shows nothing."""
 _LUMA = (299, 587, 114)  # ITU-R BT.601, in thousandths
 
 

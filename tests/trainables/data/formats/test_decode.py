@@ -21,7 +21,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from trainables.data.formats.decode import FileDecoder, decode_grey
+from trainables.data.formats.decode import FileDecoder, decode, decode_grey
 from trainables.data.records import ImageRecord
 from trainables.errors import DataError
 
@@ -62,6 +62,14 @@ def test_unusable_image_is_refused_with_the_reason(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         decode_grey(path)
+
+
+@pytest.mark.parametrize(("dtype", "is_blank"), [("uint8", True), ("uint16", True), ("uint8", False)])
+def test_a_blank_image_gives_a_warning(tmp_path, dtype, is_blank):
+    pixels = np.full((32, 32), 7, dtype)
+    pixels[0, 0] += not is_blank
+    Image.fromarray(pixels).save(tmp_path / "film.png")
+    assert decode(tmp_path / "film.png").warnings == (("every pixel is equal",) if is_blank else ())
 
 
 def test_pillows_own_guards_stay_up():

@@ -9,6 +9,7 @@ import numpy as np
 
 from trainables.data.formats.dicom.header import Header, LookupTable
 from trainables.data.formats.dicom.pixels import StoredPixels
+from trainables.data.formats.greys import BLANK
 
 MAX_EXPONENT = 500.0
 
@@ -44,7 +45,7 @@ def grey_of(pixels: StoredPixels, header: Header) -> tuple[np.ndarray, str, list
         fractions, choice = _without_window(values, header, seen)
     fractions = np.clip(fractions, 0, 1)
     if seen.sum() > 1 and np.ptp(fractions[seen]) == 0:
-        warnings.append(f"every pixel is equal after its {choice}")
+        warnings.append(f"{BLANK} after its {choice}")
     if header.photometric == "MONOCHROME1":
         fractions = 1 - fractions
     greys = np.rint(255 * fractions).astype(np.uint8)

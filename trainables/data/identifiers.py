@@ -22,6 +22,11 @@ def text_key(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip().casefold()
 
 
+def one_line(label: str) -> str:
+    """Returns a label in one Unicode composition, with single blanks and no line breaks."""
+    return " ".join(unicodedata.normalize("NFC", label).split())
+
+
 def patient_key(text: str) -> str:
     """Returns a key that is equal for equal patients: like `text_key`, and equal numbers are equal.
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainables.config import DataConfig
 from trainables.config.fields import nearest_or_all
-from trainables.data.identifiers import label_key, text_key
+from trainables.data.identifiers import label_key, one_line, text_key
 from trainables.data.sets.description import Row, SetDescription
 from trainables.errors import DataError
 
@@ -63,11 +62,6 @@ def find_classes(description: SetDescription, config: DataConfig, rows: Sequence
         found = f"only '{names[0]}'" if names else "none"
         raise DataError(f"{description.name}: at least 2 classes are needed, but there is {found}")
     return Classes(names, of_label)
-
-
-def one_line(label: str) -> str:
-    """Returns a label in one Unicode composition, with single blanks and no line breaks."""
-    return " ".join(unicodedata.normalize("NFC", label).split())
 
 
 def _refuse_several(rows: Sequence[Row]) -> None:

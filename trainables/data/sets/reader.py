@@ -11,11 +11,11 @@ from pathlib import Path
 from trainables.artifacts import file_sha256
 from trainables.config import DataConfig, Split
 from trainables.data.formats.decode import FileDecoder
-from trainables.data.identifiers import SPLITS, split_named, text_key
+from trainables.data.identifiers import SPLITS, one_line, split_named, text_key
 from trainables.data.paths import open_root
 from trainables.data.problems import refuse
 from trainables.data.records import ImageRecord, LabelledImages, one_hot
-from trainables.data.sets.classes import Classes, find_classes, one_line
+from trainables.data.sets.classes import Classes, find_classes
 from trainables.data.sets.description import Row, SetDescription
 from trainables.data.sets.excluded import Excluded, read_excluded
 from trainables.data.sets.folder import SetFolder, find_base

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from trainables.config import Config
 from trainables.config.fields import explain, nearest_or_all
+from trainables.data.identifiers import one_line
 from trainables.data.words.templates import CLASS_TEMPLATE, TEMPLATES, fill
 from trainables.errors import ConfigError
 from trainables.plain_yaml import read_yaml
@@ -135,8 +136,10 @@ class WordsFile(Config):
         return self
 
     def by_label(self) -> dict[str, ClassWords]:
-        """Returns the words by every label, including the labels under `also`."""
-        return {label: words for name, words in self.classes.items() for label in (name, *words.also)}
+        """Returns the words by every label, including the labels under `also`, as a data set has them."""
+        return {
+            one_line(label): words for name, words in self.classes.items() for label in (name, *words.also)
+        }
 
 
 def read_words_file(path: Path, *, shown: Path) -> WordsFile:

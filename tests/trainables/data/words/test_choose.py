@@ -51,6 +51,14 @@ def test_the_user_s_file_comes_first(own: Path) -> None:
     assert words.fingerprint != choose_words(COVID, shipped="covid_qu_ex").fingerprint
 
 
+def test_a_label_is_found_in_another_unicode_composition_and_with_other_blanks(own: Path) -> None:
+    own.write_text(own.read_text().replace("Non-COVID:", '"Pe\u0301rite  a ":'))
+    assert tuple(choose_words(("COVID-19", "P\u00e9rite a"), path=own).classes) == (
+        "COVID-19",
+        "P\u00e9rite a",
+    )
+
+
 def test_equal_words_have_equal_fingerprints_wherever_they_come_from(own: Path) -> None:
     own.write_text(own.read_text().replace("a healthy chest", "a normal chest"))
     there = choose_words(COVID, shipped="covid_qu_ex")

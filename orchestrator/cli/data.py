@@ -125,7 +125,7 @@ def _examine(dataset: Dataset, write_bad: Path | None, overrides: list[str], *, 
             print_line(f"{num_new} images were added to {write_bad}. Leave them out: {without}", err)
         raise
     if write_bad:
-        write_bad_file(write_bad, {})  # so that `data.exclude` may name it
+        write_bad_file(write_bad, {})  # an empty list, so that `data.exclude` may name it
     with fraction_bar("comparing all pairs of images") as on_progress:
         found = audit(dataset, survey, on_progress)
     return DataReport(dataset, summarise(dataset), survey, found)

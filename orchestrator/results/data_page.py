@@ -23,7 +23,7 @@ SHEET_IMAGES = 12
 MAX_SHOWN = 30
 """Groups of copies and suspected inversions of each kind on the page."""
 MEDIAN_IMAGES = 200
-"""Images of a class that its median picture is made of."""
+"""Images of a class from which its median picture is made."""
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class Store:
         active, free_name = self._experiments(wanted)
         known: dict[RunKey, Known] = {}
         experiment = active[0] if active else None
-        for place in reversed(active):  # the last one is the newest, if an earlier one was restored meanwhile
+        for place in reversed(active):  # newest first: an earlier one may have been restored meanwhile
             known = self._find_runs(place.experiment_id, runs.sweep_id)
             if known:
                 experiment = place
@@ -102,7 +102,7 @@ class Store:
     def _experiments(self, name: str) -> tuple[list[Any], str]:
         """Returns the experiments of a name that are not deleted, and the first name that is not in use.
 
-        A deleted experiment keeps its name and accepts no runs. It stays deleted, as a person wanted.
+        A deleted experiment keeps its name and accepts no runs. It is not restored: a person deleted it.
         """
         active: list[Any] = []
         for candidate in experiment_names(name):
@@ -114,7 +114,7 @@ class Store:
         raise AssertionError("names never end")
 
     def _find_runs(self, experiment_id: str, sweep_id: str) -> dict[RunKey, Known]:
-        """Returns the runs of a sweep. Deletes duplicates, made when the answer to `create_run` was lost."""
+        """Returns the runs of a sweep. Deletes duplicates, which arise if an answer of MLflow is lost."""
         known: dict[RunKey, Known] = {}
         for found in self._search(experiment_id, f"tags.`orchestrator.sweep_id` = '{sweep_id}'"):
             key, new = _recognise(found)

@@ -155,7 +155,7 @@ class LedgerRuns:
             self.runs.close()
 
     def read_again(self) -> None:
-        """Applies all entries again: points that were written once are not kept."""
+        """Applies all entries again, because points that were written are not kept in memory."""
         self.runs, self.reader = SweepRuns(self.folder), LedgerReader(self.folder)
         self.read()
 

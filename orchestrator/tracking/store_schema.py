@@ -42,7 +42,7 @@ class StoreSchema:
     """What is known of the schema of a store.
 
     Attributes:
-        kind: `server`: not a database, so its schema is not ours to see; `new`: no tables yet; `current`,
+        kind: `server`: not a database, so its schema is not visible; `new`: no tables yet; `current`,
             `older` or `newer` than the schema of the installed MLflow; `unreadable`: see `trouble`.
         revision: Alembic's revision of the database; None: no database or no tables.
         file: the SQLite file; None for other databases and for servers.
@@ -205,7 +205,7 @@ def _revision(tables: set[str], fetch: Callable[[], list[Any]]) -> str | None:
 
 def read_database(uri: str) -> str | None:
     """Returns the revision of a database through SQLAlchemy, or None if it has no tables of MLflow."""
-    import sqlalchemy  # MLflow's own way to a database; loaded only where one is named
+    import sqlalchemy  # as in MLflow; loaded only if the store is a database
 
     engine = sqlalchemy.create_engine(uri)
     with engine.connect() as connection:

@@ -30,7 +30,7 @@ from trainables.errors import ClusterError
 
 @contextmanager
 def prepared(uri: str) -> Generator[str]:
-    """Yields while this process may open the store, and create its tables. Migrates an older file of ours.
+    """Migrates an older file of this user, then lets only this process open the store and create tables.
 
     Yields:
         A sentence for the user, if the file was migrated; else an empty text.

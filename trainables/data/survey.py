@@ -1,4 +1,4 @@
-"""The survey of a data set. Every image is decoded once, and what `data check` must know of it is stored."""
+"""The survey of a data set. Every image is decoded once, and the facts that `data check` needs are stored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trainables.errors import DataError
 SURVEY_VERSION = 2
 """Raise this number when the same image would give other facts."""
 THUMBNAIL = PreprocessingSpec(size=64, crop="none")
-"""Squashed: it shows the whole image, and a squashed copy has the same thumbnail as its original."""
+"""Squashed, so that it shows the whole image, and a squashed copy has the same thumbnail as its original."""
 BORDER_FRACTION = 0.1
 """Width of the border as a fraction of the shorter side."""
 CENTRE_FRACTION = 1 / 3

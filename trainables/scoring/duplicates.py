@@ -20,11 +20,11 @@ MAX_HAMMING = 24
 
 Measured on squashed thumbnails of 64 × 64 px. 999 images are in xray3 (256 px) and in nih_mini (224 px).
 Their hashes differ in at most 9 bits. Images of two patients differ in 55 bits or more (3.7 million pairs),
-and two images of one patient in 47 or more. All copies are found that are stored as JPEG at quality 90,
-halved, squashed, given another gamma (.7 to 1.5) or a white marker, and 99 % of those at quality 50. If
-each side is cropped by 1 %, 93 % of the copies are found; by 2 %, 6 %. With 10 bits more, about 6 times as
-many pairs of two patients would be found. So a few dozen pairs are expected among 110,000 patients: look at
-them.
+and two images of one patient in 47 or more. All copies are found if they are stored as JPEG
+at quality 90, halved, squashed, or given another gamma (.7 to 1.5) or a white marker; 99 % are found at
+quality 50. If each side is cropped by 1 %, 93 % of the copies are found; by 2 %, 6 %. If the limit is raised
+by 10 bits, about 6 times as many pairs of two patients are found. By this rate, a few dozen such pairs are
+expected among 110,000 patients, so a person must look at them.
 """
 TILE = 512
 """Hashes on each side of a tile. The distances of a tile stay in the cache of a processor."""

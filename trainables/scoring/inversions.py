@@ -9,12 +9,12 @@ from itertools import combinations
 import numpy as np
 
 INVERTED_BELOW = -0.1
-"""An image is suspected if its correlation with the median image of its class, on 16 × 16 cells, is lower.
+"""An image is suspected if its correlation with the median of its class is below this (16 × 16 cells).
 
 Measured: no image of xray3 (1,116), of nih_mini with one finding (1,000) or of the training split of
 PneumoniaMNIST (4,708) is suspected; the lowest correlation is -.05. Of their negatives, 99 % are found. One
-negative among five images is found in 98 % of draws, and 45 among 100 as well. The brightness of the border
-against the centre alone separates worse: it is reversed in 17 % of the real images of xray3.
+negative among five images is found in 98 % of draws, and so are 45 negatives among 100 images. The
+brightness of border and centre alone is a worse sign: it is reversed in 17 % of the real images of xray3.
 """
 ALIKE_FROM = 0.3
 """A class is judged only if the median correlation of its images is at least this. Films have about .8."""

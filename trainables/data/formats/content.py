@@ -45,7 +45,7 @@ def format_of(head: bytes) -> Format:
             "is a git-lfs pointer, not the image itself; download the image: "
             "run 'git lfs pull' in the repository of the file"
         )
-    if head[128:132] == b"DICM":  # first: the 128 bytes before it may be those of another format
+    if head[128:132] == b"DICM":  # checked first: the 128 bytes before it may look like another format
         return "DICOM"
     for first_bytes, name in _FIRST_BYTES:
         if head.startswith(first_bytes):
@@ -56,12 +56,12 @@ def format_of(head: bytes) -> Format:
 
 
 def is_dicom(path: Path) -> bool:
-    """Returns whether a file is a DICOM file by its content. An unreadable file is none."""
+    """Returns whether a file is a DICOM file by its content. An unreadable file is not."""
     return _format_or_none(path) == "DICOM"
 
 
 def is_image(path: Path) -> bool:
-    """Returns whether a file is an image by its content. The directory of a DICOM disc is none."""
+    """Returns whether a file is an image by its content. The directory file of a DICOM disc is not."""
     return path.name != "DICOMDIR" and _format_or_none(path) is not None
 
 

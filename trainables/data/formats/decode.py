@@ -70,11 +70,11 @@ def decode(path: Path) -> DecodedImage:
 
     The content of the file decides its format. Images are turned upright by their orientation tag. Colour
     becomes luma (ITU-R 601), and transparency is seen on white. Greys deeper than 8 bits are scaled between
-    two percentiles (`greys.windowed`), those of DICOM files by their header (`dicom.greys.grey_of`).
+    two percentiles (`greys.windowed`). The header of a DICOM file sets its greys (`dicom.greys.grey_of`).
 
     Raises:
-        ValueError: names why the file cannot be used: empty, cut, damaged, in another format, no radiograph
-            by its header, or outside the limits on pixels and shape.
+        ValueError: names why the file cannot be used: empty, cut, damaged, in another format, not a
+            radiograph by its header, or outside the limits on pixels and shape.
         OSError: the file cannot be opened.
     """
     head = read_head(path)

@@ -7,7 +7,7 @@ import numpy as np
 CLIPPED_FRACTION = 0.005
 """Fraction of the pixels that are clipped at each end of the window for images deeper than 8 bits.
 
-A lead marker or a dead pixel takes less than this. Without clipping, four such pixels turned a film black.
+A lead marker or a dead pixel covers a smaller fraction. Without clipping, four pixels turned a film black.
 """
 WINDOW = f"percentiles {100 * CLIPPED_FRACTION:g} to {100 * (1 - CLIPPED_FRACTION):g}"
 BLANK = "every pixel is equal"
@@ -41,7 +41,7 @@ def windowed(values: np.ndarray, visible: np.ndarray | None = None) -> np.ndarra
 
 
 def _by_level(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Does the same through a table of the 65,536 levels, which is several times faster."""
+    """Scales 16-bit greys as `windowed` does, by a table of the 65,536 levels: several times faster."""
     reached = np.cumsum(np.bincount(counted.ravel(), minlength=2**16))
     clipped = CLIPPED_FRACTION * counted.size
     low, high = np.searchsorted(reached, [clipped, counted.size - clipped])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 MAX_PIXELS = 50_000_000
-"""Radiographs have up to about 20 million pixels. Pillow's limit remains."""
+"""Radiographs have up to about 20 million pixels. Pillow's own limit applies too."""
 MIN_SIDE = 16
 MAX_ASPECT = 8
 

@@ -1,4 +1,4 @@
-"""Decodes PNG and JPEG files with Pillow. What Pillow would shorten to 8 bits goes to imagecodecs."""
+"""Decodes PNG and JPEG files with Pillow, and with imagecodecs where Pillow would drop bits."""
 
 # Imports inside functions: imagecodecs takes a tenth of a second, and few files need it.
 from __future__ import annotations
@@ -69,7 +69,7 @@ def deep_grey(values: np.ndarray, *, has_alpha: bool | None = None) -> np.ndarra
 
 
 def _all_bits(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Returns a 16-bit PNG with several channels, uint16 [H, W, channels]. Pillow drops the low bytes."""
+    """Returns a 16-bit PNG with several channels, uint16 [H, W, channels]. Pillow would drop bits."""
     import imagecodecs
 
     values = imagecodecs.png_decode(path.read_bytes())
@@ -85,7 +85,7 @@ def _orientation(image: Image.Image, warnings: list[str]) -> int | None:
     try:
         with quietly():
             orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # a damaged tag raises many errors; the pixels are good
+    except Exception:  # a damaged tag raises many kinds of error; the pixels are good
         warnings.append("its EXIF data is damaged, so it was not turned")
         return None
     return orientation if isinstance(orientation, int) else None

@@ -1,4 +1,4 @@
-"""Decodes TIFF files: to 8 bits with Pillow, deeper ones with tifffile, which keeps all bits."""
+"""Decodes TIFF files of up to 8 bits with Pillow, and deeper ones with tifffile, which keeps all bits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainables.data.formats.limits import check_shape
 from trainables.data.formats.pictures import deep_grey, grey_of
 from trainables.data.formats.quiet import quietly
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is raised
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # serious errors are raised
 
 _ORIENTATION = 274
 _GREY, _GREY_INVERTED, _RGB = 1, 0, 2  # PhotometricInterpretation (TIFF 6.0)
@@ -25,7 +25,7 @@ def decode_tiff(path: Path) -> tuple[np.ndarray, str, list[str]]:
     """Returns the image of a TIFF file uint8 [H, W], how its greys were chosen, and warnings.
 
     Raises:
-        ValueError: the file has several pages, a depth of its own, or deep pixels that are no grey or RGB.
+        ValueError: the file has several pages or a volume, or deep pixels that are neither grey nor RGB.
     """
     with path.open("rb") as file, tifffile.TiffFile(file) as tiff:
         page = tiff.pages.first
@@ -36,7 +36,7 @@ def decode_tiff(path: Path) -> tuple[np.ndarray, str, list[str]]:
             return _deep(page), WINDOW, []
         file.seek(0)
         with quietly():  # Pillow warns of damaged tags
-            # Not by its path: then Pillow 13 maps the file, and scrambles images that lie on their side.
+            # By a path, Pillow 13 would map the file, and scramble images that lie on their side.
             image = Image.open(file, formats=("TIFF",))
         check_shape(*image.size)
         image.load()  # turns it by its orientation tag

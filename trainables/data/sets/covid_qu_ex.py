@@ -1,4 +1,4 @@
-"""COVID-QU-Ex (Tahir et al. 2021), or a data set in its folders, such as with a table of patients."""
+"""COVID-QU-Ex (Tahir et al. 2021), or a data set in the same folders, with or without patients."""
 
 from __future__ import annotations
 

@@ -53,18 +53,18 @@ class SetDescription:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     """Label in the set → class, in the order of the classes. Empty: the labels are the classes."""
     folders: tuple[str, ...] = ()
-    """Folders that may stand around the files, such as the name of an archive, even twice."""
+    """Names of folders that may enclose the files, such as the archive. Each may be doubled: NAME/NAME."""
     contains: tuple[str, ...] = ()
     """Files or folders that show that this is the folder of the set."""
     finds_by_name: bool = False
-    """Whether a table names files without their folders, which are then searched."""
+    """Whether a table names files without their folders. The files are then searched for in all folders."""
     decoder: Callable[[SetFolder], Callable[[ImageRecord], np.ndarray]] | None = None
-    """Returns the decoder of images that are no files of their own, as in `Dataset.decode`."""
+    """Function that returns the decoder (see `Dataset`) of images that are not separate files."""
     has_patients: bool | None = True  # None: it depends on the files
     has_patient_ids_in_headers: bool = True
     """Whether PatientID in a DICOM header names a patient, and not the image."""
     notes: tuple[str, ...] = ()
-    """Traps that every board of this set tells."""
+    """Traps that every leaderboard of this set names."""
     words: str | None = None  # name of the shipped file of words; None: made from the labels
     layout: str = ""
     size: str = ""

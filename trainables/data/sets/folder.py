@@ -181,7 +181,7 @@ class SetFolder:
 
 
 def find_base(root: Path, *, folders: Sequence[str], contains: Sequence[str]) -> Path | None:
-    """Returns the folder that contains these files: `root`, or a folder in it, even a doubled one."""
+    """Returns the folder that contains these files: `root`, or a folder NAME or NAME/NAME in it."""
     candidates = [root, *(root / name for name in folders), *(root / name / name for name in folders)]
     for base in candidates:
         if base.is_dir() and all((base / name).exists() for name in contains):
@@ -190,12 +190,12 @@ def find_base(root: Path, *, folders: Sequence[str], contains: Sequence[str]) ->
 
 
 def _refuse_folder(error: OSError) -> None:
-    """Raises DataError for a folder that cannot be listed: its images would be missing without a word."""
+    """Raises DataError for a folder that cannot be listed: its images would be missing silently."""
     raise DataError(f"{error.filename}: this folder cannot be read ({error.strerror})") from error
 
 
 def is_skipped(folder: str) -> bool:
-    """Returns whether a folder of this name is left out without a word: hidden, or of masks."""
+    """Returns whether a folder of this name is left out silently: hidden, or of masks."""
     return folder.startswith(".") or folder in _SKIPPED_FOLDERS or text_key(folder) in MASKS
 
 

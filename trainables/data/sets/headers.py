@@ -21,11 +21,11 @@ def with_headers(
     *,
     has_patient_ids: bool = True,
 ) -> list[ImageRecord]:
-    """Returns the records; those of DICOM files have what a table or folder does not say.
+    """Returns the records, with facts from DICOM headers where a table or folder gives none.
 
-    Patients come from headers only if no image has a patient otherwise. A header without PatientID makes the
-    image one patient. If all headers name one patient, such as `Anonymous`, patients are not known. A damaged
-    header says nothing here; the decoder refuses its file by name.
+    Patients come from headers only if no table or folder gives patients. An image whose header has no
+    PatientID counts as one patient. If all headers name one patient, such as `Anonymous`, patients are not
+    known. A damaged header is ignored here; the decoder refuses its file later.
 
     Args:
         records: the records, in any order.
@@ -58,7 +58,7 @@ def with_headers(
 
 
 def _with_every_patient(records: Sequence[ImageRecord], notes: list[str]) -> list[ImageRecord]:
-    """Returns the records of which each has a patient, or none has one."""
+    """Returns the records so that either all of them have a patient, or none has."""
     patients = {record.patient_id for record in records if record.patient_id}
     if len(patients) <= 1:  # no header names a patient, or all name the same placeholder
         return [replace(record, patient_id="") for record in records]

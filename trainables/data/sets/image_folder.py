@@ -13,14 +13,14 @@ from trainables.data.sets.folder import SetFolder, is_skipped
 from trainables.errors import DataError
 
 LEAST_PATIENTS = 10
-"""Folders below a class are taken as patients only if each class has so many: the parts of a drawn split."""
+"""The fewest folders below each class that count as patients. With fewer, no good split can be drawn."""
 
 
 def rows(folder: SetFolder) -> Iterator[Row]:
-    """Yields a row for each image in CLASS/…, SPLIT/CLASS/… or CLASS/SPLIT/…, below folders that all share.
+    """Yields a row for each image in CLASS/…, SPLIT/CLASS/… or CLASS/SPLIT/…, inside common outer folders.
 
     Raises:
-        DataError: there are no two classes, or only some of the folders name a split.
+        DataError: there are fewer than two classes, or only some of the folders name a split.
     """
     paths = [PurePosixPath(path) for path in folder.images]
     others = Counter(PurePosixPath(path).suffix for path in set(folder.files) - set(folder.images))
@@ -70,7 +70,7 @@ def _places(paths: Sequence[PurePosixPath]) -> tuple[int | None, int]:
 
 
 def _tell_of_unread(folder: SetFolder, read: Iterable[tuple[str, ...]]) -> None:
-    """Tells of folders beside those that were read: empty ones, links, and files in unknown formats."""
+    """Tells the user of folders that were not read: without readable images, or linked from elsewhere."""
     known = {PurePosixPath(*parts) for parts in read}
     unread = [
         (parent / entry.name).as_posix()

@@ -1,4 +1,4 @@
-"""The user's images by a table, `data.manifest`, with one row per image."""
+"""Reads the user's images from the table `data.manifest`, which has one row per image."""
 
 from __future__ import annotations
 

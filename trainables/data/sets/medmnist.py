@@ -77,7 +77,7 @@ def _is_pneumonia(name: str) -> bool:
 def read_split(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns the images of a split, uint8 [N, H, W], and their labels, int [N].
 
-    A process reads each split once, and so keeps up to 300 MB.
+    A process reads each split once and keeps it, which takes up to 300 MB in all.
 
     Raises:
         DataError: the file is damaged, too large, or has other arrays.

@@ -1,4 +1,4 @@
-"""Makes the patients of a data set comparable: equal ids get one spelling, and missing ids are told."""
+"""Makes the patients of a data set comparable: equal ids get one spelling, and missing ids are reported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def unify_patients(
 ) -> tuple[list[ImageRecord], bool]:
     """Returns the records with one spelling per patient, and whether the patients are known.
 
-    Ids are equal if they are equal as numbers, or without case, outer blanks and Unicode composition.
+    Ids are equal if they are the same number, or differ only in case, outer blanks or Unicode composition.
 
     Raises:
         DataError: equal ids with different spellings are in two splits, or some images have no patient.

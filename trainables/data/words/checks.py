@@ -10,7 +10,7 @@ from trainables.data.words.made import names_nothing
 from trainables.data.words.words_file import ClassWords
 
 SUCCESSIVE = 5
-"""So many successive words of a training text make a prompt a seen one."""
+"""A prompt with this many successive words of a training text counts as seen."""
 MAX_WORDS = 50
 """A longer sentence may exceed the 77 tokens that CLIP reads."""
 _NEGATION = re.compile(
@@ -24,7 +24,7 @@ def check_words(classes: Mapping[str, ClassWords], *, are_made: bool, reports: I
 
     Unseen prompts must have no sentence and no five successive words in common with the training texts: the
     captions of every kind, for every class, and `reports`. In words made from labels (`are_made`), a label
-    counts as one word, as it may itself have five. Published prompts are facts, and are not checked.
+    counts as one word, because it may have five words itself. Published prompts are not checked.
     """
     nameless = [
         f"'{label}': this label names no finding, so its prompts say nothing"
@@ -88,7 +88,7 @@ def _negations(classes: Mapping[str, ClassWords]) -> Iterator[str]:
 
 
 def _rest(sentence: str, of: ClassWords) -> str:
-    """Returns a sentence without the name and the pattern of its class, which are doubted only once."""
+    """Returns a sentence without the name and pattern of its class, which are checked only once."""
     for part in (of.pattern, of.name):
         sentence = re.sub(re.escape(part), " ", sentence, flags=re.IGNORECASE)
     return sentence

@@ -17,7 +17,7 @@ _NORMAL = re.compile(
 )
 _NEGATED = re.compile(r"(?:no|non|not|without)\b[ ]*(.+)", re.IGNORECASE)
 _ANSWER = re.compile(r"true|false|yes|no|pos(itive)?|neg(ative)?|class[\W_]*\d+", re.IGNORECASE)
-_UPPER_CASE_LETTERS = 4  # the longest word that stays in upper case where all words are: TB, COPD, ARDS
+_UPPER_CASE_LETTERS = 4  # in a label all in upper case, words up to this length stay so: TB, COPD, ARDS
 MAX_LABEL = 200
 """Longer labels are cut, as a prompt has about 77 tokens."""
 _PAIRS = (
@@ -28,7 +28,7 @@ _PAIRS = (
 
 
 def make_words(labels: Sequence[str]) -> dict[str, ClassWords]:
-    """Returns words for each label: templates with the label in prose, or COVID-QU-Ex's for a normal class.
+    """Returns words for each label: templates with the label in prose. A normal class gets COVID-QU-Ex's.
 
     A label that negates ("No pneumothorax") has what it negates as its contrary. Any other class has a normal
     chest as its contrary.
@@ -37,7 +37,7 @@ def make_words(labels: Sequence[str]) -> dict[str, ClassWords]:
 
 
 def to_prose(labels: Sequence[str]) -> list[str]:
-    """Returns labels as a sentence contains them, such as `lung opacity` for `01_Lung_Opacity`.
+    """Returns labels as they appear in a sentence, such as `lung opacity` for `01_Lung_Opacity`.
 
     "_" and "-" become blanks, camel case is split, and a number before or after the words is left out, unless
     two labels would then be equal.

@@ -24,7 +24,7 @@ WRITE = "data prompts --set data.dataset=NAME --set data.root=FOLDER --write FIL
 
 
 def _quoted(value: Any) -> Any:
-    if isinstance(value, dict):  # the sentence "Impression: normal." without its quotes
+    if isinstance(value, dict):  # YAML reads an unquoted sentence such as "Impression: normal." as a mapping
         raise ValueError('this is not a sentence; put quotes around a sentence with ": "')
     return value
 
@@ -99,7 +99,7 @@ class ClassWords(Config):
         return _templates(self.pattern)
 
 
-@lru_cache(maxsize=256)  # asked for every caption; a cached property would outlive `model_copy`
+@lru_cache(maxsize=256)  # read for every caption; a cached property would stay the same after `model_copy`
 def _templates(pattern: str) -> tuple[str, ...]:
     return fill(TEMPLATES, pattern)
 

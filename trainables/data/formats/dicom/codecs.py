@@ -1,4 +1,4 @@
-"""Decompresses the frame of a DICOM object with imagecodecs. Its memory is limited by the header."""
+"""Decompresses the frame of a DICOM object with imagecodecs. The header limits its memory."""
 
 from __future__ import annotations
 
@@ -59,12 +59,7 @@ _SIZE_OF_JPEG_2000 = b"\xff\x4f\xff\x51"
 def decompress(frame: bytes, syntax: UID, *, rows: int, columns: int, bits: int) -> np.ndarray:
     """Returns the values of a compressed frame, integers [H, W] as the codec stores them.
 
-    Args:
-        frame: the compressed bytes.
-        syntax: the transfer syntax.
-        rows: H, by the header.
-        columns: W, by the header.
-        bits: bits allocated per pixel, by the header.
+    `rows` and `columns` are H and W in the header; `bits` are the bits allocated per pixel.
 
     Raises:
         ValueError: the compression is unknown, or the bytes are cut, damaged or of another size.
@@ -120,7 +115,7 @@ def _decoded(codec: Codec, frame: bytes, shape: tuple[int, int], dtypes: list[st
 
 
 def _dtype_of_jpeg_2000(frame: bytes, *, rows: int, columns: int) -> str:
-    """Returns the type of the values in a JPEG 2000 frame (ISO 15444-1, A.5.1), which may have a sign.
+    """Returns the type of the values in a JPEG 2000 frame, signed or unsigned (ISO 15444-1, A.5.1).
 
     Raises:
         ValueError: the frame names another size than the header, or has more than 16 bits.

@@ -53,6 +53,6 @@ def dicom_facts(path: Path, *, key: bytes) -> DicomFacts | None:
 
 
 def _age(dataset: pydicom.Dataset) -> float | None:
-    """Returns the age in years: `043Y`, `018M`, `006W`, `012D`, or a plain number of years."""
+    """Returns the age in years from `043Y`, `018M`, `006W`, `012D`, or a plain number of years."""
     match = re.fullmatch(r"(\d{1,4})([YMWD]?)", text_of(dataset, "PatientAge").upper())
     return int(match[1]) / _PER_YEAR[match[2] or "Y"] if match else None

@@ -29,7 +29,7 @@ config.settings.reading_validation_mode = config.IGNORE
 
 @contextmanager
 def opened(path: Path, *, with_pixels: bool) -> Iterator[FileDataset]:
-    """Yields the data set of a DICOM file. Other threads wait: read what is needed, and leave the block.
+    """Yields the data set of a DICOM file. Other threads wait, so leave the block soon.
 
     A file without preamble is read as implicit little endian, unless its first element shows otherwise.
 
@@ -42,7 +42,7 @@ def opened(path: Path, *, with_pixels: bool) -> Iterator[FileDataset]:
             dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not with_pixels)
         except (OSError, MemoryError):
             raise
-        except Exception as error:  # pydicom raises many errors on hostile bytes
+        except Exception as error:  # pydicom raises many kinds of error on hostile bytes
             raise ValueError(f"its DICOM header is damaged ({type(error).__name__})") from error
         if not dataset:  # pydicom returns an empty data set if the file ends inside compressed pixels
             raise ValueError("the DICOM file is cut: it ends inside its header or its pixels")
@@ -68,7 +68,7 @@ def values_of(dataset: pydicom.Dataset, keyword: str) -> list[object]:
     """Returns the values of an element; [] if it is missing, empty or damaged."""
     try:
         value = dataset.get(keyword)
-    except Exception:  # the conversion of a damaged value raises many errors
+    except Exception:  # the conversion of a damaged value raises many kinds of error
         return []
     if isinstance(value, MultiValue | Sequence | list | tuple):
         return list(value)
@@ -82,7 +82,7 @@ def text_of(dataset: pydicom.Dataset, keyword: str) -> str:
 
 
 def numbers_of(dataset: pydicom.Dataset, keyword: str) -> list[float | None]:
-    """Returns the values of an element as finite numbers, and None for a value that is none."""
+    """Returns the values of an element as finite numbers, and None for a value that is not one."""
     return [_number(value) for value in values_of(dataset, keyword)]
 
 

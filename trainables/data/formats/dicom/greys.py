@@ -17,9 +17,10 @@ MAX_EXPONENT = 500.0
 def grey_of(pixels: StoredPixels, header: Header) -> tuple[np.ndarray, str, list[str]]:
     """Returns the image uint8 [H, W], how its greys were chosen, and warnings.
 
-    The rule: modality lookup table, else slope and intercept; then the first VOI lookup table, else the first
-    usable window, else 8 bits as stored, else the smallest to the largest value; then one inversion for
-    MONOCHROME1. Padding is black, and does not count for the smallest and largest value.
+    1. The modality lookup table is applied, else slope and intercept.
+    2. The first VOI lookup table is applied, else the first usable window. Without both, 8-bit values stay as
+       stored, and others are scaled from the smallest to the largest value. Padding does not count.
+    3. MONOCHROME1 images are inverted. Padding becomes black.
     """
     stored = pixels.values()
     is_padding = np.zeros(pixels.num_levels, dtype=bool)

@@ -99,7 +99,7 @@ def read_header(dataset: pydicom.Dataset) -> Header:
 
 
 def shown(text: str) -> str:
-    """Returns a text of the header as it may stand in a message: printable, one line, not long."""
+    """Returns a text of the header in a form for messages: printable, short, on one line."""
     return re.sub(r"[^\w /.()-]+", " ", text).strip()[:MAX_WORD]
 
 
@@ -110,7 +110,7 @@ _DESCRIPTIONS = ("ProtocolName", "SeriesDescription", "StudyDescription", "Reque
 def is_chest(dataset: pydicom.Dataset) -> bool | None:
     """Returns whether a header describes an image of the chest, or None if it does not say.
 
-    The body part decides. Where it is empty, a code of the region or a description may say 'chest'.
+    The body part decides. If it is empty, a code of the region or a description may name the chest.
     """
     if body_part := text_of(dataset, "BodyPartExamined"):
         return _CHEST.search(body_part) is not None

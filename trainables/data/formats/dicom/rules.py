@@ -1,4 +1,4 @@
-"""Which DICOM objects are read as radiographs, which with a warning, and which are refused."""
+"""Decides which DICOM objects are read as radiographs, read with a warning, or refused."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _MODALITY_OF_CLASS = {
 
 
 def check_header(header: Header) -> None:
-    """Refuses what is no single grey radiograph, and images outside the limits, before pixels are decoded.
+    """Refuses all but single grey radiographs within the limits, before pixels are decoded.
 
     Raises:
         ValueError: names the reason.
@@ -105,7 +105,7 @@ def _check_bits(header: Header) -> None:
 
 
 def warnings_of(header: Header) -> list[str]:
-    """Returns why a readable image is perhaps no chest radiograph, one sentence each."""
+    """Returns the reasons why a readable image may not be a chest radiograph, one sentence each."""
     problems: list[str] = []
     modality = _modality(header)
     if modality not in RADIOGRAPHS:

@@ -79,7 +79,7 @@ def measure_audit(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "num_images": options.num_images,
         "num_pairs": options.num_images * (options.num_images - 1) // 2,
-        **{name: round(value, 1) for name, value in sorted(seconds.items())},
+        **{name: round(value, 3) for name, value in sorted(seconds.items())},
         "peak_mib_above_hashes": round(rise, 1),
         "planted": len(planted),
         "missed": len(planted - found),

@@ -111,11 +111,11 @@ class SetFolder:
         """Counts images that are left out, for the user."""
         self.left_out[why] += count
 
-    def find(self, name: str, *, by_name: bool = False) -> Path:
+    def find(self, name: str, *, by_name: bool = False, suggests: bool = True) -> Path:
         """Returns the real path of an image that a row names.
 
         Case, Unicode composition and, with `by_name`, the folder may differ. Without a suffix, any suffix of
-        an image fits.
+        an image fits. With `suggests`, the message offers a similar name, which takes milliseconds.
 
         Raises:
             ValueError: there is no such file, or it is no regular file inside `data.root`.
@@ -130,7 +130,7 @@ class SetFolder:
         except ValueError as error:
             near = (
                 difflib.get_close_matches(path, self.images, n=1, cutoff=0.8)
-                if len(self.images) <= MAX_COMPARED
+                if suggests and len(self.images) <= MAX_COMPARED
                 else []
             )
             raise ValueError(f"{error}{f'; did you mean {near[0]!r}?' if near else ''}") from None

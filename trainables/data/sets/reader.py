@@ -13,7 +13,7 @@ from trainables.config import DataConfig, Split
 from trainables.data.formats.decode import FileDecoder
 from trainables.data.identifiers import SPLITS, one_line, split_named, text_key
 from trainables.data.paths import open_root
-from trainables.data.problems import refuse
+from trainables.data.problems import MAX_LISTED, refuse
 from trainables.data.records import ImageRecord, LabelledImages, one_hot
 from trainables.data.sets.classes import Classes, find_classes
 from trainables.data.sets.description import Row, SetDescription
@@ -132,7 +132,7 @@ class _Reading:
     def add(self, row: Row, *, by_name: bool) -> None:
         """Adds the record of a row, or what is wrong with it."""
         try:
-            path = None if row.digest else self.folder.find(row.path, by_name=by_name)
+            path = None if row.digest else self._find(row, by_name=by_name)
             if path is not None and self.excluded.has(path.relative_to(self.folder.root).as_posix()):
                 return
             record = self._record(row, path)
@@ -179,11 +179,15 @@ class _Reading:
             age=age_of(row.age),
         )
 
+    def _find(self, row: Row, *, by_name: bool) -> Path:
+        is_listed = len(self.problems) < MAX_LISTED  # no hint for problems that no message shows
+        return self.folder.find(row.path, by_name=by_name, suggests=is_listed)
+
     def _mask(self, name: str | None) -> Path | None:
         if name is None:
             return None
         try:
-            return self.folder.find(name)
+            return self.folder.find(name, suggests=False)
         except ValueError:
             return None  # not every image has a mask
 

@@ -15,15 +15,25 @@ from orchestrator.worker.trial_spec import Cause, TrialSpec
 from trainables.artifacts import write_atomically
 from trainables.errors import TrainingDiverged, UserError, WeightsUnavailable
 
-# Imports inside functions: torch takes seconds to load, and code that only checks does not need torch.
+# Imports inside functions: torch and Ray take seconds to load, and code that only checks needs neither.
 
 WARNINGS = "warnings.json"
 OUT_OF_MEMORY = re.compile("OutOfMemory|low on memory")
 """Matches Ray's message after its memory monitor killed a process."""
 
+LOST_PEER = re.compile("gloo.*(reset|closed) by peer|NCCL.*remote process exited", re.DOTALL)
+"""Matches the message of a collective after another process of the trial has died."""
+
 
 class WorkerDied(Exception):
     """Ray Train lost a worker. A failure file of the worker takes precedence over this error."""
+
+
+def has_lost_peers(error: BaseException) -> bool:
+    """Returns whether a worker of several failed only because another one, or Train's own actor, has died."""
+    from ray.exceptions import RayActorError
+
+    return isinstance(error, RayActorError) or bool(LOST_PEER.search(str(error)))
 
 
 def explain(error: BaseException, workdir: Path) -> tuple[Cause, str]:

@@ -30,6 +30,7 @@ from orchestrator.worker.failures import (
     WorkerDied,
     explain,
     forget_words,
+    has_lost_peers,
     leave_last_words,
     read_warnings,
     warn,
@@ -243,7 +244,8 @@ def run_as_worker(config: dict[str, str]) -> Done | None:
     except PeerFailed:  # the failing rank writes the cause
         raise
     except Exception as error:
-        leave_last_words(spec, files, rank, *explain(error, workdir))
+        if not has_lost_peers(error):  # otherwise this would hide why the other process ended
+            leave_last_words(spec, files, rank, *explain(error, workdir))
         raise
 
 

@@ -40,6 +40,8 @@ def start_two(home: Path, *arguments: str) -> list[subprocess.Popen[str]]:
             text=True,
             env=variables,
             cwd=home.parent,
+            # A background job of a shell ignores SIGINT, and so would these processes.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         for _ in range(2)
     ]

@@ -43,7 +43,8 @@ A public data set also needs an entry in `models/catalogue/origins.py`. Without 
 encoder was trained on its images.
 """
 _NOT_READ = ("augmentation", "num_views", "captions")
-_OF_SPLITS = ("num_folds", "fold", "permute_labels", "prompts")
+_AFTER_READING = ("num_folds", "fold", "permute_labels", "prompts")
+"""Settings that do not change which files are read, so trials that differ in them share one reading."""
 
 
 def load_dataset(config: DataConfig, *, with_test_labels: bool = False) -> Dataset:
@@ -65,7 +66,7 @@ def load_dataset(config: DataConfig, *, with_test_labels: bool = False) -> Datas
 
 @lru_cache(maxsize=16)
 def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
-    images = _read(_without(config, *_OF_SPLITS))
+    images = _read(_without(config, *_AFTER_READING))
     records = sorted(images.records, key=lambda record: record.image_id)
     check_no_contradiction(records, images.content)
     notes = [*images.notes]
@@ -119,7 +120,7 @@ def with_masks(of_images: str, config: DataConfig) -> str:
     """
     if config.captions != "mask_finding" or config.permute_labels:  # permuting drops the masks
         return of_images
-    masks = _masks(_without(config, *_OF_SPLITS, *_NOT_READ))
+    masks = _masks(_without(config, *_AFTER_READING, *_NOT_READ))
     return fingerprint("masked", of_images, masks) if masks else of_images
 
 
@@ -141,7 +142,7 @@ def files_of(config: DataConfig) -> dict[str, Path]:
     """
     if config.root is None:
         return {}
-    images = _read(_without(config, *_OF_SPLITS, *_NOT_READ))
+    images = _read(_without(config, *_AFTER_READING, *_NOT_READ))
     root = open_root(config.root, dataset=config.dataset)
     named = {record.image_id: record.path for record in images.records if record.path is not None}
     masks = [path for record in images.records for path in (record.mask_path, record.infection_mask_path)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from trainables.data.values import is_missing, is_placeholder
+
 _FRONTAL = ("PA", "AP", "FRONTAL", "POSTEROANTERIOR", "ANTEROPOSTERIOR")
 _LATERAL = ("LL", "RL", "L", "LLD", "RLD", "LAT", "LATERAL", "LLAT", "RLAT", "LEFTLATERAL", "RIGHTLATERAL")
 
@@ -13,9 +15,9 @@ def view_of(text: str | None) -> str | None:
 
     `AP Supine` and `AP_horizontal` are `AP`. Another name, such as `OBLIQUE`, is returned in upper case.
     """
-    name = (text or "").strip().upper()
-    if name in ("", "UNKNOWN", "NAN", "NONE", "UNK", "NA", "N/A", "#N/A", "?"):
+    if text is None or is_missing(text) or is_placeholder(text):
         return None
+    name = text.strip().upper()
     first, letters = re.split(r"[\W_]+", name)[0], re.sub(r"[\W_]", "", name)
     for known in (letters, first):
         if known in _LATERAL:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_files import write_dicom
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 from sweep_process import plain_environment
 
 TINY = ("encoder.image_size=32", "num_epochs=1", "data.num_views=1", "search.num_trials=1", "search.seeds=1")
@@ -34,22 +33,6 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def write_dicom(path: Path, pixels: np.ndarray, patient: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Dataset()
-    image.SOPClassUID, image.SOPInstanceUID = DigitalXRayImageStorageForPresentation, generate_uid()
-    image.Modality, image.BodyPartExamined, image.PatientID, image.PatientName = "DX", "CHEST", patient, "X^Y"
-    image.Rows, image.Columns = pixels.shape
-    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
-    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 12, 11, 0
-    image.PixelData = (pixels.astype("<u2") * 16).tobytes()
-    image.file_meta = FileMetaDataset()
-    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
-    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
-    image.save_as(path, enforce_file_format=True)
-
-
 def folder_of_unknown_classes(root: Path) -> list[str]:
     rng = np.random.default_rng(0)
     for name in ("Silicosis", "Unremarkable"):
@@ -60,8 +43,10 @@ def folder_of_unknown_classes(root: Path) -> list[str]:
 
 def dicom_files_with_a_semicolon_table(root: Path) -> list[str]:
     rng, lines = np.random.default_rng(1), ["Image;Diagnosis"]
+    (root / "dcm").mkdir()
     for i in range(40):
-        write_dicom(root / "dcm" / f"{i:03d}.dcm", film(rng, i % 4 < 2), patient=f"ID-{i // 2}")
+        pixels = film(rng, i % 4 < 2).astype(np.uint16) * 16
+        write_dicom(root / "dcm" / f"{i:03d}.dcm", pixels, PatientID=f"ID-{i // 2}", PatientName="X^Y")
         lines.append(f"dcm/{i:03d}.dcm;{'Tuberkulose' if i % 4 < 2 else 'unauffällig'}")
     (root / "liste.csv").write_text("\r\n".join(lines), encoding="cp1252")
     return ["data.dataset=manifest", "data.manifest=liste.csv"]

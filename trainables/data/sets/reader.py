@@ -11,7 +11,7 @@ from pathlib import Path
 from trainables.artifacts import file_sha256
 from trainables.config import DataConfig, Split
 from trainables.data.formats.decode import FileDecoder
-from trainables.data.identifiers import SPLITS, one_line, split_named, text_key
+from trainables.data.identifiers import SPLITS, one_line, split_named
 from trainables.data.paths import open_root
 from trainables.data.problems import MAX_LISTED, refuse
 from trainables.data.records import ImageRecord, LabelledImages, one_hot
@@ -21,6 +21,7 @@ from trainables.data.sets.excluded import Excluded, read_excluded
 from trainables.data.sets.folder import SetFolder, find_base
 from trainables.data.sets.headers import with_headers
 from trainables.data.sets.patients import unify_patients
+from trainables.data.values import age_of, is_missing, is_placeholder, sex_of
 from trainables.data.views import is_frontal, view_of
 from trainables.errors import DataError
 
@@ -153,7 +154,7 @@ class _Reading:
             raise ValueError("the label is empty")
         if row.patient is not None and is_missing(row.patient):
             raise ValueError("the patient is empty")
-        if row.patient is not None and text_key(row.patient) in _NO_PATIENT:
+        if row.patient is not None and is_placeholder(row.patient):  # else all these would be one patient
             raise ValueError(f"{row.patient!r} is no patient; give every image a patient, or none")
         split: Split = "train"
         if row.split is not None:
@@ -193,27 +194,6 @@ class _Reading:
 
 
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # no list of files can hold such a name
-_MISSING = ("", "nan", "<na>", "null", "n/a", "#n/a")
-_NO_PATIENT = ("none", "na", "unknown", "-", "?")  # else all these images would be one patient
-
-
-def is_missing(text: str | None) -> bool:
-    """Returns whether a value of a table is blank, also as pandas and Excel write it."""
-    return text is None or text_key(text) in _MISSING
-
-
-def sex_of(text: str | None) -> str | None:
-    """Returns "F" or "M", or None if a table says neither."""
-    first = text_key(text or "")[:1]
-    return {"f": "F", "w": "F", "m": "M"}.get(first)
-
-
-def age_of(text: str | None) -> float | None:
-    """Returns an age in years from texts such as `58`, `058Y`, `18M` (months) or `85 or more`, or None."""
-    if text is None or (match := re.match(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text)) is None:
-        return None
-    per_year = {"m": 12.0, "w": 365.25 / 7, "d": 365.25}.get(match[2][:1].lower(), 1.0)
-    return float(match[1]) / per_year
 
 
 def _has_splits(rows: Sequence[Row], name: str) -> bool:

@@ -2,34 +2,23 @@
 
 import numpy as np
 import pytest
+from dicom_files import write_dicom
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from trainables.config import DataConfig
 from trainables.data.datasets import load_dataset
 
 
-def write_dicom(path, *, patient="", seed=0, **tags):
+def write_noise(path, *, patient="", seed=0, **tags):
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Dataset()
-    image.SOPClassUID, image.SOPInstanceUID = DigitalXRayImageStorageForPresentation, generate_uid()
-    image.Modality, image.BodyPartExamined, image.PatientID, image.PatientName = "DX", "CHEST", patient, "A^B"
-    for name, value in tags.items():
-        setattr(image, name, value)
-    pixels = np.random.default_rng(seed).integers(0, 4096, size=(32, 40)).astype("<u2")
-    image.Rows, image.Columns = pixels.shape
-    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
-    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 12, 11, 0
-    image.PixelData = pixels.tobytes()
-    image.file_meta = FileMetaDataset()
-    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.save_as(path, enforce_file_format=True)
+    pixels = np.random.default_rng(seed).integers(0, 4096, size=(32, 40), dtype=np.uint16)
+    unknown = dict.fromkeys(("ViewPosition", "PatientSex", "PatientAge"))
+    write_dicom(path, pixels, PatientID=patient, **(unknown | tags))
 
 
 def write(root, patient_of, count=24, **tags):
     for i in range(count):
-        write_dicom(root / "ab"[i % 2] / f"{i}.dcm", patient=patient_of(i), seed=i, **tags)
+        write_noise(root / "ab"[i % 2] / f"{i}.dcm", patient=patient_of(i), seed=i, **tags)
     return load_dataset(DataConfig(dataset="image_folder", root=root), with_test_labels=True)
 
 
@@ -48,7 +37,7 @@ def test_patients_of_headers_keep_their_images_together_and_are_hashed(tmp_path)
 
 
 def test_view_sex_and_age_come_from_headers_and_laterals_are_left_out(tmp_path):
-    write_dicom(tmp_path / "a" / "side.dcm", patient="s", seed=99, ViewPosition="LL")
+    write_noise(tmp_path / "a" / "side.dcm", patient="s", seed=99, ViewPosition="LL")
     dataset = write(tmp_path, lambda i: f"p{i}", ViewPosition="PA", PatientSex="F", PatientAge="018M")
     assert {(r.view, r.sex, r.age) for r in dataset.records} == {("PA", "F", 1.5)}
     assert len(dataset.records) == 24
@@ -68,7 +57,7 @@ def test_a_blank_patient_among_others_counts_as_one_and_is_told(tmp_path):
 
 def test_a_table_says_more_than_headers(tmp_path):
     for i in range(24):
-        write_dicom(tmp_path / f"{i}.dcm", patient="x", seed=i, ViewPosition="AP")
+        write_noise(tmp_path / f"{i}.dcm", patient="x", seed=i, ViewPosition="AP")
     lines = [f"{i}.dcm,{'ab'[i % 2]},p{i},PA" for i in range(24)]
     (tmp_path / "manifest.csv").write_text("\n".join(["path,label,patient_id,view", *lines]))
     dataset = load_dataset(DataConfig(dataset="manifest", root=tmp_path), with_test_labels=True)
@@ -86,8 +75,8 @@ def test_a_damaged_file_is_left_to_the_decoder_which_names_it(tmp_path):
 
 
 def test_files_named_by_uids_are_read_and_other_files_of_a_disc_are_not(tmp_path):
-    write_dicom(tmp_path / "a" / "1.2.276.0.7230010.3.850819", patient="uid", seed=99)
-    write_dicom(tmp_path / "DICOMDIR", patient="none", seed=98)
+    write_noise(tmp_path / "a" / "1.2.276.0.7230010.3.850819", patient="uid", seed=99)
+    write_noise(tmp_path / "DICOMDIR", patient="none", seed=98)
     (tmp_path / "LICENSE").write_text("free")
     dataset = write(tmp_path, lambda i: f"p{i}")
     assert len(dataset.records) == 25

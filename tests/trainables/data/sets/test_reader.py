@@ -7,7 +7,6 @@ import pytest
 
 from trainables.config import DataConfig
 from trainables.data.datasets import load_dataset
-from trainables.data.sets.reader import age_of, sex_of
 from trainables.errors import DataError
 
 SPLITS = ["train", "train", "val", "val", "test", "test"] * 10
@@ -229,21 +228,6 @@ def test_no_note_names_an_image_a_patient_or_a_path(write_manifest, tmp_path):
     notes = " ".join(read(root, exclude=root / "bad.txt").notes)
     assert "unified" in notes
     assert not any(text in notes for text in ("film", "1000", str(tmp_path), "bad.txt"))
-
-
-@pytest.mark.parametrize(
-    ("text", "years"),
-    [("58", 58), ("058Y", 58), ("18M", 1.5), ("85 or more", 85), ("45yrs", 45), ("", None), ("?", None)],
-)
-def test_ages(text, years):
-    assert age_of(text) == years
-
-
-@pytest.mark.parametrize(
-    ("text", "sex"), [("female", "F"), ("femal", "F"), ("M", "M"), ("male ", "M"), ("O", None), ("", None)]
-)
-def test_sexes(text, sex):
-    assert sex_of(text) == sex
 
 
 def test_empty_files_are_no_copies_of_each_other_but_unreadable(write_manifest):

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
-
-import pydicom
 
 from trainables.data.formats.content import is_dicom
 from trainables.data.formats.dicom.file import opened, text_of
 from trainables.data.formats.dicom.header import is_chest, shown
 from trainables.data.formats.pseudonyms import keyed_hash
 from trainables.data.identifiers import patient_key
-
-_DAYS_PER_YEAR = 365.25
-_PER_YEAR = {"Y": 1.0, "M": 12.0, "W": _DAYS_PER_YEAR / 7, "D": _DAYS_PER_YEAR}
+from trainables.data.values import age_of, sex_of
 
 
 @dataclass(frozen=True)
@@ -42,17 +37,10 @@ def dicom_facts(path: Path, *, key: bytes) -> DicomFacts | None:
         return None
     with opened(path, with_pixels=False) as dataset:
         patient = text_of(dataset, "PatientID")
-        sex = text_of(dataset, "PatientSex").upper()
         return DicomFacts(
             patient=keyed_hash(patient_key(patient), key) if patient else None,
             view=shown(text_of(dataset, "ViewPosition")).upper() or None,
-            sex=sex if sex in ("F", "M") else None,
-            age=_age(dataset),
+            sex=sex_of(text_of(dataset, "PatientSex")),
+            age=age_of(text_of(dataset, "PatientAge")),
             is_chest=is_chest(dataset),
         )
-
-
-def _age(dataset: pydicom.Dataset) -> float | None:
-    """Returns the age in years from `043Y`, `018M`, `006W`, `012D`, or a plain number of years."""
-    match = re.fullmatch(r"(\d{1,4})([YMWD]?)", text_of(dataset, "PatientAge").upper())
-    return int(match[1]) / _PER_YEAR[match[2] or "Y"] if match else None

@@ -40,7 +40,6 @@ REFUSED_MODALITIES = {
     "RTPLAN": "radiotherapy",
     "RTRECORD": "radiotherapy",
 }
-MAX_BITS = 16
 _MODALITY_OF_CLASS = {
     "Computed Radiography": "CR",
     "Digital X-Ray Image": "DX",

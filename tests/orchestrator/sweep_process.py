@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
+STARTED: list[subprocess.Popen] = []
+"""The drivers of the test that runs; `conftest` kills those that it leaves."""
 
 
 SMALL = {
@@ -39,7 +41,7 @@ def start_driver(
     environment = plain_environment() | (variables or {})
     environment |= {"CLIP_ORCHESTRATOR_HOME": str(home), "PYTHONPATH": f"{HERE.parents[1]}:{HERE}"}
     arguments = [json.dumps(space), json.dumps({"trainable": "toy_trainable:toy"} | options)]
-    return subprocess.Popen(
+    driver = subprocess.Popen(
         [*within, sys.executable, str(HERE / "toy_sweep.py"), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -48,6 +50,8 @@ def start_driver(
         cwd=home.parent,
         start_new_session=True,
     )
+    STARTED.append(driver)
+    return driver
 
 
 def run_driver(home: Path, space: dict, **options) -> dict:

@@ -69,7 +69,7 @@ def test_a_killed_sweep_goes_on_from_another_folder_and_an_empty_home(s3: S3Serv
     home.parent.mkdir()
     other.parent.mkdir()  # also where the second driver works
     driver = start_driver(home, SPACE, **WALK, storage=storage.uri)
-    assert wait_for(lambda: has_checkpoints(storage, 2), 120)
+    assert wait_for(lambda: has_checkpoints(storage, 2) and ledger_in(storage), 120)
     with pytest.raises(ClusterError, match=f"'walk' in .* is being run by process {driver.pid} on "):
         fetch_sweep(storage, other / "sweeps" / "walk")  # as a second driver would
     assert wait_for(lambda: b"trial_reported" in ledger_in(storage), 60)

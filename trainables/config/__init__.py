@@ -21,6 +21,7 @@ from trainables.config.blocks import (
     PromptFamily,
     Shots,
     Split,
+    Task,
     ZeroShotConfig,
 )
 from trainables.config.flat import flatten, from_flat, to_flat
@@ -48,6 +49,7 @@ __all__ = [
     "PromptFamily",
     "Shots",
     "Split",
+    "Task",
     "TrialConfig",
     "ZeroShotConfig",
     "arm_key",

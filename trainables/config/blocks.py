@@ -16,6 +16,8 @@ from pydantic import (
 )
 
 Split = Literal["train", "val", "test"]
+Task = Literal["multiclass", "multilabel"]
+"""multiclass: classes exclude each other; multilabel: an image may have several findings."""
 Features = Literal["pooled", "joint"]
 Precision = Literal["float32", "bfloat16", "auto"]
 LossKind = Literal["clip", "multi_positive", "soft_target", "siglip", "class_prompt", "cross_entropy"]

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.config import Split
+from trainables.config import Split, Task
 from trainables.data.words.words import Words
+
+NO_FINDING = "No Finding"
+"""The label of an image without any finding. It is the last class of a multi-label data set that has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class ImageRecord:
     image_id: str
     patient_id: str
     split: Split
-    labels: Mapping[str, int]  # class → 1, 0 or -1 (unknown); {} = withheld
+    labels: Mapping[str, int]  # class or finding → 1, 0 or -1 (unknown); {} = withheld
     path: Path | None = None  # None for procedural images
     report_text: str | None = None
     mask_path: Path | None = None
@@ -47,6 +50,7 @@ class LabelledImages:
     details: tuple[str, ...] = ()  # see `Dataset`
     has_patients: bool = True  # see `Dataset`
     words: str | None = None  # the file in `data/words/` for the classes of this data set
+    task: Task = "multiclass"
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Dataset:
     content_fingerprint: str
     fingerprint: str
     decode: Callable[[ImageRecord], np.ndarray] = field(compare=False)  # uint8 [H, W], any size
-    task: str = "multiclass"
+    task: Task = "multiclass"
     descriptions: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
     """image_id → a description of the image without its label (`trainables.training.descriptions`)."""
     notes: tuple[str, ...] = ()
@@ -81,8 +85,32 @@ class Dataset:
             [i for i, record in enumerate(self.records) if record.split in splits], dtype=np.int64
         )
 
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The classes that macro averages cover: all but `NO_FINDING`."""
+        return tuple(name for name in self.classes if name != NO_FINDING)
+
+    def targets(self, indices: np.ndarray) -> np.ndarray:
+        """Returns what the images are scored against: the class of each one, or every label of each one.
+
+        int64 [N] for multiclass; int8 [N, K] of 1, 0 and -1 (unknown) for multilabel.
+
+        Raises:
+            ValueError: a label is withheld; only `evaluate` can read test labels.
+        """
+        return self.class_indices(indices) if self.task == "multiclass" else self.label_matrix(indices)
+
+    def label_matrix(self, indices: np.ndarray) -> np.ndarray:
+        """Returns every label of these records, int8 [N, K]: 1, 0 or -1 (unknown).
+
+        Raises:
+            ValueError: a label is withheld.
+        """
+        rows = [self._labels_of(self.records[i]) for i in indices]
+        return np.array(rows, dtype=np.int8).reshape(len(rows), len(self.classes))
+
     def class_indices(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the class (0…K-1) of each of these records, int64 [N].
+        """Returns the class (0…K-1) of each of these records of a multi-class data set, int64 [N].
 
         Raises:
             ValueError: a label is withheld; only `evaluate` can read test labels.
@@ -94,9 +122,12 @@ class Dataset:
         return next((name for name, value in self.records[index].labels.items() if value == 1), None)
 
     def _class_index(self, record: ImageRecord) -> int:
+        return self._labels_of(record).index(1)
+
+    def _labels_of(self, record: ImageRecord) -> list[int]:
         if not record.labels:
             raise ValueError(f"the label of {record.image_id} ({record.split}) is withheld")
-        return next(k for k, name in enumerate(self.classes) if record.labels[name] == 1)
+        return [record.labels[name] for name in self.classes]
 
     def patients(self, indices: np.ndarray) -> np.ndarray:
         """Returns the patient of each of these records, str [N]."""

@@ -38,7 +38,7 @@ def prompts(overrides: SetOption = None, write: WriteOption = None, as_json: Jso
     if write is not None:
         _write(write, dataset.words)
         return 0
-    trained = (r.report_text for r in dataset.records if r.split == "train" and r.report_text is not None)
+    trained = (t for r in dataset.records if r.split == "train" for t in (r.report_text, r.finding_text) if t)
     warnings = dataset.words.doubts(dict.fromkeys(trained))
     if as_json:
         print_json(_to_dict(dataset, warnings))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from trainables.data.records import Dataset, ImageRecord, LabelledImages
 from trainables.data.sets.description import SetDescription
 from trainables.data.sets.reader import read_set
 from trainables.data.splits import check_no_leak, cut_fold, draw_splits, draw_val, permute_labels
+from trainables.data.tasks import TASKS
 from trainables.data.words.choose import choose_words
 from trainables.errors import ConfigError, DataError
 
@@ -72,16 +72,20 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
     notes = [*images.notes]
     together, splits = groups(records, images.content), {record.split for record in records}
     if config.num_folds is not None and config.fold is not None:
-        records = cut_fold(records, together, num_folds=config.num_folds, fold=config.fold, seed=config.seed)
+        folds = {"num_folds": config.num_folds, "fold": config.fold}
+        records = cut_fold(records, together, task=images.task, **folds, seed=config.seed)
     elif not images.has_splits:
-        records = draw_splits(records, together, seed=config.seed)
+        records = draw_splits(records, together, task=images.task, seed=config.seed)
     elif "val" not in splits and splits >= {"train", "test"}:
-        records = draw_val(records, together, seed=config.seed)
+        records = draw_val(records, together, task=images.task, seed=config.seed)
         notes.append("split 'val' is not given: an eighth of train was drawn")
     check_no_leak(records, content=images.content)
     if copies := count_copies(records, images.content):
         notes.append(f"copies: {copies:,} images are identical to another image of their split")
-    _check_complete(records, images.classes, name=config.dataset)
+    try:
+        TASKS[images.task].check_complete(records, images.classes)
+    except DataError as error:
+        raise DataError(f"{config.dataset}: {error}") from None
     words = choose_words(images.classes, shipped=images.words, path=config.prompts)
     if note := words.note():
         notes.append(note)
@@ -99,9 +103,12 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
         records=tuple(r if with_test_labels else _withhold(r) for r in records),
         content_fingerprint=content_fingerprint,
         fingerprint=fingerprint(
-            "splits", content_fingerprint, [(r.split, r.labels, r.report_text) for r in records]
+            "splits",
+            content_fingerprint,
+            [(r.split, r.labels, r.report_text, r.finding_text) for r in records],
         ),
         decode=images.decode,
+        task=images.task,
         notes=tuple(notes),
         details=images.details,
         has_patients=images.has_patients,
@@ -167,18 +174,7 @@ def _without(config: DataConfig, *unread: str) -> Any:  # Any: pyright does not 
     return config.model_copy(update={name: DataConfig.model_fields[name].default for name in unread})
 
 
-def _check_complete(records: Sequence[ImageRecord], classes: Sequence[str], *, name: str) -> None:
-    for split in ("train", "val", "test"):
-        present = {c for r in records if r.split == split for c, value in r.labels.items() if value == 1}
-        missing = [c for c in classes if c not in present]
-        if missing:
-            raise DataError(
-                f"{name}: split '{split}' has no image of {', '.join(missing)}; "
-                f"every split needs every class, or its metrics are undefined"
-            )
-
-
 def _withhold(record: ImageRecord) -> ImageRecord:
     if record.split != "test":
         return record
-    return replace(record, labels={}, report_text=None, infection_mask_path=None)
+    return replace(record, labels={}, report_text=None, finding_text=None, infection_mask_path=None)

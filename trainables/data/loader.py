@@ -11,6 +11,7 @@ import numpy as np
 from trainables.config import TrialConfig
 from trainables.data.counter_rng import counter_rng
 from trainables.data.records import Dataset
+from trainables.data.tasks import TASKS
 from trainables.data.text import captions_for
 from trainables.data.transforms import view_of
 from trainables.errors import DataError
@@ -25,7 +26,8 @@ class GlobalBatch:
     indices: np.ndarray  # int64 [B], positions in `dataset.records`
     views: np.ndarray  # int64 [B], for `transforms.augment`
     captions: list[str]  # [B]; empty if nothing reads captions
-    classes: np.ndarray  # int64 [B], 0…K-1
+    classes: np.ndarray  # int64 [B]: the class, or the number of the set of findings in this batch
+    labels: np.ndarray | None = None  # int8 [B, K]: 1, 0, -1 (unknown) of each finding; None for multiclass
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -63,6 +65,7 @@ def global_batches(dataset: Dataset, config: TrialConfig, *, start_step: int = 0
             if step < start_step:
                 continue
             indices = order[batch * size : None if batch == num_steps - 1 else (batch + 1) * size]
+            targets = dataset.targets(indices)
             yield GlobalBatch(
                 step=step,
                 epoch=epoch,
@@ -73,7 +76,8 @@ def global_batches(dataset: Dataset, config: TrialConfig, *, start_step: int = 0
                 )
                 if config.reads_captions
                 else [""] * len(indices),
-                classes=dataset.class_indices(indices),
+                classes=TASKS[dataset.task].groups(targets),
+                labels=targets if targets.ndim == 2 else None,
             )
 
 

@@ -46,7 +46,7 @@ def phantom(config: DataConfig) -> LabelledImages:
                 patient_id=f"phantom-{config.seed}-patient-{patient:07d}",
                 split=split,
                 labels=labels[class_name],
-                report_text=report(lesion),
+                finding_text=report(lesion),
             )
             records.append(record)
             content[record.image_id] = f"{recipe}-{config.seed}-{index}"

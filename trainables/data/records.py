@@ -25,6 +25,7 @@ class ImageRecord:
     labels: Mapping[str, int]  # class or finding → 1, 0 or -1 (unknown); {} = withheld
     path: Path | None = None  # None for procedural images
     report_text: str | None = None
+    finding_text: str | None = None  # one more sentence for captions of kind `finding`
     mask_path: Path | None = None
     source: str | None = None  # the origin of the image, for the shortcut audits
     infection_mask_path: Path | None = None

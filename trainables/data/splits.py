@@ -7,62 +7,66 @@ from dataclasses import replace
 
 import numpy as np
 
-from trainables.config import Split
+from trainables.config import Split, Task
 from trainables.data.counter_rng import counter_rng
 from trainables.data.problems import refuse
 from trainables.data.records import ImageRecord
-from trainables.errors import DataError
+from trainables.data.tasks import TASKS
 
 
-def draw_splits(records: Sequence[ImageRecord], groups: Sequence[str], *, seed: int) -> list[ImageRecord]:
+def draw_splits(
+    records: Sequence[ImageRecord], groups: Sequence[str], *, task: Task, seed: int
+) -> list[ImageRecord]:
     """Returns the records split by group, stratified by class: 70 % train, 10 % val, 20 % test.
 
     `groups` has the group of each record, such as its patient (`copies.groups`).
     """
-    parts = _group_parts(records, groups, num_parts=10, seed=seed)
+    parts = _group_parts(records, groups, task=task, num_parts=10, seed=seed)
     splits: list[Split] = ["test" if part < 2 else "val" if part == 2 else "train" for part in parts]
     return [replace(record, split=split) for record, split in zip(records, splits, strict=True)]
 
 
-def draw_val(records: Sequence[ImageRecord], groups: Sequence[str], *, seed: int) -> list[ImageRecord]:
+def draw_val(
+    records: Sequence[ImageRecord], groups: Sequence[str], *, task: Task, seed: int
+) -> list[ImageRecord]:
     """Returns the records with an eighth of the groups in train as val. Test is not changed."""
     rest = [i for i, record in enumerate(records) if record.split == "train"]
-    eighths = _group_parts([records[i] for i in rest], [groups[i] for i in rest], num_parts=8, seed=seed)
+    of_rest = [records[i] for i in rest], [groups[i] for i in rest]
+    eighths = _group_parts(*of_rest, task=task, num_parts=8, seed=seed)
     drawn = {i for i, part in zip(rest, eighths, strict=True) if part == 0}
     return [replace(record, split="val") if i in drawn else record for i, record in enumerate(records)]
 
 
 def cut_fold(
-    records: Sequence[ImageRecord], groups: Sequence[str], *, num_folds: int, fold: int, seed: int
+    records: Sequence[ImageRecord],
+    groups: Sequence[str],
+    *,
+    task: Task,
+    num_folds: int,
+    fold: int,
+    seed: int,
 ) -> list[ImageRecord]:
     """Returns the records with `fold` as test and an eighth of the other groups as val.
 
     Earlier splits of the records are ignored. Over all folds, every image is in test exactly once.
     """
-    folds = _group_parts(records, groups, num_parts=num_folds, seed=seed)
+    folds = _group_parts(records, groups, task=task, num_parts=num_folds, seed=seed)
     splits: list[Split] = ["test" if part == fold else "train" for part in folds]
     held_out = [replace(record, split=split) for record, split in zip(records, splits, strict=True)]
-    return draw_val(held_out, groups, seed=seed)
+    return draw_val(held_out, groups, task=task, seed=seed)
 
 
 def _group_parts(
-    records: Sequence[ImageRecord], groups: Sequence[str], *, num_parts: int, seed: int
+    records: Sequence[ImageRecord], groups: Sequence[str], *, task: Task, num_parts: int, seed: int
 ) -> np.ndarray:
-    labels = np.array([_class_name(record) for record in records])
     patients = np.array(groups)
-    for name in np.unique(labels):
-        num_patients = len(np.unique(patients[labels == name]))
-        if num_patients < num_parts:
-            raise DataError(
-                f"class '{name}' has {num_patients} patients, too few for one in each of {num_parts} parts; "
-                f"add images, name the splits yourself, or lower data.num_folds"
-            )
+    strata = TASKS[task].strata(records, patients, num_parts)
     # Imported here: the import takes two seconds, and a data set with splits does not need it.
     from sklearn.model_selection import StratifiedGroupKFold
 
     splitter = StratifiedGroupKFold(n_splits=num_parts, shuffle=True, random_state=seed % 2**32)
     parts = np.empty(len(records), dtype=np.int64)
-    for part, (_, held_out) in enumerate(splitter.split(labels, labels, groups=patients)):
+    for part, (_, held_out) in enumerate(splitter.split(strata, strata, groups=patients)):
         parts[held_out] = part
     return parts
 
@@ -119,10 +123,7 @@ def permute_labels(records: Sequence[ImageRecord], *, seed: int) -> list[ImageRe
                     records[i],
                     labels=records[given].labels,
                     report_text=None,
+                    finding_text=None,
                     infection_mask_path=None,
                 )
     return permuted
-
-
-def _class_name(record: ImageRecord) -> str:
-    return next(name for name, value in record.labels.items() if value == 1)

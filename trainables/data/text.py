@@ -11,63 +11,73 @@ import numpy as np
 from trainables.config import CaptionKind, PromptFamily
 from trainables.data.counter_rng import counter_rng
 from trainables.data.records import Dataset, ImageRecord
+from trainables.data.tasks import TASKS
 from trainables.data.words.words_file import ClassWords
+
+NO_LABEL = "A chest X-ray."
+"""The caption of an image whose labels are all 0 or unknown."""
 
 
 def captions_for(
     dataset: Dataset, indices: np.ndarray, *, kind: CaptionKind, seed: int, epoch: int
 ) -> list[str]:
-    """Returns one caption per train record; (seed, epoch, image) selects one of several captions.
+    """Returns one caption per train record: a sentence for each class or finding of the image.
 
-    Raises ValueError for a record of val or test, because its caption would reveal its label.
+    (seed, epoch, image) selects one of several sentences, and the order of the sentences.
+
+    Raises ValueError for a record of val or test, because its caption would reveal its labels.
     """
-    words = [dataset.words.of(name) for name in dataset.classes]
-    captions = []
-    for i, k in zip(indices.tolist(), dataset.class_indices(indices), strict=True):
-        possible = captions_of(dataset, dataset.records[i], words[k], kind=kind)
-        drawn = counter_rng("caption", seed, epoch, i).integers(len(possible)) if len(possible) > 1 else 0
-        captions.append(possible[int(drawn)])
+    captions: list[str] = []
+    for i in indices.tolist():
+        rng = counter_rng("caption", seed, epoch, i)
+        parts = [
+            possible[int(rng.integers(len(possible))) if len(possible) > 1 else 0]
+            for possible in sentences_of(dataset, dataset.records[i], kind=kind)
+        ]
+        order = rng.permutation(len(parts)) if len(parts) > 1 else range(len(parts))
+        captions.append(" ".join(parts[place] for place in order) or NO_LABEL)
     return captions
 
 
-def captions_of(
-    dataset: Dataset, record: ImageRecord, words: ClassWords, *, kind: CaptionKind
-) -> Sequence[str]:
-    """Returns the possible captions of a train record of a class.
+def sentences_of(dataset: Dataset, record: ImageRecord, *, kind: CaptionKind) -> list[Sequence[str]]:
+    """Returns the possible sentences for each class or finding of a train record.
 
-    A record's `report_text` is an additional finding. A description of its mask replaces all others.
+    A description of its mask replaces all of them.
     """
     if record.split != "train":
         raise ValueError(
             f"{record.image_id} is in split '{record.split}', and its caption would reveal its label"
         )
+    words = [dataset.words.of(name) for name in dataset.classes if record.labels[name] == 1]
     description = dataset.descriptions.get(record.image_id)
     match kind:
         case "class_template":
-            return (words.template,)
+            return [(of_class.template,) for of_class in words]
         case "template":
-            return words.templates
+            return [of_class.templates for of_class in words]
         case "blip_label":
-            return (with_label(dataset.descriptions[record.image_id], words),)
+            return [(with_labels(dataset.descriptions[record.image_id], words),)]
         case "mask_finding" if description is not None:
-            return (description,)
+            return [(description,)]
+        case "finding" | "mask_finding" if record.finding_text is not None:
+            return [(*of_class.findings, record.finding_text) for of_class in words]
         case "finding" | "mask_finding":
-            return words.findings if record.report_text is None else (*words.findings, record.report_text)
+            return [of_class.findings for of_class in words]
 
 
-def with_label(description: str, words: ClassWords) -> str:
-    """Returns a description with the pattern of the class appended."""
-    return f"{description.rstrip('. ')}, {words.pattern}."
+def with_labels(description: str, words: Sequence[ClassWords]) -> str:
+    """Returns a description with the patterns of the classes appended."""
+    return f"{', '.join([description.rstrip('. '), *(of_class.pattern for of_class in words)])}."
 
 
-def every_caption(dataset: Dataset, *, kind: CaptionKind) -> list[str]:
-    """Returns each caption that `captions_for` can return, without duplicates."""
-    words, train = [dataset.words.of(name) for name in dataset.classes], dataset.indices("train")
+def every_sentence(dataset: Dataset, *, kind: CaptionKind) -> list[str]:
+    """Returns each sentence of which `captions_for` makes captions, without duplicates."""
     possible = (
-        captions_of(dataset, dataset.records[i], words[k], kind=kind)
-        for i, k in zip(train.tolist(), dataset.class_indices(train), strict=True)
+        sentences
+        for i in dataset.indices("train")
+        for sentences in sentences_of(dataset, dataset.records[i], kind=kind)
     )
-    return list(dict.fromkeys(caption for captions in possible for caption in captions))
+    return list(dict.fromkeys(sentence for sentences in possible for sentence in sentences))
 
 
 @dataclass(frozen=True)
@@ -97,11 +107,11 @@ def prompts_of(dataset: Dataset, family: PromptFamily, *, published_by: str | No
             }
             if any(pairs.values()):  # a words file has one form of prompts for each source
                 return _pairs(pairs)
-            return Prompts(
-                {name: [p for p in prompts if isinstance(p, str)] for name, prompts in published.items()}
-            )
+            said = {name: [p for p in prompts if isinstance(p, str)] for name, prompts in published.items()}
+            return Prompts(said, TASKS[dataset.task].contrary(said))
         case _:
-            return Prompts({name: list(_single(dataset.words.of(name), family)) for name in dataset.classes})
+            said = {name: list(_single(dataset.words.of(name), family)) for name in dataset.classes}
+            return Prompts(said, TASKS[dataset.task].contrary(said))
 
 
 def training_prompts(dataset: Dataset) -> dict[str, list[str]]:

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from trainables.config import TrialConfig
 from trainables.context import RunContext
 from trainables.data.loader import GlobalBatch
-from trainables.data.text import every_caption, training_prompts
+from trainables.data.text import every_sentence, training_prompts
+from trainables.errors import ConfigError
 from trainables.losses.batch_plan import BatchPlan
 from trainables.losses.collectives import Group, OutOfMemory
 from trainables.losses.global_batch import StepResult, global_batch_step
@@ -67,9 +68,14 @@ class Objective:
             self.parameters["loss.class_vectors"] = self.texts.vectors
         self.compared: CaptionEmbeddings | None = None
         if config.loss.kind == "soft_target" and config.loss.positives == "caption":
+            if setup.dataset.task == "multilabel":
+                raise ConfigError(
+                    "loss.positives=caption: soft_target then needs captions of one sentence, and those of "
+                    "several findings have more; use loss.positives=class, which compares sets of findings"
+                )
             # Similarities come from the untrained text tower, so training must not change them.
             self.compared = CaptionEmbeddings(setup)
-            self.compared.of(every_caption(setup.dataset, kind=config.data.captions))
+            self.compared.of(every_sentence(setup.dataset, kind=config.data.captions))
 
     def choose_cut(self, batch: GlobalBatch) -> Cut:
         """Measures a few rows, and returns how every rank divides its rows of such a batch. Collective."""

@@ -15,7 +15,7 @@ from trainables.context import RunContext
 from trainables.data.cache import ImageCache, decode_unless_busy, open_image_cache
 from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset
-from trainables.data.text import every_caption, training_prompts
+from trainables.data.text import every_sentence, training_prompts
 from trainables.errors import ConfigError
 from trainables.models.adapters.adaptation import Adaptation
 from trainables.models.adapters.lora import attach
@@ -117,7 +117,7 @@ def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> 
     words: list[str] = []
     if config.reads_captions and config.data.captions != "finding":  # findings are the training prompts
         whose = sorted(dataset.descriptions.items())  # the same words on other images give another adapter
-        words.append(fingerprint(every_caption(dataset, kind=config.data.captions), whose))
+        words.append(fingerprint(every_sentence(dataset, kind=config.data.captions), whose))
     return fingerprint(
         "adapter", TRAINING_VERSION, settings, defaults, dataset.fingerprint, encoder.fingerprint, *words
     )

@@ -1,9 +1,9 @@
 """The trainable `caption`: writes the captions of train images, and measures how useful they are.
 
 A description comes from pixels (BLIP) or from masks, for images of train and val. A caption contains the
-label, so only train images have captions: `data.text.captions_of` refuses other splits. `caption` writes both
-as a table. It measures how many captions are distinct, how often a batch repeats a caption, and how well the
-descriptions alone predict the class. A model could learn such a shortcut without looking at the images.
+label, so only train images have captions: `data.text.sentences_of` refuses other splits. `caption` writes
+both as a table. It measures how many captions are distinct, how often a batch repeats a caption, and how well
+the descriptions alone predict the class. A model could learn such a shortcut without looking at the images.
 """
 
 from __future__ import annotations
@@ -74,8 +74,11 @@ def usefulness(dataset: Dataset, captions: list[str]) -> dict[str, float]:
     """Returns fractions: distinct captions, captions that name the class, images with descriptions."""
     train = dataset.indices("train")
     of_class = [dataset.words.of(name).pattern.lower() for name in dataset.classes]
-    patterns = [of_class[k] for k in dataset.class_indices(train)]
-    names_class = [pattern in text.lower() for pattern, text in zip(patterns, captions, strict=True)]
+    is_of_class = dataset.label_matrix(train) == 1
+    names_class = [
+        all(of_class[k] in text.lower() for k in np.flatnonzero(row))
+        for row, text in zip(is_of_class, captions, strict=True)
+    ]
     described = [dataset.records[i].image_id in dataset.descriptions for i in train]
     return {
         "train/captions/distinct_fraction": len(set(captions)) / len(captions),

@@ -19,7 +19,7 @@ def test_test_labels_and_reports_are_withheld_unless_opened():
     opened = load_dataset(DataConfig(phantom=SMALL), with_test_labels=True)
     for i in closed.indices("test"):
         assert closed.records[i].labels == {}
-        assert closed.records[i].report_text is None
+        assert closed.records[i].finding_text is None
     with pytest.raises(ValueError, match="withheld"):
         closed.class_indices(closed.indices("test"))
     assert np.bincount(opened.class_indices(opened.indices("test"))).sum() == 6

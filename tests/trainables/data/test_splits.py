@@ -75,7 +75,7 @@ def test_permuted_labels_keep_each_split_but_lose_the_images():
         )  # patients differ in their images
         agreement += (before == after).tolist()
     assert np.mean(agreement) == pytest.approx(1 / 3, abs=0.1)
-    assert all(r.report_text is None for r in control.records)
+    assert all(r.finding_text is None for r in control.records)
     assert plain.content_fingerprint == control.content_fingerprint
     assert plain.fingerprint != control.fingerprint
 

@@ -7,7 +7,7 @@ import pytest
 
 from trainables.config import DataConfig, PhantomConfig
 from trainables.data.datasets import load_dataset
-from trainables.data.text import captions_for, every_caption, prompts_of
+from trainables.data.text import captions_for, every_sentence, prompts_of
 from trainables.errors import ConfigError
 
 
@@ -18,9 +18,9 @@ def test_finding_captions_are_drawn_from_the_class_or_the_report():
     reports = 0
     for i, captions in zip(train, zip(*drawn, strict=True), strict=True):
         name = dataset.classes[dataset.class_indices(np.array([i]))[0]]
-        allowed = {*dataset.words.of(name).findings, dataset.records[i].report_text}
+        allowed = {*dataset.words.of(name).findings, dataset.records[i].finding_text}
         assert set(captions) <= allowed
-        reports += dataset.records[i].report_text in captions
+        reports += dataset.records[i].finding_text in captions
     assert reports > 40
     assert drawn[0] != drawn[1]
     assert drawn[3] == captions_for(dataset, train, kind="finding", seed=0, epoch=3)
@@ -61,7 +61,7 @@ def test_template_captions_are_drawn_from_the_class() -> None:
     for captions, k in zip(zip(*drawn, strict=True), dataset.class_indices(train), strict=True):
         assert set(captions) <= set(dataset.words.of(dataset.classes[k]).templates)
     assert {caption for captions in drawn for caption in captions} == set(
-        every_caption(dataset, kind="template")
+        every_sentence(dataset, kind="template")
     )
 
 
@@ -73,5 +73,5 @@ def test_a_class_without_words_is_refused():
 
 def test_withheld_labels_give_no_caption():
     dataset = load_dataset(DataConfig(phantom=PhantomConfig(num_train=12, num_val=6, num_test=6)))
-    with pytest.raises(ValueError, match="withheld"):
+    with pytest.raises(ValueError, match="would reveal its label"):
         captions_for(dataset, dataset.indices("test"), kind="finding", seed=0, epoch=0)

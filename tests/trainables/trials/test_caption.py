@@ -19,7 +19,7 @@ from trainables.config import CaptionerConfig, TrialConfig, from_flat, science
 from trainables.context import LocalContext
 from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset
-from trainables.data.text import captions_for, every_caption, with_label
+from trainables.data.text import captions_for, every_sentence, with_labels
 from trainables.errors import WeightsUnavailable
 from trainables.models.catalogue.captioners import captioner_fingerprint, may_be_fetched, missing_captioner
 from trainables.models.convert import convert_file
@@ -71,7 +71,7 @@ def test_a_caption_is_blip_s_sentence_with_the_class_for_train_alone(tmp_path: P
     of_train = [row for row in rows if row["split"] == "train"]
     names = [dataset.classes[k] for k in dataset.class_indices(dataset.indices("train"))]
     assert [row["caption"] for row in of_train] == [
-        with_label(row["description"], dataset.words.of(name))
+        with_labels(row["description"], [dataset.words.of(name)])
         for row, name in zip(of_train, names, strict=True)
     ]
     assert len({row["description"] for row in rows}) > 1
@@ -272,7 +272,7 @@ def test_a_repeated_caption_is_counted_once_for_each_pair_that_carries_it() -> N
     captions = captions_for(dataset, dataset.indices("train"), kind="class_template", seed=0, epoch=0)
     assert usefulness(dataset, captions)["train/captions/distinct_fraction"] == 3 / 24
     assert shortcut(dataset) == {}
-    assert every_caption(dataset, kind="class_template") == list(dict.fromkeys(captions))
+    assert every_sentence(dataset, kind="class_template") == list(dict.fromkeys(captions))
 
 
 @pytest.mark.kernels

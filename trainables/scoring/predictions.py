@@ -1,9 +1,7 @@
-"""Stores the class probabilities of every system, without labels or patients, and computes val metrics."""
+"""Stores the probabilities of every system, without labels or patients."""
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -17,14 +15,8 @@ import pyarrow.parquet as pq
 from trainables.config import Split
 from trainables.data.records import Dataset
 from trainables.errors import DataError
-from trainables.scoring.bootstrap import Bootstrap, over_draws, to_metrics
-from trainables.scoring.metric_names import split_draw
-from trainables.scoring.metrics import confusion_matrix, explain_gaps, point_metrics
-
-logger = logging.getLogger(__name__)
 
 FILE = "predictions.parquet"
-CONFUSION_FILE = "confusion.json"
 
 
 class Scores(NamedTuple):
@@ -43,29 +35,6 @@ def image_ids_of(dataset: Dataset, split: Split) -> np.ndarray:
     return np.array([dataset.records[i].image_id for i in dataset.indices(split)], dtype=str)
 
 
-def judge(predictions: Predictions, dataset: Dataset) -> dict[str, float]:
-    """Returns the metrics of each system on val, with 95 % intervals by patient.
-
-    For a system with several draws, the value is the mean over draws, with Student's interval over draws.
-    """
-    val = dataset.indices("val")
-    classes = dataset.class_indices(val)
-    bootstrap = Bootstrap(classes, dataset.patients(val))
-    for sentence in explain_gaps(classes, dataset.classes, split="val"):
-        logger.warning(sentence)
-    metrics: dict[str, float] = {}
-    draws: dict[str, list[dict[str, float]]] = {}
-    for (split, name), predicted in predictions.items():
-        system, draw = split_draw(name)
-        if split == "val" and draw is None:
-            metrics |= to_metrics("val", system, bootstrap.intervals(predicted.scores))
-        elif split == "val":
-            draws.setdefault(system, []).append(point_metrics(predicted.scores, classes))
-    for system, values in draws.items():
-        metrics |= to_metrics("val", system, over_draws(values))
-    return metrics
-
-
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """Writes a table atomically, with columns image_id, split, system and scores (K probabilities).
 
@@ -77,20 +46,6 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     aside = path.with_name(f".{path.name}.aside")
     pq.write_table(pa.concat_tables(tables), aside)
     aside.replace(path)
-
-
-def write_confusion(path: Path, predictions: Predictions, dataset: Dataset) -> None:
-    """Writes the classes and the confusion matrix on val of each system, as JSON. Leaves out draws."""
-    classes = dataset.class_indices(dataset.indices("val"))
-    confusion = {
-        system: {
-            "classes": list(dataset.classes),
-            "val": confusion_matrix(np.asarray(scores.scores), classes).tolist(),
-        }
-        for (split, system), scores in predictions.items()
-        if split == "val" and split_draw(system)[1] is None
-    }
-    path.write_text(json.dumps(confusion, indent=1))
 
 
 def read_predictions(path: Path, *, split: Split | None = None) -> dict[tuple[Split, str], Scores]:

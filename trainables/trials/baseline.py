@@ -11,16 +11,9 @@ from trainables.config import Split, TrialConfig
 from trainables.context import Metrics, RunContext
 from trainables.losses.collectives import Group
 from trainables.scoring.controls import control_scores
+from trainables.scoring.judge_val import CONFUSION_FILE, judge, write_confusion
 from trainables.scoring.metric_names import NUM_TRAINABLE, SECONDS, baseline_system
-from trainables.scoring.predictions import (
-    CONFUSION_FILE,
-    FILE,
-    Scores,
-    image_ids_of,
-    judge,
-    write_confusion,
-    write_predictions,
-)
+from trainables.scoring.predictions import FILE, Scores, image_ids_of, write_predictions
 from trainables.training.classifier_loop import Fitting, best_epoch
 from trainables.training.loop import training_metrics
 

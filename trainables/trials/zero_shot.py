@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from trainables.config import TrialConfig
 from trainables.context import Metrics, RunContext
-from trainables.scoring.predictions import FILE, judge, write_predictions
+from trainables.scoring.judge_val import judge
+from trainables.scoring.predictions import FILE, write_predictions
 from trainables.training.embed_images import embed_all
 from trainables.training.loop import train_adapter
 from trainables.training.trial_setup import set_up_trial

@@ -23,8 +23,9 @@ from trainables.scoring.few_shot import (
     fit_shots,
 )
 from trainables.scoring.judge_arms import evaluate_arms, open_cases
+from trainables.scoring.judge_val import judge
 from trainables.scoring.metrics import point_metrics
-from trainables.scoring.predictions import judge, write_predictions
+from trainables.scoring.predictions import write_predictions
 from trainables.scoring.test_predictions import ScoredTrial
 
 pytestmark = pytest.mark.kernels

@@ -6,7 +6,8 @@ import pytest
 
 from trainables.data.records import Dataset, ImageRecord
 from trainables.errors import DataError
-from trainables.scoring.predictions import Scores, judge, read_predictions, write_predictions
+from trainables.scoring.judge_val import judge
+from trainables.scoring.predictions import Scores, read_predictions, write_predictions
 
 
 def scores(num_images: int = 4) -> Scores:

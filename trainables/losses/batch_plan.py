@@ -40,6 +40,8 @@ class BatchPlan:
         classes: int64 [B], the classes that recall uses; None = `groups`.
         num_texts: U; 0 = the captions that occur. U is larger if classes replace captions and a class has
             no image in the batch.
+        labels: int8 [B, K], 1, 0 or -1 (unknown) for each finding of each pair; None if classes exclude each
+            other. Losses over findings compare image i with text k, and read no `text_of_pair`.
     """
 
     text_of_pair: Tensor
@@ -50,12 +52,15 @@ class BatchPlan:
     text_shares: tuple[range, ...] = ()
     classes: Tensor | None = None
     num_texts: int = 0
+    labels: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.num_texts:
             object.__setattr__(self, "num_texts", int(self.text_of_pair.max()) + 1)
         if len(self.groups) != self.num_pairs:
             raise ValueError(f"{self.num_pairs} pairs but {len(self.groups)} group labels")
+        if self.labels is not None and len(self.labels) != self.num_pairs:
+            raise ValueError(f"{self.num_pairs} pairs but {len(self.labels)} rows of labels")
         for name, total in (("image_shares", self.num_pairs), ("text_shares", self.num_texts)):
             shares = getattr(self, name) or tuple(
                 share(total, rank=rank, world_size=self.world_size) for rank in range(self.world_size)
@@ -98,6 +103,15 @@ class BatchPlan:
         return torch.bincount(self.group_of_pair)
 
     @cached_property
+    def group_labels(self) -> Tensor | None:
+        """Returns the labels of each group, int8 [C, K], or None. All pairs of a group have equal labels."""
+        if self.labels is None:
+            return None
+        first = self.labels.new_zeros(len(self.group_sizes), self.labels.shape[1])
+        first[self.group_of_pair] = self.labels
+        return first
+
+    @cached_property
     def memberships(self) -> Memberships:
         """Returns which captions occur in which group, and how often."""
         codes, sizes = torch.unique(
@@ -116,6 +130,7 @@ class BatchPlan:
             text_of_pair=self.text_of_pair.to(device),
             groups=self.groups.to(device),
             classes=None if self.classes is None else self.classes.to(device),
+            labels=None if self.labels is None else self.labels.to(device),
         )
 
 

@@ -27,6 +27,7 @@ from trainables.config import LossConfig
 from trainables.losses.batch_plan import BatchPlan
 from trainables.losses.collectives import Group
 from trainables.losses.positives import GroupPositives, Positives, SoftPositives, pull_to_positives
+from trainables.losses.similarity import Cosine, Jaccard
 from trainables.losses.tiles import (
     GatheredBatch,
     NearestCaption,
@@ -201,8 +202,8 @@ def softmax_floor(plan: BatchPlan, positives: Positives) -> float:
 
     The bound is usually above 0: targets are spread over a group and equal captions have equal logits. Let
     q_iu be the sum of targets on caption u. Each direction is a cross-entropy of q, with its minimum at
-    S_iu = ln(q_iu / n_u). Both directions reach the minimum together, except with soft targets by class if a
-    caption occurs in several classes. For CLIP with one caption per class, the bound is the mean of ln n_u.
+    S_iu = ln(q_iu / n_u). Both directions reach the minimum together, except with soft targets if a caption
+    occurs in several groups. For CLIP with one caption per class, the bound is the mean of ln n_u.
     """
     total = sum(
         float((how_many * torch.xlogy(mass, mass / copies)).sum())
@@ -260,10 +261,14 @@ def _group_each(plan: BatchPlan, config: LossConfig, vectors: Tensor | None, til
 
 
 def _similar(plan: BatchPlan, config: LossConfig, vectors: Tensor | None, tile_size: int) -> Positives:
-    if vectors is None:
-        vectors = torch.eye(len(plan.group_sizes), device=plan.text_of_pair.device)
+    if vectors is not None:
+        similarity = Cosine(vectors.double())
+    elif plan.group_labels is not None and config.positives == "class":
+        similarity = Jaccard(plan.group_labels)
+    else:
+        similarity = Cosine(torch.eye(len(plan.group_sizes), device=plan.text_of_pair.device).double())
     return SoftPositives.of(
-        plan, vectors, pair_weight=config.pair_weight, temperature=config.temperature, tile_size=tile_size
+        plan, similarity, pair_weight=config.pair_weight, temperature=config.temperature, tile_size=tile_size
     )
 
 

@@ -83,7 +83,8 @@ def global_batch_step(
             They then repeat the step, with the same result.
         logit_bias: [], only for `siglip`; gets a gradient if it requires one.
         group_vectors: [C, d], unit length, in the order of the sorted groups. `soft_target` uses their
-            similarities; None = a group is similar only to itself.
+            similarities; None = the similarity of the groups' labels, or without labels, a group is similar
+            only to itself.
         kept_graphs: number of micro-batches that keep their graph and are encoded only once, images first.
             One graph costs almost no extra memory, because a replay needs the same. If all graphs are kept,
             or without a micro-batch size, this is the ordinary step.

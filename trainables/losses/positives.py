@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from trainables.losses.batch_plan import BatchPlan, tiles
+from trainables.losses.similarity import Similarity
 from trainables.losses.tiles import GatheredBatch, take
 
 
@@ -89,42 +90,47 @@ class GroupPositives(Positives):
 class SoftPositives(Positives):
     """Targets by similarity (MedCLIP, Wang et al. 2022, §3.3), normalised separately for each direction.
 
-        R_kl = exp(V_k · V_l / τ),  Z_k = Σ_l n_l R_kl
+        R_kl = exp(similarity_kl / τ),  Z_k = Σ_l n_l R_kl
         t_ij = w [i = j] + (1 - w) R / Z(g_i) by row, and R / Z(g_j) by column
 
-    If V is one-hot over classes, R is the similarity of labels; if V holds caption embeddings, it is that of
-    texts. R is never stored: its tiles are computed again when they are needed.
+    R is never stored: its tiles are computed again when they are needed.
 
     Args:
-        vectors: V, float64 [C, d], unit length, one per group.
+        similarity: the similarities of the groups.
         temperature: τ.
         normalisers: Z e^(-1/τ), float64 [C], the sums over a row of R.
         tile_size: rows and columns of a tile of R.
     """
 
-    vectors: Tensor
+    similarity: Similarity
     temperature: float
     normalisers: Tensor
     tile_size: int
 
     @classmethod
     def of(
-        cls, plan: BatchPlan, vectors: Tensor, *, pair_weight: float, temperature: float, tile_size: int
+        cls,
+        plan: BatchPlan,
+        similarity: Similarity,
+        *,
+        pair_weight: float,
+        temperature: float,
+        tile_size: int,
     ) -> SoftPositives:
-        """Returns the targets for these vectors, with their normalisers."""
+        """Returns the targets for these similarities, with their normalisers."""
         sizes = plan.group_sizes.double()
-        unnormalised = cls(pair_weight, vectors.double(), temperature, torch.ones_like(sizes), tile_size)
+        unnormalised = cls(pair_weight, similarity, temperature, torch.ones_like(sizes), tile_size)
         normalisers = torch.zeros_like(sizes)
-        for rows, columns, similarity in unnormalised._tiles():
-            take(normalisers, rows).add_(similarity @ take(sizes, columns))
-        return cls(pair_weight, vectors.double(), temperature, normalisers, tile_size)
+        for rows, columns, weights in unnormalised._tiles():
+            take(normalisers, rows).add_(weights @ take(sizes, columns))
+        return cls(pair_weight, similarity, temperature, normalisers, tile_size)
 
     def mix(self, sums: Tensor) -> Tensor:
         """Multiplies by M = (1 - w) R (1/Z_k + 1/Z_l) / 2, the mean of both directions."""
         mixed = torch.zeros_like(sums)
-        for rows, columns, similarity in self._tiles():
+        for rows, columns, weights in self._tiles():
             by_row, by_column = (1 / take(self.normalisers, part) for part in (rows, columns))
-            weights = similarity.mul_((by_row.unsqueeze(1) + by_column) * ((1 - self.pair_weight) / 2))
+            weights.mul_((by_row.unsqueeze(1) + by_column) * ((1 - self.pair_weight) / 2))
             take(mixed, rows).addmm_(weights.to(sums.dtype), take(sums, columns))
         return mixed
 
@@ -133,14 +139,14 @@ class SoftPositives(Positives):
         members, sizes = plan.memberships, plan.memberships.sizes.double()
         copies, num_groups = plan.copies.double(), len(plan.group_sizes)
         for rows in tiles(range(num_groups), max(1, self.tile_size**2 // plan.num_pairs)):
-            similarity = self._similarity(rows, range(num_groups)) * (1 - self.pair_weight)
+            weights = self._weights(rows, range(num_groups)) * (1 - self.pair_weight)
             is_carried = torch.zeros(len(rows), plan.num_texts, dtype=torch.float64, device=sizes.device)
             here = (members.groups >= rows.start) & (members.groups < rows.stop)
             is_carried[members.groups[here] - rows.start, members.texts[here]] = sizes[here]
             others = take(plan.group_sizes, rows).double().unsqueeze(1) - is_carried
             for normalised in (
-                similarity / take(self.normalisers, rows).unsqueeze(1),
-                similarity / self.normalisers,
+                weights / take(self.normalisers, rows).unsqueeze(1),
+                weights / self.normalisers,
             ):
                 values = torch.zeros_like(is_carried)
                 values.index_add_(1, members.texts, normalised[:, members.groups] * sizes)
@@ -148,15 +154,14 @@ class SoftPositives(Positives):
                     yield mass.flatten(), copies.repeat(len(rows)), how_many.flatten()
 
     def _tiles(self) -> Iterator[tuple[range, range, Tensor]]:
-        everything = range(len(self.vectors))
+        everything = range(len(self.similarity))
         for rows in tiles(everything, self.tile_size):
             for columns in tiles(everything, self.tile_size):
-                yield rows, columns, self._similarity(rows, columns)
+                yield rows, columns, self._weights(rows, columns)
 
-    def _similarity(self, rows: range, columns: range) -> Tensor:
-        """Returns R e^(-1/τ), which is at most 1 for unit vectors."""
-        cosine = take(self.vectors, rows) @ take(self.vectors, columns).T
-        return cosine.sub_(1).div_(self.temperature).exp_()
+    def _weights(self, rows: range, columns: range) -> Tensor:
+        """Returns R e^(-1/τ), which is at most 1."""
+        return self.similarity.tile(rows, columns).sub_(1).div_(self.temperature).exp_()
 
 
 def pull_to_positives(batch: GatheredBatch, positives: Positives) -> tuple[Tensor, Tensor]:

@@ -129,6 +129,7 @@ class Objective:
             world_size=self.context.world_size,
             classes=classes,
             num_texts=num_texts,
+            labels=None if batch.labels is None else torch.from_numpy(batch.labels),
         )
         return BatchEncoder(self.setup, batch, self.texts, self.config.seed), plan
 

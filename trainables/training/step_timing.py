@@ -119,6 +119,7 @@ def _first(batch: GlobalBatch, num_pairs: int) -> GlobalBatch:
         views=batch.views[:num_pairs],
         captions=batch.captions[:num_pairs],
         classes=batch.classes[:num_pairs],
+        labels=None if batch.labels is None else batch.labels[:num_pairs],
     )
 
 

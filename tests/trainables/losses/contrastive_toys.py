@@ -52,6 +52,7 @@ class Toy:
     logit_bias: nn.Parameter
     trains_images: bool = True
     trains_texts: bool = True
+    labels: Tensor | None = None
 
     @classmethod
     def make(
@@ -64,10 +65,16 @@ class Toy:
         dimension: int = 8,
         captions_by_class: bool = False,
         logit_scale: float = 5.0,
+        num_findings: int = 0,
         seed: int = 0,
     ) -> Toy:
         generator = torch.Generator().manual_seed(100 + seed)
         classes = torch.randint(num_classes, (num_pairs,), generator=generator)
+        labels = None
+        if num_findings:  # a class is then a set of findings
+            sets = torch.randint(-1, 2, (num_classes, num_findings), generator=generator).to(torch.int8)
+            sets[0] = torch.tensor([0, -1] * num_findings)[:num_findings]  # nothing is known to be present
+            labels = sets[classes]
         if captions_by_class:
             captions = classes
         elif num_captions == num_pairs:
@@ -85,6 +92,7 @@ class Toy:
             text_tower=ToyTower(dimension, salt=2 + seed, dropout=dropout),
             log_logit_scale=nn.Parameter(torch.tensor(logit_scale, dtype=torch.float64).log()),
             logit_bias=nn.Parameter(torch.tensor(-2.0, dtype=torch.float64)),
+            labels=labels,
         )
 
     def to(self, dtype: torch.dtype) -> Toy:
@@ -121,11 +129,28 @@ class Toy:
     def groups(self, positives: str) -> Tensor:
         return self.classes if positives == "class" else self.text_of_pair
 
-    def group_vectors(self, positives: str) -> Tensor:
-        """Returns what soft targets compare, [C, d] unit length: labels one-hot, or captions' inputs."""
-        if positives == "class":
-            return torch.eye(len(self.classes.unique()), dtype=torch.float64)
-        return F.normalize(self.caption_inputs.double(), dim=1)
+    def group_vectors(self, positives: str) -> Tensor | None:
+        """Returns the vectors that soft targets compare, [C, d] unit length; None = they compare labels."""
+        return F.normalize(self.caption_inputs.double(), dim=1) if positives == "caption" else None
+
+    def similarity(self, positives: str) -> Tensor:
+        """Returns the similarities of all pairs, [B, B]."""
+        vectors = self.group_vectors(positives)
+        if vectors is not None:
+            return vectors[self.text_of_pair] @ vectors[self.text_of_pair].T
+        if self.labels is None:
+            return (self.classes[:, None] == self.classes[None, :]).double()
+        rows = self.labels.tolist()
+        return torch.tensor([[jaccard(a, b) for b in rows] for a in rows], dtype=torch.float64)
+
+
+def jaccard(a: list[int], b: list[int]) -> float:
+    """Returns |a ∩ b| / |a ∪ b| over the findings that are known in both; -1 = unknown."""
+    if a == b:
+        return 1.0
+    known = {k for k in range(len(a)) if a[k] != -1 and b[k] != -1}
+    in_a, in_b = {k for k in known if a[k] == 1}, {k for k in known if b[k] == 1}
+    return len(in_a & in_b) / len(in_a | in_b) if in_a | in_b else 0.0
 
 
 def dense_targets(kind: str, groups: Tensor, pair_weight: float) -> Tensor:
@@ -147,12 +172,12 @@ def dense_loss(
     groups: Tensor,
     pair_weight: float = 0.0,
     temperature: float = 0.1,
-    vectors: Tensor | None = None,
+    similarity: Tensor | None = None,
 ) -> Tensor:
     """Returns the loss over all B × B pairs, one row of text per pair; autograd does the rest."""
     if kind == "soft_target":
-        assert vectors is not None
-        similarity = vectors[groups] @ vectors[groups].T / temperature
+        assert similarity is not None
+        similarity = similarity / temperature
         pair = torch.eye(len(groups), dtype=torch.float64)
         by_row = (pair_weight * pair + (1 - pair_weight) * similarity.softmax(1)).to(images)
         by_column = (pair_weight * pair + (1 - pair_weight) * similarity.softmax(0)).to(images)
@@ -191,7 +216,7 @@ def reference(
             groups=toy.groups(positives),
             pair_weight=pair_weight,
             temperature=temperature,
-            vectors=toy.group_vectors(positives),
+            similarity=toy.similarity(positives),
         )
     loss.backward()
     return loss.item(), toy.gradients()

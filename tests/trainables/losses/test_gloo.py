@@ -23,6 +23,7 @@ CLIP: dict[str, Any] = {"kind": "clip"}
 CLASS: dict[str, Any] = {"kind": "multi_positive"}
 SIGLIP: dict[str, Any] = {"kind": "siglip", "pair_weight": 0.3}
 SOFT: dict[str, Any] = {"kind": "soft_target", "temperature": 0.4, "positives": "caption"}
+SIMILAR: dict[str, Any] = {"kind": "soft_target", "temperature": 0.4}
 PROMPT: dict[str, Any] = {"kind": "class_prompt"}
 MIXED: dict[str, Any] = {"kind": "multi_positive", "pair_weight": 0.3, "positives": "caption"}
 CURVE: dict[str, Any] = {"toy": {"num_pairs": 13, "num_captions": 6, "dropout": 0.2}, "loss": CLASS}
@@ -32,7 +33,8 @@ def steps(world_size: int) -> dict[str, dict[str, Any]]:
     """Returns name → case of a single step; the engine's answer is compared with the dense reference."""
     cases: dict[str, dict[str, Any]] = {}
     for loss_name, loss in {
-        "clip": CLIP, "class": CLASS, "mixed": MIXED, "siglip": SIGLIP, "soft": SOFT, "prompt": PROMPT,
+        "clip": CLIP, "class": CLASS, "mixed": MIXED, "siglip": SIGLIP, "soft": SOFT, "similar": SIMILAR,
+        "prompt": PROMPT,
     }.items():  # fmt: skip
         for micro_batch_size in (1, 3, 7, None) if world_size == 2 else (3, None):
             cases[f"{loss_name}, dropout, micro-batch {micro_batch_size}"] = {
@@ -42,6 +44,10 @@ def steps(world_size: int) -> dict[str, dict[str, Any]]:
             }
         cases[f"{loss_name}, no dropout"] = {"loss": loss}
         cases[f"{loss_name}, 13 pairs: no multiple of anything"] = {"toy": {"num_pairs": 13}, "loss": loss}
+        cases[f"{loss_name}, several findings"] = {
+            "toy": {"num_pairs": 13, "num_classes": 6, "num_findings": 4},
+            "loss": loss,
+        }
         cases[f"{loss_name}, fewer pairs than ranks"] = {
             "toy": {"num_pairs": 3, "num_captions": 2},
             "loss": loss,

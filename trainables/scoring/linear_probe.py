@@ -15,21 +15,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from trainables.config import Features, ProbeConfig, Split
-from trainables.data.records import Dataset
-from trainables.errors import DataError, TrainingDiverged
-from trainables.scoring.embedding_store import EmbeddingTable
+from trainables.errors import DataError
 from trainables.scoring.logistic import FeatureSpace, LinearClassifier, PathSolver
-from trainables.scoring.metric_names import LOWER_IS_BETTER, PATH_METRICS, metric_key, probe_name
+from trainables.scoring.metric_names import LOWER_IS_BETTER
 from trainables.scoring.metrics import point_metrics
-from trainables.scoring.predictions import Scores, image_ids_of
 
 logger = logging.getLogger(__name__)
 STEPS_PER_DECADE = 8
@@ -76,49 +69,6 @@ class ProbePath:
     def scores(self, embeddings: np.ndarray) -> np.ndarray:
         """Returns probabilities [N, K] from the refit on train and val. Use them for test, never for val."""
         return self.classifier.scores(embeddings)
-
-
-def probe_embeddings(
-    table: EmbeddingTable, dataset: Dataset, config: ProbeConfig
-) -> dict[Features, ProbePath]:
-    """Fits a path on each kind of features in `config.features`.
-
-    Args:
-        table: embeddings that include all train and val images.
-        dataset: splits and classes of the images. Test labels are not read.
-        config: settings of the probe. A fixed `l2` needs only one fit.
-
-    Raises:
-        TrainingDiverged: the embeddings are constant or not finite.
-    """
-    rows = [table.rows_of(image_ids_of(dataset, split)) for split in ("train", "val")]
-    classes = [dataset.class_indices(dataset.indices(split)) for split in ("train", "val")]
-    paths: dict[Features, ProbePath] = {}
-    for name in config.features:
-        features = table.features(name)
-        check_embeddings(features, name)
-        examples = [Examples(features[r], c) for r, c in zip(rows, classes, strict=True)]
-        paths[name] = fit_path(*examples, class_names=dataset.classes, l2=config.l2)
-        if paths[name].num_unconverged:
-            counts = paths[name].num_unconverged, len(paths[name].fits)
-            logger.warning("probe on %s: %d of %d fits stopped before the tolerance", name, *counts)
-    return paths
-
-
-def check_embeddings(features: np.ndarray, name: str) -> None:
-    """Checks that a probe can learn from embeddings [N, D].
-
-    Raises:
-        TrainingDiverged: embeddings are not finite, or differ only by the rounding of float32.
-    """
-    variance = features.var(axis=0, dtype=np.float64).sum()
-    squares = np.square(features, dtype=np.float64).sum(axis=1).mean()
-    if not variance > 1e-7 * squares:
-        problem = "all images have the same embedding" if np.isfinite(squares) else "some are not finite"
-        raise TrainingDiverged(
-            f"{name} embeddings: {problem}; if the encoder was trained, its training diverged: lower "
-            "optim.learning_rate"
-        )
 
 
 def fit_path(
@@ -182,44 +132,6 @@ def bisect(evaluate: Callable[[float], tuple[float, float]]) -> float:
         visit(peak + distance)
         visit(peak - distance)
     return STRENGTHS[best()]
-
-
-def probe_predictions(
-    paths: Mapping[Features, ProbePath],
-    table: EmbeddingTable,
-    dataset: Dataset,
-    splits: Sequence[Split] = ("val", "test"),
-) -> dict[tuple[Split, str], Scores]:
-    """Returns the predictions of each probe: on val from the fit on train, on test from the refit on both."""
-    predictions: dict[tuple[Split, str], Scores] = {}
-    for features, path in paths.items():
-        for split in splits:
-            ids = image_ids_of(dataset, split)
-            of_refit = path.scores(table.features(features)[table.rows_of(ids)])
-            predictions[split, probe_name(features)] = Scores(
-                ids, path.val_scores if split == "val" else of_refit
-            )
-    return predictions
-
-
-def strengths(paths: Mapping[Features, ProbePath]) -> dict[str, float]:
-    """Returns the chosen λ of each path as the metric `val/probe_<features>/l2`."""
-    return {metric_key("val", probe_name(features), "l2"): path.chosen.l2 for features, path in paths.items()}
-
-
-def write_probe_path(path: Path, paths: Mapping[Features, ProbePath]) -> None:
-    """Writes each fit of each path with its metrics on val. An undefined metric is null."""
-    columns = {"features": pa.string(), "l2": pa.float64(), "fit_index": pa.int64()}
-    columns |= dict.fromkeys(PATH_METRICS, pa.float64())
-    columns |= {"is_chosen": pa.bool_(), "is_converged": pa.bool_()}
-    rows = [
-        (features, fit.l2, index, *map(fit.metrics.get, PATH_METRICS), fit is tried.chosen, fit.is_converged)
-        for features, tried in paths.items()
-        for index, fit in enumerate(tried.fits)
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    schema = pa.schema(columns)
-    pq.write_table(pa.Table.from_pylist([dict(zip(columns, row, strict=True)) for row in rows], schema), path)
 
 
 def _rank(metrics: Mapping[str, float], objective: str) -> tuple[float, float]:

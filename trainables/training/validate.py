@@ -10,10 +10,11 @@ from trainables.config import Features, Split, TrialConfig, ZeroShotConfig
 from trainables.context import Metrics
 from trainables.data.text import prompts_of
 from trainables.scoring.embedding_store import EmbeddingTable
-from trainables.scoring.linear_probe import ProbePath, probe_embeddings, probe_predictions
+from trainables.scoring.linear_probe import ProbePath
 from trainables.scoring.metric_names import metric_key, zero_shot_name
 from trainables.scoring.metrics import point_metrics
 from trainables.scoring.predictions import Scores, image_ids_of
+from trainables.scoring.probes import probe_embeddings, probe_predictions
 from trainables.scoring.zero_shot import pair_scores, zero_shot_scores
 from trainables.training.trial_setup import TrialSetup
 

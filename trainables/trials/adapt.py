@@ -11,9 +11,9 @@ from trainables.context import Metrics, RunContext
 from trainables.scoring.controls import control_scores
 from trainables.scoring.few_shot import few_shot_predictions
 from trainables.scoring.judge_val import CONFUSION_FILE, judge, write_confusion
-from trainables.scoring.linear_probe import strengths, write_probe_path
 from trainables.scoring.metric_names import EMBEDDINGS_REUSED, NUM_TRAINABLE, SECONDS
 from trainables.scoring.predictions import FILE, write_predictions
+from trainables.scoring.probes import strengths, write_probe_path
 from trainables.training.embed_images import embed_all
 from trainables.training.loop import train_adapter
 from trainables.training.trial_setup import TrialSetup, set_up_trial

@@ -8,8 +8,8 @@ from trainables.data.datasets import load_dataset
 from trainables.scoring.embedding_store import read_embeddings
 from trainables.scoring.few_shot import few_shot_predictions
 from trainables.scoring.judge_val import judge
-from trainables.scoring.linear_probe import probe_embeddings, probe_predictions, strengths, write_probe_path
 from trainables.scoring.predictions import FILE, write_predictions
+from trainables.scoring.probes import probe_embeddings, probe_predictions, strengths, write_probe_path
 from trainables.training.embed_images import embedding_folder
 
 

@@ -12,17 +12,9 @@ from trainables.data.records import Dataset, ImageRecord
 from trainables.errors import DataError, TrainingDiverged
 from trainables.scoring.bootstrap import Bootstrap
 from trainables.scoring.embedding_store import EmbeddingTable
-from trainables.scoring.linear_probe import (
-    STRENGTHS,
-    Examples,
-    bisect,
-    check_embeddings,
-    fit_path,
-    probe_embeddings,
-    probe_predictions,
-    write_probe_path,
-)
+from trainables.scoring.linear_probe import STRENGTHS, Examples, bisect, fit_path
 from trainables.scoring.metrics import point_metrics
+from trainables.scoring.probes import check_embeddings, probe_embeddings, probe_predictions, write_probe_path
 
 pytestmark = pytest.mark.kernels
 

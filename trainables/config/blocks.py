@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
+
+from trainables.config.mappings import Pairs, Uncertain
 
 Split = Literal["train", "val", "test"]
 Task = Literal["multiclass", "multilabel"]
@@ -24,23 +24,6 @@ LossKind = Literal["clip", "multi_positive", "soft_target", "siglip", "class_pro
 CaptionKind = Literal["class_template", "template", "finding", "mask_finding", "blip_label"]
 PromptFamily = Literal["class_name", "template", "training", "unseen", "pair", "published"]
 Shots = Annotated[int, Field(ge=1, le=10_000)]
-
-
-def _as_pairs(value: Any) -> Any:
-    """Returns a mapping, or a list of pairs, as a tuple of pairs, which can be hashed."""
-    if isinstance(value, dict):
-        return tuple((str(key), of) for key, of in cast("dict[Any, Any]", value).items())
-    if isinstance(value, (list, tuple)):
-        return tuple(tuple(pair) for pair in cast("list[list[Any]]", value))
-    raise ValueError(f"{value!r} must be a mapping, such as {{covid-19: COVID-19}}")
-
-
-Pairs = Annotated[
-    tuple[tuple[str, str], ...],
-    BeforeValidator(_as_pairs),
-    WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
-]
-"""A mapping from text to text, as a tuple of pairs."""
 
 
 class Config(BaseModel):
@@ -123,6 +106,22 @@ class DataConfig(Config):
     )
     rename: Pairs = Field(
         default=(), description="Label → class, such as {covid-19: COVID-19}, to rename or join classes."
+    )
+    task: Literal["auto", "multiclass", "multilabel"] = Field(
+        default="auto",
+        description="multiclass: each image has one class; multilabel: an image may have several findings; "
+        "auto: as the data set says, and `manifest` is multilabel if a label joins findings by `|`, or each "
+        "finding has a column.",
+    )
+    uncertain: Uncertain = Field(
+        default="ignore",
+        description="Uncertain labels (-1) of findings. ignore: neither trained on nor scored; ones: read as "
+        "1; zeros: read as 0; or a mapping such as {Edema: ones}, in which other findings are ignored.",
+    )
+    blank: Literal["ignore", "zeros"] = Field(
+        default="ignore",
+        description="Blank labels of findings. ignore: not known, so neither trained on nor scored, unless "
+        "the image has `No Finding`; zeros: read as 0, as in the CheXpert paper.",
     )
     frontal_only: bool = Field(
         default=True, description="Leave out images whose view is known and not frontal."

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trainables.config import DataConfig
 from trainables.config.fields import nearest_or_all
 from trainables.data.identifiers import label_key, one_line, text_key
+from trainables.data.records import ImageRecord, one_hot
 from trainables.data.sets.description import Row, SetDescription
 from trainables.errors import DataError
 
@@ -20,12 +21,24 @@ class Classes:
 
     names: tuple[str, ...]
     of_label: dict[str, str]
+    _labels: dict[str, dict[str, int]]
 
-    def of(self, label: str) -> str:
-        """Returns the class of a label. Raises ValueError for a label that names no class."""
-        if label not in self.of_label:
-            raise ValueError(f"label {label!r} is none of {', '.join(map(repr, self.names))}")
-        return self.of_label[label]
+    def labels_of(self, row: Row) -> Mapping[str, int]:
+        """Returns the labels of an image. Images of a class share one mapping.
+
+        Raises:
+            ValueError: the label is empty, or names no class.
+        """
+        if not row.label:
+            raise ValueError("the label is empty")
+        if row.label not in self.of_label:
+            raise ValueError(f"label {row.label!r} is none of {', '.join(map(repr, self.names))}")
+        return self._labels[self.of_label[row.label]]
+
+    def notes(self, records: Iterable[ImageRecord]) -> list[str]:
+        """Returns nothing: every label of a class is known."""
+        del records
+        return []
 
 
 def find_classes(description: SetDescription, config: DataConfig, rows: Sequence[Row]) -> Classes:
@@ -38,15 +51,8 @@ def find_classes(description: SetDescription, config: DataConfig, rows: Sequence
     """
     counts = Counter(row.label for row in rows if row.label)
     _refuse_several(rows)
-    renamed = {one_line(label): one_line(name) for label, name in config.rename}
+    renamed = check_renamed(config, [*counts, *description.labels.values()])
     known = {text_key(label): name for label, name in description.labels.items()}
-    for label in renamed:
-        if not renamed[label]:
-            raise DataError(f"data.rename: the class for '{label}' is blank; give it a name")
-        if label not in counts and label not in description.labels.values():
-            raise DataError(
-                f"data.rename: no image has the label '{label}'{nearest_or_all(label, list(counts))}"
-            )
     of_label: dict[str, str] = {}
     for label in counts:
         name = known.get(text_key(label)) if known else label
@@ -54,14 +60,26 @@ def find_classes(description: SetDescription, config: DataConfig, rows: Sequence
             of_label[label] = renamed[label]
         elif name is not None:
             of_label[label] = renamed.get(name, name)
-    _refuse_respelt(of_label, counts)
+    refuse_respelt(of_label, counts)
     named = [renamed.get(name, name) for name in description.labels.values()] or sorted(of_label.values())
     emptied = {known.get(text_key(label)) for label in renamed} - set(of_label.values())
     names = tuple(name for name in dict.fromkeys([*named, *of_label.values()]) if name not in emptied)
     if len(names) < 2:
         found = f"only '{names[0]}'" if names else "none"
         raise DataError(f"{description.name}: at least 2 classes are needed, but there is {found}")
-    return Classes(names, of_label)
+    return Classes(names, of_label, one_hot(names))
+
+
+def check_renamed(config: DataConfig, known: Collection[str]) -> dict[str, str]:
+    """Returns `data.rename`: label → new name. Raises DataError for a blank name and for an unknown label."""
+    renamed = {one_line(label): one_line(name) for label, name in config.rename}
+    for label, name in renamed.items():
+        if not name:
+            raise DataError(f"data.rename: the new name of '{label}' is blank; give it a name")
+        if label not in known:
+            hint = nearest_or_all(label, list(dict.fromkeys(known)))
+            raise DataError(f"data.rename: no image has the label '{label}'{hint}")
+    return renamed
 
 
 def _refuse_several(rows: Sequence[Row]) -> None:
@@ -80,7 +98,7 @@ def _refuse_several(rows: Sequence[Row]) -> None:
         )
 
 
-def _refuse_respelt(of_label: dict[str, str], counts: Counter[str]) -> None:
+def refuse_respelt(of_label: dict[str, str], counts: Counter[str]) -> None:
     """Raises an error for classes that differ only in case, blanks, marks, or the form of a number."""
     images: Counter[str] = Counter()
     for label, name in of_label.items():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from trainables.config import Task
 from trainables.data.tables import Columns
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ class Row:
     """
 
     path: str
-    label: str | None  # None: the image has no label and is left out
+    label: str | None = None  # without label and labels, the image is left out
+    labels: Mapping[str, int | str | None] | None = None
+    """Label → 1, 0, -1 (uncertain) or None (blank), also as text, of a multi-label set. Missing = blank."""
     place: str | None = None
     patient: str | None = None
     split: str | None = None
@@ -52,12 +55,21 @@ class SetDescription:
     rows: Rows
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     """Label in the set → class, in the order of the classes. Empty: the labels are the classes."""
+    task: Task | None = "multiclass"
+    """None: it depends on the files. The set is multi-label if its rows have `labels`."""
+    findings: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Label in a multi-label set → finding, in the order of the findings. Empty: the labels are the findings.
+
+    `No Finding` need not be here: it is always the last, and is derived where the set does not state it.
+    """
     folders: tuple[str, ...] = ()
     """Names of folders that may enclose the files, such as the archive. Each may be doubled: NAME/NAME."""
     contains: tuple[str, ...] = ()
     """Files or folders that show that this is the folder of the set."""
     finds_by_name: bool = False
     """Whether a table names files without their folders. The files are then searched for in all folders."""
+    may_lack_files: bool = False
+    """Whether rows without a file are left out and counted: few users have all files of a large set."""
     decoder: Callable[[SetFolder], Callable[[ImageRecord], np.ndarray]] | None = None
     """Function that returns the decoder (see `Dataset`) of images that are not separate files."""
     has_patients: bool | None = True  # None: it depends on the files
@@ -93,11 +105,13 @@ class Files:
             if (match := pattern.fullmatch(path)) is None:
                 folder.leave_out("images in other folders")
                 continue
-            known = {name: value for name, value in match.groupdict().items() if name in _FIELDS and value}
-            masks = {
+            known: dict[str, Any] = {
+                name: value for name, value in match.groupdict().items() if name in _FIELDS and value
+            }
+            masks: dict[str, Any] = {
                 name: match.expand(t) for name in ("mask", "infection_mask") if (t := getattr(self, name))
             }
-            yield Row(path=path, **{"label": None, **known}, **masks)
+            yield Row(path=path, **known, **masks)
 
 
 @dataclass(frozen=True)
@@ -126,7 +140,12 @@ class TableRows:
         table = folder.read_table(self.table, wanted)
         for line, values in table.rows:
             known = {name: values[name] for name in _FIELDS if values.get(name)}
-            row = {"label": None, "split": self.split, **known, "path": self.path.format_map(values)}
+            row: dict[str, Any] = {
+                "label": None,
+                "split": self.split,
+                **known,
+                "path": self.path.format_map(values),
+            }
             yield Row(place=f"{table.path.name} line {line}", **row)
 
 

@@ -135,6 +135,14 @@ class SetFolder:
             )
             raise ValueError(f"{error}{f'; did you mean {near[0]!r}?' if near else ''}") from None
 
+    def has_image(self, name: str, *, by_name: bool = False) -> bool:
+        """Returns whether `find` has a file for this name, or several, without a look at the disk."""
+        path = self._inside(name)
+        try:
+            return path is None or self._match(path, by_name=by_name) is not None
+        except ValueError:
+            return True
+
     def _inside(self, name: str) -> str | None:
         """Returns a path relative to `base`, or None for an absolute path elsewhere inside the root."""
         if name.startswith("/"):

@@ -9,15 +9,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trainables.artifacts import file_sha256
-from trainables.config import DataConfig, Split
+from trainables.config import DataConfig, Split, Task
 from trainables.data.formats.decode import FileDecoder
 from trainables.data.identifiers import SPLITS, one_line, split_named
 from trainables.data.paths import open_root
 from trainables.data.problems import MAX_LISTED, refuse
-from trainables.data.records import ImageRecord, LabelledImages, one_hot
+from trainables.data.records import ImageRecord, LabelledImages
 from trainables.data.sets.classes import Classes, find_classes
 from trainables.data.sets.description import Row, SetDescription
 from trainables.data.sets.excluded import Excluded, read_excluded
+from trainables.data.sets.findings import Findings, find_findings
 from trainables.data.sets.folder import SetFolder, find_base
 from trainables.data.sets.headers import with_headers
 from trainables.data.sets.patients import unify_patients
@@ -35,6 +36,8 @@ def read_set(description: SetDescription, config: DataConfig) -> LabelledImages:
     folder = open_folder(description, config)
     excluded = read_excluded(config.exclude, root=folder.root)
     listed = list(description.rows(folder))
+    if description.may_lack_files:
+        listed = [row for row in listed if _is_there(row, folder, by_name=description.finds_by_name)]
     if listed and listed[0].place and (rest := len(folder.images) - len(listed)) > 0:
         folder.details.append(f"{rest:,} images in {folder.base} are in no row of the table")
     described = [row for row in listed if not excluded.has(folder.from_root(row.path))]
@@ -44,7 +47,9 @@ def read_set(description: SetDescription, config: DataConfig) -> LabelledImages:
         raise DataError(
             f"{description.name}: no labelled image in {folder.base}{why}; expected: {description.layout}"
         )
-    reading = _Reading(folder, find_classes(description, config, rows), excluded)
+    task = _task(description, config, rows)
+    find = find_classes if task == "multiclass" else find_findings
+    reading = _Reading(folder, find(description, config, rows), excluded)
     for row in rows:
         reading.add(row, by_name=description.finds_by_name)
     refuse(reading.problems, about=f"unusable rows or images in {folder.base}")
@@ -56,7 +61,8 @@ def read_set(description: SetDescription, config: DataConfig) -> LabelledImages:
     has_splits = _has_splits(rows, description.name)
     records, has_patients = unify_patients(wanted, has_splits=has_splits, notes=folder.notes)
     excluded.check_all_used(description.name)
-    notes = [*description.notes, *folder.notes, *_left_out(folder.left_out), *excluded.notes()]
+    labels = reading.classes.notes(records)
+    notes = [*description.notes, *folder.notes, *labels, *_left_out(folder.left_out), *excluded.notes()]
     return LabelledImages(
         classes=reading.classes.names,
         records=records,
@@ -68,7 +74,23 @@ def read_set(description: SetDescription, config: DataConfig) -> LabelledImages:
         notes=tuple(notes),
         words=description.words,
         details=tuple(folder.details),
+        task=task,
     )
+
+
+def _task(description: SetDescription, config: DataConfig, rows: Sequence[Row]) -> Task:
+    """Returns the task of a data set. Raises DataError for settings that need the other task."""
+    by_rows: Task = "multilabel" if any(row.labels is not None for row in rows) else "multiclass"
+    task = description.task or by_rows
+    has = "several findings per image" if task == "multilabel" else "one class per image"
+    if config.task not in ("auto", task):
+        raise DataError(f"data.task={config.task}: {description.name} has {has}; leave data.task out")
+    for name in ("uncertain", "blank"):
+        if task == "multiclass" and getattr(config, name) != DataConfig.model_fields[name].default:
+            raise DataError(
+                f"data.{name}: {description.name} has {has}, so no label is {name}; leave data.{name} out"
+            )
+    return task
 
 
 def _digest(record: ImageRecord, path: Path) -> str:
@@ -99,9 +121,16 @@ def _tidy(row: Row) -> Row:
     return replace(row, label=label, split=None if is_missing(row.split) else row.split)
 
 
+def _is_there(row: Row, folder: SetFolder, *, by_name: bool) -> bool:
+    if not folder.has_image(row.path, by_name=by_name):
+        folder.leave_out("rows without a file")
+        return False
+    return True
+
+
 def _is_wanted(row: Row, folder: SetFolder) -> bool:
     """Returns whether an image is read. Counts the images that are left out."""
-    if row.label is None:
+    if row.label is None and row.labels is None:
         folder.leave_out("images without a label")
         return False
     return _is_wanted_view(row.view, folder)
@@ -119,7 +148,7 @@ class _Reading:
     """The records that were read so far, and the problems that were found."""
 
     folder: SetFolder
-    classes: Classes
+    classes: Classes | Findings
     excluded: Excluded
     records: list[ImageRecord] = field(default_factory=list[ImageRecord])
     problems: list[str] = field(default_factory=list[str])
@@ -127,7 +156,6 @@ class _Reading:
     digests: dict[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
-        self._labels = one_hot(self.classes.names)
         self._used: dict[Path, str] = {}
 
     def add(self, row: Row, *, by_name: bool) -> None:
@@ -150,8 +178,7 @@ class _Reading:
         place = row.place or row.path
         if path is not None and (before := self._used.setdefault(path, place)) is not place:
             raise ValueError(f"image {row.path!r} is already used on {before}")
-        if not row.label:
-            raise ValueError("the label is empty")
+        labels = self.classes.labels_of(row)
         if row.patient is not None and is_missing(row.patient):
             raise ValueError("the patient is empty")
         if row.patient is not None and is_placeholder(row.patient):  # else all these would be one patient
@@ -169,7 +196,7 @@ class _Reading:
             image_id=image_id,
             patient_id=row.patient or "",
             split=split,
-            labels=self._labels[self.classes.of(row.label)],
+            labels=labels,
             path=path,
             report_text=None if is_missing(row.report) else row.report,
             mask_path=self._mask(row.mask),

@@ -87,7 +87,7 @@ def test_two_classes_can_swap_their_names_and_a_blank_name_is_refused(write_mani
     before = read(root).records[0].labels
     after = read(root, rename={"Normal": "COVID-19", "COVID-19": "Normal"}).records[0].labels
     assert after == {"Normal": before["COVID-19"], "COVID-19": before["Normal"]}
-    with pytest.raises(DataError, match="class for 'Normal' is blank"):
+    with pytest.raises(DataError, match="new name of 'Normal' is blank"):
         read(root, rename={"Normal": " "})
 
 

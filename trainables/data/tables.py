@@ -19,6 +19,8 @@ from trainables.errors import DataError
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 MAX_TABLE_BYTES = 512 * 2**20
 """Limit after decompression. The largest public table, PadChest's, has about 100 MB."""
+_NEVER_MISSPELT = ("label", "split", "patient_id")
+"""Columns that are refused under a similar name, even if optional. Else splits would silently be drawn."""
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _OTHER_FORMATS = {b"PK\x03\x04": "an Excel or ZIP file", b"\xd0\xcf\x11\xe0": "an old Excel file"}
 
@@ -29,6 +31,8 @@ class Columns:
 
     required: Mapping[str, Sequence[str]]
     optional: Mapping[str, Sequence[str]]
+    has_others: bool = False
+    """Whether rows also have the values of all other columns, by their names in the file."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,12 @@ def read_table(path: Path, columns: Columns) -> Table:
     csv.field_size_limit(2**24)  # reports of 100 kB are one value
     separator, header, skipped = _header(text, columns)
     found = _find_columns(path, header, columns)
-    places = {name: header.index(column) for name, column in found.items()}
+    unread = tuple(column for column in header if column and column not in found.values())
+    others = unread if columns.has_others else ()
+    if several := [column for column in others if header.count(column) > 1]:
+        raise DataError(f"{path}: several columns are named '{several[0]}'; rename all but one")
+    wanted = {column: column for column in others} | found
+    places = {name: header.index(column) for name, column in wanted.items()}
     rows, ragged = _rows(text, separator, skipped, num_columns=len(header), places=places)
     refuse(ragged, about=f"unusable rows of {path}")
     if not rows:
@@ -68,7 +77,6 @@ def read_table(path: Path, columns: Columns) -> Table:
     renamed = [f"{name} = '{column}'" for name, column in found.items() if name != column]
     notes = [f"{path.name}: {' and '.join(detected)}"] if detected else []
     notes += [f"{path.name}: read {', '.join(renamed)}"] if renamed else []
-    unread = tuple(column for column in header if column and column not in found.values())
     return Table(path, rows, found, tuple(notes), unread)
 
 
@@ -175,11 +183,11 @@ def _find_columns(path: Path, header: Sequence[str], columns: Columns) -> dict[s
                 raise DataError(f"{path}: several columns are named '{column}'; rename all but one")
             found[name] = column
     unread = [column for column in header if column and column not in found.values()]
-    for name in (*columns.required, *(n for n in columns.optional if n in ("split", "patient_id"))):
+    for name in (*columns.required, *(n for n in columns.optional if n in _NEVER_MISSPELT)):
         if name in found:
             continue
         near = difflib.get_close_matches(name, unread, n=1, cutoff=0.8)
-        if near or name in columns.required:  # with a misspelt 'split', splits would silently be drawn
+        if near or name in columns.required:
             hint = f"; is it '{near[0]}'?" if near else ""
             raise DataError(f"{path}: no column '{name}'{hint} (columns: {', '.join(header) or 'none'})")
     return found

@@ -14,6 +14,8 @@ from trainables.data.records import ImageRecord, one_hot
 from trainables.data.sets.description import Row, SetDescription
 from trainables.errors import DataError
 
+JOIN_BY_BAR = "join them by '|', in a table of data.dataset=manifest"
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -50,7 +52,7 @@ def find_classes(description: SetDescription, config: DataConfig, rows: Sequence
         DataError: two labels look like one class, `data.rename` names no label, or fewer than two classes.
     """
     counts = Counter(row.label for row in rows if row.label)
-    _refuse_several(rows)
+    _refuse_several(rows, config)
     renamed = check_renamed(config, [*counts, *description.labels.values()])
     known = {text_key(label): name for label, name in description.labels.items()}
     of_label: dict[str, str] = {}
@@ -82,20 +84,21 @@ def check_renamed(config: DataConfig, known: Collection[str]) -> dict[str, str]:
     return renamed
 
 
-def _refuse_several(rows: Sequence[Row]) -> None:
-    labels = {row.label for row in rows}
-    several = [
-        row
-        for row in rows
-        if row.label
-        and ("|" in row.label or any(p.strip() in labels for p in re.split("[;,]", row.label)[:-1]))
-    ]
+def _refuse_several(rows: Sequence[Row], config: DataConfig) -> None:
+    labels = {row.label for row in rows if row.label}
+    several = [row for row in rows if row.label and ("|" in row.label or joins_others(row.label, labels))]
     if several:
         first = several[0]
+        is_told = config.task == "multiclass" and "|" in (first.label or "")
         raise DataError(
-            f"{first.place or first.path}: column 'label': {first.label!r} names several findings; "
-            f"multi-label data sets are not supported ({len(several)} such images)"
+            f"{first.place or first.path}: column 'label': {first.label!r} names several findings "
+            f"({len(several)} such images); " + ("leave data.task=multiclass out" if is_told else JOIN_BY_BAR)
         )
+
+
+def joins_others(label: str, labels: Collection[str]) -> bool:
+    """Returns whether a label joins other labels by a comma or a semicolon."""
+    return any(part.strip() in labels for part in re.split("[;,]", label)[:-1])
 
 
 def refuse_respelt(of_label: dict[str, str], counts: Counter[str]) -> None:

@@ -19,6 +19,7 @@ SUPPORT_DEVICES = "Support Devices"
 """The finding that an image without any finding may have (CheXpert, Irvin et al. 2019)."""
 _VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1}
 _STRENGTH: dict[int | None, int] = {0: 0, None: 1, -1: 2, 1: 3}
+_HEALTHY = ("normal", "healthy", "none", "nofindings")
 _POLICIES = {"ignore": -1, "ones": 1, "zeros": 0}
 _READ_AS = {-1: "ignored", 1: "read as 1", 0: "read as 0"}
 
@@ -129,7 +130,7 @@ class Findings:
 def find_findings(description: SetDescription, config: DataConfig, rows: Sequence[Row]) -> Findings:
     """Returns the findings of a set, after `data.rename`.
 
-    A described set names its findings. Otherwise each label is a finding, and findings are sorted by name.
+    A described set names its findings. Otherwise each label is a finding, in the order of the rows.
 
     Raises:
         DataError: two labels look like one finding, or a setting names no finding.
@@ -148,9 +149,9 @@ def find_findings(description: SetDescription, config: DataConfig, rows: Sequenc
         elif name is not None:
             of_label[label] = renamed.get(name, name)
     if not known:
+        _refuse_healthy(of_label)
         refuse_respelt(of_label, counts)
-    ordered = of_label.values() if known else sorted(of_label.values())
-    names = [name for name in dict.fromkeys(ordered) if name != NO_FINDING]
+    names = [name for name in dict.fromkeys(of_label.values()) if name != NO_FINDING]
     if not names:
         raise DataError(f"{description.name}: no label is a finding")
     return Findings(
@@ -160,6 +161,15 @@ def find_findings(description: SetDescription, config: DataConfig, rows: Sequenc
         reads_blank_as_zero=config.blank == "zeros",
         devices=renamed.get(SUPPORT_DEVICES, SUPPORT_DEVICES),
     )
+
+
+def _refuse_healthy(of_label: Mapping[str, str]) -> None:
+    for label, name in of_label.items():
+        if label == name and label_key(label) in _HEALTHY:
+            raise DataError(
+                f"'{label}' stands among findings. If it means that there is none: "
+                f'--set \'data.rename={{"{label}": "{NO_FINDING}"}}\'. If it is a finding, rename it'
+            )
 
 
 def _uncertain(config: DataConfig, names: Sequence[str], dataset: str) -> dict[str, int]:

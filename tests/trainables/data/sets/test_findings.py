@@ -96,8 +96,8 @@ def test_findings_that_are_joined_have_the_strongest_label():
 def test_findings_of_a_set_that_names_none_are_its_labels():
     free = described()
     labels = {"Nodule": 1, "Edema": 0, "Normal": 0}
-    assert resolve(labels, free)[0] == (0, 1, 0, 0)  # Edema, Nodule, Normal
-    assert resolve(labels, free, rename={"Normal": "No Finding"})[0] == (0, 1, 0)
+    assert resolve(labels, free, rename={"Normal": "Usual"})[0] == (1, 0, 0, 0)
+    assert resolve(labels, free, rename={"Normal": "No Finding"})[0] == (1, 0, 0)
     with pytest.raises(DataError, match=r"'Edema' \(1\) and 'edema' \(1\): one class"):
         resolve({"Edema": 1, "edema": 0}, free)
 

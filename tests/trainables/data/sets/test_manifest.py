@@ -100,10 +100,25 @@ def test_nothing_outside_the_root_is_opened(write_manifest, tmp_path, monkeypatc
             "path,label,patient_id\nfilm-00.png,Normal,\nfilm-01.png,COVID-19,b\n",
             "line 2: the patient is empty",
         ),
+        ("path,patient_id\nfilm-00.png,a\n", "no column 'label', and no column of a finding"),
         (
-            "path,label,patient_id\nfilm-00.png,Normal|TB,a\nfilm-01.png,TB,b\n",
-            "line 2: column 'label'.*multi-label",
+            "path,label,patient_id\nfilm-00.png,Mass,a\nfilm-01.png,Mass;TB,b\n",
+            r"line 3: column 'label': 'Mass;TB' names several findings \(1 such images\); join them by '\|'",
         ),
+        (
+            "path,label,patient_id\nfilm-00.png,Mass|TB,a\nfilm-01.png,'Mass,TB',b\n".replace("'", '"'),
+            r"column 'label': 'Mass,TB' names several findings; join them by '\|'",
+        ),
+        (
+            "path,label,patient_id\nfilm-00.png,Mass|TB,a\nfilm-01.png,Normal,b\n",
+            """'Normal' stands among findings.*'data.rename={"Normal": "No Finding"}'""",
+        ),
+        (
+            "path,label,patient_id\nfilm-00.png,Mass|TB,a\nfilm-01.png,,b\n",
+            "line 3: the label is empty",
+        ),
+        ("path,Mass,Mass\nfilm-00.png,1,1\n", "several columns are named 'Mass'"),
+        ("path,lable,Mass\nfilm-00.png,a,1\n", "no column 'label'; is it 'lable'"),
         (
             "path,label,patient_id,split\nfilm-00.png,Normal,a,later\nfilm-01.png,TB,b,val\n",
             "line 2: split 'later' is not one of train, val, test",
@@ -119,6 +134,66 @@ def test_bad_table_is_refused_with_its_place(write_manifest, text, message):
     (root / "manifest.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         read(root)
+
+
+def labels_by_name(dataset):
+    return {record.path.name: dict(record.labels) for record in dataset.records}
+
+
+def several(**more):
+    """Returns columns of 60 images of 30 patients: label, or a column for each finding."""
+    label = ["No Finding", "Mass", "Mass|Edema", "Edema", "Mass", "No Finding"] * 10
+    return {"label": label, **more}
+
+
+def test_labels_that_join_findings_by_a_bar_are_several_findings(write_manifest):
+    dataset = read(write_manifest(**several()))
+    assert dataset.task == "multilabel"
+    assert dataset.classes == ("Edema", "Mass", "No Finding")
+    labels = labels_by_name(dataset)
+    assert labels["film-00.png"] == {"Edema": 0, "Mass": 0, "No Finding": 1}
+    assert labels["film-02.png"] == {"Edema": 1, "Mass": 1, "No Finding": 0}
+
+
+def test_a_table_without_a_bar_has_classes_unless_the_task_is_given(write_manifest):
+    root = write_manifest(label=["Edema", "Mass", "No Finding"] * 20)
+    assert read(root).task == "multiclass"
+    dataset = read(root, task="multilabel")
+    assert dataset.task == "multilabel"
+    assert dataset.findings == ("Edema", "Mass")
+    with pytest.raises(DataError, match=r"'Mass\|Edema' names several.*leave data\.task=multiclass out"):
+        read(write_manifest(**several()), task="multiclass")
+
+
+def test_columns_of_ones_and_zeros_are_findings_where_no_column_is_the_label(write_manifest):
+    root = write_manifest(
+        **{"Pleural Effusion": ["1.0", "0.0", "", "-1.0", "1", "0"] * 10, "Edema": ["1", "0", "0"] * 20},
+        weight=["3", "1", "0"] * 20,
+    )
+    table = (root / "manifest.csv").read_text().replace("path,label,", "path,words,")
+    (root / "manifest.csv").write_text(table)
+    dataset = read(root)
+    assert dataset.classes == ("Pleural Effusion", "Edema", "No Finding")  # in the order of the columns
+    labels = labels_by_name(dataset)
+    assert [tuple(labels[f"film-0{i}.png"].values()) for i in range(4)] == [
+        (1, 1, 0),
+        (0, 0, 1),
+        (-1, 0, -1),
+        (-1, 1, 0),
+    ]
+    assert "findings: read from the columns Pleural Effusion, Edema" in dataset.notes
+    assert "labels: 10 uncertain (-1) ignored" in dataset.notes
+    assert "manifest.csv: columns that are not read: words, weight" in dataset.details
+    assert (
+        read(root, uncertain={"Pleural Effusion": "ones"}).content_fingerprint != dataset.content_fingerprint
+    )
+
+
+def test_settings_of_findings_are_refused_for_classes(write_manifest):
+    root = write_manifest()
+    for options, name in [({"uncertain": "ones"}, "uncertain"), ({"blank": "zeros"}, "blank")]:
+        with pytest.raises(DataError, match=f"data.{name}: manifest has one class per image"):
+            read(root, **options)
 
 
 def test_every_bad_row_is_counted(write_manifest):

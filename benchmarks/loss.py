@@ -46,7 +46,14 @@ def tiled(images: Tensor, texts: Tensor, text_of_pair: Tensor) -> tuple[Tensor, 
     """Ours: each distinct caption once, 512 × 512 logits at a time."""
     plan = BatchPlan(text_of_pair, text_of_pair)
     batch = GatheredBatch(
-        images, texts, plan, range(len(images)), range(len(texts)), LOGIT_SCALE, logit_bias=0.0, tile_size=512
+        images,
+        texts,
+        plan,
+        range(len(images)),
+        range(len(texts)),
+        LOGIT_SCALE,
+        logit_bias=None,
+        tile_size=512,
     )
     positives = GroupPositives.shared_out(plan, pair_weight=1.0)
     gradients = softmax_loss(batch, Group.current(images.device), positives)

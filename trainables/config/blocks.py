@@ -257,13 +257,15 @@ class OptimConfig(Config):
 class LossConfig(Config):
     """The training loss: a contrastive loss, or cross-entropy over classes as a control.
 
-    `class_prompt` compares images with the prompts of each class, `cross_entropy` with a learned vector.
+    `class_prompt` compares images with the prompts of each class, `cross_entropy` with a learned vector. With
+    several findings per image, both use a sigmoid for each finding.
     """
 
     kind: LossKind = "multi_positive"
     positives: Literal["class", "caption"] = Field(
         default="class",
-        description="Pairs of one class, or of one caption, are positives; `soft_target` compares these.",
+        description="Pairs of one class, of equal findings, or of one caption are positives; `soft_target` "
+        "compares these.",
     )
     pair_weight: float = Field(default=0.0, ge=0, le=1, description="w in t = w [i = j] + (1 - w) group.")
     temperature: float = Field(

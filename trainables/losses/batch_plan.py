@@ -41,7 +41,7 @@ class BatchPlan:
         num_texts: U; 0 = the captions that occur. U is larger if classes replace captions and a class has
             no image in the batch.
         labels: int8 [B, K], 1, 0 or -1 (unknown) for each finding of each pair; None if classes exclude each
-            other. Losses over findings compare image i with text k, and read no `text_of_pair`.
+            other. Losses over findings compare every image with K texts, and read no `text_of_pair`.
     """
 
     text_of_pair: Tensor

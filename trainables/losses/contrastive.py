@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (torch's own types are partial)
-"""Contrastive losses and their exact gradients with respect to the embeddings, computed in tiles.
+"""The losses and their exact gradients with respect to the embeddings, computed in tiles.
 
 Unit-length embeddings are I [B, D] and T [U, D], with one row of T per distinct caption. The logits are
 S = s I Tᵀ + b [B, U], the targets t_ij come from `positives`, and n_u pairs have caption u. Every loss is a
@@ -44,11 +44,12 @@ class LossGradients:
 
     Args:
         loss: mean over the global batch.
-        recall: fraction of images whose nearest caption in the batch belongs to a pair of the same class.
+        recall: fraction of images whose nearest caption in the batch belongs to a pair of the same class, or
+            with `finding_loss`, whose nearest finding is present.
         images: ∂loss/∂I for this rank's rows, [b, D].
         texts: ∂loss/∂T for this rank's rows, [u, D].
         log_logit_scale: this rank's part of ∂loss/∂log s, float64 []; the sum over ranks is the gradient.
-        logit_bias: this rank's part of ∂loss/∂b, float64 [].
+        logit_bias: this rank's part of ∂loss/∂b, float64, in the shape of b.
     """
 
     loss: float
@@ -97,7 +98,7 @@ def softmax_loss(batch: GatheredBatch, group: Group, positives: Positives) -> Lo
 
     by_row = own_row_normalisers.double().sum()
     by_column = take(copies * column_normalisers, plan.text_share).double().sum()
-    normaliser = _Normaliser((by_row + by_column) / (2 * plan.num_pairs), nearest, weights)
+    normaliser = _Normaliser((by_row + by_column) / (2 * plan.num_pairs), nearest.num_hits, weights)
     return _finish(batch, group, normaliser, positives)
 
 
@@ -126,7 +127,47 @@ def class_loss(batch: GatheredBatch, group: Group, positives: Positives) -> Loss
         return logits.sub_(take(row_normalisers, rows).unsqueeze(1)).exp_().div_(plan.num_pairs)
 
     value = own_normalisers.double().sum() / plan.num_pairs
-    return _finish(batch, group, _Normaliser(value, nearest, weights), positives)
+    return _finish(batch, group, _Normaliser(value, nearest.num_hits, weights), positives)
+
+
+def finding_loss(batch: GatheredBatch, group: Group, positives: None) -> LossGradients:
+    """Computes the binary cross-entropy of every image over findings, which replace captions. Collective.
+
+    Column k of the logits asks whether an image has finding k: y_ik is 1, 0 or unknown. The loss of an image
+    is the mean over its m_i known labels, and 0 without any. So all images count the same, whatever is
+    unknown. The loss of an image needs no other image, so the ranks exchange nothing.
+
+        loss = 1/B Σ_i 1/m_i Σ_{k known} softplus(S_ik) - y_ik S_ik,  W_ik = (σ(S_ik) - y_ik) / (B m_i)
+    """
+    del positives  # the term of the labels is in W: K is small, and many labels of an image are present
+    plan, labels = batch.plan, batch.plan.labels
+    assert labels is not None
+    num_known = (labels >= 0).sum(1).clamp_(min=1)
+
+    def labels_of(rows: range, columns: range) -> tuple[Tensor, Tensor]:
+        here, dtype = take(labels, rows)[:, columns.start : columns.stop], batch.images.dtype
+        shares = (here >= 0).to(dtype) / (take(num_known, rows).unsqueeze(1) * plan.num_pairs)
+        return (here == 1).to(dtype), shares
+
+    def weights(logits: Tensor, rows: range, columns: range) -> Tensor:
+        is_present, shares = labels_of(rows, columns)
+        return logits.sigmoid_().sub_(is_present).mul_(shares)
+
+    def normalise() -> tuple[Tensor, Tensor, NearestCaption]:
+        value = torch.zeros((), dtype=torch.float64, device=batch.images.device)
+        slope, nearest = value.new_zeros(len(batch.texts)), NearestCaption(batch)
+        for here, columns, logits in batch.own_logits():
+            nearest.see(here, columns, logits)
+            rows = batch.image_rows[here]
+            is_present, shares = labels_of(rows, columns)
+            each = F.binary_cross_entropy_with_logits(logits, is_present, weight=shares, reduction="none")
+            value += each.double().sum()
+            take(slope, columns).add_(weights(logits, rows, columns).double().sum(0))
+        return value, slope, nearest
+
+    value, slope, nearest = group.together(normalise)
+    normaliser = _Normaliser(value, nearest.num_present, weights)
+    return _finish(batch, group, normaliser, None, logit_bias=slope)
 
 
 def sigmoid_loss(batch: GatheredBatch, group: Group, positives: GroupPositives) -> LossGradients:
@@ -155,16 +196,21 @@ def sigmoid_loss(batch: GatheredBatch, group: Group, positives: GroupPositives) 
 
     value, slope, nearest = group.together(normalise)
     mass = positives.mass(plan, batch.image_rows) / plan.num_pairs
-    normaliser = _Normaliser(value - mass * batch.logit_bias, nearest, weights)
+    if batch.logit_bias is not None:
+        value = value - mass * batch.logit_bias
+    normaliser = _Normaliser(value, nearest.num_hits, weights)
     return _finish(batch, group, normaliser, positives, logit_bias=slope - mass)
 
 
 @dataclass(frozen=True)
 class _Normaliser:
-    """The normaliser of a loss after the first pass: this rank's part of the value, float64 [], and W."""
+    """The normaliser of a loss after the first pass: this rank's part of the value, float64 [], and W.
+
+    `num_hits` counts this rank's images that `LossGradients.recall` counts.
+    """
 
     value: Tensor
-    nearest: NearestCaption
+    num_hits: Callable[[GatheredBatch], Tensor]
     weights: TileWeights
 
 
@@ -172,16 +218,16 @@ def _finish(
     batch: GatheredBatch,
     group: Group,
     normaliser: _Normaliser,
-    positives: Positives,
+    positives: Positives | None,
     *,
     logit_bias: Tensor | None = None,
 ) -> LossGradients:
-    """Subtracts the term of the positives, first from the loss, then from the gradients. Collective."""
+    """Subtracts the term of the positives, if any, from the loss, then from the gradients. Collective."""
 
     def pull() -> tuple[Tensor, Tensor, Tensor]:
-        images, texts = pull_to_positives(batch, positives)
+        images, texts = batch.no_gradients() if positives is None else pull_to_positives(batch, positives)
         own_loss = normaliser.value + inner_product(batch, images) * batch.logit_scale
-        return images, texts, torch.stack([own_loss, normaliser.nearest.num_hits(batch)])
+        return images, texts, torch.stack([own_loss, normaliser.num_hits(batch)])
 
     images, texts, own_part = group.together(pull)
     loss, num_hits = (float(value) for value in group.sum(own_part))
@@ -225,8 +271,8 @@ def sigmoid_floor(plan: BatchPlan, positives: Positives) -> float:
     return total / (2 * plan.num_pairs)
 
 
-def class_floor(plan: BatchPlan, positives: Positives) -> float:
-    """Returns 0, the lower bound of `class_loss`: its limit as images move away from the other classes."""
+def class_floor(plan: BatchPlan, positives: Positives | None) -> float:
+    """Returns 0, the lower bound of `class_loss` and `finding_loss`, and their limit as logits grow."""
     del plan, positives
     return 0.0
 
@@ -238,18 +284,23 @@ class PairLoss:
     Args:
         compute: function of (batch, group, positives) that returns the loss and its gradients.
         floor: function of (plan, positives) that returns the lower bound of the loss.
-        positives: function of (plan, config, group vectors, tile size) that returns the targets.
+        positives: function of (plan, config, group vectors, tile size) that returns the targets, or None if
+            the loss reads the labels.
         has_bias: whether the logits have a bias.
     """
 
     compute: Callable[[GatheredBatch, Group, Any], LossGradients]
     floor: Callable[[BatchPlan, Any], float]
-    positives: Callable[[BatchPlan, LossConfig, Tensor | None, int], Positives]
+    positives: Callable[[BatchPlan, LossConfig, Tensor | None, int], Positives | None]
     has_bias: bool = False
 
 
 def _own_pair(plan: BatchPlan, config: LossConfig, vectors: Tensor | None, tile_size: int) -> Positives:
     return GroupPositives.shared_out(plan, pair_weight=1.0)
+
+
+def _labels(plan: BatchPlan, config: LossConfig, vectors: Tensor | None, tile_size: int) -> None:
+    return None
 
 
 def _group_shared(plan: BatchPlan, config: LossConfig, vectors: Tensor | None, tile_size: int) -> Positives:
@@ -281,3 +332,11 @@ LOSSES: dict[str, PairLoss] = {
     "cross_entropy": PairLoss(class_loss, class_floor, _own_pair),
 }
 """Maps `loss.kind` to a loss. The last two differ only in where the class embeddings come from."""
+_OVER_FINDINGS = PairLoss(finding_loss, class_floor, _labels, has_bias=True)
+LOSSES_WITH_FINDINGS = LOSSES | {"class_prompt": _OVER_FINDINGS, "cross_entropy": _OVER_FINDINGS}
+"""The same, if an image may have several findings."""
+
+
+def loss_of(kind: str, plan: BatchPlan) -> PairLoss:
+    """Returns the loss of a kind for such a batch."""
+    return (LOSSES if plan.labels is None else LOSSES_WITH_FINDINGS)[kind]

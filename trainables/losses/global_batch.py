@@ -17,7 +17,7 @@ from torch import Tensor
 from trainables.config import LossConfig
 from trainables.losses.batch_plan import BatchPlan
 from trainables.losses.collectives import Group, OutOfMemory, free_memory
-from trainables.losses.contrastive import LOSSES
+from trainables.losses.contrastive import loss_of
 from trainables.losses.flat_gradients import FlatGradients
 from trainables.losses.tiles import GatheredBatch
 from trainables.losses.towers import PairEncoder, Tower
@@ -41,7 +41,8 @@ class StepResult:
         floor: lower bound of the loss for these positives and captions.
         spread: mean squared distance of a trained tower's embeddings from their mean; the smaller of two
             towers. 0 = all inputs have one embedding; infinite if no trained tower had two rows.
-        recall: fraction of images whose nearest caption in the batch belongs to a pair of the same class.
+        recall: fraction of images whose nearest caption in the batch belongs to a pair of the same class; see
+            `LossGradients`.
         logit_scale: multiplier of the logits in this step.
         micro_batch_size: value for the next step: as given, or smaller after an out-of-memory error.
         kept_graphs: value for the next step, likewise.
@@ -81,7 +82,7 @@ def global_batch_step(
         micro_batch_size: rows per forward pass; None = all rows of this rank. After an out-of-memory error on
             any rank, all ranks keep one graph; if they already kept one, they halve the micro-batch size.
             They then repeat the step, with the same result.
-        logit_bias: [], only for `siglip`; gets a gradient if it requires one.
+        logit_bias: [] for `siglip`, [K] for losses over K findings; gets a gradient if it requires one.
         group_vectors: [C, d], unit length, in the order of the sorted groups. `soft_target` uses their
             similarities; None = the similarity of the groups' labels, or without labels, a group is similar
             only to itself.
@@ -100,7 +101,7 @@ def global_batch_step(
         raise ValueError(
             f"plan of rank {plan.rank}/{plan.world_size} on rank {group.rank}/{group.world_size}"
         )
-    if not LOSSES[loss.kind].has_bias:
+    if not loss_of(loss.kind, plan).has_bias:
         logit_bias = None
     scalars = [log_logit_scale] if logit_bias is None else [log_logit_scale, logit_bias]
     learned = [*parameters, *(scalar for scalar in scalars if scalar.requires_grad)]
@@ -174,7 +175,7 @@ class _Step:
         own_images, own_texts = group.together(lambda: (images.embed(), texts.embed()))
         batch = self._gather(own_images, own_texts)
 
-        loss = LOSSES[self.loss.kind]
+        loss = loss_of(self.loss.kind, plan)
         positives = group.together(
             lambda: loss.positives(plan, self.loss, self.group_vectors, self.tile_size)
         )
@@ -230,7 +231,7 @@ class _Step:
             image_rows=plan.image_share,
             text_rows=plan.text_share if self.pairs.trains_texts else range(0),
             logit_scale=float(self.log_logit_scale.detach().double().exp()),
-            logit_bias=0.0 if self.logit_bias is None else float(self.logit_bias.detach()),
+            logit_bias=None if self.logit_bias is None else self.logit_bias.detach().to(group.device, dtype),
             tile_size=self.tile_size,
         )
 

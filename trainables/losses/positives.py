@@ -169,11 +169,9 @@ def pull_to_positives(batch: GatheredBatch, positives: Positives) -> tuple[Tenso
 
     Y_i = 1/B [w T_u(i) + Σ_l M(g_i, l) Σ_{j in l} T_u(j)]; X likewise, summed over the pairs with a caption.
     """
-    plan, dimension = batch.plan, batch.images.shape[1]
-    images = batch.images.new_zeros(len(batch.image_rows), dimension)
-    texts = batch.images.new_zeros(len(batch.text_rows), dimension)
+    images, texts = batch.no_gradients()
     if positives.pair_weight > 0:
-        _pull_to_pair(batch, images, texts, positives.pair_weight / plan.num_pairs)
+        _pull_to_pair(batch, images, texts, positives.pair_weight / batch.plan.num_pairs)
     if positives.pair_weight < 1:
         _pull_to_group(batch, images, texts, positives)
     return images, texts

@@ -31,7 +31,7 @@ class GatheredBatch:
         image_rows: rows of `images` whose gradient this rank computes; together the ranks cover the batch.
         text_rows: rows of `texts` whose gradient this rank computes; empty if the text tower does not train.
         logit_scale: s, the multiplier.
-        logit_bias: b; 0 for losses without a bias.
+        logit_bias: b, [] or one per text [U]; None for losses without a bias.
         tile_size: rows and columns of a tile.
     """
 
@@ -41,13 +41,23 @@ class GatheredBatch:
     image_rows: range
     text_rows: range
     logit_scale: float
-    logit_bias: float
+    logit_bias: Tensor | None
     tile_size: int
 
     def logits(self, rows: range, columns: range) -> Tensor:
         """Returns one tile of s I Tᵀ + b."""
         logits = (take(self.images, rows) * self.logit_scale) @ take(self.texts, columns).T
-        return logits.add_(self.logit_bias) if self.logit_bias else logits
+        if self.logit_bias is None:
+            return logits
+        return logits.add_(take(self.logit_bias, columns) if self.logit_bias.ndim else self.logit_bias)
+
+    def no_gradients(self) -> tuple[Tensor, Tensor]:
+        """Returns zeros for the gradients of this rank's images [b, D] and texts [u, D]."""
+        dimension = self.images.shape[1]
+        return (
+            self.images.new_zeros(len(self.image_rows), dimension),
+            self.texts.new_zeros(len(self.text_rows), dimension),
+        )
 
     def own_logits(self) -> Iterator[tuple[slice, range, Tensor]]:
         """Yields the tiles of this rank's images: positions among its images, columns, logits."""
@@ -85,6 +95,12 @@ class NearestCaption:
         carried = plan.membership_code(classes, plan.text_of_pair)
         nearest = plan.membership_code(take(classes, batch.image_rows), self.texts)
         return torch.isin(nearest, carried).sum().double()
+
+    def num_present(self, batch: GatheredBatch) -> Tensor:
+        """Counts the images whose nearest text is a finding that they have, float64 []."""
+        assert batch.plan.labels is not None
+        labels = take(batch.plan.labels, batch.image_rows)
+        return (labels.gather(1, self.texts.unsqueeze(1)) == 1).sum().double()
 
 
 def add_products(batch: GatheredBatch, images: Tensor, texts: Tensor, *, weights: TileWeights) -> None:

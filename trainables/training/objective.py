@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from trainables.config import TrialConfig
 from trainables.context import RunContext
 from trainables.data.loader import GlobalBatch
-from trainables.data.text import every_sentence, training_prompts
+from trainables.data.text import every_sentence, prompts_of
 from trainables.errors import ConfigError
 from trainables.losses.batch_plan import BatchPlan
 from trainables.losses.collectives import Group, OutOfMemory
@@ -66,6 +67,10 @@ class Objective:
             text = setup.encoder.towers()["text"]
             self.parameters = {n: p for n, p in self.parameters.items() if not n.startswith(text)}
             self.parameters["loss.class_vectors"] = self.texts.vectors
+        labels = setup.dataset.targets(setup.dataset.indices("train"))
+        if config.loss.asks_for_classes and labels.ndim == 2:
+            start = torch.from_numpy(log_odds(labels)).float().to(device)
+            self.logit_bias = self.parameters["loss.logit_bias"] = nn.Parameter(start)
         self.compared: CaptionEmbeddings | None = None
         if config.loss.kind == "soft_target" and config.loss.positives == "caption":
             if setup.dataset.task == "multilabel":
@@ -202,35 +207,62 @@ class Captions:
         return self.encoder.encode_text(self.encoder.tokenize(captions))
 
 
+def log_odds(labels: np.ndarray) -> np.ndarray:
+    """Returns the log odds that each finding is present, where it is known, float64 [K].
+
+    A bias that starts there needs no training for the frequency of a finding (Lin et al. 2017,
+    arXiv:1708.02002, §4.1). Half an image is added to both counts, so that no finding is impossible.
+
+    Args:
+        labels: int8 [N, K], 1, 0 or -1 (unknown).
+    """
+    return np.log(((labels == 1).sum(0) + 0.5) / ((labels == 0).sum(0) + 0.5))
+
+
+def class_of_pair(batch: GlobalBatch) -> Tensor:
+    """Returns the class of each pair, int64 [B]; 0 with several findings, where the loss reads the labels."""
+    return torch.from_numpy(batch.classes if batch.labels is None else np.zeros_like(batch.classes))
+
+
 class ClassPrompts:
-    """Class embeddings: normalized means of the training prompts, as in zero-shot classification."""
+    """Class embeddings: normalized means of the training prompts, as in zero-shot classification.
+
+    A finding is the difference to the mean of the contrary prompts, so that the logits are those of zero-shot
+    by pairs. A similarity that all texts share cancels out.
+    """
 
     def __init__(self, setup: TrialSetup, config: TrialConfig) -> None:
         self.encoder, self.seed = setup.encoder, config.seed
         self.is_trained = setup.adaptation.adapts_text
         self.frozen = CaptionEmbeddings(setup)
-        self.prompts = list(training_prompts(setup.dataset).values())
+        prompts = prompts_of(setup.dataset, "training")
+        self.prompts = list(prompts.of_class.values())
+        self.contrary = list((prompts.contrary or {}).values())
 
     @cached_property
-    def first_rows(self) -> list[int]:
-        """Returns the number of each class's first prompt among all prompts."""
-        return [sum(len(prompts) for prompts in self.prompts[:k]) for k in range(len(self.prompts))]
+    def rows(self) -> dict[str, int]:
+        """Returns the dropout row of each prompt: its number among all distinct prompts."""
+        distinct = dict.fromkeys(chain(*self.prompts, *self.contrary))
+        return {prompt: row for row, prompt in enumerate(distinct)}
 
     def rows_of(self, batch: GlobalBatch) -> tuple[Tensor, int]:
         """Returns each pair's class."""
-        return torch.from_numpy(batch.classes), len(self.prompts)
+        return class_of_pair(batch), len(self.prompts)
 
     def encode(self, batch: GlobalBatch, rows: range) -> Tensor:
         """Returns the embeddings of these classes."""
-        return torch.stack([self._class(batch, k) for k in rows])
+        of_class = torch.stack([self._mean(batch, self.prompts[k]) for k in rows])
+        if not self.contrary:
+            return of_class
+        return of_class - torch.stack([self._mean(batch, self.contrary[k]) for k in rows])
 
-    def _class(self, batch: GlobalBatch, k: int) -> Tensor:
+    def _mean(self, batch: GlobalBatch, prompts: list[str]) -> Tensor:
         if not self.is_trained:
-            embeddings = self.frozen.of(self.prompts[k])
+            embeddings = self.frozen.of(prompts)
         else:
-            numbers = range(self.first_rows[k], self.first_rows[k] + len(self.prompts[k]))
-            set_dropout_rows(self.encoder, seed=self.seed, step=batch.step, text_rows=numbers)
-            embeddings = self.encoder.encode_text(self.encoder.tokenize(self.prompts[k]))
+            rows = [self.rows[prompt] for prompt in prompts]
+            set_dropout_rows(self.encoder, seed=self.seed, step=batch.step, text_rows=rows)
+            embeddings = self.encoder.encode_text(self.encoder.tokenize(prompts))
         return F.normalize(embeddings.mean(0), dim=0)
 
 
@@ -247,7 +279,7 @@ class ClassVectors:
 
     def rows_of(self, batch: GlobalBatch) -> tuple[Tensor, int]:
         """Returns each pair's class."""
-        return torch.from_numpy(batch.classes), self.num_classes
+        return class_of_pair(batch), self.num_classes
 
     def encode(self, batch: GlobalBatch, rows: range) -> Tensor:
         """Returns the vectors of these classes."""

@@ -66,6 +66,7 @@ class Toy:
         captions_by_class: bool = False,
         logit_scale: float = 5.0,
         num_findings: int = 0,
+        texts_are_findings: bool = False,
         seed: int = 0,
     ) -> Toy:
         generator = torch.Generator().manual_seed(100 + seed)
@@ -75,14 +76,17 @@ class Toy:
             sets = torch.randint(-1, 2, (num_classes, num_findings), generator=generator).to(torch.int8)
             sets[0] = torch.tensor([0, -1] * num_findings)[:num_findings]  # nothing is known to be present
             labels = sets[classes]
-        if captions_by_class:
+        if texts_are_findings:
+            captions = torch.zeros(num_pairs, dtype=torch.int64)
+        elif captions_by_class:
             captions = classes
         elif num_captions == num_pairs:
             captions = torch.arange(num_pairs)
         else:
             captions = torch.randint(num_captions, (num_pairs,), generator=generator)
         _, text_of_pair = torch.unique(captions, return_inverse=True)
-        num_distinct = int(text_of_pair.max()) + 1
+        num_distinct = num_findings if texts_are_findings else int(text_of_pair.max()) + 1
+        bias = torch.linspace(-3, -1, num_findings) if texts_are_findings else torch.tensor(-2.0)
         return cls(
             image_inputs=torch.randn(num_pairs, 6, generator=generator, dtype=torch.float64),
             caption_inputs=torch.randn(num_distinct, 6, generator=generator, dtype=torch.float64),
@@ -91,7 +95,7 @@ class Toy:
             image_tower=ToyTower(dimension, salt=1 + seed, dropout=dropout),
             text_tower=ToyTower(dimension, salt=2 + seed, dropout=dropout),
             log_logit_scale=nn.Parameter(torch.tensor(logit_scale, dtype=torch.float64).log()),
-            logit_bias=nn.Parameter(torch.tensor(-2.0, dtype=torch.float64)),
+            logit_bias=nn.Parameter(bias.double()),
             labels=labels,
         )
 
@@ -197,6 +201,16 @@ def dense_loss(
     return (by_image + by_text) / 2
 
 
+def masked_binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns the mean over images of the mean over the known labels of each image."""
+    losses = []
+    for row, label in zip(logits, labels, strict=True):
+        known = label != -1
+        each = -torch.where(label == 1, row.sigmoid(), 1 - row.sigmoid())[known].log()
+        losses.append(each.mean() if known.any() else each.sum())
+    return torch.stack(losses).mean()
+
+
 def reference(
     toy: Toy, kind: str, *, positives: str = "class", pair_weight: float = 0.0, temperature: float = 0.1
 ) -> tuple[float, Tensor]:
@@ -204,7 +218,9 @@ def reference(
     images = toy.encode_images(range(len(toy.classes)))
     texts = toy.encode_texts(range(len(toy.caption_inputs)))
     scale = toy.log_logit_scale.exp()
-    if kind in ("class_prompt", "cross_entropy"):  # each caption stands for a class
+    if kind in ("class_prompt", "cross_entropy") and toy.labels is not None:
+        loss = masked_binary_cross_entropy(scale * images @ texts.T + toy.logit_bias, toy.labels)
+    elif kind in ("class_prompt", "cross_entropy"):  # each caption stands for a class
         loss = F.cross_entropy(scale * images @ texts.T, toy.text_of_pair)
     else:
         loss = dense_loss(

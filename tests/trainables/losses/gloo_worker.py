@@ -34,6 +34,7 @@ def run_step(toy: Toy, case: dict[str, Any]) -> StepResult:
         toy.groups(loss.positives),
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
+        num_texts=len(toy.caption_inputs),
         labels=toy.labels,
         **shares,
     )

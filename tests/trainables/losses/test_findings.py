@@ -8,7 +8,7 @@ import pytest
 import torch
 from contrastive_toys import Toy, jaccard, reference
 
-from trainables.config import LossConfig
+from trainables.config import LossConfig, LossKind
 from trainables.losses.batch_plan import BatchPlan
 from trainables.losses.global_batch import StepResult, global_batch_step
 from trainables.losses.similarity import Jaccard
@@ -27,7 +27,9 @@ IDS = [f"{loss.kind}-{loss.pair_weight}" for loss in CONTRASTIVE]
 
 
 def plan_of(toy: Toy, positives: str = "class") -> BatchPlan:
-    return BatchPlan(toy.text_of_pair, toy.groups(positives), labels=toy.labels)
+    return BatchPlan(
+        toy.text_of_pair, toy.groups(positives), num_texts=len(toy.caption_inputs), labels=toy.labels
+    )
 
 
 def step(toy: Toy, loss: LossConfig, *, micro_batch_size: int | None, tile_size: int) -> StepResult:
@@ -165,6 +167,69 @@ def test_gradient_descent_reaches_the_floor_of_soft_targets(pair_weight: float) 
     optimizer.step(closure)
     assert result is not None
     assert result.loss == pytest.approx(result.floor, abs=1e-5)  # L-BFGS stops at small gradients
+
+
+def findings(num_pairs: int = 23) -> Toy:
+    return Toy.make(num_pairs=num_pairs, num_classes=8, num_findings=5, texts_are_findings=True)
+
+
+@pytest.mark.parametrize("kind", ["class_prompt", "cross_entropy"])
+@pytest.mark.parametrize(("micro_batch_size", "tile_size"), [(3, 1), (7, 4), (None, 5), (None, 512)])
+def test_losses_over_findings_equal_a_masked_binary_cross_entropy(
+    kind: LossKind, micro_batch_size: int | None, tile_size: int
+) -> None:
+    toy = findings()
+    expected_loss, expected = dense(toy, LossConfig(kind=kind))
+    result = step(toy, LossConfig(kind=kind), micro_batch_size=micro_batch_size, tile_size=tile_size)
+    assert result.loss == pytest.approx(expected_loss, abs=1e-10)
+    assert result.floor == 0.0
+    torch.testing.assert_close(toy.gradients(), expected, **EXACT)
+
+
+def test_a_frozen_text_tower_leaves_the_bias_of_findings_to_train() -> None:
+    toy = findings()
+    _, expected = dense(toy, LossConfig(kind="class_prompt"))
+    toy.trains_texts = False
+    step(toy, LossConfig(kind="class_prompt"), micro_batch_size=3, tile_size=4)
+    torch.testing.assert_close(toy.gradients()[-5:], expected[-5:], **EXACT)
+
+
+def test_unknown_labels_change_nothing_whatever_the_logits_are() -> None:
+    toy = findings()
+    assert toy.labels is not None
+    toy.labels[:, 2] = -1
+    loss = step(toy, LossConfig(kind="cross_entropy"), micro_batch_size=None, tile_size=4).loss
+    with torch.no_grad():
+        toy.logit_bias[2] = 50.0
+    again = step(toy, LossConfig(kind="cross_entropy"), micro_batch_size=None, tile_size=4)
+    assert again.loss == loss
+    assert toy.logit_bias.grad is not None
+    assert toy.logit_bias.grad[2] == 0
+
+
+def test_an_image_without_known_labels_has_no_loss() -> None:
+    toy = findings(2)
+    toy.labels = torch.tensor([[-1] * 5, [1, 0, 0, 0, -1]], dtype=torch.int8)
+    result = step(toy, LossConfig(kind="cross_entropy"), micro_batch_size=1, tile_size=4)
+    toy.labels = toy.labels[1:]
+    toy.image_inputs, toy.text_of_pair, toy.classes = (
+        toy.image_inputs[1:],
+        toy.text_of_pair[1:],
+        toy.classes[1:],
+    )
+    alone = step(toy, LossConfig(kind="cross_entropy"), micro_batch_size=1, tile_size=4)
+    assert result.loss == pytest.approx(alone.loss / 2, abs=1e-12)
+
+
+def test_recall_counts_images_whose_nearest_finding_is_present() -> None:
+    toy = findings(3)
+    toy.encode_images = lambda rows: torch.eye(5, dtype=torch.float64)[[0, 1, 2]][rows.start : rows.stop]
+    toy.encode_texts = lambda rows: torch.eye(5, dtype=torch.float64)[rows.start : rows.stop]
+    toy.labels = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, -1, 0, 0]], dtype=torch.int8)
+    toy.logit_bias = torch.nn.Parameter(torch.zeros(5, dtype=torch.float64))
+    toy.trains_images = toy.trains_texts = False
+    result = step(toy, LossConfig(kind="class_prompt"), micro_batch_size=None, tile_size=2)
+    assert result.recall == pytest.approx(1 / 3)
 
 
 def test_groups_are_equal_sets_and_keep_their_labels() -> None:

@@ -25,6 +25,7 @@ SIGLIP: dict[str, Any] = {"kind": "siglip", "pair_weight": 0.3}
 SOFT: dict[str, Any] = {"kind": "soft_target", "temperature": 0.4, "positives": "caption"}
 SIMILAR: dict[str, Any] = {"kind": "soft_target", "temperature": 0.4}
 PROMPT: dict[str, Any] = {"kind": "class_prompt"}
+FINDINGS: dict[str, Any] = {"num_pairs": 13, "num_classes": 6, "num_findings": 4}
 MIXED: dict[str, Any] = {"kind": "multi_positive", "pair_weight": 0.3, "positives": "caption"}
 CURVE: dict[str, Any] = {"toy": {"num_pairs": 13, "num_captions": 6, "dropout": 0.2}, "loss": CLASS}
 
@@ -45,7 +46,7 @@ def steps(world_size: int) -> dict[str, dict[str, Any]]:
         cases[f"{loss_name}, no dropout"] = {"loss": loss}
         cases[f"{loss_name}, 13 pairs: no multiple of anything"] = {"toy": {"num_pairs": 13}, "loss": loss}
         cases[f"{loss_name}, several findings"] = {
-            "toy": {"num_pairs": 13, "num_classes": 6, "num_findings": 4},
+            "toy": {**FINDINGS, "texts_are_findings": loss is PROMPT},
             "loss": loss,
         }
         cases[f"{loss_name}, fewer pairs than ranks"] = {

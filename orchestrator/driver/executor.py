@@ -18,6 +18,7 @@ from orchestrator.driver.sweep_options import SweepOptions, share_machine
 from orchestrator.planning import provenance
 from orchestrator.planning.data_notes import data_notes, datasets_of, is_by_image
 from orchestrator.planning.identity import identify
+from orchestrator.planning.tasks import findings_of, task_of
 from orchestrator.results.seed_repeats import confirmed_counts
 from orchestrator.search.space import SearchSpace
 from orchestrator.storage.events import SweepStarted
@@ -180,4 +181,6 @@ def describe(name: str, space: SearchSpace) -> SweepStarted:
         seed=space.search.seed,
         data_notes=list(data_notes(datasets)),
         by_image=is_by_image(datasets),
+        task=task_of(datasets),
+        findings=findings_of(datasets),
     )

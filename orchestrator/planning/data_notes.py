@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from orchestrator.planning.tasks import finding_notes
 from orchestrator.results.captions import BY_IMAGE
 from orchestrator.search.space import SearchSpace
 from trainables.data.datasets import load_dataset
@@ -18,7 +19,13 @@ def datasets_of(space: SearchSpace) -> list[Dataset]:
 
 def data_notes(datasets: Iterable[Dataset]) -> tuple[str, ...]:
     """Returns the notes of data sets, each once. With several data sets, a note names its data set."""
-    noted = [(dataset.name, note) for dataset in datasets for note in dataset.notes]
+    found = list(datasets)
+    noted = [(dataset.name, note) for dataset in found for note in dataset.notes]
+    folds: dict[tuple[str, tuple[str, ...]], list[Dataset]] = {}
+    for dataset in found:
+        if dataset.task == "multilabel":
+            folds.setdefault((dataset.name, dataset.findings), []).append(dataset)
+    noted += [(name, note) for (name, _), of_set in folds.items() for note in finding_notes(of_set)]
     is_one = len({name for name, _ in noted}) == 1
     return tuple(dict.fromkeys(note if is_one else f"{name}: {note}" for name, note in noted))
 

@@ -22,6 +22,7 @@ from orchestrator.planning.costs import (
 )
 from orchestrator.planning.data_notes import plan_notes
 from orchestrator.planning.disk import DiskEstimate, estimate_disk
+from orchestrator.planning.tasks import check_metrics, task_of
 from orchestrator.results.seed_repeats import confirmed_counts, num_confirming
 from orchestrator.search.space import SearchSpace
 from trainables.config import EncoderConfig, TrialConfig, from_flat
@@ -143,6 +144,7 @@ def make_plan(space: SearchSpace, *, is_timed: bool = False, cluster: Cluster | 
 
     configs, machine = list(space.trials_to_check()), this_machine()
     datasets = check_trials(configs)
+    check_metrics(space, task_of(datasets.values()))
     first = from_flat(space.default_config())
     dataset = datasets[first.data.model_dump_json()]
     num_trials, num_baselines = space.num_trials, space.num_baselines

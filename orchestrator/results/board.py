@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from orchestrator.results.arms import Estimate
 from orchestrator.search.constraints import Breach, Limit
+from trainables.config import Task
 from trainables.scoring.metric_names import read_key
 
 
@@ -21,7 +22,7 @@ class Difference(Estimate):
 
 
 DIFFERENCES = ("over_frozen", "over_self", "over_first")
-"""The columns of a row that hold a `Difference` of accuracy on test."""
+"""The columns of a row that hold a `Difference` on test, in the headline metric of the task."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class Row:
     num_seeds: int | None  # seeds of the arm; None: the arm has no seed, or the sweep repeats no seeds
     breaches: tuple[Breach, ...]  # the violated constraints of an infeasible row
     second: float | None  # the value of `also_minimise`
-    accuracy: Estimate | None  # on val
+    accuracy: Estimate | None  # on val; None for findings
     test_accuracy: Estimate | None
     test_auroc: Estimate | None
-    over_frozen: Difference | None  # accuracy on test minus the strongest frozen probe's
-    over_self: Difference | None  # accuracy on test minus that of the same system with the encoder frozen
-    over_first: Difference | None  # accuracy on test minus that of the row that ranked first on val
+    over_frozen: Difference | None  # minus the strongest frozen probe
+    over_self: Difference | None  # minus the same system with the encoder frozen
+    over_first: Difference | None  # minus the row that ranked first on val
     error_cut: Estimate | None  # `over_frozen` as a fraction of the errors of the strongest frozen probe
     is_reference: bool  # this row is the strongest frozen probe
     num_trainable: int | None
@@ -55,6 +56,13 @@ class Row:
     differs: bool | None = None  # whether it differs from the best row over the same seeds; None: not known
     is_on_front: bool = False  # no feasible row is at least as good in both objectives and better in one
     is_reused: bool = False  # a trial took embeddings or weights from the store, so `seconds` is too low
+    average_precision: Estimate | None = None  # mean over findings, on val; None for classes
+    test_average_precision: Estimate | None = None
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the row has a value on test."""
+        return self.test_accuracy is not None or self.test_auroc is not None
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,48 @@ class Control:
     accuracy: Estimate | None
     test_accuracy: Estimate | None
     test_auroc: Estimate | None
+    average_precision: Estimate | None = None
+    test_average_precision: Estimate | None = None
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the control has a value on test."""
+        return self.test_accuracy is not None or self.test_auroc is not None
+
+
+@dataclass(frozen=True)
+class FindingColumn:
+    """A system whose AUROC of each finding is shown. `rank` is None for a control."""
+
+    arm_key: str | None
+    system: str
+    rank: int | None
+
+
+@dataclass(frozen=True)
+class FindingRow:
+    """One finding on test: its numbers of images, and its AUROC by each system of the table."""
+
+    finding: str
+    is_averaged: bool  # macro averages cover it; No Finding is not covered
+    num_positive: int
+    num_negative: int
+    num_unknown: int
+    aurocs: tuple[Estimate | None, ...]  # None: not defined, because no image is positive or none negative
+    is_reversed: tuple[bool, ...]  # the AUROC is a zero-shot one and so low that its prompts are reversed
+
+    @property
+    def is_defined(self) -> bool:
+        """Whether metrics are defined: some images have the finding, and some do not."""
+        return min(self.num_positive, self.num_negative) > 0
+
+
+@dataclass(frozen=True)
+class FindingTable:
+    """The AUROC of each finding on test, for the systems that matter most."""
+
+    columns: tuple[FindingColumn, ...]
+    rows: tuple[FindingRow, ...]
 
 
 @dataclass(frozen=True)
@@ -96,6 +146,9 @@ class Leaderboard:
     is_finished: bool
     data_notes: tuple[str, ...] = ()  # what a reader must know about the data
     by_image: bool = False  # the data have no patient ids, so intervals are by image
+    task: Task = "multiclass"
+    findings: tuple[str, ...] = ()  # the findings that macro averages cover; empty for classes
+    finding_table: FindingTable | None = None  # None: the test labels are not opened, or no findings
 
     @property
     def metric(self) -> str:

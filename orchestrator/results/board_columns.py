@@ -7,8 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.results.arms import Estimate
-from orchestrator.results.board import Control, Difference, Leaderboard, Row
+from orchestrator.results.board import (
+    Control,
+    Difference,
+    FindingColumn,
+    FindingRow,
+    Leaderboard,
+    Row,
+)
 from orchestrator.search.constraints import number
+from trainables.config import Task
 from trainables.scoring.metric_names import NUM_TRAINABLE, SECONDS, metric_title, title
 
 LEVEL = 0.05  # a difference with a lower corrected p-value counts as different from 0
@@ -33,6 +41,34 @@ class Column:
 
 
 SYSTEM = Column("system", lambda row: title(row.system), lambda control: "control")
+ON_VAL: dict[Task, Column] = {
+    "multiclass": Column(
+        "accuracy", lambda row: cell(row.accuracy), lambda control: cell(control.accuracy), is_short=True
+    ),
+    "multilabel": Column(
+        "AP",
+        lambda row: cell(row.average_precision),
+        lambda control: cell(control.average_precision),
+        is_short=True,
+    ),
+}
+"""The column after the one that ranks, by task. Accuracy says nothing about findings: most are rare."""
+ON_TEST: dict[Task, list[Column]] = {
+    "multiclass": [
+        Column("accuracy", lambda row: cell(row.test_accuracy), lambda control: cell(control.test_accuracy)),
+        Column("AUROC", lambda row: cell(row.test_auroc), lambda control: cell(control.test_auroc), WIDE),
+    ],
+    "multilabel": [
+        Column("AUROC", lambda row: cell(row.test_auroc), lambda control: cell(control.test_auroc)),
+        Column(
+            "AP",
+            lambda row: cell(row.test_average_precision),
+            lambda control: cell(control.test_average_precision),
+            WIDE,
+        ),
+    ],
+}
+"""The scores of the test table, by task. Differences are of the first one."""
 
 
 def val_columns(board: Leaderboard) -> list[Column]:
@@ -40,12 +76,7 @@ def val_columns(board: Leaderboard) -> list[Column]:
     columns = [
         SYSTEM,
         Column(metric_title(board.metric), score, lambda control: cell(control.objective)),
-        Column(
-            "accuracy",
-            lambda row: cell(row.accuracy),
-            lambda control: cell(control.accuracy),
-            is_short=True,
-        ),
+        ON_VAL[board.task],
     ]
     second = second_title(board)
     if second is not None:
@@ -60,8 +91,7 @@ def opened_columns(board: Leaderboard) -> list[Column]:
     """Returns the columns of the test table, without rank and trial."""
     columns = [
         SYSTEM,
-        Column("accuracy", lambda row: cell(row.test_accuracy), lambda control: cell(control.test_accuracy)),
-        Column("AUROC", lambda row: cell(row.test_auroc), lambda control: cell(control.test_auroc), WIDE),
+        *ON_TEST[board.task],
         Column("over frozen", lambda row: "reference" if row.is_reference else difference(row.over_frozen)),
         Column("error cut", lambda row: cell(row.error_cut), min_width=WIDEST),
     ]
@@ -70,6 +100,26 @@ def opened_columns(board: Leaderboard) -> list[Column]:
     if any(row.over_first for row in board.rows):
         columns.append(Column("over #1", lambda row: difference(row.over_first), min_width=WIDEST))
     return columns
+
+
+def finding_heading(column: FindingColumn) -> str:
+    """Returns the heading of a system in the table of findings, such as `#1 probe joint`."""
+    return title(column.system) if column.rank is None else f"#{column.rank} {title(column.system)}"
+
+
+def finding_cells(row: FindingRow) -> list[str]:
+    """Returns the texts of a row of the table of findings: its counts, then an AUROC for each system.
+
+    An AUROC is `–` if no image is positive or none is negative. The mark `polarity?` says that the prompts
+    of a zero-shot system are probably reversed.
+    """
+    known = f"{row.num_positive:,} / {row.num_positive + row.num_negative:,}"
+    unknown = f" +{row.num_unknown:,} ?" if row.num_unknown else ""
+    aurocs = [
+        (cell(auroc) or "–") + (" polarity?" if is_doubtful else "")
+        for auroc, is_doubtful in zip(row.aurocs, row.is_reversed, strict=True)
+    ]
+    return [known + unknown, *aurocs]
 
 
 def has_several_frozen(board: Leaderboard) -> bool:

@@ -7,12 +7,18 @@ from itertools import chain
 
 from orchestrator.results.board import DIFFERENCES, Leaderboard
 from orchestrator.results.board_columns import has_several_frozen, is_uncertain, second_title
+from orchestrator.results.finding_table import is_reversed
+from trainables.config import Task
 from trainables.scoring.metric_names import ZERO_SHOT, is_few_shot, title
 from trainables.shell import command
 
 MAX_ROWS = 30
-REVERSED, CHANCE = 0.4, 0.5
-"""An AUROC below `REVERSED`, with its interval below `CHANCE`, says that the prompts are reversed."""
+COMPARED: dict[Task, tuple[str, str]] = {
+    "multiclass": ("accuracy", "error rate"),
+    "multilabel": ("macro AUROC", "distance from an AUROC of 1"),
+}
+"""The metric of the differences on test, and its error, by task."""
+LABELLED: dict[Task, str] = {"multiclass": "class", "multilabel": "finding"}
 BY_IMAGE = "by image, not by patient: the data set has no patient ids"
 """What is said of intervals where no patients are known."""
 
@@ -25,7 +31,9 @@ def captions(board: Leaderboard) -> Iterator[str]:
         f"Brackets: 95 % bootstrap intervals {unit}. Zero-shot (unseen): prompts not used in training."
     )
     yield from data_caption(board.data_notes)
+    yield from _of_averages(board)
     yield from _of_test(board)
+    yield from _of_findings(board)
     yield from _of_seeds(board)
     yield from _of_systems(board)
     yield from _of_marks(board)
@@ -50,14 +58,15 @@ def _of_test(board: Leaderboard) -> Iterator[str]:
     if not board.test_opened:
         yield "Test labels: not opened."
         return
+    metric, error = COMPARED[board.task]
     yield (
-        f"Test labels opened once, {board.test_opened[:16].replace('T', ' ')} UTC. Over frozen: accuracy "
-        "minus that of the strongest frozen probe, paired. Error cut: this gain / the probe's error rate."
+        f"Test labels opened once, {board.test_opened[:16].replace('T', ' ')} UTC. Over frozen: {metric} "
+        f"minus that of the strongest frozen probe, paired. Error cut: this gain / the probe's {error}."
     )
     if has_several_frozen(board):
-        yield "Over itself: accuracy minus that of the same system of the same encoder, frozen."
+        yield f"Over itself: {metric} minus that of the same system of the same encoder, frozen."
     if any(row.over_first for row in board.rows):
-        yield "Over #1: accuracy minus that of the row that ranked first on val."
+        yield f"Over #1: {metric} minus that of the row that ranked first on val."
     tested = [
         [each for row in board.rows if (each := getattr(row, column)) and each.p is not None]
         for column in DIFFERENCES
@@ -65,6 +74,43 @@ def _of_test(board: Leaderboard) -> Iterator[str]:
     if most := max(map(len, tested)):
         mark = " ≈ after a difference: it may be 0." if any(map(is_uncertain, chain(*tested))) else ""
         yield f"The differences in a column (at most {most}) are tested together at 5 % (Holm).{mark}"
+
+
+def _of_averages(board: Leaderboard) -> Iterator[str]:
+    """Yields what macro averages of findings cover."""
+    if board.task == "multiclass":
+        return
+    table = board.finding_table
+    undefined = [row.finding for row in table.rows if row.is_averaged and not row.is_defined] if table else []
+    yield (
+        f"AUROC and AP (average precision): macro averages over {len(board.findings)} findings "
+        "(No Finding is not among them)."
+    )
+    if undefined:
+        yield (
+            f"On test, averages cover {len(board.findings) - len(undefined)} findings. They leave out "
+            f"{', '.join(undefined)}, because no image is positive or none is negative."
+        )
+
+
+def _of_findings(board: Leaderboard) -> Iterator[str]:
+    """Yields what the table of findings shows."""
+    if board.task == "multiclass":
+        return
+    if board.finding_table is None:
+        yield "The scores of each finding on val: findings.csv, among the artifacts of each trial in MLflow."
+        return
+    yield (
+        "Findings: AUROC on test of the first adapted row, the strongest frozen probe, the first zero-shot "
+        "row and a control. Images: positive / with a known label. No Finding is not part of any average."
+    )
+    if any(row.num_unknown for row in board.finding_table.rows):
+        yield "+n ?: n more images whose label is unknown. They count nowhere."
+    if any(any(row.is_reversed) for row in board.finding_table.rows):
+        yield (
+            "polarity?: the AUROC of these prompts is far below .5, so they probably say the contrary. "
+            f"Read them: {command('data prompts')}"
+        )
 
 
 def _of_seeds(board: Leaderboard) -> Iterator[str]:
@@ -83,7 +129,7 @@ def _of_systems(board: Leaderboard) -> Iterator[str]:
     if few_shot:
         each = "" if board.by_image else ", each of another patient"
         yield (
-            f"k-shot: probes on k labelled images per class{each}. Values are means over "
+            f"k-shot: probes on k labelled images per {LABELLED[board.task]}{each}. Values are means over "
             "draws; on val, brackets are 95 % t-intervals over draws. k-shot probes are not tuned on val."
         )
     if any(row.method != "none" for row in few_shot):
@@ -97,9 +143,7 @@ def _of_polarity(board: Leaderboard) -> Iterator[str]:
     for row in board.rows:
         on_val = row.objective if board.metric == "macro_auroc" else None
         split, auroc = ("test", row.test_auroc) if row.test_auroc else ("val", on_val)
-        if row.system not in ZERO_SHOT or auroc is None or auroc.value >= REVERSED:
-            continue
-        if auroc.high is None or auroc.high < CHANCE:
+        if row.system in ZERO_SHOT and auroc is not None and is_reversed(auroc):
             yield (
                 f"polarity: {row.name}, {title(row.system)}, scores {auroc.value:.3f} macro AUROC on "
                 f"{split}. Its prompts are probably reversed; read them: {command('data prompts')}"

@@ -7,8 +7,15 @@ from html import escape
 from pathlib import Path
 
 from orchestrator.results.arms import Estimate
-from orchestrator.results.board import Control, Leaderboard, Row
-from orchestrator.results.board_columns import Column, opened_columns, shown_name, val_columns
+from orchestrator.results.board import Control, FindingTable, Leaderboard, Row
+from orchestrator.results.board_columns import (
+    Column,
+    finding_cells,
+    finding_heading,
+    opened_columns,
+    shown_name,
+    val_columns,
+)
 from orchestrator.results.captions import captions
 from trainables.artifacts import write_atomically
 from trainables.scoring.metric_names import title
@@ -34,14 +41,15 @@ def write_html(board: Leaderboard, path: Path) -> None:
 def page(board: Leaderboard) -> str:
     """Returns the whole HTML page."""
     heading = escape(f"{board.sweep}: leaderboard")
-    opened = [(rank, row) for rank, row in enumerate(board.rows, start=1) if row.test_accuracy]
-    judged = [control for control in board.controls if control.test_accuracy]
+    opened = [(rank, row) for rank, row in enumerate(board.rows, start=1) if row.is_tested]
+    judged = [control for control in board.controls if control.is_tested]
     absent = [line("", [each.name, each.status, each.reason]) for each in board.absent]
     sections = [
         section(f"Chosen on val{board.of_intervals}", *val_table(board)),
         section(
             f"Test, opened once{board.of_intervals}", *table(board, opened_columns(board), opened, judged)
         ),
+        section("Findings on test: AUROC", *finding_table(board.finding_table)),
         section("Without a score", ("trial", "status", "reason"), absent),
     ]
     notes = "".join(note(text, "shortcut" if text == board.shortcut else "note") for text in captions(board))
@@ -71,6 +79,15 @@ def val_table(board: Leaderboard) -> tuple[list[str], list[str]]:
     return table(
         board, val_columns(board), ranked, board.controls, lambda each: whisker(each.objective, lowest)
     )
+
+
+def finding_table(found: FindingTable | None) -> tuple[list[str], list[str]]:
+    """Returns the headings and rows of the table of findings, with No Finding at the end."""
+    if found is None:
+        return [], []
+    rows = sorted(found.rows, key=lambda row: not row.is_averaged)
+    lines = [line("" if row.is_averaged else "control", [row.finding, *finding_cells(row)]) for row in rows]
+    return ["finding", "images", *map(finding_heading, found.columns)], lines
 
 
 def table(

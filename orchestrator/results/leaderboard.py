@@ -21,6 +21,7 @@ from orchestrator.results.arms import (
     terms,
 )
 from orchestrator.results.board import DIFFERENCES, Absent, Control, Difference, Leaderboard, Row
+from orchestrator.results.finding_table import finding_table
 from orchestrator.results.shortcuts import find_shortcuts
 from orchestrator.storage.events import Evaluated
 from orchestrator.storage.ledger import SweepState, TrialState
@@ -28,6 +29,7 @@ from trainables.models.catalogue.medical import seen_in_training
 from trainables.scoring.metric_names import (
     BASELINES,
     CONTROLS,
+    HEADLINE,
     NUM_TRAINABLE,
     PROBES,
     REUSED,
@@ -48,7 +50,8 @@ Paired = Mapping[tuple[tuple[str, str], tuple[str | None, str] | None, str], Dif
 
 def leaderboard(state: SweepState) -> Leaderboard:
     """Returns the leaderboard: all systems, ranked by the objective's metric on val, with test values."""
-    agreed, arms = terms(state), finished_arms(state)
+    started, agreed, arms = state.started, terms(state), finished_arms(state)
+    evaluated = state.evaluated or Evaluated()
     paired, frozen = read_paired(state), frozen_arms(arms)
     found = (read_row(state, arm, system, paired, frozen) for arm in arms for system in systems_of(arm))
     standing = standings(arms, agreed)
@@ -66,11 +69,14 @@ def leaderboard(state: SweepState) -> Leaderboard:
         controls=controls,
         absent=tuple(read_absent(state)),
         test_opened=state.test_opened[0][0] if state.test_opened else None,
-        shortcut=find_shortcuts(rows, controls, agreed.metric),
-        notes=(*(state.evaluated or Evaluated()).notes, *read_overlaps(state)),
+        shortcut=find_shortcuts(rows, controls, agreed.metric, started.task),
+        notes=(*evaluated.notes, *read_overlaps(state)),
         is_finished=state.finished is not None,
-        data_notes=tuple(state.started.data_notes),
-        by_image=state.started.by_image,
+        data_notes=tuple(started.data_notes),
+        by_image=started.by_image,
+        task=started.task,
+        findings=tuple(started.findings),
+        finding_table=finding_table(rows, evaluated.findings, started.findings),
     )
 
 
@@ -136,13 +142,14 @@ def read_row(
 ) -> Row | None:
     """Returns the row of one system of an arm, or None if the arm's trials have no score for the system."""
     first, agreed, evaluated = arm[0], terms(state), state.evaluated or Evaluated()
+    headline = HEADLINE[state.started.task]
     score = over_trials(arm, metric_key("val", system, agreed.metric), agreed)
     if score is None:
         return None
     ours, best = (first.arm_key, system), _named(evaluated.reference)
     test, method = opened_metrics(state, arm), first.config.get("adapt.method", "none")
     num_trainable = first.metrics.get(NUM_TRAINABLE)
-    selves = (paired.get((ours, (key, system), "accuracy")) for key in frozen.get(encoder_of(first), ()))
+    selves = (paired.get((ours, (key, system), headline)) for key in frozen.get(encoder_of(first), ()))
     return Row(
         name=name_of(arm, agreed),
         arm_key=first.arm_key,
@@ -160,9 +167,11 @@ def read_row(
         accuracy=over_trials(arm, metric_key("val", system, "accuracy"), agreed),
         test_accuracy=estimate(test, metric_key("test", system, "accuracy")),
         test_auroc=estimate(test, metric_key("test", system, "macro_auroc")),
-        over_frozen=paired.get((ours, best, "accuracy")),
+        average_precision=over_trials(arm, metric_key("val", system, "macro_ap"), agreed),
+        test_average_precision=estimate(test, metric_key("test", system, "macro_ap")),
+        over_frozen=paired.get((ours, best, headline)),
         over_self=next(filter(None, selves), None),
-        over_first=paired.get((ours, _named(evaluated.first), "accuracy")),
+        over_first=paired.get((ours, _named(evaluated.first), headline)),
         error_cut=paired.get((ours, best, "error_cut")),
         is_reference=ours == best,
         num_trainable=None if num_trainable is None else int(num_trainable),
@@ -222,8 +231,10 @@ def read_controls(state: SweepState, metric: str) -> Iterator[Control]:
             accuracy=estimate(val, metric_key("val", system, "accuracy")),
             test_accuracy=estimate(opened, metric_key("test", system, "accuracy")),
             test_auroc=estimate(opened, metric_key("test", system, "macro_auroc")),
+            average_precision=estimate(val, metric_key("val", system, "macro_ap")),
+            test_average_precision=estimate(opened, metric_key("test", system, "macro_ap")),
         )
-        if control.objective or control.test_accuracy:
+        if control.objective or control.is_tested:
             yield control
 
 

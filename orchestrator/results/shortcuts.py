@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from math import inf
 
 from orchestrator.results.board import Control, Row
+from trainables.config import Task
 from trainables.scoring.metric_names import BASELINES, PROBES, title
 
 NEAR = 0.03  # a control that is this close to a probe explains most of the probe's score
 
+LABELS: dict[Task, str] = {"multiclass": "Classes", "multilabel": "Findings"}
 
-def find_shortcuts(rows: Sequence[Row], controls: Sequence[Control], metric: str) -> str | None:
+
+def find_shortcuts(rows: Sequence[Row], controls: Sequence[Control], metric: str, task: Task) -> str | None:
     """Returns a warning if a control nearly reaches the best probe or the best frozen probe, or None.
 
     Compares scores on val and on test. If no encoder was probed, baselines are used instead of probes.
@@ -29,7 +32,8 @@ def find_shortcuts(rows: Sequence[Row], controls: Sequence[Control], metric: str
         return None
     return (
         f"shortcut: {'; '.join(filter(None, found))}. "
-        "Classes can be predicted without seeing lungs; check sources and acquisition before you trust a row."
+        f"{LABELS[task]} can be predicted without seeing lungs; "
+        "check sources and acquisition before you trust a row."
     )
 
 

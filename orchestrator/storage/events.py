@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from trainables.config import Task
 from trainables.scoring.metric_names import DEFAULT_OBJECTIVE
 
 
@@ -38,6 +39,8 @@ class SweepStarted(Event):
     storage: str | None = None  # URI
     data_notes: list[str] = field(default_factory=list[str])  # what a reader must know about the data
     by_image: bool = False  # the data have no patient ids, so intervals are by image
+    task: Task = "multiclass"
+    findings: list[str] = field(default_factory=list[str])  # of a multi-label task; macro averages cover them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +122,7 @@ class Evaluated(Event):
     reference: dict[str, str] | None = None
     notes: list[str] = field(default_factory=list[str])
     first: dict[str, str] | None = None  # arm and system of the best row on val
+    findings: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])  # of a multi-label task
 
 
 @dataclass(frozen=True, kw_only=True)

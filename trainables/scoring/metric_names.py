@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from math import inf
 from typing import Any
 
+from trainables.config import Task
+
 TITLES = {
     "probe_joint": "probe joint",
     "probe_pooled": "probe pooled",
@@ -29,12 +31,25 @@ PROBES, ZERO_SHOT, BASELINES, CONTROLS = (
     for kind in (_PROBE, _ZERO_SHOT, "baseline", "control_")
 )
 
-OBJECTIVE_METRICS = ("macro_auroc", "accuracy", "balanced_accuracy", "macro_f1")  # higher is better
+OBJECTIVE_METRICS = ("macro_auroc", "accuracy", "balanced_accuracy", "macro_f1", "macro_ap")
+"""The metrics that can rank trials. Higher is better."""
 LOWER_IS_BETTER = ("nll", "brier", "ece")
 METRICS = (*OBJECTIVE_METRICS, "macro_recall", "macro_precision", *LOWER_IS_BETTER)
+METRICS_OF: dict[Task, tuple[str, ...]] = {
+    "multiclass": tuple(name for name in METRICS if name != "macro_ap"),
+    "multilabel": ("macro_auroc", "macro_ap", *LOWER_IS_BETTER),
+}
+"""The metrics of each task. Those of a multi-label task are averages over its findings."""
+HEADLINE: dict[Task, str] = {"multiclass": "accuracy", "multilabel": "macro_auroc"}
+"""The metric of the differences on test, by which the strongest frozen probe is chosen."""
 PATH_METRICS = ("accuracy", "macro_f1", "macro_auroc", "nll")
 """The metrics that are stored for each strength that a probe tries."""
-METRIC_TITLES = {"macro_auroc": "AUROC", "balanced_accuracy": "balanced acc.", "macro_f1": "F1"}
+METRIC_TITLES = {
+    "macro_auroc": "AUROC",
+    "macro_ap": "AP",
+    "balanced_accuracy": "balanced acc.",
+    "macro_f1": "F1",
+}
 
 NUM_TRAINABLE, SECONDS = "perf/num_trainable_parameters", "perf/seconds"
 ADAPTER_REUSED, WEIGHTS_REUSED, EMBEDDINGS_REUSED = (

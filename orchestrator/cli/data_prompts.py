@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,7 +39,8 @@ def prompts(overrides: SetOption = None, write: WriteOption = None, as_json: Jso
     if write is not None:
         _write(write, dataset.words)
         return 0
-    trained = (t for r in dataset.records if r.split == "train" for t in (r.report_text, r.finding_text) if t)
+    sentences = (r.finding_text for r in dataset.records if r.split == "train" and r.finding_text is not None)
+    trained = chain(sentences, *dataset.reports.sentences.values())
     warnings = dataset.words.doubts(dict.fromkeys(trained))
     if as_json:
         print_json(_to_dict(dataset, warnings))

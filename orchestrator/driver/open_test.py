@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.driver.controller import Controller
 from orchestrator.results.arms import best_arm, finished_arms
 from orchestrator.results.leaderboard import leaderboard
+from orchestrator.search.parameters import SEARCHABLE_DATA
 from orchestrator.search.space import SearchSpace
 from orchestrator.storage.events import Evaluated, OpenedTest
 from orchestrator.storage.ledger import SweepState, TrialState
@@ -109,8 +110,8 @@ def by_data(trials: list[TrialState]) -> list[list[TrialState]]:
     groups: dict[str, list[TrialState]] = {}
     for trial in trials:
         data = {key: value for key, value in trial.config.items() if key.startswith("data.")}
-        for varied in ("data.fold", "data.augmentation", "data.num_views", "data.captions"):
-            del data[varied]
+        for varied in ("data.fold", *SEARCHABLE_DATA):
+            data.pop(varied, None)
         groups.setdefault(fingerprint(data), []).append(trial)
     return list(groups.values())
 

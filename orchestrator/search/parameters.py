@@ -100,7 +100,10 @@ KINDS = ("choice", "float", "int")
 KEYS = (*KINDS, "log", "when")
 FAMILY = "family"
 """This word in a file stands for the values that the encoder's family recommends."""
-SEARCHABLE_DATA = ("data.augmentation", "data.num_views", "data.captions")
+SEARCHABLE_DATA = (
+    *("data.augmentation", "data.num_views", "data.captions"),
+    *("data.report_sections", "data.report_sentences", "data.drop_comparisons"),
+)
 """Fields of `data` that change neither the images nor the labels."""
 
 

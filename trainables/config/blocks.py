@@ -21,7 +21,8 @@ Task = Literal["multiclass", "multilabel"]
 Features = Literal["pooled", "joint"]
 Precision = Literal["float32", "bfloat16", "auto"]
 LossKind = Literal["clip", "multi_positive", "soft_target", "siglip", "class_prompt", "cross_entropy"]
-CaptionKind = Literal["class_template", "template", "finding", "mask_finding", "blip_label"]
+CaptionKind = Literal["class_template", "template", "finding", "mask_finding", "blip_label", "report"]
+ReportSections = Literal["findings", "impression", "both"]
 PromptFamily = Literal["class_name", "template", "training", "unseen", "pair", "published"]
 Shots = Annotated[int, Field(ge=1, le=10_000)]
 
@@ -146,7 +147,22 @@ class DataConfig(Config):
         default="finding",
         description="Captions of train images. class_template: one sentence per class; template: one of 20 "
         "templates; finding: one of ten findings; mask_finding: what the infection mask shows, or a finding; "
-        "blip_label: BLIP's caption and the class.",
+        "blip_label: BLIP's caption and the class; report: sentences of the report, else a finding.",
+    )
+    report_sections: ReportSections = Field(
+        default="both",
+        description="Sections of a report that captions read; if they say nothing, the other one, then text "
+        "without a heading.",
+    )
+    report_sentences: int | None = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="Largest number of sentences in a caption from a report; each epoch draws anew. None = "
+        "all sentences.",
+    )
+    drop_comparisons: bool = Field(
+        default=True, description="Leave out sentences of reports that compare with an earlier study."
     )
     prompts: Path | None = Field(
         default=None,

@@ -87,6 +87,7 @@ _ROWS: tuple[tuple[Condition, tuple[str, ...]], ...] = (
     (lambda config: config.is_baseline, _in("baseline", "architecture from_scratch image_size")),
     (lambda config: config.is_baseline, _in("baseline", "class_weights patience")),
     (lambda config: config.reads_captions, ("data.captions",)),
+    (lambda config: config.reads_reports, _in("data", "report_sections report_sentences drop_comparisons")),
     (lambda config: config.needs_captioner, _in("captioner", "name revision max_new_tokens")),
     *((_loss_reads(name), (f"loss.{name}",)) for name in ("kind", "positives", "pair_weight", "temperature")),
     *((_loss_reads(name), (f"loss.{name}",)) for name in ("logit_scale", "learn_logit_scale", "logit_bias")),

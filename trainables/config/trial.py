@@ -68,10 +68,10 @@ class TrialConfig(Config):
 
     @property
     def data_to_read(self) -> DataConfig:
-        """The settings of the data that the trial reads. Unused `captions` have their default."""
-        if self.reads_captions:
-            return self.data
-        return self.data.model_copy(update={"captions": DataConfig.model_fields["captions"].default})
+        """The settings of the data that the trial reads. Unused settings of captions have their defaults."""
+        unread = [] if self.reads_captions else ["captions"]
+        unread += [] if self.reads_reports else ["report_sections", "report_sentences", "drop_comparisons"]
+        return self.data.model_copy(update={name: DataConfig.model_fields[name].default for name in unread})
 
     @property
     def model_to_load(self) -> EncoderConfig | BaselineConfig:
@@ -87,6 +87,11 @@ class TrialConfig(Config):
     def reads_captions(self) -> bool:
         """True if the trial trains on captions."""
         return not (self.adapt.method in ("none", "baseline") or self.loss.asks_for_classes)
+
+    @property
+    def reads_reports(self) -> bool:
+        """True if the trial trains on sentences of reports."""
+        return self.reads_captions and self.data.captions == "report"
 
     @property
     def reads_words(self) -> bool:

@@ -15,6 +15,7 @@ from trainables.data.copies import check_no_contradiction, count_copies, groups
 from trainables.data.formats.decode import DECODING_VERSION
 from trainables.data.paths import open_root
 from trainables.data.records import Dataset, ImageRecord, LabelledImages
+from trainables.data.reports.read import with_reports
 from trainables.data.sets.description import SetDescription
 from trainables.data.sets.reader import read_set
 from trainables.data.splits import check_no_leak, cut_fold, draw_splits, draw_val, permute_labels
@@ -42,7 +43,8 @@ DATASETS: dict[str, str] = {
 A public data set also needs an entry in `models/catalogue/origins.py`. Without it, nobody is warned that an
 encoder was trained on its images.
 """
-_NOT_READ = ("augmentation", "num_views", "captions")
+_OF_REPORTS = ("report_sections", "report_sentences", "drop_comparisons")
+_NOT_READ = ("augmentation", "num_views", "captions", *_OF_REPORTS)
 _AFTER_READING = ("num_folds", "fold", "permute_labels", "prompts")
 """Settings that do not change which files are read, so trials that differ in them share one reading."""
 
@@ -61,7 +63,14 @@ def load_dataset(config: DataConfig, *, with_test_labels: bool = False) -> Datas
         ConfigError: the data set is unknown; the message suggests the nearest name.
         DataError: files are missing, unsafe or unlabelled, or patients or images leak between splits.
     """
+    if config.captions == "report":
+        return _load_with_reports(_without(config, "augmentation", "num_views"), with_test_labels)
     return _load(_without(config, *_NOT_READ), with_test_labels)
+
+
+@lru_cache(maxsize=4)
+def _load_with_reports(config: DataConfig, with_test_labels: bool) -> Dataset:
+    return with_reports(_load(_without(config, *_NOT_READ), with_test_labels), config)
 
 
 @lru_cache(maxsize=16)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trainables.config import Split, Task
+from trainables.data.reports.captions import ReportCaptions
 from trainables.data.words.words import Words
 
 NO_FINDING = "No Finding"
@@ -71,6 +72,8 @@ class Dataset:
     task: Task = "multiclass"
     descriptions: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
     """image_id → a description of the image without its label (`trainables.training.descriptions`)."""
+    reports: ReportCaptions = field(default_factory=ReportCaptions, compare=False)
+    """The sentences of train reports, if `data.captions` is `report` (`trainables.data.reports`)."""
     notes: tuple[str, ...] = ()
     """What a reader of the results must know about the data: short sentences without paths and ids."""
     details: tuple[str, ...] = field(default=(), compare=False)

@@ -29,6 +29,11 @@ def captions_for(
     """
     captions: list[str] = []
     for i in indices.tolist():
+        if kind == "report" and (
+            said := dataset.reports.caption(dataset.records[i].image_id, seed=seed, epoch=epoch)
+        ):
+            captions.append(said)
+            continue
         rng = counter_rng("caption", seed, epoch, i)
         parts = [
             possible[int(rng.integers(len(possible))) if len(possible) > 1 else 0]
@@ -59,9 +64,9 @@ def sentences_of(dataset: Dataset, record: ImageRecord, *, kind: CaptionKind) ->
             return [(with_labels(dataset.descriptions[record.image_id], words),)]
         case "mask_finding" if description is not None:
             return [(description,)]
-        case "finding" | "mask_finding" if record.finding_text is not None:
+        case "finding" | "mask_finding" | "report" if record.finding_text is not None:
             return [(*of_class.findings, record.finding_text) for of_class in words]
-        case "finding" | "mask_finding":
+        case "finding" | "mask_finding" | "report":
             return [of_class.findings for of_class in words]
 
 

@@ -15,6 +15,7 @@ from trainables.context import RunContext
 from trainables.data.cache import ImageCache, decode_unless_busy, open_image_cache
 from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset
+from trainables.data.reports.read import REPORTS_VERSION
 from trainables.data.text import every_sentence, training_prompts
 from trainables.errors import ConfigError
 from trainables.models.adapters.adaptation import Adaptation
@@ -115,7 +116,9 @@ def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> 
         training_prompts(dataset),
     )
     words: list[str] = []
-    if config.reads_captions and config.data.captions != "finding":  # findings are the training prompts
+    if config.reads_reports:  # their texts are part of the data set's fingerprint
+        words.append(f"reports {REPORTS_VERSION}")
+    elif config.reads_captions and config.data.captions != "finding":  # findings are the training prompts
         whose = sorted(dataset.descriptions.items())  # the same words on other images give another adapter
         words.append(fingerprint(every_sentence(dataset, kind=config.data.captions), whose))
     return fingerprint(

@@ -1,0 +1,1 @@
+"""Radiologists' reports: their sections, their sentences, and the captions made of them."""

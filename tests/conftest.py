@@ -89,3 +89,9 @@ def context(tmp_path: Path) -> LocalContext:
     """A context without Ray, with its own store."""
     (tmp_path / "run").mkdir()
     return LocalContext(workdir=tmp_path / "run", store=tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def reports_mini_root() -> Path:
+    """234 real chest X-rays with case descriptions; they are never part of the project."""
+    return shared_data("reports_mini", "REPORTS_MINI_ROOT")

@@ -61,6 +61,15 @@ class TrialConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _compares_captions_that_are_known(self) -> Self:
+        if self.reads_reports and self.loss.kind == "soft_target" and self.loss.positives == "caption":
+            raise ValueError(
+                "loss.positives=caption: soft_target compares captions that are known before training, and "
+                "data.captions=report draws new ones; use loss.positives=class, or loss.kind=multi_positive"
+            )
+        return self
+
     @property
     def is_baseline(self) -> bool:
         """True if the trial trains an image classifier instead of a dual encoder."""

@@ -25,7 +25,7 @@ class ImageRecord:
     split: Split
     labels: Mapping[str, int]  # class or finding → 1, 0 or -1 (unknown); {} = withheld
     path: Path | None = None  # None for procedural images
-    report_text: str | None = None
+    report_text: str | None = field(default=None, repr=False)  # private, so in no message
     finding_text: str | None = None  # one more sentence for captions of kind `finding`
     mask_path: Path | None = None
     source: str | None = None  # the origin of the image, for the shortcut audits
@@ -72,7 +72,7 @@ class Dataset:
     task: Task = "multiclass"
     descriptions: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
     """image_id → a description of the image without its label (`trainables.training.descriptions`)."""
-    reports: ReportCaptions = field(default_factory=ReportCaptions, compare=False)
+    reports: ReportCaptions = field(default_factory=ReportCaptions, compare=False, repr=False)
     """The sentences of train reports, if `data.captions` is `report` (`trainables.data.reports`)."""
     notes: tuple[str, ...] = ()
     """What a reader of the results must know about the data: short sentences without paths and ids."""

@@ -28,6 +28,9 @@ from trainables.models.encoders.dropout import set_dropout_rows
 from trainables.training.micro_batch import Cut, choose_cut, cost_of, memory_budget
 from trainables.training.trial_setup import TrialSetup
 
+MAX_KNOWN = 100_000
+"""Captions whose embeddings stay in memory: 200 MB at 512 dimensions."""
+
 
 class Texts(Protocol):
     """The interface to the texts of a loss, as rows of a batch."""
@@ -201,6 +204,8 @@ class Captions:
         """Returns the embeddings of these distinct captions."""
         captions = list(batch.distinct_captions)[rows.start : rows.stop]
         if not self.is_trained:
+            if len(self.frozen.known) > MAX_KNOWN:  # captions from reports hardly ever repeat
+                self.frozen.known.clear()
             return self.frozen.of(captions)
         first_pair = [batch.distinct_captions[caption] for caption in captions]
         set_dropout_rows(self.encoder, seed=self.seed, step=batch.step, text_rows=first_pair)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,8 @@ FILE = "captions.parquet"
 def caption(config: TrialConfig, context: RunContext) -> Metrics:
     """Writes the captions of kind `data.captions` to the store, and returns metrics of their usefulness.
 
+    Captions from reports are not written, because they are a patient's text.
+
     `<store>/captions/<key>/captions.parquet` has the columns image_id, split, description (null if the kind
     has no descriptions) and caption (for the first epoch; null for val). Collective; rank 0 does the work.
     """
@@ -42,10 +44,11 @@ def caption(config: TrialConfig, context: RunContext) -> Metrics:
     dataset = with_descriptions(load_dataset(config.data), config, context)
     train = dataset.indices("train")
     captions = captions_for(dataset, train, kind=config.data.captions, seed=config.seed, epoch=0)
+    written = [None] * len(captions) if config.data.captions == "report" else captions
     whose = sorted(dataset.descriptions.items())
     key = fingerprint("captions", dataset.fingerprint, config.data.captions, config.seed, captions, whose)
     folder = build_once(
-        context.store / "captions" / key, lambda aside: write_captions(aside, dataset, captions)
+        context.store / "captions" / key, lambda aside: write_captions(aside, dataset, written)
     )
     (context.workdir / "captions.json").write_text(json.dumps({"folder": str(folder)}))
     return {
@@ -55,8 +58,8 @@ def caption(config: TrialConfig, context: RunContext) -> Metrics:
     }
 
 
-def write_captions(folder: Path, dataset: Dataset, captions: list[str]) -> None:
-    """Writes the table to a temporary folder. `captions` has one caption for each train record."""
+def write_captions(folder: Path, dataset: Dataset, captions: Sequence[str | None]) -> None:
+    """Writes the table to a temporary folder. `captions` has one caption, or None, for each train record."""
     indices = dataset.indices("train", "val")
     records = [dataset.records[i] for i in indices]
     of_train = dict(zip(dataset.indices("train").tolist(), captions, strict=True))

@@ -56,7 +56,7 @@ def test_doubts_are_printed_with_exit_status_1(own: Path, capsys: Captured) -> N
     assert len(json.loads(capsys.readouterr().out)["warnings"]) == 1
 
 
-def test_reports_of_train_images_count_as_training_texts(own: Path, capsys: Captured) -> None:
+def test_findings_of_train_images_count_as_training_texts(own: Path, capsys: Captured) -> None:
     report, prompt = "Clear lungs, normal heart.", "Unremarkable chest film of a healthy adult."
     text = own.read_text()
     own.write_text(text.replace(prompt, f"{report.rstrip('.')}, wide chest."))  # four words in common

@@ -90,7 +90,7 @@ def weighted_metrics(
     )
     values |= _probability_metrics(scores, classes, weights)
     if with_ece:
-        values["ece"] = _calibration_error(scores.max(1), scores.argmax(1) == classes, weights)
+        values["ece"] = calibration_error(scores.max(1), scores.argmax(1) == classes, weights)
     for name, pair in (class_pairs or {}).items():
         values |= _pair_metrics(name, scores[:, pair], classes, pair, weights)
     return values
@@ -116,14 +116,14 @@ def weighted_auroc(
     images = order if among is None else among[order]
     run = np.cumsum(np.diff(is_positive.astype(np.int8), prepend=0) < 0)
     negative, positive = _sums_of_kinds(run, is_positive, images, weights)
-    below = _sum_products(positive, running_sums(negative))
+    below = sum_products(positive, running_sums(negative))
     tied = np.cumsum(np.diff(values, prepend=values[:1]) != 0)
     is_mixed = (np.bincount(tied, is_positive) > 0) & (np.bincount(tied, ~is_positive) > 0)
     if is_mixed.any():
         kept = is_mixed[tied]
         place = np.cumsum(is_mixed)[tied[kept]] - 1
-        below -= _sum_products(*_sums_of_kinds(place, is_positive[kept], images[kept], weights)) / 2
-    return ratio(below, _total(positive) * _total(negative))
+        below -= sum_products(*_sums_of_kinds(place, is_positive[kept], images[kept], weights)) / 2
+    return ratio(below, total_weight(positive) * total_weight(negative))
 
 
 def running_sums(rows: np.ndarray) -> np.ndarray:
@@ -146,29 +146,30 @@ def _sums_of_kinds(
 ) -> np.ndarray:
     """Returns sums of the weights [N, R] of images by kind and group, [2, G, R], negatives first."""
     num_groups = int(group.max(initial=0)) + 1
-    sums = _sum_rows(group + num_groups * is_positive, images, weights, num_groups=2 * num_groups)
+    sums = sum_rows(group + num_groups * is_positive, images, weights, num_groups=2 * num_groups)
     return sums.reshape(2, num_groups, -1)
 
 
-def _sum_rows(group: np.ndarray, images: np.ndarray, weights: np.ndarray, *, num_groups: int) -> np.ndarray:
+def sum_rows(group: np.ndarray, images: np.ndarray, weights: np.ndarray, *, num_groups: int) -> np.ndarray:
     """Returns sums of the weights [N, R] of the images in each group, [G, R]."""
     shares = np.ones(len(images), weights.dtype)
     return csr_array((shares, (group, images)), shape=(num_groups, len(weights))) @ weights
 
 
-def _sum_products(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def sum_products(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Returns the sum over G of the products of two arrays [G, R]."""
     return np.einsum("gr,gr->r", one, other, dtype=np.float64)
 
 
-def _total(weights: np.ndarray) -> np.ndarray:
+def total_weight(weights: np.ndarray) -> np.ndarray:
+    """Returns the sum of the weights [N, R] in each draw, float64 [R]."""
     return weights.sum(0).astype(np.float64)
 
 
 def _decision_metrics(scores: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     num_classes = scores.shape[1]
     cell = classes * num_classes + scores.argmax(axis=1)
-    counts = _sum_rows(cell, np.arange(len(classes)), weights, num_groups=num_classes**2).T
+    counts = sum_rows(cell, np.arange(len(classes)), weights, num_groups=num_classes**2).T
     confusion = counts.reshape(-1, num_classes, num_classes)[:, np.unique(classes)].astype(np.float64)
     hits = np.stack([confusion[:, row, k] for row, k in enumerate(np.unique(classes))], axis=1)
     actual = confusion.sum(2)  # [R, classes that occur]
@@ -190,26 +191,42 @@ def _probability_metrics(
     of_class = scores[np.arange(len(classes)), classes]
     surprise = -np.log(np.maximum(of_class, np.finfo(np.float64).eps))
     squares = (scores**2).sum(1) - 2 * of_class + 1
-    sums = np.zeros((2, weights.shape[1]))
-    for start in range(0, len(weights), IMAGES_AT_ONCE):  # blocks in float64 fit the cache
-        part = slice(start, start + IMAGES_AT_ONCE)
-        sums += np.stack([surprise[part], squares[part]]) @ weights[part].astype(np.float64)
-    nll, brier = sums / _total(weights)
+    nll, brier = weighted_sums(np.stack([surprise, squares]), weights) / total_weight(weights)
     return {"nll": nll, "brier": brier}
 
 
-def _calibration_error(confidence: np.ndarray, is_right: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Returns the ECE [R] over bins of equal weight in each draw. Equal confidences are in the same bin."""
+def weighted_sums(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Returns `rows @ weights` in float64, [M, R], for rows [M, N] and weights [N, R]."""
+    sums = np.zeros((len(rows), weights.shape[1]))
+    for start in range(0, len(weights), IMAGES_AT_ONCE):  # blocks in float64 fit the cache
+        part = slice(start, start + IMAGES_AT_ONCE)
+        sums += np.ascontiguousarray(rows[:, part]) @ weights[part].astype(np.float64)
+    return sums
+
+
+def calibration_error(
+    confidence: np.ndarray, is_right: np.ndarray, weights: np.ndarray, among: np.ndarray | None = None
+) -> np.ndarray:
+    """Returns the ECE [R] over bins of equal weight in each draw. Equal confidences are in the same bin.
+
+    Args:
+        confidence: probabilities of M images, [M].
+        is_right: whether the event occurred to which the probability belongs, bool [M].
+        weights: weights of N images, [N, R].
+        among: positions of the M images among the N images. Default: all images.
+    """
     values, tied = np.unique(confidence, return_inverse=True)
-    wrong, right = _sums_of_kinds(tied, is_right, np.arange(len(tied)), weights)
+    images = np.arange(len(tied)) if among is None else among
+    wrong, right = _sums_of_kinds(tied, is_right, images, weights)
     total = wrong + right
     gaps = total * values[:, None]
     gaps -= right
     gaps = running_sums(gaps)
-    below = _num_below_edges(running_sums(total), total)
+    so_far = running_sums(total)
+    below = _num_below_edges(so_far, total)
     of_edges = np.where(below > 0, gaps[below - 1, np.arange(weights.shape[1])], 0)
     of_bins = np.diff(of_edges, axis=0, prepend=0, append=gaps[-1:])
-    return np.abs(of_bins).sum(0) / _total(weights)
+    return ratio(np.abs(of_bins).sum(0), so_far[-1].astype(np.float64))
 
 
 def _num_below_edges(so_far: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -219,7 +236,7 @@ def _num_below_edges(so_far: np.ndarray, total: np.ndarray) -> np.ndarray:
     search finds the number.
     """
     edges = np.arange(1, NUM_BINS)[:, None]
-    draws, mass = np.arange(total.shape[1]), so_far[-1].astype(np.float64)
+    draws, mass = np.arange(total.shape[1]), np.maximum(so_far[-1].astype(np.float64), 1)
     low = np.zeros((NUM_BINS - 1, len(draws)), np.int64)
     high = np.full_like(low, len(total))
     for _ in range(len(total).bit_length()):
@@ -239,7 +256,7 @@ def _pair_metrics(
     is_second = classes[among] == pair[1]
     share = second / np.maximum(first + second, np.finfo(np.float64).tiny)
     is_right = (second > first) == is_second
-    wrong, right = _sum_rows(is_right, among, weights, num_groups=2).astype(np.float64)
+    wrong, right = sum_rows(is_right, among, weights, num_groups=2).astype(np.float64)
     return {
         f"accuracy_{name}": ratio(right, wrong + right),
         f"auroc_{name}": weighted_auroc(share, is_second, weights, among),

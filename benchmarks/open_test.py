@@ -106,7 +106,7 @@ def say(name: str, cases: Cases, rng: np.random.Generator) -> Iterator[tuple[tup
     skill = 1.0 if name.startswith("few_shot") else 2.0
     images: dict[Split, tuple[list[str], np.ndarray]] = {
         "val": ([f"Val/{i:05d}.png" for i in range(VAL_IMAGES)], rng.integers(CLASSES, size=VAL_IMAGES)),
-        "test": (list(cases.classes), np.array(list(cases.classes.values()))),
+        "test": (list(cases.targets), np.array(list(cases.targets.values()))),
     }
     for split, (image_ids, classes) in images.items():
         odds = np.exp(skill * np.eye(CLASSES)[classes] + rng.normal(size=(len(classes), CLASSES)))

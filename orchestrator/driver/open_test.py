@@ -31,7 +31,7 @@ def open_test(controller: Controller, arms: list[list[TrialState]]) -> None:
         return
     from trainables.scoring.comparisons import System
     from trainables.scoring.judge_arms import evaluate_arms, open_cases
-    from trainables.scoring.sources import same_source_pairs
+    from trainables.scoring.tasks import TASKS
     from trainables.scoring.test_predictions import ScoredTrial
 
     controller.say(f"reading the test labels, once, to score {len(trials)} trials")
@@ -61,7 +61,7 @@ def open_test(controller: Controller, arms: list[list[TrialState]]) -> None:
         result = evaluate_arms(
             scored,
             open_cases(*datasets),
-            class_pairs=same_source_pairs(datasets[0]),
+            class_pairs=TASKS[datasets[0].task].class_pairs(datasets[0]),
             first=System(*first) if first else None,
         )
         found = join(found, result.to_dict())

@@ -33,7 +33,7 @@ from orchestrator.storage.events import (
 from orchestrator.storage.ledger import Entry, SweepState, TrialState
 from trainables.artifacts import fingerprint
 from trainables.config import flatten, from_flat, science
-from trainables.scoring.metric_names import PATH_METRICS, interval_keys, metric_key, probe_name
+from trainables.scoring.metric_names import METRICS, interval_keys, metric_key, probe_name
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 NOTICE = "notice: "
@@ -287,7 +287,7 @@ def probe_runs(trial: TrialState, parent: Run, workdir: Path, entry: Entry) -> l
     rows = parquet.read_table(path).to_pylist()  # pyright: ignore
     for row in cast("list[dict[str, Any]]", rows):
         system, l2 = probe_name(row["features"]), row["l2"]
-        known = [name for name in PATH_METRICS if row.get(name) is not None]
+        known = [name for name in METRICS if row.get(name) is not None]
         metrics = {metric_key("val", system, name): row[name] for name in known}
         run = Run(
             key=RunKey(trial.trial_key, f"{row['features']}/{row['fit_index']:02d}"),

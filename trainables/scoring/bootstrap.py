@@ -10,15 +10,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trainables.config import Task
 from trainables.scoring.metric_names import interval_keys, metric_key, range_of
-from trainables.scoring.metrics import ClassPairs, ratio, weighted_metrics
+from trainables.scoring.metrics import ClassPairs, ratio
 from trainables.scoring.significance import student_interval
+from trainables.scoring.tasks import SystemMetrics, task_of
 
 NUM_DRAWS = 1000
 ELEMENTS_AT_ONCE = 8_000_000  # weights in one block: 32 MB
 
 Draws = Mapping[str, np.ndarray]
-"""Metric → [1 + R] values: the first on all images, then one for each bootstrap draw; NaN if undefined."""
+"""Metric → [1 + R] values: the first on all images, then one for each bootstrap draw; NaN if undefined.
+
+Draws of findings are [1 + R, K].
+"""
 
 
 class Interval(NamedTuple):
@@ -34,14 +39,14 @@ class Bootstrap:
     """Bootstrap draws of patients, with replacement. All systems get the same draws.
 
     Args:
-        classes: class of each image, int64 [N].
+        targets: classes int64 [N], or labels of findings int8 [N, K] (`Dataset.targets`).
         patients: patient of each image, str [N]. The images of one patient are drawn together.
         seed: the same seed and patients give the same draws.
         num_draws: number R of draws.
         class_pairs: pairs of classes for which metrics on their images alone are added.
     """
 
-    classes: np.ndarray
+    targets: np.ndarray
     patients: np.ndarray
     seed: int = 0
     num_draws: int = NUM_DRAWS
@@ -49,11 +54,16 @@ class Bootstrap:
 
     def metrics(self, scores: np.ndarray, *, with_ece: bool = True) -> dict[str, np.ndarray]:
         """Returns each metric of scores [N, K] on all images and on each draw, [1 + R]."""
+        return self.draws(scores, with_ece=with_ece).overall
+
+    def draws(self, scores: np.ndarray, *, with_ece: bool = True) -> SystemMetrics:
+        """Returns each metric of scores [N, K], and of each finding, on all images and on each draw."""
+        weighted = task_of(self.targets).weighted
         parts = [
-            weighted_metrics(scores, self.classes, weights, class_pairs=self.class_pairs, with_ece=with_ece)
+            weighted(scores, self.targets, weights, class_pairs=self.class_pairs, with_ece=with_ece)
             for weights in self.weights
         ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return SystemMetrics(*(_concatenate(blocks) for blocks in zip(*parts, strict=True)))
 
     def intervals(self, scores: np.ndarray) -> dict[str, Interval]:
         """Returns each defined metric of scores [N, K] with its interval."""
@@ -79,9 +89,18 @@ class Bootstrap:
             yield counts.reshape(len(names), num_columns).astype(np.float32)[patient_of]
 
 
+def _concatenate(blocks: Sequence[Draws]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
 def average(draws: Sequence[Draws]) -> dict[str, np.ndarray]:
     """Returns the mean of each metric over several runs of a system with the same draws of patients."""
     return {name: np.mean([each[name] for each in draws], axis=0) for name in draws[0]}
+
+
+def average_runs(runs: Sequence[SystemMetrics]) -> SystemMetrics:
+    """Returns the mean of each metric, and of each finding, over several runs of a system."""
+    return SystemMetrics(*(average(draws) for draws in zip(*runs, strict=True)))
 
 
 def paired_draws(of_a: Draws, of_b: Draws) -> dict[str, np.ndarray]:
@@ -136,10 +155,10 @@ def _defined(values: np.ndarray) -> np.ndarray:
     return values[1:][~np.isnan(values[1:])]
 
 
-def over_draws(draws: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
+def over_draws(draws: Sequence[Mapping[str, float]], task: Task = "multiclass") -> dict[str, Interval]:
     """Returns the mean and Student's 95 % interval, over draws, of each metric that all draws have."""
     return {
-        name: Interval(*student_interval([draw[name] for draw in draws], range_of(name)))
+        name: Interval(*student_interval([draw[name] for draw in draws], range_of(name, task)))
         for name in draws[0]
         if all(name in draw for draw in draws)
     }

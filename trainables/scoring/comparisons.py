@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainables.scoring.bootstrap import Draws, intervals, p_value, paired_draws
-from trainables.scoring.metric_names import BASELINES, PROBES, ZERO_SHOT
+from trainables.scoring.metric_names import BASELINES, HEADLINE, PROBES, ZERO_SHOT
 from trainables.scoring.test_predictions import ScoredTrial
 
-COMPARED = ("accuracy", "auroc", "macro_auroc", "macro_f1", "nll", "error_cut")  # prefixes of metric names
+COMPARED = ("accuracy", "auroc", "macro_auroc", "macro_ap", "macro_f1", "nll", "error_cut")  # prefixes
 MAX_ARMS_ALL_PAIRS = 8  # with more adapted arms, pairs of adapted arms are not compared
 MAX_PROBES = 8  # number of the strongest frozen probes with which adapted systems are compared
 
@@ -24,10 +24,12 @@ class System(NamedTuple):
     name: str
 
 
-def frozen_probes(draws: Mapping[System, Draws], arms: Mapping[str, ScoredTrial]) -> list[System]:
-    """Returns the probes of frozen encoders, sorted by test accuracy, the highest first."""
+def frozen_probes(
+    draws: Mapping[System, Draws], arms: Mapping[str, ScoredTrial], headline: str = HEADLINE["multiclass"]
+) -> list[System]:
+    """Returns the probes of frozen encoders, sorted by the metric `headline` on test, the highest first."""
     probes = [system for system in draws if _is_frozen(system, arms) and system.name in PROBES]
-    return sorted(probes, key=lambda system: -draws[system]["accuracy"][0])
+    return sorted(probes, key=lambda system: -draws[system][headline][0])
 
 
 def comparisons(

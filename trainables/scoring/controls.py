@@ -14,6 +14,7 @@ from trainables.scoring.linear_probe import Examples, fit_path
 from trainables.scoring.metric_names import CONTROLS
 from trainables.scoring.predictions import Scores, image_ids_of
 
+PRIOR, *SKETCHED = CONTROLS[:3]
 THUMBNAIL_CELLS = 8
 BORDER_FRACTION = 0.05
 BORDER_RINGS = 2
@@ -40,7 +41,7 @@ def control_scores(dataset: Dataset, images: Images) -> dict[tuple[Split, str], 
     classes = {split: dataset.class_indices(indices[split]) for split in ("train", "val")}
     predictions = _prior(dataset, classes)
     sketches = [(thumbnails(batch), borders(batch)) for batch in _batches(images, len(dataset.records))]
-    for name, parts in zip(CONTROLS[1:], zip(*sketches, strict=True), strict=True):
+    for name, parts in zip(SKETCHED, zip(*sketches, strict=True), strict=True):
         features = np.concatenate(parts)
         train, val = (Examples(features[indices[split]], classes[split]) for split in ("train", "val"))
         path = fit_path(train, val, class_names=dataset.classes)
@@ -77,7 +78,7 @@ def _prior(dataset: Dataset, classes: dict[str, np.ndarray]) -> dict[tuple[Split
     for split in ("val", "test"):
         image_ids = image_ids_of(dataset, split)
         frequencies = np.bincount(seen[split], minlength=len(dataset.classes)) / len(seen[split])
-        predictions[split, CONTROLS[0]] = Scores(image_ids, np.tile(frequencies, (len(image_ids), 1)))
+        predictions[split, PRIOR] = Scores(image_ids, np.tile(frequencies, (len(image_ids), 1)))
     return predictions
 
 

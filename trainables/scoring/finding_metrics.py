@@ -1,15 +1,16 @@
-"""Computes metrics of several findings per image with image weights, see `metrics` about the weights.
+"""Computes metrics of several findings per image with image weights. `metrics` explains the weights.
 
-Each image has K labels: 1, 0 or -1 (unknown). Each column of `scores` [N, K] is a probability of its own. Images
-with an unknown label of a finding do not count for this finding.
-- `auroc`: ties count half. `average_precision`: Σ (recall gained × precision) over thresholds, as in scikit-learn.
+Each image has K labels: 1, 0 or -1 (unknown). Each column of `scores` [N, K] is a probability of its own. An
+image with an unknown label of a finding does not count for this finding.
+- `auroc`: ties count half.
+- `average_precision`: Σ (gain in recall × precision) over thresholds, as in scikit-learn.
 - `nll`: mean −ln p(label), with p at least 2e-16. `brier`: mean (p − y)², from 0 to 1.
 - `ece`: calibration error of p over 15 bins of equal mass.
-A finding without positive or without negative images is undefined: all its values are NaN. In a bootstrap draw that
-lacks one of the two kinds, only AUROC and average precision are NaN.
+A finding without positive or without negative images is undefined: all its values are NaN. If only a
+bootstrap draw lacks one of the two kinds, its AUROC and average precision are NaN.
 
-Macro averages are over the defined findings. The last column is `NO_FINDING`, which is in no macro average. A draw
-averages the findings that it can score.
+Macro averages are over the defined findings. The last column is `NO_FINDING`, which is in no macro average.
+If a value of a finding is NaN in a draw, the draw averages the other findings.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def point_finding_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, f
 
 
 def macro_averages(by_finding: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the mean [R] of each metric [R, K] over the defined findings; NaN if a draw has none of them."""
+    """Returns the mean [R] of each metric [R, K] over the defined findings; NaN if a draw has none."""
     kept = np.flatnonzero(is_defined(labels[:, :-1]))
     values = {MACRO_NAMES[name]: each[:, kept] for name, each in by_finding.items()}
     return {
@@ -116,7 +117,9 @@ def ranking_metrics(
     return auroc, ap
 
 
-def _probability_metrics(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+def _probability_metrics(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> dict[str, np.ndarray]:
     is_known = (labels >= 0) & is_defined(labels)
     of_label = np.where(labels == 1, scores, 1 - scores)
     surprise = np.where(is_known, -np.log(np.maximum(of_label, np.finfo(np.float64).eps)), 0)

@@ -14,10 +14,12 @@ from functools import lru_cache
 from typing import Any
 
 from trainables.data.records import Dataset
-from trainables.scoring.bootstrap import NUM_DRAWS, Bootstrap, Draws, average, intervals, to_metrics
+from trainables.scoring.bootstrap import NUM_DRAWS, Bootstrap, Draws, average_runs, intervals, to_metrics
 from trainables.scoring.comparisons import System, against, comparisons, frozen_probes, paired_rows
+from trainables.scoring.finding_table import finding_rows
 from trainables.scoring.metric_names import CONTROLS, is_few_shot, split_draw
-from trainables.scoring.metrics import ClassPairs, explain_gaps
+from trainables.scoring.metrics import ClassPairs
+from trainables.scoring.tasks import SystemMetrics, task_of
 from trainables.scoring.test_predictions import (
     Cases,
     Scored,
@@ -43,8 +45,10 @@ class EvaluationResult:
     """Differences a − b: arm_a, system_a, arm_b, system_b, metric, difference, low, high, p. A control's arm
     is None."""
     controls: dict[str, float] = field(default_factory=dict)
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    """The rows of `finding_table.finding_rows` with arm and system, over all folds and seeds of an arm."""
     reference: dict[str, str] | None = None
-    """Arm and system of the frozen probe with the highest test accuracy."""
+    """Arm and system of the frozen probe with the highest headline metric on test."""
     notes: list[str] = field(default_factory=list)
     findings: list[dict[str, Any]] = field(default_factory=list)
     """Scores of one finding by one system: arm, system, finding, num_positive, num_negative, num_unknown, and
@@ -57,14 +61,14 @@ class EvaluationResult:
 
 def open_cases(*datasets: Dataset) -> Cases:
     """Returns the labels and patients of all test images of data sets that were loaded with test labels."""
-    classes: dict[str, int] = {}
+    targets: dict[str, Any] = {}
     patients: dict[str, str] = {}
     for dataset in datasets:
         test = dataset.indices("test")
         image_ids = [dataset.records[i].image_id for i in test]
-        classes |= dict(zip(image_ids, dataset.class_indices(test).tolist(), strict=True))
+        targets |= dict(zip(image_ids, dataset.targets(test), strict=True))
         patients |= dict(zip(image_ids, dataset.patients(test).tolist(), strict=True))
-    return Cases(classes, patients, datasets[0].classes)
+    return Cases(targets, patients, datasets[0].classes)
 
 
 def evaluate_arms(
@@ -91,12 +95,13 @@ def evaluate_arms(
 
     @lru_cache(maxsize=MAX_FOLDS)
     def bootstrap_of(image_ids: tuple[str, ...]) -> Bootstrap:
-        classes, patients = cases.arrays(image_ids)
-        return Bootstrap(classes, patients, seed=seed, num_draws=num_draws, class_pairs=class_pairs)
+        targets, patients = cases.arrays(image_ids)
+        return Bootstrap(targets, patients, seed=seed, num_draws=num_draws, class_pairs=class_pairs)
 
     result = EvaluationResult(arms={trial.trial_key: {} for trial in trials})
-    classes, _ = cases.arrays(list(cases.classes))
-    result.notes += explain_gaps(classes, cases.class_names, split="test")
+    targets, _ = cases.arrays(list(cases.targets))
+    task = task_of(targets)
+    result.notes += task.explain_gaps(targets, cases.class_names, split="test")
     pooled: set[System] = set()
     draws: dict[System, Draws] = {}  # draws of the systems that are compared
     for arm, of_arm in by_arm(trials).items():  # one arm at a time, as memory may not hold all scores
@@ -108,18 +113,21 @@ def evaluate_arms(
             if system in pooled:  # a control, which many arms have: the first is enough
                 continue
             pooled.add(system)
-            values = pool(system, seeds, len(cases.classes), result.notes)
+            values = pool(system, seeds, len(cases.targets), result.notes)
             if values is None:
                 continue
-            metrics = to_metrics("test", name, intervals(values))
+            metrics = to_metrics("test", name, intervals(values.overall))
+            if not is_few_shot(name):
+                named = {"arm": system.arm, "system": name}
+                result.findings += finding_rows(targets, cases.class_names, values.by_finding, named)
             if system.arm is None:
                 result.controls |= metrics
             elif len(of_arm) > 1:
                 result.pooled.setdefault(arm, {}).update(metrics)
             if system == first or not is_few_shot(name):
-                draws[system] = values
+                draws[system] = values.overall
     arms = {trial.arm_key: trial for trial in trials}
-    probes = frozen_probes(draws, arms)
+    probes = frozen_probes(draws, arms, task.headline)
     if probes:
         result.reference = {"arm": str(probes[0].arm), "system": probes[0].name}
     compared = [system for system in draws if not is_few_shot(system.name)]
@@ -143,11 +151,13 @@ def trial_metrics(systems: Mapping[str, Scored], *, is_alone: bool) -> dict[str,
             drawn.setdefault(system, []).append(scored)
     metrics: dict[str, float] = {}
     for system, of_system in drawn.items():
-        metrics |= to_metrics("test", system, intervals(average([each.draws for each in of_system])))
+        metrics |= to_metrics(
+            "test", system, intervals(average_runs([each.draws for each in of_system]).overall)
+        )
     return metrics
 
 
-def pool(system: System, seeds: list[list[Scored]], num_cases: int, notes: list[str]) -> Draws | None:
+def pool(system: System, seeds: list[list[Scored]], num_cases: int, notes: list[str]) -> SystemMetrics | None:
     """Returns the draws of a system, averaged over seeds, or None if no seed scores every test image.
 
     A seed whose folds miss a test image is left out, with a note in `notes`.
@@ -159,4 +169,4 @@ def pool(system: System, seeds: list[list[Scored]], num_cases: int, notes: list[
             f"{system.arm or 'control'} {system.name}: {len(joined) - len(whole)} of {len(joined)} seeds "
             f"do not score all {num_cases} test images; they are left out of pooled values and differences"
         )
-    return average([scored.draws for scored in whole]) if whole else None
+    return average_runs([scored.draws for scored in whole]) if whole else None

@@ -22,6 +22,7 @@ TITLES = {
     "control_prior": "label prior",
     "control_thumbnail": "8 × 8 thumbnail",
     "control_border": "image border",
+    "control_attributes": "view, sex, age",
 }
 """System → its name on a leaderboard. The order breaks ties. For few-shot systems see `few_shot_name`."""
 
@@ -34,21 +35,29 @@ PROBES, ZERO_SHOT, BASELINES, CONTROLS = (
 OBJECTIVE_METRICS = ("macro_auroc", "accuracy", "balanced_accuracy", "macro_f1", "macro_ap")
 """The metrics that can rank trials. Higher is better."""
 LOWER_IS_BETTER = ("nll", "brier", "ece")
+_MAX_BRIER: Mapping[Task, float] = {"multiclass": 2.0, "multilabel": 1.0}
 METRICS = (*OBJECTIVE_METRICS, "macro_recall", "macro_precision", *LOWER_IS_BETTER)
-METRICS_OF: dict[Task, tuple[str, ...]] = {
+METRICS_OF: Mapping[Task, tuple[str, ...]] = {
     "multiclass": tuple(name for name in METRICS if name != "macro_ap"),
     "multilabel": ("macro_auroc", "macro_ap", *LOWER_IS_BETTER),
 }
 """The metrics of each task. Those of a multi-label task are averages over its findings."""
-HEADLINE: dict[Task, str] = {"multiclass": "accuracy", "multilabel": "macro_auroc"}
+FINDING_METRICS = ("auroc", "average_precision", "brier", "ece")
+"""The metrics of each finding in the table of findings."""
+HEADLINE: Mapping[Task, str] = {"multiclass": "accuracy", "multilabel": "macro_auroc"}
 """The metric of the differences on test, by which the strongest frozen probe is chosen."""
-PATH_METRICS = ("accuracy", "macro_f1", "macro_auroc", "nll")
+PATH_METRICS: Mapping[Task, tuple[str, ...]] = {
+    "multiclass": ("accuracy", "macro_f1", "macro_auroc", "nll"),
+    "multilabel": ("macro_auroc", "macro_ap", "nll"),
+}
 """The metrics that are stored for each strength that a probe tries."""
 METRIC_TITLES = {
     "macro_auroc": "AUROC",
-    "macro_ap": "AP",
+    "macro_ap": "mean AP",
     "balanced_accuracy": "balanced acc.",
     "macro_f1": "F1",
+    "auroc": "AUROC",  # of one finding, as the next one
+    "average_precision": "AP",
 }
 
 NUM_TRAINABLE, SECONDS = "perf/num_trainable_parameters", "perf/seconds"
@@ -91,9 +100,9 @@ def own_key(key: str, config: Mapping[str, Any]) -> str:
     return metric_key(split, baseline_system(bool(config.get("baseline.from_scratch"))), metric)
 
 
-def range_of(metric: str) -> tuple[float, float]:
+def range_of(metric: str, task: Task = "multiclass") -> tuple[float, float]:
     """Returns the smallest and largest possible value of a metric."""
-    return 0.0, {"nll": inf, "brier": 2.0}.get(metric, 1.0)
+    return 0.0, {"nll": inf, "brier": _MAX_BRIER[task]}.get(metric, 1.0)
 
 
 def title(system: str) -> str:

@@ -12,15 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from trainables.config import Split
+from trainables.config import Split, Task
 from trainables.data.records import Dataset
 from trainables.errors import DataError
+from trainables.scoring.tasks import TASKS
 
 FILE = "predictions.parquet"
 
 
 class Scores(NamedTuple):
-    """Predictions of a system on a split: `image_ids` str [N], `scores` float64 [N, K]. Rows sum to 1."""
+    """Predictions of a system on a split: `image_ids` str [N], `scores` float64 [N, K]."""
 
     image_ids: np.ndarray
     scores: np.ndarray
@@ -35,12 +36,14 @@ def image_ids_of(dataset: Dataset, split: Split) -> np.ndarray:
     return np.array([dataset.records[i].image_id for i in dataset.indices(split)], dtype=str)
 
 
-def write_predictions(path: Path, predictions: Predictions) -> None:
+def write_predictions(path: Path, predictions: Predictions, task: Task = "multiclass") -> None:
     """Writes a table atomically, with columns image_id, split, system and scores (K probabilities).
 
     Raises:
-        ValueError: scores are not probabilities, or a system scores an image twice in one split.
+        ValueError: scores are not probabilities of the task, or a system scores an image twice in one split.
     """
+    for (split, system), scores in predictions.items():
+        _check(scores, f"{split}/{system}", task)
     tables = [_to_table(split, system, scores) for (split, system), scores in predictions.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.aside")
@@ -81,7 +84,6 @@ def _parts(table: pa.Table) -> Iterator[tuple[Split, str, pa.Table]]:
 
 
 def _to_table(split: str, system: str, predicted: Scores) -> pa.Table:
-    _check(predicted, f"{split}/{system}")
     num_images, num_classes = predicted.scores.shape
     values = np.ascontiguousarray(predicted.scores, np.float64).ravel()
     offsets = np.arange(0, values.size + 1, num_classes, dtype=np.int32)
@@ -99,12 +101,12 @@ def _to_scores(column: pa.ChunkedArray) -> np.ndarray:
     return values.reshape(len(column), -1)
 
 
-def _check(predicted: Scores, where: str) -> None:
+def _check(predicted: Scores, where: str, task: Task) -> None:
     image_ids, scores = predicted
     if scores.ndim != 2 or len(scores) != len(image_ids):
         raise ValueError(f"{where}: scores {scores.shape} for {len(image_ids)} images, expected [N, K]")
     if len(set(image_ids.tolist())) != len(image_ids):
         raise ValueError(f"{where}: an image is scored twice")
     is_sane = np.isfinite(scores).all() and scores.min(initial=0) >= 0
-    if not is_sane or np.abs(scores.sum(axis=1) - 1).max(initial=0) > 1e-6:
-        raise ValueError(f"{where}: scores are not probabilities (finite, at least 0, each row sums to 1)")
+    if not is_sane or not TASKS[task].are_probabilities(scores):
+        raise ValueError(f"{where}: scores are not probabilities ({TASKS[task].probabilities})")

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainables.config import Features, ProbeConfig, Split
+from trainables.config import Features, ProbeConfig, Split, Task
 from trainables.data.records import Dataset
 from trainables.errors import TrainingDiverged
 from trainables.scoring.embedding_store import EmbeddingTable
@@ -87,13 +87,20 @@ def strengths(paths: Mapping[Features, ProbePath]) -> dict[str, float]:
     return {metric_key("val", probe_name(features), "l2"): path.chosen.l2 for features, path in paths.items()}
 
 
-def write_probe_path(path: Path, paths: Mapping[Features, ProbePath]) -> None:
+def write_probe_path(path: Path, paths: Mapping[Features, ProbePath], task: Task = "multiclass") -> None:
     """Writes each fit of each path with its metrics on val. An undefined metric is null."""
     columns = {"features": pa.string(), "l2": pa.float64(), "fit_index": pa.int64()}
-    columns |= dict.fromkeys(PATH_METRICS, pa.float64())
+    columns |= dict.fromkeys(PATH_METRICS[task], pa.float64())
     columns |= {"is_chosen": pa.bool_(), "is_converged": pa.bool_()}
     rows = [
-        (features, fit.l2, index, *map(fit.metrics.get, PATH_METRICS), fit is tried.chosen, fit.is_converged)
+        (
+            features,
+            fit.l2,
+            index,
+            *map(fit.metrics.get, PATH_METRICS[task]),
+            fit is tried.chosen,
+            fit.is_converged,
+        )
         for features, tried in paths.items()
         for index, fit in enumerate(tried.fits)
     ]

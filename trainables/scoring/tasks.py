@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -47,7 +47,7 @@ class Weighted(Protocol):
 class ExplainGaps(Protocol):
     """Explains which metrics of a split are undefined."""
 
-    def __call__(self, targets: np.ndarray, names: tuple[str, ...], *, split: str) -> list[str]:
+    def __call__(self, targets: np.ndarray, names: Sequence[str], /, *, split: str) -> list[str]:
         """Returns a sentence for each class or finding whose metrics are undefined."""
         ...
 
@@ -62,7 +62,8 @@ class TaskScores:
         point_metrics: (scores, targets) → each defined metric.
         explain_gaps: sentences about undefined metrics.
         class_pairs: data set → the pairs of classes for which metrics are added.
-        are_probabilities: whether scores between 0 and 1 are probabilities of this task.
+        are_probabilities: whether finite scores that are at least 0 are probabilities of this task.
+        probabilities: what makes scores probabilities, for messages.
     """
 
     headline: str
@@ -71,6 +72,7 @@ class TaskScores:
     explain_gaps: ExplainGaps
     class_pairs: Callable[[Dataset], ClassPairs]
     are_probabilities: Callable[[np.ndarray], bool]
+    probabilities: str
 
 
 def _of_classes(
@@ -113,7 +115,13 @@ def _are_at_most_one(scores: np.ndarray) -> bool:
 
 TASKS: Mapping[Task, TaskScores] = {
     "multiclass": TaskScores(
-        HEADLINE["multiclass"], _of_classes, point_metrics, explain_gaps, same_source_pairs, _rows_sum_to_one
+        HEADLINE["multiclass"],
+        _of_classes,
+        point_metrics,
+        explain_gaps,
+        same_source_pairs,
+        _rows_sum_to_one,
+        "finite, at least 0, each row sums to 1",
     ),
     "multilabel": TaskScores(
         HEADLINE["multilabel"],
@@ -122,6 +130,7 @@ TASKS: Mapping[Task, TaskScores] = {
         explain_finding_gaps,
         _no_pairs,
         _are_at_most_one,
+        "finite, from 0 to 1",
     ),
 }
 

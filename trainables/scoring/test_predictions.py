@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from trainables.errors import DataError
-from trainables.scoring.bootstrap import Bootstrap, Draws
+from trainables.scoring.bootstrap import Bootstrap
 from trainables.scoring.metric_names import is_few_shot, split_draw
 from trainables.scoring.predictions import read_predictions
+from trainables.scoring.tasks import SystemMetrics
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,16 @@ class ScoredTrial:
 
 @dataclass(frozen=True)
 class Cases:
-    """The opened labels: `classes` maps image_id → class index, `patients` maps image_id → patient."""
+    """The opened labels: image_id → target, a class index or the labels [K] of all findings."""
 
-    classes: Mapping[str, int]
-    patients: Mapping[str, str]
+    targets: Mapping[str, Any]
+    patients: Mapping[str, str]  # image_id → patient
     class_names: tuple[str, ...] = ()
 
     def arrays(self, image_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns classes int64 [N] and patients str [N] of these images."""
-        classes = np.array([self.classes[image_id] for image_id in image_ids], dtype=np.int64)
-        return classes, np.array([self.patients[image_id] for image_id in image_ids], dtype=str)
+        """Returns targets (`Dataset.targets`) and patients str [N] of these images."""
+        targets = np.array([self.targets[image_id] for image_id in image_ids])
+        return targets, np.array([self.patients[image_id] for image_id in image_ids], dtype=str)
 
 
 BootstrapOf = Callable[[tuple[str, ...]], Bootstrap]
@@ -57,10 +59,10 @@ class Scored:
     bootstrap_of: BootstrapOf
 
     @cached_property
-    def draws(self) -> Draws:
+    def draws(self) -> SystemMetrics:
         """The draws of each metric. Few-shot systems have no `ece`, because it is slow."""
         bootstrap = self.bootstrap_of(self.image_ids)
-        return bootstrap.metrics(self.scores, with_ece=not is_few_shot(self.system))
+        return bootstrap.draws(self.scores, with_ece=not is_few_shot(self.system))
 
 
 def read_scored(trial: ScoredTrial, cases: Cases, bootstrap_of: BootstrapOf) -> dict[str, Scored]:
@@ -81,7 +83,7 @@ def read_scored(trial: ScoredTrial, cases: Cases, bootstrap_of: BootstrapOf) -> 
 
 
 def _check_opened(image_ids: Sequence[str], cases: Cases, where: str) -> None:
-    unknown = [image_id for image_id in image_ids if image_id not in cases.classes]
+    unknown = [image_id for image_id in image_ids if image_id not in cases.targets]
     if unknown:
         raise DataError(
             f"{where} scores '{unknown[0]}', whose test label was not opened "

@@ -12,7 +12,7 @@ from trainables.context import Metrics, RunContext
 from trainables.data.datasets import load_dataset
 from trainables.scoring.judge_arms import evaluate_arms, open_cases
 from trainables.scoring.predictions import FILE, read_predictions
-from trainables.scoring.sources import same_source_pairs
+from trainables.scoring.tasks import TASKS
 from trainables.scoring.test_predictions import (
     ScoredTrial,
 )
@@ -43,5 +43,6 @@ def judge_run(config: TrialConfig, predictions: Path) -> dict[str, float]:
     """Reads the test labels, and returns the metrics of one run's systems and controls."""
     dataset = load_dataset(config.data, with_test_labels=True)
     trial = ScoredTrial("run", "run", config.seed, config.data.fold, predictions)
-    result = evaluate_arms([trial], open_cases(dataset), class_pairs=same_source_pairs(dataset))
+    class_pairs = TASKS[dataset.task].class_pairs(dataset)
+    result = evaluate_arms([trial], open_cases(dataset), class_pairs=class_pairs)
     return result.arms["run"] | result.controls

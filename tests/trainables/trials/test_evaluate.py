@@ -257,7 +257,7 @@ def test_folds_that_overlap_are_refused(tmp_path: Path) -> None:
 
 def test_a_prediction_without_an_opened_label_is_refused(tmp_path: Path) -> None:
     trial = write_trial(tmp_path, "lora", {"probe_joint": scores_of(1, seed=0)})
-    fewer = Cases({k: v for k, v in CASES.classes.items() if k != "image 007"}, CASES.patients)
+    fewer = Cases({k: v for k, v in CASES.targets.items() if k != "image 007"}, CASES.patients)
     with pytest.raises(DataError, match=r"'image 007', whose test label was not opened \(1 such"):
         evaluate_arms([trial], fewer, **QUICK)
 
@@ -265,7 +265,7 @@ def test_a_prediction_without_an_opened_label_is_refused(tmp_path: Path) -> None
 def test_a_class_without_test_images_is_said(tmp_path: Path) -> None:
     scores = np.concatenate([scores_of(1, seed=0) * 0.9, np.full((NUM_CASES, 1), 0.1)], axis=1)
     trial = write_trial(tmp_path, "lora", {"probe_joint": scores})
-    cases = Cases(CASES.classes, CASES.patients, ("A", "B", "C", "D"))
+    cases = Cases(CASES.targets, CASES.patients, ("A", "B", "C", "D"))
     assert "0 images of class 'D'" in evaluate_arms([trial], cases, **QUICK).notes[0]
 
 

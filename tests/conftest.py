@@ -67,6 +67,12 @@ def pneumoniamnist_root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def nih_mini_root() -> Path:
+    """1,604 images of NIH ChestX-ray14 in its layout; they are never part of the project."""
+    return shared_data("nih_mini", "NIH_MINI_ROOT")
+
+
+@pytest.fixture(scope="session")
 def tb_mini_root() -> Path:
     """Four images in the layout of TBX11K; they are never part of the project."""
     return shared_data("tb_mini", "TB_MINI_ROOT")

@@ -110,7 +110,7 @@ def facts_of(name: str) -> SetFacts:
     return SetFacts(
         name=name,
         title=found.title,
-        classes=tuple(dict.fromkeys(found.labels.values())),
+        classes=found.classes,
         size=found.size,
         has_patients=found.has_patients,
         licence=found.licence,

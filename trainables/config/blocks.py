@@ -98,7 +98,8 @@ class DataConfig(Config):
     root: Path | None = Field(default=None, description="Folder of the images; paths outside it are refused.")
     manifest: str = Field(
         default="manifest.csv",
-        description="Table below `root` that lists the images of `manifest`, or `medmnist`'s `.npz` file.",
+        description="Table below `root` that lists the images of `manifest`, `medmnist`'s `.npz` file, or "
+        "`mimic_cxr`'s table of labels.",
     )
     exclude: Path | None = Field(
         default=None,

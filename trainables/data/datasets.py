@@ -35,6 +35,9 @@ DATASETS: dict[str, str] = {
     "tb_rahman": "trainables.data.sets.tb_rahman:TB_RAHMAN",
     "tbx11k": "trainables.data.sets.tbx11k:TBX11K",
     "medmnist": "trainables.data.sets.medmnist:MEDMNIST",
+    "nih14": "trainables.data.sets.nih14:NIH14",
+    "chexpert": "trainables.data.sets.chexpert:CHEXPERT",
+    "mimic_cxr": "trainables.data.sets.mimic_cxr:MIMIC_CXR",
     "image_folder": "trainables.data.sets.image_folder:IMAGE_FOLDER",
     "manifest": "trainables.data.sets.manifest:MANIFEST",
 }

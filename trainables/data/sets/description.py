@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainables.config import Task
+from trainables.data.records import NO_FINDING
 from trainables.data.tables import Columns
 
 if TYPE_CHECKING:
@@ -84,6 +85,12 @@ class SetDescription:
     url: str = ""
     citation: str = ""
     traps: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes or findings, as far as they do not depend on the files. `No Finding` is the last."""
+        findings = [name for name in self.findings.values() if name != NO_FINDING]
+        return tuple(dict.fromkeys([*self.labels.values(), *findings, *([NO_FINDING] if findings else [])]))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trainables.config import DataConfig
@@ -35,6 +35,22 @@ def label_value(value: int | str | None) -> int | None:
     if (known := _VALUES.get(str(value).strip())) is None:
         raise ValueError(f"{value!r} is not 1, 0, -1 or blank")
     return known
+
+
+def shared_labels(names: Sequence[str]) -> Callable[[Mapping[str, str]], Mapping[str, str]]:
+    """Returns a function that takes the labels with these names from a row; equal rows share one mapping.
+
+    A name that the row does not have is left out.
+    """
+    known: dict[tuple[str | None, ...], Mapping[str, str]] = {}
+
+    def labels_of(values: Mapping[str, str]) -> Mapping[str, str]:
+        key = tuple([values.get(name) for name in names])
+        if key not in known:
+            known[key] = {name: values[name] for name in names if name in values}
+        return known[key]
+
+    return labels_of
 
 
 @dataclass(frozen=True)

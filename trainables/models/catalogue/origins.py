@@ -56,6 +56,7 @@ ALIASES: dict[str, str] = {
     "mimic": "MIMIC-CXR",
     "mimic-cxr-jpg": "MIMIC-CXR",
     "nih": "NIH ChestX-ray14",
+    "nih14": "NIH ChestX-ray14",
     "chestx-ray14": "NIH ChestX-ray14",
     "chestxray14": "NIH ChestX-ray14",
     "rsna": "RSNA pneumonia",

@@ -324,6 +324,10 @@ class ProbeConfig(Config):
     l2: float | None = Field(
         default=None, gt=0, description="λ; none = choose it on val, by bisection over 1e-6…1e6."
     )
+    per_finding: bool = Field(
+        default=False,
+        description="Several findings per image: choose one λ for each finding, not one for all.",
+    )
     features: tuple[Features, ...] = ("joint", "pooled")
     shots: tuple[Shots, ...] = Field(
         default=(), description="Few-shot probes: numbers of train images per class, each of another patient."

@@ -80,6 +80,7 @@ _ROWS: tuple[tuple[Condition, tuple[str, ...]], ...] = (
     (trains, ("global_batch_size", "num_epochs", "seed")),
     (has_encoder, _in("encoder", "name image_size revision precision")),
     (has_encoder, (*_in("probe", "l2 features shots"), "zero_shot.prompts")),
+    (lambda config: has_encoder(config) and config.probe.per_finding, ("probe.per_finding",)),
     (reads_published, ("zero_shot.published_by",)),
     (draws_shots, _in("probe", "num_draws shot_seed")),
     (has_adapters, _in("lora", "rank scaling use_rslora dropout target_modules towers num_blocks")),

@@ -13,7 +13,7 @@ If train is separable, small λ give results that differ by less than the solver
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ OBJECTIVE = "macro_auroc"
 
 
 class Examples(NamedTuple):
-    """Embeddings with labels: `embeddings` float [N, D], `classes` int64 [N]."""
+    """Embeddings with targets: `embeddings` float [N, D]; `classes` int64 [N], or labels int8 [N, K]."""
 
     embeddings: np.ndarray
     classes: np.ndarray
@@ -114,23 +114,31 @@ def bisect(evaluate: Callable[[float], tuple[float, float]]) -> float:
 
     A higher rank is better. A tie goes to the stronger regularisation.
     """
-    ranks: dict[int, tuple[float, float]] = {}
+    search = bisection()
+    strength = next(search)
+    while True:
+        try:
+            strength = search.send(evaluate(strength))
+        except StopIteration as best:
+            return best.value
 
-    def visit(step: int) -> None:
-        if 0 <= step < len(STRENGTHS):
-            ranks[step] = evaluate(STRENGTHS[step])
+
+def bisection() -> Generator[float, tuple[float, float], float]:
+    """Yields each strength that CLIP's search evaluates, takes its rank, and returns the best strength."""
+    ranks: dict[int, tuple[float, float]] = {}
 
     def best() -> int:
         return max(ranks, key=lambda step: (ranks[step], step))
 
     for step in range(len(STRENGTHS) - 1, -1, -COARSE_STEP):  # the strongest λ is the easiest fit
-        visit(step)
+        ranks[step] = yield STRENGTHS[step]
     distance = COARSE_STEP
     while distance > 1:
         distance //= 2
         peak = best()
-        visit(peak + distance)
-        visit(peak - distance)
+        for step in (peak + distance, peak - distance):
+            if 0 <= step < len(STRENGTHS):
+                ranks[step] = yield STRENGTHS[step]
     return STRENGTHS[best()]
 
 

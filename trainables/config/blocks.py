@@ -78,7 +78,7 @@ def _default(name: str) -> Any:
 
 
 class PhantomConfig(Config):
-    """The synthetic radiographs of `data.dataset: phantom`."""
+    """The synthetic radiographs of `data.dataset: phantom` and `phantom_findings`."""
 
     num_train: int = Field(default=600, ge=6, le=1_000_000, description="Number of images.")
     num_val: int = Field(default=150, ge=6, le=1_000_000)

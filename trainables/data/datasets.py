@@ -25,6 +25,7 @@ from trainables.errors import ConfigError, DataError
 
 DATASETS: dict[str, str] = {
     "phantom": "trainables.data.phantom:phantom",
+    "phantom_findings": "trainables.data.phantom_findings:phantom_findings",
     "covid_qu_ex": "trainables.data.sets.covid_qu_ex:COVID_QU_EX",
     "covid_radiography": "trainables.data.sets.covid_radiography:COVID_RADIOGRAPHY",
     "kermany": "trainables.data.sets.kermany:KERMANY",

@@ -11,7 +11,8 @@ import numpy as np
 from trainables.artifacts import fingerprint
 from trainables.config import DataConfig, PhantomConfig, Split
 from trainables.data.counter_rng import counter_rng
-from trainables.data.phantom_image import Anatomy, Exposure, Lesion, Side, Zone, draw
+from trainables.data.phantom_image import Anatomy, Exposure, draw
+from trainables.data.phantom_lesions import Lesion, Side, Zone
 from trainables.data.records import ImageRecord, LabelledImages, one_hot
 
 PHANTOM_VERSION = 2
@@ -105,7 +106,7 @@ def render(seed: int, index: int, *, images_per_patient: int = 2, lesion_amplitu
     image, lung_mask = draw(
         Anatomy.of(counter_rng("phantom patient", seed, patient)),
         Exposure.of(rng),
-        lesion,
+        [lesion],
         amplitude=lesion_amplitude,
         rng=rng,
     )

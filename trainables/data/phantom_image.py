@@ -1,4 +1,4 @@
-"""Draws a phantom: body, lungs, heart, bones, a lesion, then the exposure of a film.
+"""Draws a phantom: body, lungs, heart, bones, lesions, then the exposure of a film.
 
 Lengths are in half image sides. x and y run from -1 to 1, y downwards; the patient's right is on the left of
 the image. The parts are densities, which are added along the beam. Smooth parts are drawn at half size and
@@ -8,32 +8,15 @@ enlarged, which makes 200 images per second possible.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SIZE = 128
-HALF = SIZE // 2
-Side = Literal["right", "left"]
-Zone = Literal["upper", "mid", "lower"]
-Field = np.ndarray  # float32 [H, W]
-
-_SIGN = {"right": -1.0, "left": 1.0}
-_ZONE_Y = {"upper": -0.32, "mid": -0.02, "lower": 0.26}
-
-
-@dataclass(frozen=True)
-class Lesion:
-    """The lesion that a radiologist would report."""
-
-    kind: Literal["none", "ground_glass", "focal"]
-    side: Side = "right"  # focal: the affected side; ground glass: the worse side
-    zone: Zone = "lower"  # of a consolidation
-    has_consolidation: bool = False
-    has_effusion: bool = False
+from trainables.data.phantom_fields import HALF, SIZE, Field, blob, edge, enlarge, smooth_noise
+from trainables.data.phantom_lesions import Lesion, lesion_density
 
 
 @dataclass(frozen=True)
@@ -109,15 +92,21 @@ class Exposure:
 
 
 def draw(
-    anatomy: Anatomy, exposure: Exposure, lesion: Lesion, *, amplitude: float, rng: np.random.Generator
+    anatomy: Anatomy,
+    exposure: Exposure,
+    lesions: Sequence[Lesion],
+    *,
+    amplitude: float,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the film, uint8 [128, 128], and the lungs on it, bool [128, 128]."""
     x, y = _body_coordinates(exposure, HALF)
     heart = _heart(x, y, anatomy, exposure)
     right, left = _lungs(x, y, heart, anatomy, exposure)
     density = _soft_parts(x, y, heart, right + left, anatomy, rng)
-    density += amplitude * _lesion(x, y, right, left, lesion, anatomy, rng)
-    density, lung = _enlarge(density), _enlarge(right + left)
+    for lesion in lesions:
+        density += amplitude * lesion_density(x, y, right, left, lesion, anatomy.chest_width, rng)
+    density, lung = enlarge(density), enlarge(right + left)
     x, y = _body_coordinates(exposure, SIZE)
     density = density + _bones(x, y, anatomy) + anatomy.vessels * lung * _vessels(x, y, rng)
     return _film(density + _devices(exposure, rng), exposure, rng), lung > 0.5
@@ -137,7 +126,7 @@ def _heart(x: Field, y: Field, anatomy: Anatomy, exposure: Exposure) -> Field:
     cos, sin = math.cos(anatomy.heart_angle), math.sin(anatomy.heart_angle)
     u, v = x - 0.09, np.minimum(y - 0.22 - exposure.inspiration, 0.13)  # the heart rests on the diaphragm
     along, across = cos * u + sin * v, cos * v - sin * u
-    return _edge(1 - (along / width) ** 2 - (across / 0.23) ** 2, 0.35)
+    return edge(1 - (along / width) ** 2 - (across / 0.23) ** 2, 0.35)
 
 
 def _lungs(x: Field, y: Field, heart: Field, anatomy: Anatomy, exposure: Exposure) -> tuple[Field, Field]:
@@ -145,11 +134,11 @@ def _lungs(x: Field, y: Field, heart: Field, anatomy: Anatomy, exposure: Exposur
     side = np.abs(x)
     cage = 1 - (side / anatomy.chest_width) ** 2.5 - np.abs((y - 0.08) / anatomy.chest_height) ** 2.5
     hilum = 0.05 * np.exp(-(((y - 0.02) / 0.16) ** 2))
-    air = _edge(cage, 0.10) * _edge(side - anatomy.mediastinum - hilum, 0.05) * (1 - heart)
+    air = edge(cage, 0.10) * edge(side - anatomy.mediastinum - hilum, 0.05) * (1 - heart)
     lungs = []
     for sign, dome in ((-1, anatomy.right_dome), (1, anatomy.left_dome)):
         floor = dome + exposure.inspiration + 1.5 * (sign * x - 0.28) ** 2
-        lungs.append(air * _edge(floor - y, 0.04) * (sign * x > 0))
+        lungs.append(air * edge(floor - y, 0.04) * (sign * x > 0))
     return lungs[0], lungs[1]
 
 
@@ -159,77 +148,34 @@ def _soft_parts(
     """Returns chest wall, abdomen, mediastinum and heart, minus the air in the lungs."""
     side = np.abs(x)
     shoulder = np.sqrt(np.clip((y + 1.02) / 0.42, 0, 1))
-    body = _edge(0.20 + 0.74 * shoulder - side, 0.06)
-    spine, abdomen = np.exp(-((x / 0.12) ** 2)), _edge(y - 0.42, 0.4)
+    body = edge(0.20 + 0.74 * shoulder - side, 0.06)
+    spine, abdomen = np.exp(-((x / 0.12) ** 2)), edge(y - 0.42, 0.4)
     density = 0.80 * anatomy.thickness + np.maximum(np.maximum(0.16 * spine, 0.18 * heart), 0.16 * abdomen)
-    density -= 0.10 * np.exp(-(((x - 0.01) / 0.045) ** 2)) * _edge(-0.25 - y, 0.1)  # trachea
-    density += 0.12 * _blob(x, y, (0.13, -0.26), (0.08, 0.10))  # aortic knob
-    density += 0.14 * _blob(side, y, (anatomy.mediastinum + 0.07, 0.0), (0.08, 0.13))  # hila
-    density += 0.07 * _blob(side, y, (0.60, -0.35), (0.14, 0.25))  # scapulae
-    density += 0.06 * _smooth_noise(5, HALF, rng)  # muscle, breasts, skin folds
-    return body * density - (0.55 + 0.06 * _smooth_noise(4, HALF, rng)) * lung
+    density -= 0.10 * np.exp(-(((x - 0.01) / 0.045) ** 2)) * edge(-0.25 - y, 0.1)  # trachea
+    density += 0.12 * blob(x, y, (0.13, -0.26), (0.08, 0.10))  # aortic knob
+    density += 0.14 * blob(side, y, (anatomy.mediastinum + 0.07, 0.0), (0.08, 0.13))  # hila
+    density += 0.07 * blob(side, y, (0.60, -0.35), (0.14, 0.25))  # scapulae
+    density += 0.06 * smooth_noise(5, HALF, rng)  # muscle, breasts, skin folds
+    return body * density - (0.55 + 0.06 * smooth_noise(4, HALF, rng)) * lung
 
 
 def _bones(x: Field, y: Field, anatomy: Anatomy) -> Field:
     """Returns posterior ribs (rising towards the spine), anterior ribs, and clavicles."""
     side = np.abs(x)
-    cage = _edge(anatomy.chest_width + 0.02 - side, 0.16) * _edge(0.62 - y, 0.2) * _edge(y + 0.78, 0.1)
+    cage = edge(anatomy.chest_width + 0.02 - side, 0.16) * edge(0.62 - y, 0.2) * edge(y + 0.78, 0.1)
     behind = (y - anatomy.rib_slope * side + 0.55 * side**2) / anatomy.rib_spacing + anatomy.rib_phase
     front = (y - 0.75 * side - 0.25 * side**2) / (1.25 * anatomy.rib_spacing) + anatomy.rib_phase
     ribs = np.clip(np.cos(2 * np.pi * behind) + 0.1, 0, 1) * (0.35 + np.clip(2.5 * side, 0, 1))
     ribs += 0.5 * np.clip(np.cos(2 * np.pi * front) - 0.2, 0, 1) * np.clip(2.5 * side - 0.4, 0, 1)
     off_clavicle = np.abs(y + 0.52 + 0.25 * side - 0.30 * side**2)
-    clavicles = _edge(0.035 - off_clavicle, 0.03) * _edge(0.72 - side, 0.1) * _edge(side - 0.08, 0.05)
+    clavicles = edge(0.035 - off_clavicle, 0.03) * edge(0.72 - side, 0.1) * edge(side - 0.08, 0.05)
     return anatomy.rib_density * (ribs * cage + 1.3 * clavicles)
 
 
 def _vessels(x: Field, y: Field, rng: np.random.Generator) -> Field:
     """Returns vessels, branching lines that get thinner away from the hila: the ridges of smooth noise."""
-    ridges = np.clip(1 - np.abs(_smooth_noise(14, SIZE, rng)) / 0.25, 0, 1)
+    ridges = np.clip(1 - np.abs(smooth_noise(14, SIZE, rng)) / 0.25, 0, 1)
     return 0.10 * ridges * np.exp(-(((np.abs(x) - 0.18) / 0.30) ** 2) - ((y - 0.05) / 0.40) ** 2)
-
-
-def _lesion(
-    x: Field,
-    y: Field,
-    right: Field,
-    left: Field,
-    lesion: Lesion,
-    anatomy: Anatomy,
-    rng: np.random.Generator,
-) -> Field:
-    match lesion.kind:
-        case "none":
-            return np.zeros_like(x)
-        case "ground_glass":
-            return (right + left) * _ground_glass(x, y, lesion, anatomy, rng)
-        case "focal":
-            return (right if lesion.side == "right" else left) * _focal(x, y, lesion, rng)
-
-
-def _ground_glass(x: Field, y: Field, lesion: Lesion, anatomy: Anatomy, rng: np.random.Generator) -> Field:
-    """Returns mottled patches along both chest walls, in the mid and lower zones."""
-    patches = np.zeros_like(x)
-    for side, sign in _SIGN.items():
-        for _ in range(rng.integers(3, 5) + (side == lesion.side)):
-            centre = (sign * anatomy.chest_width * rng.uniform(0.60, 0.92), rng.uniform(-0.15, 0.42))
-            patches += _blob(x, y, centre, (rng.uniform(0.08, 0.16), rng.uniform(0.10, 0.18)))
-    mottled = 0.6 + 0.5 * _smooth_noise(24, HALF, rng)
-    return 0.17 * np.clip(patches, 0, 1.2) * mottled
-
-
-def _focal(x: Field, y: Field, lesion: Lesion, rng: np.random.Generator) -> Field:
-    """Returns a dense lobe bounded by a fissure, or fluid in the costophrenic angle, or both."""
-    sign, density = _SIGN[lesion.side], np.zeros_like(x)
-    if lesion.has_consolidation:
-        centre_x, centre_y = sign * rng.uniform(0.28, 0.46), _ZONE_Y[lesion.zone] + rng.uniform(-0.08, 0.08)
-        u, v = (x - centre_x) / rng.uniform(0.15, 0.24), (y - centre_y) / rng.uniform(0.13, 0.22)
-        fissure = _edge(rng.uniform(0.3, 0.8) - v * rng.choice([-1, 1]) - 0.3 * sign * u, 0.15)
-        density += 0.22 * _edge(1 - u**2 - v**2, 0.7) * fissure
-    if lesion.has_effusion:
-        meniscus = rng.uniform(0.28, 0.42) - 0.5 * np.clip(sign * x - 0.25, 0, 1)
-        density += 0.25 * _edge(y - meniscus, 0.12)
-    return density
 
 
 def _devices(exposure: Exposure, rng: np.random.Generator) -> Field:
@@ -261,25 +207,3 @@ def _film(density: Field, exposure: Exposure, rng: np.random.Generator) -> np.nd
     value = np.clip((density - low) / (high - low), 0, 1) ** exposure.gamma
     value += exposure.noise * rng.standard_normal(value.shape, dtype=np.float32)
     return np.rint(255 * np.clip(value, 0, 1)).astype(np.uint8)
-
-
-def _edge(distance: Field, width: float) -> Field:
-    """Returns 0 outside and 1 inside, with a ramp of `width` around distance 0."""
-    return np.clip(distance / width + 0.5, 0, 1)
-
-
-def _blob(x: Field, y: Field, centre: tuple[float, float], radius: tuple[float, float]) -> Field:
-    return np.exp(-(((x - centre[0]) / radius[0]) ** 2 + ((y - centre[1]) / radius[1]) ** 2))
-
-
-def _smooth_noise(cells: int, size: int, rng: np.random.Generator) -> Field:
-    """Returns smooth noise: standard normal values on a coarse grid, enlarged."""
-    return _resized(rng.standard_normal((cells, cells), dtype=np.float32), size, Image.Resampling.BICUBIC)
-
-
-def _enlarge(field: Field) -> Field:
-    return _resized(field, SIZE, Image.Resampling.BILINEAR)
-
-
-def _resized(field: Field, size: int, resampling: Image.Resampling) -> Field:
-    return np.asarray(Image.fromarray(field).resize((size, size), resampling))

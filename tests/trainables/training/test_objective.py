@@ -74,6 +74,40 @@ def test_the_losses_own_parameters_train_too(tmp_path: Path, store: Path) -> Non
         assert gradient.abs().sum() > 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_loss_goes_down_with_several_findings(
+    kind: LossKind, tmp_path: Path, store: Path
+) -> None:
+    """The same batch again and again, so that only the steps change the loss."""
+    config = small(data__dataset="phantom_findings", loss__kind=kind, lora__towers="both")
+    objective = objective_of(config, tmp_path, store)
+    batch = next(global_batches(objective.setup.dataset, config))
+    optimizer = torch.optim.AdamW(objective.parameters.values(), lr=1e-3)
+    losses: list[float] = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        result = objective.step(batch, micro_batch_size=5)
+        assert result.loss > result.floor >= 0
+        losses.append(result.loss)
+        optimizer.step()
+    assert losses[-1] < losses[0] - 0.02
+
+
+@pytest.mark.parametrize("kind", ["class_prompt", "cross_entropy"])
+def test_a_loss_over_findings_starts_near_the_entropy_of_their_frequencies(
+    kind: LossKind, tmp_path: Path, store: Path
+) -> None:
+    config = small(data__dataset="phantom_findings", loss__kind=kind, global_batch_size=46)
+    objective = objective_of(config, tmp_path, store)
+    batch = next(global_batches(objective.setup.dataset, config))
+    assert batch.labels is not None
+    share = (batch.labels == 1).mean(0).clip(0.01, 0.99)
+    entropy = -(share * np.log(share) + (1 - share) * np.log(1 - share)).mean()
+    assert objective.logit_bias is not None
+    np.testing.assert_allclose(objective.logit_bias.detach().sigmoid().numpy(), share, atol=0.02)
+    assert objective.step(batch, micro_batch_size=None).loss == pytest.approx(entropy, rel=0.5)
+
+
 def test_class_losses_ask_for_every_class_whatever_is_in_the_batch(tmp_path: Path, store: Path) -> None:
     """No batch dependence: the loss of a batch is the mean over its images, taken alone."""
     config = small(loss__kind="class_prompt", lora__towers="both", lora__dropout=0.0)

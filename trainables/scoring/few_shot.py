@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from typing import Protocol
 
 import numpy as np
 
@@ -40,6 +41,19 @@ def few_shot_predictions(
     Raises:
         DataError: a class has too few patients; see `draw_shots`.
     """
+    return predict_draws(table, dataset, config, splits, draw_shots=draw_shots, fit_shots=fit_shots)
+
+
+def predict_draws(
+    table: EmbeddingTable,
+    dataset: Dataset,
+    config: ProbeConfig,
+    splits: Sequence[Split],
+    *,
+    draw_shots: DrawShots,
+    fit_shots: FitShots,
+) -> dict[tuple[Split, str], Scores]:
+    """Returns the predictions for each number of shots, each draw and each kind of features."""
     image_ids = {split: image_ids_of(dataset, split) for split in splits}
     rows = {split: table.rows_of(ids) for split, ids in image_ids.items()}
     predictions: dict[tuple[Split, str], Scores] = {}
@@ -55,6 +69,22 @@ def few_shot_predictions(
                     scores = classifier.scores(features[rows[split]])
                     predictions[split, system] = Scores(image_ids[split], scores)
     return predictions
+
+
+class DrawShots(Protocol):
+    """Draws shots from the train images."""
+
+    def __call__(self, dataset: Dataset, num_shots: int, /, *, seed: int, draw: int) -> np.ndarray:
+        """Returns positions in `dataset.records`, int64, of any shape."""
+        ...
+
+
+class FitShots(Protocol):
+    """Fits a classifier on the embeddings of shots."""
+
+    def __call__(self, shots: np.ndarray, /, *, l2: float | None) -> LinearClassifier:
+        """Returns a classifier fitted on shots [..., D], whose other axes are those of the draw."""
+        ...
 
 
 def check_shots(dataset: Dataset, config: ProbeConfig) -> None:

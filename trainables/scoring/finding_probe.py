@@ -16,10 +16,10 @@ import numpy as np
 
 from trainables.errors import DataError
 from trainables.scoring.finding_logistic import FindingClassifier, FindingSolver
+from trainables.scoring.finding_metrics import MACRO_NAMES, is_defined, metrics_by_finding
 from trainables.scoring.linear_probe import OBJECTIVE, Examples, ProbeFit, ProbePath, bisection
 from trainables.scoring.logistic import FeatureSpace
 from trainables.scoring.metric_names import LOWER_IS_BETTER
-from trainables.scoring.metrics import weighted_auroc
 
 logger = logging.getLogger(__name__)
 
@@ -160,21 +160,13 @@ def _middle(strengths: np.ndarray) -> float:
 
 
 def _metrics(scores: np.ndarray, labels: np.ndarray, judged: Sequence[int]) -> dict[str, float]:
-    """Returns the macro AUROC over the findings that have one, and the mean nll over those with labels."""
-    aurocs: list[float] = []
-    surprises: list[float] = []
-    for k in judged:
-        known = np.flatnonzero(labels[:, k] >= 0)
-        if not len(known):
-            continue
-        chance, is_positive = scores[known, k], labels[known, k] == 1
-        of_label = np.maximum(np.where(is_positive, chance, 1 - chance), np.finfo(np.float64).eps)
-        surprises.append(float(-np.log(of_label).mean()))
-        if is_positive.any() and not is_positive.all():
-            ones = np.ones((len(known), 1), np.float32)
-            aurocs.append(float(weighted_auroc(chance, is_positive, ones)[0]))
-    metrics = {"macro_auroc": aurocs, "nll": surprises}
-    return {name: float(np.mean(values)) for name, values in metrics.items() if values}
+    """Returns the mean of each metric over the judged findings that are defined."""
+    columns = np.array([k for k in judged if is_defined(labels[:, [k]])[0]], dtype=np.int64)
+    if not len(columns):
+        return {}
+    ones = np.ones((len(labels), 1), np.float32)
+    by_finding = metrics_by_finding(scores[:, columns], labels[:, columns], ones, with_ece=False)
+    return {MACRO_NAMES[name]: float(each.mean()) for name, each in by_finding.items()}
 
 
 def _warn(solver: FindingSolver, labels: np.ndarray, names: Sequence[str]) -> None:

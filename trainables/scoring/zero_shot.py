@@ -1,10 +1,14 @@
-"""Computes zero-shot scores: compares images with the normalised mean prompt embedding of each class."""
+"""Computes zero-shot scores: compares images with the normalised mean prompt embedding of each class.
+
+The scores of findings need a contrary for each finding. `data.text.prompts_of` chooses it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import expit
 
 from trainables.scoring.logistic import softmax
 
@@ -41,9 +45,28 @@ def pair_scores(
         contrary: the contraries of the findings, in the same format.
         logit_scale: the multiplier, not its logarithm.
     """
-    images = normalise(joint)
-    margin = images @ (class_embeddings(findings) - class_embeddings(contrary)).T
+    margin = _margin(joint, findings, contrary)
     return softmax(-np.logaddexp(0, -logit_scale * margin))  # ln σ, so that no class underflows
+
+
+def finding_scores(
+    joint: np.ndarray,
+    findings: Sequence[np.ndarray],
+    contrary: Sequence[np.ndarray],
+    *,
+    logit_scale: float,
+) -> np.ndarray:
+    """Returns a probability for each finding, float64 [N, K], from pairs of a finding and its contrary.
+
+    p_k = σ(logit_scale × (cosine to the finding − cosine to the contrary)), as in CheXzero (Tiu et al. 2022).
+    Several findings may be present, so the p_k are not divided by their sum. For the arguments see
+    `pair_scores`.
+    """
+    return expit(logit_scale * _margin(joint, findings, contrary))
+
+
+def _margin(joint: np.ndarray, findings: Sequence[np.ndarray], contrary: Sequence[np.ndarray]) -> np.ndarray:
+    return normalise(joint) @ (class_embeddings(findings) - class_embeddings(contrary)).T
 
 
 def class_embeddings(prompt_embeddings: Sequence[np.ndarray]) -> np.ndarray:

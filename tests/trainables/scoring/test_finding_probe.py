@@ -7,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from trainables.errors import DataError
+from trainables.scoring.finding_metrics import point_finding_metrics
 from trainables.scoring.finding_probe import FindingPath, fit_finding_path
 from trainables.scoring.linear_probe import STRENGTHS, Examples
 
@@ -91,8 +92,9 @@ def test_the_shared_strength_is_the_one_with_the_best_macro_of_the_path() -> Non
     assert len(path.fits) <= 15
     assert path.chosen in path.fits
     assert path.chosen.metrics["macro_auroc"] == max(fit.metrics["macro_auroc"] for fit in path.fits)
-    expected = np.mean([auroc(path.val_scores, val.classes, k) for k in MACRO])
-    assert path.chosen.metrics["macro_auroc"] == pytest.approx(expected)
+    expected = point_finding_metrics(path.val_scores, val.classes)
+    assert path.chosen.metrics == pytest.approx({name: expected[name] for name in path.chosen.metrics})
+    assert {"macro_auroc", "macro_ap", "nll"} <= set(path.chosen.metrics)
     assert set(path.l2_of_finding) == {path.l2}
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trainables.scoring.zero_shot import class_embeddings, pair_scores, zero_shot_scores
+from trainables.scoring.zero_shot import class_embeddings, finding_scores, pair_scores, zero_shot_scores
 
 pytestmark = pytest.mark.kernels
 
@@ -63,3 +63,16 @@ def test_pairs_do_not_underflow(joint, prompts) -> None:
 def test_a_pair_whose_sides_are_equal_says_nothing(joint, prompts) -> None:
     scores = pair_scores(joint, prompts, prompts, logit_scale=50.0)
     assert scores == pytest.approx(np.full((20, 3), 1 / 3))
+
+
+def test_the_score_of_a_finding_does_not_depend_on_the_others(joint, prompts) -> None:
+    contrary = [p[::-1] * 0.3 + 1.0 for p in prompts]
+    scores = finding_scores(joint, prompts, contrary, logit_scale=3.0)
+    images = joint / np.linalg.norm(joint, axis=1, keepdims=True)
+    for_finding, against = np.exp(3 * images @ class_embeddings(prompts).T), class_embeddings(contrary)
+    assert scores == pytest.approx(for_finding / (for_finding + np.exp(3 * images @ against.T)), rel=1e-5)
+    alone = finding_scores(joint, prompts[1:2], contrary[1:2], logit_scale=3.0)
+    assert alone[:, 0] == pytest.approx(scores[:, 1])
+    assert pair_scores(joint, prompts, contrary, logit_scale=3.0) == pytest.approx(
+        scores / scores.sum(axis=1, keepdims=True)
+    )

@@ -71,6 +71,8 @@ class SetDescription:
     """Whether a table names files without their folders. The files are then searched for in all folders."""
     may_lack_files: bool = False
     """Whether rows without a file are left out and counted: few users have all files of a large set."""
+    may_lack_findings: bool = False
+    """Whether findings that no row has, not even as blank, are left out: forms of a set differ in them."""
     decoder: Callable[[SetFolder], Callable[[ImageRecord], np.ndarray]] | None = None
     """Function that returns the decoder (see `Dataset`) of images that are not separate files."""
     has_patients: bool | None = True  # None: it depends on the files

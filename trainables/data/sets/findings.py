@@ -157,7 +157,9 @@ def find_findings(description: SetDescription, config: DataConfig, rows: Sequenc
     renamed = check_renamed(config, [*counts, *description.findings.values()])
     known = {text_key(label): name for label, name in description.findings.items()}
     of_label: dict[str, str] = {}
-    for label in dict.fromkeys([*description.findings, *counts]):
+    told = {text_key(label) for label in counts}
+    described = [f for f in description.findings if not description.may_lack_findings or text_key(f) in told]
+    for label in dict.fromkeys([*described, *counts]):
         name = known.get(text_key(label)) if known else label
         name = NO_FINDING if label_key(label) == label_key(NO_FINDING) else name
         if label in renamed:

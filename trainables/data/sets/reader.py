@@ -36,9 +36,10 @@ def read_set(description: SetDescription, config: DataConfig) -> LabelledImages:
     folder = open_folder(description, config)
     excluded = read_excluded(config.exclude, root=folder.root)
     listed = list(description.rows(folder))
+    num_unread = folder.left_out.total()
     if description.may_lack_files:
         listed = [row for row in listed if _is_there(row, folder, by_name=description.finds_by_name)]
-    if listed and listed[0].place and (rest := len(folder.images) - len(listed)) > 0:
+    if listed and listed[0].place and (rest := len(folder.images) - len(listed) - num_unread) > 0:
         folder.details.append(f"{rest:,} images in {folder.base} are in no row of the table")
     described = [row for row in listed if not excluded.has(folder.from_root(row.path))]
     rows = [_tidy(row) for row in described if _is_wanted(row, folder)]

@@ -27,6 +27,9 @@ DATA_SETS: dict[str, tuple[str, ...]] = {
     ),
     "TB of Rahman et al.": ("Montgomery", "Shenzhen", "Belarus", "NIH ChestX-ray14"),
     "PadChest": ("PadChest",),
+    "VinDr-CXR": ("VinDr-CXR",),
+    "BRAX": ("BRAX",),
+    "Open-i": ("Open-i",),
 }
 """Data set → the collections that its images were taken from."""
 

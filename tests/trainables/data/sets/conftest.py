@@ -42,3 +42,9 @@ def read():
         return load_dataset(DataConfig(dataset=dataset, root=root, **options), with_test_labels=True)
 
     return read
+
+
+@pytest.fixture
+def pixels():
+    """Makes the noise of an image, uint8 [20, 24]."""
+    return lambda seed: np.random.default_rng(seed).integers(0, 255, size=(20, 24), dtype=np.uint8)

@@ -81,9 +81,45 @@ def test_of_several_sizes_one_must_be_named(write):
     assert dataset.decode(dataset.records[0]).shape == (64, 64)
 
 
-def test_chestmnist_is_refused_because_it_has_several_findings(write):
-    with pytest.raises(DataError, match=r"chestmnist\.npz has several findings per image"):
-        read(write("chestmnist.npz", train_labels=np.zeros((8, 14), np.uint8)))
+def chest_labels(count):
+    """Labels [N, 14]: image 0 has none, image i > 0 has finding i modulo 14, every third one two."""
+    labels = np.zeros((count, 14), np.uint8)
+    for i in range(1, count):
+        labels[i, [i % 14, 13] if i % 3 == 0 else [i % 14]] = 1
+    return labels
+
+
+def test_chestmnist_has_fourteen_findings_in_the_order_of_its_columns(write):
+    labels = {f"{split}_labels": chest_labels(n) for split, n in (("train", 8), ("val", 4), ("test", 4))}
+    dataset = read(write("chestmnist_64.npz", **labels))
+    assert dataset.task == "multilabel"
+    assert dataset.findings[2] == "Pleural Effusion"  # `effusion`
+    assert dataset.findings[12] == "Pleural Thickening"  # `pleural`
+    assert len(dataset.findings) == 14
+    matrix = dataset.label_matrix(dataset.indices("train"))
+    assert np.array_equal(matrix[:, :-1], labels["train_labels"])
+    assert matrix[:, -1].tolist() == [1] + [0] * 7  # none of the findings
+    assert np.array_equal(dataset.decode(dataset.records[0]), arrays()["test_images"][0])
+    assert not any("PneumoniaMNIST" in note for note in dataset.notes)
+
+
+def test_chestmnist_beside_pneumoniamnist_must_be_named(write):
+    write()
+    root = write(
+        "chestmnist.npz",
+        **{f"{s}_labels": chest_labels(n) for s, n in (("train", 8), ("val", 4), ("test", 4))},
+    )
+    with pytest.raises(DataError, match=r"has chestmnist\.npz, pneumoniamnist\.npz; choose one"):
+        read(root)
+    assert read(root, manifest="chestmnist.npz").task == "multilabel"
+    assert read(root, manifest="pneumoniamnist.npz").task == "multiclass"
+
+
+def test_chestmnist_with_other_labels_is_refused(write):
+    with pytest.raises(
+        DataError, match=r"test_labels is uint8 \[4, 1\]; 14 numbers for each of the 4 images"
+    ):
+        read(write("chestmnist.npz"))
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,12 @@ METRIC_TITLES = {
     "average_precision": "AP",
 }
 
+IMAGE_TO_REPORT, REPORT_TO_IMAGE = "image_to_report", "report_to_image"
+"""The systems of retrieval. They have no rows on a leaderboard: their metrics are recalls."""
+NUM_REPORTS, CUT_REPORTS = "val/reports/num_texts", "val/reports/cut_fraction"
+CUT_CAPTIONS = "train/captions/cut_fraction"
+"""Fractions of the texts that are longer than the text encoder reads, and the number of texts searched."""
+
 NUM_TRAINABLE, SECONDS = "perf/num_trainable_parameters", "perf/seconds"
 ADAPTER_REUSED, WEIGHTS_REUSED, EMBEDDINGS_REUSED = (
     "perf/adapter_reused",

@@ -16,6 +16,7 @@ from trainables.scoring.predictions import FILE, write_predictions
 from trainables.scoring.probes import strengths, write_probe_path
 from trainables.training.embed_images import embed_all
 from trainables.training.loop import train_adapter
+from trainables.training.report_metrics import report_metrics
 from trainables.training.trial_setup import TrialSetup, set_up_trial
 from trainables.training.validate import Verdicts, score_everything
 from trainables.trials.baseline import baseline
@@ -44,6 +45,7 @@ def adapt(config: TrialConfig, context: RunContext) -> Metrics:
         **training,
         **judge(verdicts.predictions, setup.dataset),
         **strengths(verdicts.probes),
+        **report_metrics(setup, table, config),
         **({EMBEDDINGS_REUSED: 1.0} if table.is_reused else {}),
         NUM_TRAINABLE: float(setup.adaptation.num_trainable),
         SECONDS: time.perf_counter() - began,

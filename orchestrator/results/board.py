@@ -104,11 +104,6 @@ class FindingRow:
     aurocs: tuple[Estimate | None, ...]  # None: not defined, because no image is positive or none negative
     is_reversed: tuple[bool, ...]  # the AUROC is a zero-shot one and so low that its prompts are reversed
 
-    @property
-    def is_defined(self) -> bool:
-        """Whether metrics are defined: some images have the finding, and some do not."""
-        return min(self.num_positive, self.num_negative) > 0
-
 
 @dataclass(frozen=True)
 class FindingTable:

@@ -80,17 +80,10 @@ def _of_averages(board: Leaderboard) -> Iterator[str]:
     """Yields what macro averages of findings cover."""
     if board.task == "multiclass":
         return
-    table = board.finding_table
-    undefined = [row.finding for row in table.rows if row.is_averaged and not row.is_defined] if table else []
     yield (
         f"AUROC and AP (average precision): macro averages over {len(board.findings)} findings "
         "(No Finding is not among them)."
     )
-    if undefined:
-        yield (
-            f"On test, averages cover {len(board.findings) - len(undefined)} findings. They leave out "
-            f"{', '.join(undefined)}, because no image is positive or none is negative."
-        )
 
 
 def _of_findings(board: Leaderboard) -> Iterator[str]:

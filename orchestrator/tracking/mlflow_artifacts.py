@@ -1,7 +1,7 @@
 """Writes the files of an MLflow run: a trial's results or a sweep's leaderboard. Removes private values."""
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 from __future__ import annotations
 
 import hmac
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as arrow
+import pyarrow.csv as arrow_csv
 import pyarrow.parquet as parquet
 
 from orchestrator.results.html_report import write_html
@@ -22,6 +23,8 @@ from orchestrator.storage.paths import hmac_key
 from orchestrator.tracking.mlflow_runs import RunKey, private
 from trainables.artifacts import MANIFEST, file_sha256
 
+FINDINGS = "findings.parquet"
+"""The scores of each finding. The file has no image id and no patient id."""
 logger = logging.getLogger(__name__)
 
 
@@ -34,10 +37,14 @@ def stage(key: RunKey, state: SweepState, sweep_folder: Path, target: Path) -> N
 
 
 def stage_sweep(state: SweepState, target: Path) -> None:
-    """Writes the search space, and the test results and the leaderboard if they exist."""
+    """Writes the search space, and the test results, the leaderboard and the findings if they exist."""
     _write_json(target / "space.json", private(state.started.space))
     if state.evaluated is not None:
         _write_json(target / "evaluated.json", private(vars(state.evaluated)))
+        if state.evaluated.findings:
+            names = {trial.arm_key: trial.name for trial in state.trials.values()}
+            rows = [{"name": names.get(row["arm"])} | row for row in state.evaluated.findings]
+            write_findings(arrow.Table.from_pylist(rows), target)
     # Messages of failures quote paths and image ids, so only the causes are written.
     silent = {key: replace(trial, message=None) for key, trial in state.trials.items()}
     board = leaderboard(replace(state, trials=silent))
@@ -47,7 +54,7 @@ def stage_sweep(state: SweepState, target: Path) -> None:
 
 
 def stage_trial(trial: TrialState, sweep_folder: Path, target: Path) -> None:
-    """Writes a trial's configuration, confusion matrix, predictions and adapter."""
+    """Writes a trial's configuration, predictions and adapter, and its confusion matrix or its findings."""
     _write_json(target / "config.json", private(trial.config))
     results = sweep_folder / trial.workdir
     for name in trial.results:
@@ -56,6 +63,8 @@ def stage_trial(trial: TrialState, sweep_folder: Path, target: Path) -> None:
             logger.warning("%s of trial %s is missing, so it is not logged", name, trial.name)
         elif inside.name == "confusion.json":
             shutil.copy(path, target / inside.name)
+        elif inside.name == FINDINGS:
+            write_findings(parquet.read_table(path), target)
         elif inside.name == "predictions.parquet":
             stage_predictions(path, target / inside.name)
         elif inside.parts[0] == "adapter":
@@ -63,6 +72,12 @@ def stage_trial(trial: TrialState, sweep_folder: Path, target: Path) -> None:
             shutil.copy(path, target / inside)
     if (target / "adapter").is_dir():
         strip_places(target / "adapter")
+
+
+def write_findings(table: arrow.Table, target: Path) -> None:
+    """Writes the scores of each finding as `findings.parquet`, and as a CSV file that MLflow shows."""
+    parquet.write_table(table, target / FINDINGS)
+    arrow_csv.write_csv(table, target / FINDINGS.replace(".parquet", ".csv"))
 
 
 def stage_predictions(source: Path, target: Path) -> None:

@@ -41,7 +41,7 @@ NOTICE = "notice: "
 NOTE = "mlflow.note.content"  # tag: the description that MLflow shows above a run
 _PLACES = frozenset({"root", "manifest"})  # settings that are paths; the data fingerprint identifies the data
 _FINGERPRINTS = ("data_fingerprint", "encoder_fingerprint", "space_fingerprint")
-_TAGGED = ("git", "versions", "hardware", "seed", "objective", *_FINGERPRINTS)
+_TAGGED = ("task", "git", "versions", "hardware", "seed", "objective", *_FINGERPRINTS)
 _STEP_LOSS = re.compile(r"train/step_loss_(\d+)")
 
 

@@ -154,8 +154,9 @@ def _show(report: DataReport) -> None:
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    for heading in ("class", *images.columns):
-        table.add_column(heading, justify="left" if heading == "class" else "right")
+    table.add_column(report.words.label)
+    for heading in images.columns:
+        table.add_column(heading, justify="right")
     for row in counts_with_patients(images, patients):
         table.add_row(*map(Text, row))
     out.print(table)

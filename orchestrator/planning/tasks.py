@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-import numpy as np
-
 from orchestrator.search.space import SearchSpace
 from trainables.config import Split, Task
 from trainables.data.records import Dataset
+from trainables.data.summary import undefined_findings
 from trainables.errors import ConfigError
 from trainables.scoring.metric_names import COSTS, METRICS_OF, read_key
 
@@ -57,25 +56,14 @@ def finding_notes(datasets: Sequence[Dataset]) -> Iterator[str]:
 
     Only labels of train and val are counted.
     """
-    labels = {
-        (fold, split): dataset.label_matrix(dataset.indices(split))[:, : len(dataset.findings)]
-        for fold, dataset in enumerate(datasets)
-        for split in SPLITS
-    }
-    num_unknown = sum(int((of_split == -1).sum()) for of_split in labels.values())
-    if num_unknown:
-        share = num_unknown / sum(of_split.size for of_split in labels.values())
+    labels = [each.known_labels(each.indices("train", "val"))[:, : len(each.findings)] for each in datasets]
+    if num_unknown := sum(int((of_fold == -1).sum()) for of_fold in labels):
+        share = num_unknown / sum(of_fold.size for of_fold in labels)
         yield f"unknown labels: {share:.1%} of those of train and val; they count nowhere"
     for split, effect in SPLITS.items():
-        missing = {
-            name: [fold for fold in range(len(datasets)) if not _has_both(labels[fold, split][:, place])]
-            for place, name in enumerate(datasets[0].findings)
-        }
-        for name, folds in missing.items():
-            where = "" if len(folds) == len(datasets) else f" in {len(folds)} of {len(datasets)} folds"
-            if folds:
+        undefined = [undefined_findings(dataset, split) for dataset in datasets]
+        for name in datasets[0].findings:
+            num_folds = sum(name in of_fold for of_fold in undefined)
+            where = "" if num_folds == len(datasets) else f" in {num_folds} of {len(datasets)} folds"
+            if num_folds:
                 yield f"{split} has no positive or no negative image of {name}{where}; {effect}"
-
-
-def _has_both(labels: np.ndarray) -> bool:
-    return bool((labels == 1).any() and (labels == 0).any())

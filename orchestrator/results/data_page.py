@@ -19,11 +19,11 @@ from trainables.data.pictures import Picture, median_picture, pictures
 
 OPTION, BEGINNING = "--page", "<!doctype html>\n<!-- data check:"
 SHEET_IMAGES = 12
-"""Images of each class and split on the contact sheet."""
+"""Images of each class or finding, and split, on the contact sheet."""
 MAX_SHOWN = 30
 """Groups of copies and suspected inversions of each kind on the page."""
 MEDIAN_IMAGES = 200
-"""Images of a class from which its median picture is made."""
+"""Images from which a median picture is made."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Shown:
 
     index: int
     file: str
-    class_name: str
+    class_name: str  # its class or findings
+    look: str | None  # the kind of images that it should look like
     split: Split
     border: float
     centre: float
@@ -64,9 +65,9 @@ def page(report: DataReport, *, has_images: bool, seed: int) -> str:
     wanted += [each for _, _, groups in copies for pair in groups for each in pair] + inverted
     medians: dict[str, Picture] = {}
     if has_images:
-        for name in sorted({each.class_name for each in inverted}):
-            of_class = _sample(_members(report, name), seed, MEDIAN_IMAGES)
-            medians[name] = median_picture(report.survey, of_class)
+        for name in sorted({each.look for each in inverted if each.look}):
+            alike = [image for image in range(len(report.survey)) if report.look(image) == name]
+            medians[name] = median_picture(report.survey, _sample(alike, seed, MEDIAN_IMAGES))
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -100,7 +101,8 @@ def _shown(report: DataReport, image: int) -> Shown:
     return Shown(
         index=image,
         file=record.image_id,
-        class_name=report.dataset.class_of(image) or "label withheld",
+        class_name=", ".join(report.dataset.present(image)) or "no known label",
+        look=report.look(image),
         split=record.split,
         border=float(survey.border[image]),
         centre=float(survey.centre[image]),
@@ -108,7 +110,7 @@ def _shown(report: DataReport, image: int) -> Shown:
 
 
 def _members(report: DataReport, name: str) -> list[int]:
-    return [i for i in range(len(report.dataset.records)) if report.dataset.class_of(i) == name]
+    return [i for i in range(len(report.dataset.records)) if name in report.dataset.present(i)]
 
 
 def _sample(indices: Sequence[int], seed: int, num_images: int) -> list[int]:
@@ -118,7 +120,7 @@ def _sample(indices: Sequence[int], seed: int, num_images: int) -> list[int]:
 
 
 def _contact_sheet(report: DataReport, seed: int) -> dict[str, dict[str, list[Shown]]]:
-    """Returns {class: {split: sample of images}}."""
+    """Returns {class or finding: {split: sample of images}}."""
     records = report.dataset.records
     sheet: dict[str, dict[str, list[Shown]]] = {}
     for name in report.dataset.classes:
@@ -145,7 +147,7 @@ def _copies(report: DataReport) -> list[tuple[str, int, list[tuple[Shown, Shown]
 
 
 def _quantities(report: DataReport) -> dict[str, list[Histogram]]:
-    """Returns the histograms of each quantity, one for each class."""
+    """Returns the histograms of each quantity, one for each class or finding."""
     survey = report.survey
     values: dict[str, Any] = {
         "Mean brightness (0 to 255)": survey.mean,

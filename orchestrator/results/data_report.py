@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from trainables.config import Task
 from trainables.data.records import Dataset
 from trainables.data.summary import Counts, Summary, count
 from trainables.data.survey import FACTS, Survey
+from trainables.data.tasks import TASKS
 from trainables.scoring.audit import AuditReport, Finding
 from trainables.scoring.sources import class_sources
 
@@ -21,6 +23,21 @@ MAX_NAMED = 8
 REVEALING = {"formats", "sources", "views"}
 """Properties of an image that a model may learn instead of the class."""
 BY_IMAGE = "no patient ids are known, so splits and intervals are by image"
+
+
+class Words(NamedTuple):
+    """What one label is called and several are, and the kinds of images that should look alike."""
+
+    label: str
+    labels: str
+    kind: str
+    kinds: str
+
+
+WORDS: dict[Task, Words] = {
+    "multiclass": Words("class", "classes", "class", "classes"),
+    "multilabel": Words("finding", "findings", "kind", "kinds"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,21 +51,30 @@ class DataReport:
 
     @cached_property
     def class_medians(self) -> dict[str, tuple[float, float]]:
-        """The median brightness of border and centre, by class."""
-        names = np.array([self.dataset.class_of(i) or "" for i in range(len(self.survey))])
+        """The median brightness of border and centre, by class, or with and without a finding."""
+        looks = np.array([self.look(image) or "" for image in range(len(self.survey))])
         return {
             name: (float(np.median(self.survey.border[of])), float(np.median(self.survey.centre[of])))
-            for name in self.dataset.classes
-            if (of := names == name).any()
+            for name in sorted(set(looks.tolist()) - {""})
+            for of in [looks == name]
         }
+
+    def look(self, image: int) -> str | None:
+        """Returns the kind of images that an image should look like, such as its class."""
+        return TASKS[self.dataset.task].look(self.dataset.records[image])
+
+    @property
+    def words(self) -> Words:
+        """What labels are called."""
+        return WORDS[self.dataset.task]
 
     @cached_property
     def tables(self) -> dict[str, Counts]:
         """The counts by class of each property that is known, by its name in the plural."""
         tables = {"sources": self.summary.sources, "views": self.summary.views, "sexes": self.summary.sexes}
-        names = [self.dataset.class_of(i) or "" for i in range(len(self.survey))]
-        pairs = [(n, f) for n, f in zip(names, self.survey.formats, strict=True) if f is not None]
-        tables |= {"formats": count(self.dataset.classes, pairs) if pairs else None}
+        named = enumerate(self.survey.formats)
+        formats = [(self.dataset.present(i), found) for i, found in named if found is not None]
+        tables |= {"formats": count(self.dataset.classes, formats) if formats else None}
         return {name: counts for name, counts in tables.items() if counts is not None}
 
     def lines(self) -> Iterator[str]:
@@ -68,6 +94,7 @@ class DataReport:
             oldest = max(high for _, _, high in ages.values())
             medians = ", ".join(f"{name} {median:g}" for name, (_, median, _) in ages.items())
             yield f"ages: {youngest:g} to {oldest:g} years, medians: {medians}"
+        yield from self._labels()
         yield from self.dataset.details
         yield from self.dataset.notes
         heights, widths, means = self.survey.height, self.survey.width, self.survey.mean
@@ -76,25 +103,41 @@ class DataReport:
         yield f"images: {heights.min()} to {heights.max()} px high, {widths.min()} to {widths.max()} px wide"
         yield f"mean brightness: {means.min():.0f} to {means.max():.0f} of 255, median {np.median(means):.0f}"
 
+    def _labels(self) -> Iterator[str]:
+        """Yields what is known of the labels of a multi-label data set."""
+        if self.dataset.task == "multiclass":
+            return
+        total = len(self.dataset.records)
+        yield f"several findings: {self.summary.num_several:,} of {total:,} images"
+        if unknown := self.summary.unknown:
+            by_finding = {name: sum(numbers) for name, numbers in unknown.rows.items()}
+            found = [f"{name} {n:,} ({n / total:.0%})" for name, n in by_finding.items() if n]
+            yield f"unknown labels: {', '.join(found)}"
+
     def findings(self) -> Iterator[Finding]:
         """Yields what a person should look at."""
+        for split, names in self.summary.undefined.items():
+            yield Finding(
+                f"{split} has no positive or no negative image of {', '.join(names)}, so its metrics are "
+                "undefined there"
+            )
         yield from self.audit.findings()
         inverted = self.audit.inversions
         yield Finding(
-            f"{len(inverted.images)} images look like negatives of their class",
+            f"{len(inverted.images)} images look like negatives of their {self.words.kind}",
             tuple(self.inversion(image) for image in inverted.images),
         )
         for one, other in inverted.classes:
-            yield Finding(f"classes '{one}' and '{other}' look like negatives of each other")
+            yield Finding(f"{self.words.kinds} '{one}' and '{other}' look like negatives of each other")
         yield from self._warnings()
         for name in sorted(REVEALING & self.tables.keys()):
             counts = self.tables[name]
             if single := counts.one_class_columns:
                 num_images = sum(counts.totals[value] for value in single)
                 yield Finding(
-                    f"{len(single)} of {len(counts.known)} {name} have images of one class only "
+                    f"{len(single)} of {len(counts.known)} {name} have images of one {self.words.label} only "
                     f"({num_images:,} of {len(self.survey):,} images), so a model may learn the {name} "
-                    "instead of the classes",
+                    f"instead of the {self.words.labels}",
                     (_shortened(single),),
                 )
 
@@ -110,7 +153,7 @@ class DataReport:
 
     def inversion(self, image: int) -> str:
         """Returns the sentence about an image that looks like a negative."""
-        name = self.dataset.class_of(image) or ""
+        name = self.look(image) or ""
         border, centre = self.class_medians[name]
         return (
             f"{self.audit.named(image)}: border {self.survey.border[image]:.0f}, "
@@ -149,7 +192,8 @@ class DataReport:
     def _facts(self, image: int) -> dict[str, Any]:
         record = self.dataset.records[image]
         facts = {name: getattr(self.survey, name)[image].item() for name in FACTS}
-        known = {"file": record.image_id, "split": record.split, "class": self.dataset.class_of(image)}
+        present = "|".join(self.dataset.present(image)) or None
+        known = {"file": record.image_id, "split": record.split, "class": present}
         decoded = {"format": self.survey.formats[image], "greys": self.survey.greys[image]}
         return known | facts | decoded | {"warnings": self.survey.warnings[image]}
 
@@ -160,7 +204,7 @@ def _shortened(values: Sequence[str]) -> str:
 
 
 def counts_with_patients(images: Counts, patients: Counts | None) -> Iterator[tuple[str, ...]]:
-    """Yields the rows of the table of classes: the class, and for each split `images (patients)`."""
+    """Yields a row for each class or finding: its name, and for each split `images (patients)`."""
     for name, numbers in images.rows.items():
         of_patients = patients.rows[name] if patients else (None,) * len(numbers)
         cells = [

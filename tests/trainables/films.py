@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from trainables.config import Split
-from trainables.data.records import Dataset, ImageRecord
+from trainables.data.records import NO_FINDING, Dataset, ImageRecord
 from trainables.data.survey import Survey, open_survey
 
 
@@ -32,6 +33,17 @@ def films(
     )
     of_id = {record.image_id: image for record, image in zip(records, images, strict=True)}
     return Dataset("toy", names, records, "content", "fingerprint", lambda record: of_id[record.image_id])
+
+
+def with_findings(dataset: Dataset, labels: Sequence[Sequence[int]], *findings: str) -> Dataset:
+    """Returns the images with labels [N, K] of several findings; `NO_FINDING` follows from them."""
+    names = (*findings, NO_FINDING)
+    stated = [(*of, 0 if 1 in of else -1 if -1 in of else 1) for of in labels]
+    records = tuple(
+        replace(record, labels=dict(zip(names, of, strict=True)))
+        for record, of in zip(dataset.records, stated, strict=True)
+    )
+    return replace(dataset, classes=names, records=records, task="multilabel")
 
 
 def survey_of(dataset: Dataset, store: Path) -> Survey:

@@ -9,15 +9,21 @@ from trainables.data.records import ImageRecord
 
 
 def check_no_contradiction(records: Sequence[ImageRecord], content: Mapping[str, str]) -> None:
-    """Raises DataError if identical files have different labels."""
-    first: dict[str, ImageRecord] = {}
-    problems: list[str] = []
+    """Raises DataError if identical files have contrary labels. An unknown label contradicts nothing."""
+    copies: dict[str, list[ImageRecord]] = {}
     for record in records:
-        twin = first.setdefault(content[record.image_id], record)
-        if twin.labels != record.labels:
-            problems.append(
-                f"{twin.image_id} is {_named(twin)}, and its copy {record.image_id} is {_named(record)}"
-            )
+        copies.setdefault(content[record.image_id], []).append(record)
+    problems: list[str] = []
+    for group in copies.values():
+        known: dict[tuple[str, int], ImageRecord] = {}  # (label, 0 or 1) → the first copy with this label
+        for record in group if len(group) > 1 else ():
+            twins = (known.get((name, 1 - value)) for name, value in record.labels.items() if value in (0, 1))
+            for item in record.labels.items():
+                known.setdefault(item, record)
+            if (twin := next(filter(None, twins), None)) is not None:
+                problems.append(
+                    f"{twin.image_id} is {_named(twin)}, and its copy {record.image_id} is {_named(record)}"
+                )
     refuse(problems, about="identical images with different labels; delete the wrong ones, or list them in "
            "a file: --set data.exclude=FILE")  # fmt: skip
 
@@ -48,4 +54,5 @@ def count_copies(records: Sequence[ImageRecord], content: Mapping[str, str]) -> 
 
 
 def _named(record: ImageRecord) -> str:
-    return " and ".join(f"'{name}'" for name, value in record.labels.items() if value == 1)
+    present = [f"'{name}'" for name, value in record.labels.items() if value == 1]
+    return " and ".join(present) or "without a finding"

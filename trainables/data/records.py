@@ -121,6 +121,15 @@ class Dataset:
         """
         return np.array([self._class_index(self.records[i]) for i in indices], dtype=np.int64)
 
+    def present(self, index: int) -> tuple[str, ...]:
+        """Returns the classes or findings of one record. Unknown and withheld labels are left out."""
+        return tuple(name for name, value in self.records[index].labels.items() if value == 1)
+
+    def known_labels(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns the labels of these records, int8 [N, K]; unknown and withheld labels are -1."""
+        rows = [[self.records[i].labels.get(name, -1) for name in self.classes] for i in indices]
+        return np.array(rows, dtype=np.int8).reshape(len(rows), len(self.classes))
+
     def class_of(self, index: int) -> str | None:
         """Returns the class of one record, or None if its label is withheld."""
         return next((name for name, value in self.records[index].labels.items() if value == 1), None)

@@ -13,6 +13,8 @@ from trainables.config import Split, Task
 from trainables.data.records import NO_FINDING, ImageRecord
 from trainables.errors import ConfigError, DataError
 
+ANY_FINDING = "any finding"
+"""The images that have at least one finding."""
 Sentences = Mapping[str, list[str]]
 """Class or finding → sentences about it."""
 
@@ -29,12 +31,14 @@ class TaskData:
         check_complete: raises `DataError` if a split of (records, classes) cannot be used.
         contrary: sentences → the sentences against which each class is scored, or None if classes are scored
             against each other.
+        look: record → the kind of image that it should look like, or None if its labels do not say.
     """
 
     groups: Callable[[np.ndarray], np.ndarray]
     strata: Callable[[Sequence[ImageRecord], np.ndarray, int], np.ndarray]
     check_complete: Callable[[Sequence[ImageRecord], Sequence[str]], None]
     contrary: Callable[[Sentences], dict[str, list[str]] | None]
+    look: Callable[[ImageRecord], str | None]
 
 
 def _classes(targets: np.ndarray) -> np.ndarray:
@@ -119,7 +123,19 @@ def _no_finding(sentences: Sentences) -> dict[str, list[str]]:
     return {name: findings if name == NO_FINDING else sentences[NO_FINDING] for name in sentences}
 
 
+def _own_class(record: ImageRecord) -> str | None:
+    return next(iter(_present(record)), None)
+
+
+def _with_or_without_finding(record: ImageRecord) -> str | None:
+    """Returns `NO_FINDING` or `ANY_FINDING`: one finding has few images, and it changes a film little."""
+    present = _present(record)
+    return NO_FINDING if NO_FINDING in present else ANY_FINDING if present else None
+
+
 TASKS: dict[Task, TaskData] = {
-    "multiclass": TaskData(_classes, _by_class, _check_each_class, _none),
-    "multilabel": TaskData(_equal_rows, _by_rarest_finding, _check_some_finding, _no_finding),
+    "multiclass": TaskData(_classes, _by_class, _check_each_class, _none, _own_class),
+    "multilabel": TaskData(
+        _equal_rows, _by_rarest_finding, _check_some_finding, _no_finding, _with_or_without_finding
+    ),
 }

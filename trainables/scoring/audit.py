@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from trainables.config import Split
 from trainables.data.problems import listed
 from trainables.data.records import Dataset
 from trainables.data.survey import Survey
+from trainables.data.tasks import TASKS
 from trainables.scoring.cells import area_means
 from trainables.scoring.duplicates import (
     HASH_CELLS,
@@ -108,9 +110,9 @@ class AuditReport:
         ]
 
     def named(self, image: int) -> str:
-        """Returns an image's id with its split and, if known, its class."""
-        record, name = self.dataset.records[image], self.dataset.class_of(image)
-        return f"'{record.image_id}' ({', '.join([record.split, *([name] if name else [])])})"
+        """Returns an image's id with its split and, if known, its class or findings."""
+        record = self.dataset.records[image]
+        return f"'{record.image_id}' ({', '.join([record.split, *self.dataset.present(image)])})"
 
     def _both(self, groups: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
         """Returns a text for each group, which names its first two images."""
@@ -135,7 +137,7 @@ def audit(dataset: Dataset, survey: Survey, on_progress: OnProgress | None = Non
         dataset=dataset,
         shared_patients=_shared_patients(dataset),
         copies=find_copies(dataset, survey.digests, hashes, on_progress),
-        inversions=find_inversions(cells, [dataset.class_of(i) for i in range(len(dataset.records))]),
+        inversions=find_inversions(cells, list(map(TASKS[dataset.task].look, dataset.records))),
     )
 
 
@@ -162,11 +164,12 @@ def find_copies(
 
 def _copies(dataset: Dataset, hashes: np.ndarray, group: np.ndarray, *, is_exact: bool) -> Copies:
     images = group.tolist()
+    splits = [[dataset.records[image].split == split for split in get_args(Split)] for image in images]
     return Copies(
         images=tuple(images),
         is_exact=is_exact,
-        leak=nearest_unlike(hashes, group, [dataset.records[image].split for image in images]),
-        contradiction=nearest_unlike(hashes, group, [dataset.class_of(image) for image in images]),
+        leak=nearest_unlike(hashes, group, np.array(splits, dtype=np.int8)),
+        contradiction=nearest_unlike(hashes, group, dataset.known_labels(images)),
     )
 
 

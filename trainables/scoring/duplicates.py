@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -78,22 +77,26 @@ def near_pairs(hashes: np.ndarray, on_progress: OnProgress | None = None) -> Ite
                 on_progress(min(1.0, (start + at_once) / len(tiles)))
 
 
-def nearest_unlike(hashes: np.ndarray, group: np.ndarray, kinds: Sequence[Any]) -> tuple[int, int] | None:
-    """Returns a pair of a group that looks alike but is of two kinds, or None.
+def nearest_unlike(hashes: np.ndarray, group: np.ndarray, labels: np.ndarray) -> tuple[int, int] | None:
+    """Returns a pair of a group that looks alike but has contrary labels, or None.
 
     Args:
         hashes: uint64 [N, 8], of all images.
-        group: positions of the images of one group.
-        kinds: the kind of each image of the group, such as its split. Images of the kind None are left out.
+        group: positions of the images of one group, int64 [M].
+        labels: 1, 0 or -1 (unknown), int8 [M, K], such as whether an image is in a split. One image has 1
+            where the other has 0.
     """
-    codes = _codes(kinds)
-    if len(np.unique(codes[codes >= 0])) < 2:
+    positive, negative = labels == 1, labels == 0
+    is_contrary = positive.any(axis=0) & negative.any(axis=0)
+    if not is_contrary.any():
         return None
+    positive, negative = positive[:, is_contrary], negative[:, is_contrary]
     for row, image in enumerate(group.tolist()):
-        if codes[row] < 0:
+        unlike = (positive & negative[row] | negative & positive[row]).any(axis=1)
+        if not unlike.any():
             continue
         distances = np.bitwise_count(hashes[group] ^ hashes[image]).sum(axis=1)
-        unlike = np.flatnonzero((distances <= MAX_HAMMING) & (codes >= 0) & (codes != codes[row]))
+        unlike = np.flatnonzero((distances <= MAX_HAMMING) & unlike)
         if len(unlike):
             return image, int(group[unlike[np.argmin(distances[unlike])]])
     return None
@@ -129,9 +132,3 @@ def _members(group: np.ndarray) -> list[np.ndarray]:
     order = np.argsort(group, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
     return sorted((part for part in parts if len(part) > 1), key=lambda part: int(part[0]))
-
-
-def _codes(kinds: Sequence[Any]) -> np.ndarray:
-    """Returns a number for each kind, and -1 for None, int64 [N]."""
-    numbers: dict[Any, int] = {None: -1}
-    return np.array([numbers.setdefault(kind, len(numbers)) for kind in kinds], dtype=np.int64)

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from itertools import combinations
 
-import numpy as np
-
 from trainables.data.records import Dataset
 from trainables.scoring.metrics import ClassPairs, pair_name
 
 
 def class_sources(dataset: Dataset) -> dict[str, dict[str, int]]:
-    """Returns {source: {class: number of train and val images}}. Empty if the data set names no sources."""
-    known = [i for i in dataset.indices("train", "val").tolist() if dataset.records[i].source is not None]
-    names = [dataset.classes[k] for k in dataset.class_indices(np.array(known, dtype=np.int64))]
+    """Returns {source: {class or finding: number of train and val images}}. Empty if no source is named."""
     table: dict[str, Counter[str]] = {}
-    for i, name in zip(known, names, strict=True):
-        table.setdefault(str(dataset.records[i].source), Counter())[name] += 1
+    for i in dataset.indices("train", "val").tolist():
+        if (source := dataset.records[i].source) is not None:
+            table.setdefault(source, Counter()).update(dataset.present(i))
     return {source: dict(sorted(counts.items())) for source, counts in sorted(table.items())}
 
 
@@ -31,6 +28,8 @@ def same_source_pairs(dataset: Dataset) -> ClassPairs:
         name: {source for source, counts in class_sources(dataset).items() if name in counts}
         for name in dataset.classes
     }
+    if dataset.task == "multilabel":  # findings do not exclude each other
+        return {}
     if all(of_class == sources[dataset.classes[0]] for of_class in sources.values()):
         return {}
     places = dict(zip(dataset.classes, range(len(dataset.classes)), strict=True))

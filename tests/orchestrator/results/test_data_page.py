@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from films import chests, films
+from films import chests, films, with_findings
 
 from orchestrator.results import data_page
 from orchestrator.results.data_page import page, write_page
@@ -129,3 +129,18 @@ def test_equal_values_have_a_histogram() -> None:
     (only,) = histograms(np.full(4, 224.0), {"A": range(4)})
     assert (only.low, only.high) == (223.5, 224.5)
     assert max(only.bars) == 1
+
+
+def test_a_page_of_findings_counts_by_finding_and_shows_negatives_beside_their_kind(tmp_path: Path) -> None:
+    images = chests(40)
+    images[4] = 255 - images[4]
+    labels = [(1, 1), (0, 0), (1, -1), (0, 0)] * 10
+    dataset = with_findings(films(images, CLASSES, SPLITS), labels, "Edema", "Hernia")
+    survey = open_survey(dataset, tmp_path)
+    report = DataReport(dataset, summarise(dataset), survey, audit(dataset, survey))
+    text = page(report, has_images=True, seed=0)
+    assert "images by finding and split" in text
+    assert "several findings: 10 of 40 images" in text
+    assert "median of any finding" in text
+    assert "image 004 (train)" in text
+    assert "images of a class" not in text

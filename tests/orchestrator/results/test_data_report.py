@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from films import chests, films
+from films import chests, films, with_findings
 
 from orchestrator.results.data_report import BY_IMAGE, DataReport, counts_with_patients
 from trainables.config import Split
@@ -88,3 +88,35 @@ def test_without_patient_ids_only_images_are_counted(images: np.ndarray, tmp_pat
     rows = list(counts_with_patients(report.summary.images, report.summary.patients))
     assert rows == [("Normal", "12", "4", "4"), ("TB", "12", "4", "4")]
     assert "patient 0" not in json.dumps(report.to_dict())
+
+
+LABELS = [(1, 1), (0, 0), (1, -1), (0, 0)] * 10
+
+
+def test_several_findings_and_unknown_labels_are_told(images: np.ndarray, tmp_path: Path) -> None:
+    labels = [*LABELS[:32], *[(1, 0), (0, 0)] * 4]  # no Hernia in test
+    dataset = with_findings(films(images, CLASSES, SPLITS, ["A", "B"] * 20), labels, "Edema", "Hernia")
+    report = reported(dataset, tmp_path)
+    lines = list(report.lines())
+    assert "several findings: 8 of 40 images" in lines
+    assert "unknown labels: Hernia 8 (20%)" in lines
+    told = "test has no positive or no negative image of Hernia, so its metrics are undefined there"
+    assert told in lines
+    assert "1 of 2 sources have images of one finding only (20 of 40 images)" in " ".join(lines)
+    rows = list(counts_with_patients(report.summary.images, report.summary.patients))
+    assert rows[0] == ("Edema", "12 (12)", "4 (4)", "4 (4)")
+    assert report.to_dict()["images"][0]["class"] == "Edema|Hernia"
+    assert report.to_dict()["class_sources"] == {
+        "A": {"Edema": 16, "Hernia": 8}, "B": {"No Finding": 16},
+    }  # fmt: skip
+
+
+def test_negatives_with_a_finding_are_told_beside_the_median_of_their_kind(
+    images: np.ndarray, tmp_path: Path
+) -> None:
+    images[4] = 255 - images[4]
+    report = reported(with_findings(films(images, CLASSES, SPLITS), LABELS, "Edema", "Hernia"), tmp_path)
+    assert report.class_medians.keys() == {"any finding", "No Finding"}
+    lines = list(report.lines())
+    assert "1 images look like negatives of their kind:" in lines
+    assert any("'image 004' (train, Edema, Hernia): border" in line for line in lines)

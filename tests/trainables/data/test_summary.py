@@ -1,6 +1,6 @@
 import pytest
 
-from trainables.data.records import Dataset, ImageRecord
+from trainables.data.records import NO_FINDING, Dataset, ImageRecord
 from trainables.data.summary import Counts, summarise
 
 LABELS = {"Normal": {"Normal": 1, "TB": 0}, "TB": {"Normal": 0, "TB": 1}}
@@ -44,3 +44,44 @@ def test_a_source_of_one_class_is_marked(dataset) -> None:
     assert summary.sources.one_class_columns == ("B",)
     assert Counts(("A",), {"Normal": (2,), "TB": (0,)}).one_class_columns == ()  # one source says nothing
     assert Counts(("A", "unknown"), {"Normal": (2, 1), "TB": (0, 3)}).one_class_columns == ()
+
+
+@pytest.fixture
+def findings() -> Dataset:
+    """An image of train has both findings; the label of Hernia is unknown in val."""
+    names = ("Edema", "Hernia", NO_FINDING)
+    labels = [(1, 1, 0), (0, 0, 1), (1, -1, 0), (0, -1, -1), (0, 1, 0)]
+    splits = ("train", "train", "val", "val", "test")
+    records = tuple(
+        ImageRecord(
+            f"{i}.png", "p0" if i < 2 else f"p{i}", split, dict(zip(names, of, strict=True)), source="A"
+        )
+        for i, (of, split) in enumerate(zip(labels, splits, strict=True))
+    )
+    return Dataset("toy", names, records, "", "", lambda _: None, task="multilabel")  # type: ignore[return-value, arg-type]
+
+
+def test_an_image_counts_for_each_of_its_findings(findings) -> None:
+    summary = summarise(findings)
+    assert summary.images.rows == {"Edema": (1, 1, 0), "Hernia": (1, 0, 1), NO_FINDING: (1, 0, 0)}
+    assert summary.images.totals == {"train": 2, "val": 2, "test": 1}
+    assert summary.patients is not None
+    assert summary.patients.rows["Edema"] == (1, 1, 0)
+    assert summary.sources is not None
+    assert summary.sources.totals == {"A": 5}
+    assert summary.num_several == 1
+
+
+def test_unknown_labels_and_undefined_findings_are_told_by_split(findings) -> None:
+    summary = summarise(findings)
+    assert summary.unknown is not None
+    assert summary.unknown.rows == {"Edema": (0, 0, 0), "Hernia": (0, 2, 0), NO_FINDING: (0, 1, 0)}
+    assert summary.undefined == {
+        "val": ("Hernia", NO_FINDING), "test": ("Edema", "Hernia", NO_FINDING),
+    }  # fmt: skip
+    assert summary.to_dict()["undefined"]["val"] == ["Hernia", NO_FINDING]
+
+
+def test_classes_have_no_unknown_labels_and_no_undefined_findings(dataset) -> None:
+    summary = summarise(dataset)
+    assert (summary.unknown, summary.num_several, summary.undefined) == (None, 0, {})

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from films import chests, films, survey_of
+from films import chests, films, survey_of, with_findings
 
 from trainables.config import Split
 from trainables.scoring.audit import audit
@@ -97,3 +97,29 @@ def test_counts_have_no_identifier(images, tmp_path) -> None:
     assert '"exact_duplicates": 1' in text
     assert "image 0" not in text
     assert "patient 0" not in text
+
+
+LABELS = [(1, 1), (0, 0), (1, -1), (0, 1)] * 10
+
+
+def audited_findings(images: np.ndarray, store, labels):
+    dataset = with_findings(films(images, CLASSES, SPLITS), labels, "Edema", "Hernia")
+    return audit(dataset, survey_of(dataset, store))
+
+
+def test_copies_contradict_each_other_in_known_findings_alone(images, tmp_path) -> None:
+    images[2] = images[0]  # Edema in both; Hernia is unknown in one
+    images[7] = images[4]  # Edema in one, not in the other
+    report = audited_findings(images, tmp_path, LABELS)
+    assert [group.contradiction for group in report.copies] == [None, (4, 7)]
+    assert shown(report)[-1] == "  'image 004' (train, Edema, Hernia) and 'image 007' (train, Hernia)"
+
+
+def test_a_negative_is_found_among_images_with_any_finding(images, tmp_path) -> None:
+    images[8] = 255 - images[8]
+    images[9] = 255 - images[9]  # of No Finding
+    report = audited_findings(images, tmp_path, LABELS)
+    assert report.inversions.images == (8, 9)
+    assert report.inversions.classes == ()
+    unknown = audited_findings(images, tmp_path, [*LABELS[:8], (0, -1), *LABELS[9:]])
+    assert unknown.inversions.images == (9,)  # an image without a known label is not judged

@@ -97,9 +97,15 @@ def test_the_pair_of_two_kinds_is_near_itself() -> None:
     second = first ^ step
     hashes = np.concatenate([first, second, second ^ np.roll(step, 1)])
     group = np.arange(3)
-    assert nearest_unlike(hashes, group, ["train", "train", "test"]) == (1, 2)
-    assert nearest_unlike(hashes, group, ["train", None, "test"]) is None
-    assert nearest_unlike(hashes, group, ["train", "train", "train"]) is None
+    train, test, unknown = [1, 0], [0, 1], [-1, -1]
+    for labels, pair in (
+        ([train, train, test], (1, 2)),
+        ([train, unknown, test], None),
+        ([train, train, train], None),
+        ([[1, 1], [1, -1], [1, 1]], None),  # unknown is not contrary
+        ([[1, 1], [0, 1], [1, 0]], (0, 1)),  # one label is enough
+    ):
+        assert nearest_unlike(hashes, group, np.array(labels, np.int8)) == pair
 
 
 def test_a_hash_survives_noise_and_contrast_and_not_another_film() -> None:

@@ -97,6 +97,8 @@ def _lines(dataset: Dataset) -> Iterator[str]:
         "made": "made from the labels; to write your own, repeat this command with --write FILE.yaml",
     }
     yield f"words for {dataset.name}: {origins[words.origin]}"
+    if words.added:
+        yield f"not in the file: {', '.join(words.added)}; its words are shipped"
     for label, of in words.classes.items():
         yield ""
         yield from _of_class(label, of)

@@ -60,6 +60,7 @@ BRAX = SetDescription(
     title="BRAX: Brazilian labelled chest X-rays",
     rows=rows,
     task="multilabel",
+    words="chest_findings",
     findings={name: name for name in FINDINGS},
     folders=("brax", "1.1.0", "brax/1.1.0", "physionet.org/files/brax/1.1.0"),
     contains=(TABLE,),

@@ -89,6 +89,7 @@ CHEXPERT = SetDescription(
     title="CheXpert",
     rows=rows,
     task="multilabel",
+    words="chest_findings",
     findings={name: name for name in FINDINGS},
     folders=("CheXpert-v1.0-small", "CheXpert-v1.0", "CheXpert"),
     contains=(TRAIN, VALID),

@@ -104,6 +104,7 @@ MIMIC_CXR = SetDescription(
     title="MIMIC-CXR-JPG",
     rows=rows,
     task="multilabel",
+    words="chest_findings",
     findings={name: name for name in FINDINGS},
     layout=f"{STEM}-split.csv.gz, {STEM}-metadata.csv.gz, {STEM}-chexpert.csv.gz or {STEM}-negbio.csv.gz, "
     "files/p10/p10000032/s50414267/*.jpg; optional: reports files/p10/p10000032/s50414267.txt",

@@ -90,6 +90,7 @@ NIH14 = SetDescription(
     title="NIH ChestX-ray14",
     rows=rows,
     task="multilabel",
+    words="chest_findings",
     findings={name: name.replace("_", " ") for name in FINDINGS},
     finds_by_name=True,
     may_lack_files=True,

@@ -192,6 +192,7 @@ OPENI = SetDescription(
     title="Open-i: Indiana University chest X-rays, with reports",
     rows=rows,
     task="multilabel",
+    words="chest_findings",
     findings={name: name for name in FINDINGS},
     finds_by_name=True,
     may_lack_files=True,

@@ -176,6 +176,7 @@ PADCHEST = SetDescription(
     title="PadChest: 160,000 radiographs from Alicante",
     rows=rows,
     task="multilabel",
+    words="chest_findings",
     findings={name: name for name in FINDINGS},
     finds_by_name=True,
     may_lack_files=True,

@@ -139,6 +139,7 @@ VINDR_CXR = SetDescription(
     title="VinDr-CXR: read by radiologists in Hanoi",
     rows=rows,
     task="multilabel",
+    words="chest_findings",
     findings=FINDINGS,
     may_lack_findings=True,
     folders=(

@@ -7,7 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from trainables.config.fields import did_you_mean
-from trainables.data.words.made import make_words
+from trainables.data.records import NO_FINDING
+from trainables.data.words.made import make_words, means_normal
 from trainables.data.words.shipped import find_shipped, read_shipped
 from trainables.data.words.words import Words
 from trainables.data.words.words_file import WRITE, ClassWords, WordsFile, read_words_file
@@ -22,6 +23,9 @@ def choose_words(labels: Sequence[str], *, shipped: str | None = None, path: Pat
     The first of these that applies: the user's file; the shipped file of the data set, if it has every class;
     a shipped file that has every class; words made from the labels.
 
+    A user's file for findings need not have `No Finding`, which a data set often derives: shipped words are
+    used for it, unless another class of the file means the same.
+
     Args:
         labels: the classes, as the data set spells them.
         shipped: name of the data set's own words file, if there is one.
@@ -32,14 +36,19 @@ def choose_words(labels: Sequence[str], *, shipped: str | None = None, path: Pat
     """
     if path is not None:
         content = _read(path)
-        _check_covers(content, labels, path)
-        return Words(_pick(content, labels), "file", str(path), content.sources)
+        known = content.by_label()
+        has_normal = any(means_normal(label) for label in known)
+        added = {} if has_normal or NO_FINDING not in labels else {NO_FINDING: _no_finding()}
+        _check_covers([*known, *added], labels, path)
+        words = {label: known.get(label) or added[label] for label in labels}
+        return Words(words, "file", str(path), content.sources, tuple(added))
     if shipped is None or not read_shipped(shipped).by_label().keys() >= set(labels):
         shipped = find_shipped(labels)
     if shipped is None:
         return Words(make_words(labels), "made")
     content = read_shipped(shipped)
-    return Words(_pick(content, labels), "shipped", shipped, content.sources)
+    known = content.by_label()
+    return Words({label: known[label] for label in labels}, "shipped", shipped, content.sources)
 
 
 @lru_cache(maxsize=16)
@@ -48,13 +57,13 @@ def _read(path: Path) -> WordsFile:
     return read_words_file(found(path), shown=path)
 
 
-def _pick(content: WordsFile, labels: Sequence[str]) -> dict[str, ClassWords]:
-    known = content.by_label()
-    return {label: known[label] for label in labels}
+def _no_finding() -> ClassWords:
+    """Returns the shipped words for `No Finding`, without published prompts: those of the file may differ."""
+    shipped = read_shipped("chest_findings").classes[NO_FINDING]
+    return shipped.model_copy(update={"published": {}})
 
 
-def _check_covers(content: WordsFile, labels: Sequence[str], path: Path) -> None:
-    known = content.by_label()
+def _check_covers(known: Sequence[str], labels: Sequence[str], path: Path) -> None:
     missing = [label for label in labels if label not in known]
     if not missing:
         return

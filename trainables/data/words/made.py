@@ -50,6 +50,11 @@ def to_prose(labels: Sequence[str]) -> list[str]:
     ]
 
 
+def means_normal(label: str) -> bool:
+    """Returns whether a label says that the chest is normal, such as `Normal`, `healthy` or `No Finding`."""
+    return _NORMAL.fullmatch(to_prose([label])[0]) is not None
+
+
 def names_nothing(label: str) -> bool:
     """Returns whether a label has no word that names a finding, such as `0`, `True` or `positive`."""
     return re.search(r"[^\W\d_]{2}", label) is None or _ANSWER.fullmatch(label.strip()) is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 from trainables.data.words.words_file import WordsFile, read_words_file
 
 FOLDER = Path(__file__).resolve().parent
-SHIPPED = ("covid_qu_ex", "pneumonia", "tuberculosis", "pneumothorax")
+SHIPPED = ("covid_qu_ex", "pneumonia", "tuberculosis", "pneumothorax", "chest_findings")
 """The files for data sets, in the order in which they are searched for labels."""
 
 

@@ -27,12 +27,14 @@ class Words:
         origin: `shipped` with the project, the user's `file`, or `made` from the labels.
         source: the name of the shipped file, or the path of the user's file; empty for made words.
         sources: source of published prompts → paper and file.
+        added: labels that the user's file lacks, and whose words are shipped.
     """
 
     classes: Mapping[str, ClassWords] = field(default_factory=dict[str, ClassWords])
     origin: Origin = "made"
     source: str = ""
     sources: Mapping[str, str] = field(default_factory=dict[str, str])
+    added: tuple[str, ...] = ()
 
     def of(self, label: str) -> ClassWords:
         """Returns the words for a class."""
@@ -90,7 +92,9 @@ class Words:
             return None
         # Without the file's folder, because results are shared.
         whose = "made from the labels" if self.origin == "made" else f"of the file {Path(self.source).name}"
-        doubts = len(self.doubts())
-        return f"words {whose}" + (
-            f", with {doubts} of the doubts that `data prompts` prints" if doubts else ""
-        )
+        parts = [f"words {whose}"]
+        if doubts := len(self.doubts()):
+            parts.append(f"with {doubts} of the doubts that `data prompts` prints")
+        if self.added:
+            parts.append(f"with shipped words for {' and '.join(map(repr, self.added))}")
+        return ", ".join(parts)

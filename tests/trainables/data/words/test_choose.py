@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
+from trainables.data.records import NO_FINDING
 from trainables.data.words import choose
 from trainables.data.words.choose import choose_words
 from trainables.data.words.shipped import read_shipped
@@ -37,10 +39,10 @@ def test_another_shipped_file_serves_where_the_own_one_lacks_a_class() -> None:
 
 
 def test_words_are_made_where_no_shipped_file_has_every_class() -> None:
-    words = choose_words(("Normal", "rib_fracture"), shipped="covid_qu_ex")
+    words = choose_words(("Normal", "gall_stone"), shipped="covid_qu_ex")
     assert words.origin == "made"
     assert words.note() == "words made from the labels"
-    assert words.of("rib_fracture").name == "rib fracture"
+    assert words.of("gall_stone").name == "gall stone"
 
 
 def test_the_user_s_file_comes_first(own: Path) -> None:
@@ -80,3 +82,43 @@ def test_further_classes_of_a_file_are_allowed(own: Path) -> None:
 def test_a_class_that_a_file_lacks_is_refused_by_name(own: Path, labels: tuple[str, ...], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         choose_words(labels, path=own)
+
+
+def findings_file(path: Path, **classes: str) -> Path:
+    """A user's file for findings: label → name."""
+    choose._read.cache_clear()
+    form = {"findings": ["A {}."], "unseen": ["Some {}."], "pairs": [["One {}.", "A clear chest of {}."]]}
+    filled = {
+        label: {
+            "name": name,
+            **{
+                key: [[s.format(name) for s in e] if isinstance(e, list) else e.format(name) for e in entries]
+                for key, entries in form.items()
+            },
+        }
+        for label, name in classes.items()
+    }
+    path.write_text(yaml.safe_dump({"classes": filled}))
+    return path
+
+
+def test_no_finding_has_shipped_words_where_a_file_lacks_it(tmp_path: Path) -> None:
+    path = findings_file(tmp_path / "own.yaml", Mass="tumour", Edema="wet lung")
+    words = choose_words(("Mass", "Edema", NO_FINDING), path=path)
+    assert words.of("Mass").name == "tumour"
+    assert words.of(NO_FINDING).findings == read_shipped("chest_findings").classes[NO_FINDING].findings
+    assert words.note() == "words of the file own.yaml, with shipped words for 'No Finding'"
+    assert choose_words(("Mass", "Edema"), path=path).note() == "words of the file own.yaml"
+
+
+def test_the_words_of_a_file_for_no_finding_are_used(tmp_path: Path) -> None:
+    path = findings_file(tmp_path / "own.yaml", **{"Mass": "tumour", NO_FINDING: "sound chest"})
+    words = choose_words(("Mass", NO_FINDING), path=path)
+    assert (words.of(NO_FINDING).name, words.added) == ("sound chest", ())
+
+
+@pytest.mark.parametrize("label", ["no finding", "Normal", "Healthy"])
+def test_another_label_of_a_file_that_means_no_finding_is_named(tmp_path: Path, label: str) -> None:
+    path = findings_file(tmp_path / "own.yaml", **{"Mass": "tumour", label: "sound chest"})
+    with pytest.raises(ConfigError, match=rf"no words for 'No Finding'.*the file has.*{label}"):
+        choose_words(("Mass", NO_FINDING), path=path)

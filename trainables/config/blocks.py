@@ -111,19 +111,17 @@ class DataConfig(Config):
     )
     task: Literal["auto", "multiclass", "multilabel"] = Field(
         default="auto",
-        description="multiclass: each image has one class; multilabel: an image may have several findings; "
-        "auto: as the data set says, and `manifest` is multilabel if a label joins findings by `|`, or each "
-        "finding has a column.",
+        description="multiclass: one class per image; multilabel: several findings; auto: by the data set. "
+        "`manifest` is multilabel if a label joins findings by `|`, or each finding has a column.",
     )
     uncertain: Uncertain = Field(
         default="ignore",
-        description="Uncertain labels (-1) of findings. ignore: neither trained on nor scored; ones: read as "
-        "1; zeros: read as 0; or a mapping such as {Edema: ones}, in which other findings are ignored.",
+        description="Uncertain labels (-1) of train images. ignore: not trained on; ones: read as 1; zeros: "
+        "read as 0; or a mapping such as {Edema: ones}. In val and test they are never scored.",
     )
     blank: Literal["ignore", "zeros"] = Field(
         default="ignore",
-        description="Blank labels of findings. ignore: not known, so neither trained on nor scored, unless "
-        "the image has `No Finding`; zeros: read as 0, as in the CheXpert paper.",
+        description="Blank labels. ignore: not known, except beside `No Finding`; zeros: read as 0.",
     )
     frontal_only: bool = Field(
         default=True, description="Leave out images whose view is known and not frontal."

@@ -97,6 +97,15 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
         records = draw_val(records, together, task=images.task, seed=config.seed)
         notes.append("split 'val' is not given: an eighth of train was drawn")
     check_no_leak(records, content=images.content)
+    changed = [record.train_labels for record in records if record.train_labels]
+    content_fingerprint = fingerprint(
+        "images",
+        DECODING_VERSION,
+        images.classes,
+        [(r.image_id, r.patient_id, r.labels, images.content[r.image_id]) for r in records],
+        *([changed] if changed else []),
+    )
+    records = [_with_train_labels(record) for record in records]
     if copies := count_copies(records, images.content):
         notes.append(f"copies: {copies:,} images are identical to another image of their split")
     try:
@@ -106,12 +115,6 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
     words = choose_words(images.classes, shipped=images.words, path=config.prompts)
     if note := words.note():
         notes.append(note)
-    content_fingerprint = fingerprint(
-        "images",
-        DECODING_VERSION,
-        images.classes,
-        [(r.image_id, r.patient_id, r.labels, images.content[r.image_id]) for r in records],
-    )
     if config.permute_labels:
         records = permute_labels(records, seed=config.seed)
     return Dataset(
@@ -189,6 +192,14 @@ def _read(config: DataConfig) -> LabelledImages:
 def _without(config: DataConfig, *unread: str) -> Any:  # Any: pyright does not know it is hashable
     """Returns the configuration with these fields at their defaults, so that folds share one reading."""
     return config.model_copy(update={name: DataConfig.model_fields[name].default for name in unread})
+
+
+def _with_train_labels(record: ImageRecord) -> ImageRecord:
+    """Returns a record with the labels of its split: those of val and test do not depend on a setting."""
+    if record.train_labels is None:
+        return record
+    labels = record.train_labels if record.split == "train" else record.labels
+    return replace(record, labels=labels, train_labels=None)
 
 
 def _withhold(record: ImageRecord) -> ImageRecord:

@@ -24,6 +24,7 @@ class ImageRecord:
     patient_id: str
     split: Split
     labels: Mapping[str, int]  # class or finding → 1, 0 or -1 (unknown); {} = withheld
+    train_labels: Mapping[str, int] | None = None  # if they differ: `labels`, should the image be in train
     path: Path | None = None  # None for procedural images
     report_text: str | None = field(default=None, repr=False)  # private, so in no message
     finding_text: str | None = None  # one more sentence for captions of kind `finding`

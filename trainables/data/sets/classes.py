@@ -37,6 +37,10 @@ class Classes:
             raise ValueError(f"label {row.label!r} is none of {', '.join(map(repr, self.names))}")
         return self._labels[self.of_label[row.label]]
 
+    def train_labels_of(self, row: Row) -> None:
+        """Returns nothing: images of classes are trained on the labels of `labels_of`."""
+        del row
+
     def notes(self, records: Iterable[ImageRecord]) -> list[str]:
         """Returns nothing: every label of a class is known."""
         del records

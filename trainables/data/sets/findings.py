@@ -21,6 +21,10 @@ _VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1}
 _STRENGTH: dict[int | None, int] = {0: 0, None: 1, -1: 2, 1: 3}
 _HEALTHY = ("normal", "healthy", "none", "nofindings")
 _POLICIES = {"ignore": -1, "ones": 1, "zeros": 0}
+_IN_TRAIN = {
+    value: "ignored" if value == -1 else f"read as {value} in train, and ignored in val and test"
+    for value in _POLICIES.values()
+}
 _READ_AS = {-1: "ignored", 1: "read as 1", 0: "read as 0"}
 
 
@@ -58,7 +62,8 @@ class _Resolved:
     """The labels of an image, and how many of them were changed or are not known."""
 
     labels: dict[str, int]
-    uncertain: Counter[int]  # value that an uncertain label got → number of labels
+    train_labels: dict[str, int] | None  # labels to train on, if they differ
+    uncertain: Counter[int]  # value of uncertain labels in train → number of labels
     blank: Counter[str]  # what became of a blank label → number of labels
     is_contradictory: bool
 
@@ -69,7 +74,7 @@ class Findings:
 
     names: tuple[str, ...]
     of_label: Mapping[str, str]  # comparable label (`text_key`) → finding
-    uncertain: Mapping[str, int]  # finding → value of its uncertain labels
+    uncertain: Mapping[str, int]  # finding → value of its uncertain labels in train
     reads_blank_as_zero: bool
     devices: str  # the name of `Support Devices` after `data.rename`
     _resolved: dict[tuple[tuple[str, int | str | None], ...], _Resolved] = field(default_factory=dict)
@@ -80,33 +85,54 @@ class Findings:
         Raises:
             ValueError: the row has no label, a label that is no finding, or a value that is no label.
         """
+        return self._of(row).labels
+
+    def train_labels_of(self, row: Row) -> Mapping[str, int] | None:
+        """Returns the labels to train on, or None if they are those of `labels_of`."""
+        return self._of(row).train_labels
+
+    def _of(self, row: Row) -> _Resolved:
         if row.labels is None:
             raise ValueError("the label is empty")
         key = tuple(row.labels.items())
         if (known := self._resolved.get(key)) is None:
             known = self._resolved[key] = self._resolve(row.labels)
-        return known.labels
+        return known
 
     def _resolve(self, labels: Mapping[str, int | str | None]) -> _Resolved:
         said = self._said(labels)
         stated = said.pop(NO_FINDING, None)
-        uncertain = Counter(self.uncertain[name] for name, value in said.items() if value == -1)
-        values = {name: self.uncertain[name] if v == -1 else v for name, v in said.items() if v is not None}
-        counted = [name for name in self.names if name not in (self.devices, NO_FINDING)]
-        has_finding = any(values.get(name) == 1 for name in counted)
-        is_clear = stated == 1 and not has_finding
+        known = {name: value for name, value in said.items() if value is not None}
+        uncertain = Counter(self.uncertain[name] for name, value in known.items() if value == -1)
+        is_clear = stated == 1 and not self._has_finding(known)
         blank: Counter[str] = Counter()
         for name in self.names[:-1]:
-            if name not in values:
+            if name not in known:
                 is_absent = is_clear and name != self.devices
-                values[name] = 0 if is_absent or self.reads_blank_as_zero else -1
-                blank["absent" if is_absent else _READ_AS[values[name]]] += 1
-        if has_finding or stated == 0:
-            values[NO_FINDING] = 0
+                known[name] = 0 if is_absent or self.reads_blank_as_zero else -1
+                blank["absent" if is_absent else _READ_AS[known[name]]] += 1
+        to_train = {
+            name: self.uncertain[name] if said.get(name) == -1 else value for name, value in known.items()
+        }
+        return _Resolved(
+            labels=self._with_no_finding(known, stated),
+            train_labels=self._with_no_finding(to_train, stated) if to_train != known else None,
+            uncertain=uncertain,
+            blank=blank,
+            is_contradictory=stated == 1 and not is_clear,
+        )
+
+    def _has_finding(self, values: Mapping[str, int]) -> bool:
+        return any(value == 1 for name, value in values.items() if name != self.devices)
+
+    def _with_no_finding(self, values: Mapping[str, int], stated: int | None) -> dict[str, int]:
+        """Returns the values in the order of the findings, with `No Finding` as stated or else derived."""
+        if self._has_finding(values) or stated == 0:
+            none = 0
         else:
-            values[NO_FINDING] = 1 if is_clear or all(values[name] == 0 for name in counted) else -1
-        labels_in_order = {name: values[name] for name in self.names}
-        return _Resolved(labels_in_order, uncertain, blank, has_finding and stated == 1)
+            others = (value for name, value in values.items() if name != self.devices)
+            none = 1 if stated == 1 or all(value == 0 for value in others) else -1
+        return {name: values[name] for name in self.names[:-1]} | {NO_FINDING: none}
 
     def _said(self, labels: Mapping[str, int | str | None]) -> dict[str, int | None]:
         """Returns finding → value. Of labels that are one finding, the strongest counts: 1, -1, blank, 0."""
@@ -132,7 +158,7 @@ class Findings:
             uncertain.update({value: n * count for value, n in found.uncertain.items()})
             blank.update({what: n * count for what, n in found.blank.items()})
             contradictory += count * found.is_contradictory
-        notes = [f"labels: {n:,} uncertain (-1) {_READ_AS[value]}" for value, n in sorted(uncertain.items())]
+        notes = [f"labels: {n:,} uncertain (-1) {_IN_TRAIN[value]}" for value, n in sorted(uncertain.items())]
         if count := blank.pop("absent", 0):
             notes.append(f"labels: {count:,} blank read as 0, because the image has no finding")
         notes += [f"labels: {count:,} blank {what}" for what, count in sorted(blank.items())]

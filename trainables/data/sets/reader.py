@@ -198,6 +198,7 @@ class _Reading:
             patient_id=row.patient or "",
             split=split,
             labels=labels,
+            train_labels=self.classes.train_labels_of(row),
             path=path,
             report_text=None if is_missing(row.report) else row.report,
             mask_path=self._mask(row.mask),

@@ -84,18 +84,32 @@ def test_blank_is_unknown_but_negative_beside_no_finding(chexpert, read):
     assert "labels: 288 blank read as 0, because the image has no finding" in dataset.notes
 
 
-def test_uncertain_and_blank_labels_follow_the_settings_and_change_the_fingerprint(chexpert, read):
+def test_uncertain_labels_follow_the_setting_in_train_and_are_never_scored(chexpert, read):
     root = chexpert()
-    dataset = read("chexpert", root, uncertain={"Pneumonia": "ones"}, blank="zeros")
-    assert of(dataset, 1).labels["Pneumonia"] == 1
-    assert -1 not in of(dataset, 1).labels.values()
-    assert "labels: 21 uncertain (-1) read as 1" in dataset.notes
-    prints = {
-        read("chexpert", root, **options).content_fingerprint
-        for options in ({}, {"uncertain": "zeros"}, {"uncertain": "ones"}, {"blank": "zeros"})
-    }
-    assert len(prints) == 4
-    assert read("chexpert", root, uncertain={"Edema": "ones"}).content_fingerprint in prints  # no -1 there
+    before = read("chexpert", root)
+    dataset = read("chexpert", root, uncertain={"Pneumonia": "ones"})
+    uncertain = {r.image_id for r in before.records if r.labels["Pneumonia"] == -1 and r.labels["Edema"] == 0}
+    of_split = {record.split: set() for record in dataset.records}
+    for record, same in zip(dataset.records, before.records, strict=True):
+        assert record.split == same.split
+        if record.image_id in uncertain:
+            of_split[record.split].add(record.labels["Pneumonia"])
+    assert of_split == {"train": {1}, "val": {-1}, "test": set()}
+    assert "labels: 21 uncertain (-1) read as 1 in train, and ignored in val and test" in dataset.notes
+
+
+def test_every_reading_of_uncertain_and_blank_labels_has_its_own_fingerprint(chexpert, read):
+    root = chexpert()
+    settings = ({}, {"uncertain": "zeros"}, {"uncertain": "ones"}, {"blank": "zeros"})
+    prints = [read("chexpert", root, **options).content_fingerprint for options in settings]
+    assert len(set(prints)) == 4
+    same = read("chexpert", root, uncertain={"Edema": "ones"})  # no label of Edema is uncertain
+    assert same.content_fingerprint == prints[0]
+    folds = [
+        read("chexpert", root, uncertain="ones", num_folds=3, fold=k).content_fingerprint for k in (0, 1)
+    ]
+    assert folds == [prints[2]] * 2
+    assert of(read("chexpert", root, blank="zeros"), 3).labels["Fracture"] == 0
 
 
 def test_the_published_valid_is_test_and_the_choice_is_told(chexpert, read):

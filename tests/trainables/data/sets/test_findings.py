@@ -47,21 +47,27 @@ def test_no_finding_is_stated_or_derived_and_blank_is_not_negative(labels, expec
 
 
 @pytest.mark.parametrize(
-    ("uncertain", "expected", "notes"),
+    ("uncertain", "in_train", "notes"),
     [
-        ("ignore", (-1, -1, 0, -1), ["labels: 2 uncertain (-1) ignored"]),
-        ("ones", (1, 1, 0, 0), ["labels: 2 uncertain (-1) read as 1"]),
-        ("zeros", (0, 0, 0, 1), ["labels: 2 uncertain (-1) read as 0"]),
+        ("ignore", None, ["labels: 2 uncertain (-1) ignored"]),
+        ("ones", (1, 1, 0, 0), ["labels: 2 uncertain (-1) read as 1 in train, and ignored in val and test"]),
+        ("zeros", (0, 0, 0, 1), ["labels: 2 uncertain (-1) read as 0 in train, and ignored in val and test"]),
         (
             {"Edema": "ones"},
             (1, -1, 0, 0),
-            ["labels: 1 uncertain (-1) ignored", "labels: 1 uncertain (-1) read as 1"],
+            [
+                "labels: 1 uncertain (-1) ignored",
+                "labels: 1 uncertain (-1) read as 1 in train, and ignored in val and test",
+            ],
         ),
     ],
 )
-def test_uncertain_labels_are_read_as_the_setting_says_and_counted(uncertain, expected, notes):
+def test_uncertain_labels_are_trained_on_as_the_setting_says_and_counted(uncertain, in_train, notes):
     labels = {"Edema": -1, "Mass": "-1", "Support Devices": 0}
-    assert resolve(labels, uncertain=uncertain) == (expected, notes)
+    assert resolve(labels, uncertain=uncertain) == ((-1, -1, 0, -1), notes)
+    row = Row("a.png", labels=labels)
+    found = find_findings(CHEST, DataConfig(uncertain=uncertain), [row]).train_labels_of(row)
+    assert (found and tuple(found.values())) == in_train
 
 
 def test_blank_labels_are_read_as_the_setting_says_and_counted():

@@ -20,11 +20,10 @@ from measure import provenance, write
 
 from orchestrator.driver.open_test import PREDICTIONS, by_data
 from orchestrator.results.arms import finished_arms
-from orchestrator.storage.ledger import SweepState, TrialState
+from orchestrator.storage.ledger import SweepState, TrialState, read_ledger
 from orchestrator.storage.paths import sweep_folder
-from orchestrator.storage.sweeps import read_sweep
 from trainables.artifacts import fingerprint
-from trainables.config import from_flat
+from trainables.config import Task, from_flat
 from trainables.data.datasets import load_dataset
 from trainables.data.records import Dataset, ImageRecord
 from trainables.scoring.judge_arms import evaluate_arms, open_cases
@@ -41,7 +40,7 @@ def main() -> None:
     parser.add_argument("--group", action="append", required=True, help="all, or FIELD=VALUE of a record")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    state = read_sweep(options.sweep)
+    state = read_ledger(sweep_folder(options.sweep))
     groups = {group: within(state, group) for group in options.group}
     result = provenance(__file__, sys.argv[1:], ["torch", "scikit-learn"])
     write(result | {"sweep": options.sweep, "groups": groups}, options.output)
@@ -68,7 +67,7 @@ def _of_data(state: SweepState, trials: list[TrialState], group: str) -> list[di
                 trial.arm_key,
                 seed=configs[trial.trial_key].seed,
                 fold=configs[trial.trial_key].data.fold,
-                predictions=_restrict(state, trial, cases, Path(folder)),
+                predictions=_restrict(state, trial, cases, Path(folder), datasets[0].task),
                 is_frozen=configs[trial.trial_key].adapt.method == "none",
                 encoder=fingerprint(configs[trial.trial_key].encoder),
             )
@@ -107,7 +106,7 @@ def _is_in(record: ImageRecord, group: str) -> bool:
     return group == "all" or getattr(record, name) == value
 
 
-def _restrict(state: SweepState, trial: TrialState, cases: Cases, folder: Path) -> Path:
+def _restrict(state: SweepState, trial: TrialState, cases: Cases, folder: Path, task: Task) -> Path:
     """Writes the predictions of a trial on the images of the group, and returns the file."""
     predictions = read_predictions(sweep_folder(state.name) / trial.workdir / PREDICTIONS, split="test")
     kept = {}
@@ -115,7 +114,7 @@ def _restrict(state: SweepState, trial: TrialState, cases: Cases, folder: Path) 
         here = np.array([image_id in cases.targets for image_id in scored.image_ids])
         kept[key] = Scores(scored.image_ids[here], scored.scores[here])
     path = folder / f"{trial.trial_key}.parquet"
-    write_predictions(path, kept)
+    write_predictions(path, kept, task)
     return path
 
 

@@ -125,7 +125,7 @@ def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
     """Checks all trials, and returns their data sets by the JSON of their `data` settings."""
     from trainables.data.datasets import load_dataset
     from trainables.data.text import prompts_of
-    from trainables.scoring.few_shot import check_shots
+    from trainables.scoring.task_systems import SYSTEMS
 
     for config in configs:
         check_trial(config)
@@ -143,7 +143,7 @@ def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
         for family in ("training", *config.zero_shot.prompts):
             prompts_of(dataset, family, published_by=config.zero_shot.published_by)
         if config.probe.shots:
-            check_shots(dataset, config.probe)
+            SYSTEMS[dataset.task].check_shots(dataset, config.probe)
     return datasets
 
 

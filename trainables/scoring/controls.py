@@ -7,12 +7,13 @@ from typing import Protocol
 
 import numpy as np
 
-from trainables.config import Split
+from trainables.config import ProbeConfig, Split
 from trainables.data.records import Dataset
 from trainables.scoring.cells import area_means
-from trainables.scoring.linear_probe import Examples, fit_path
+from trainables.scoring.linear_probe import Examples
 from trainables.scoring.metric_names import CONTROLS
 from trainables.scoring.predictions import Scores, image_ids_of
+from trainables.scoring.task_systems import SYSTEMS
 
 PRIOR, *SKETCHED = CONTROLS[:3]
 THUMBNAIL_CELLS = 8
@@ -38,13 +39,13 @@ def control_scores(dataset: Dataset, images: Images) -> dict[tuple[Split, str], 
     chosen, and the classifier refitted, as for the probe.
     """
     indices = {split: dataset.indices(split) for split in ("train", "val", "test")}
-    classes = {split: dataset.class_indices(indices[split]) for split in ("train", "val")}
-    predictions = _prior(dataset, classes)
+    targets = {split: dataset.targets(indices[split]) for split in ("train", "val")}
+    predictions = _prior(dataset, targets)
     sketches = [(thumbnails(batch), borders(batch)) for batch in _batches(images, len(dataset.records))]
     for name, parts in zip(SKETCHED, zip(*sketches, strict=True), strict=True):
         features = np.concatenate(parts)
-        train, val = (Examples(features[indices[split]], classes[split]) for split in ("train", "val"))
-        path = fit_path(train, val, class_names=dataset.classes)
+        train, val = (Examples(features[indices[split]], targets[split]) for split in ("train", "val"))
+        path = SYSTEMS[dataset.task].fit_path(train, val, dataset.classes, ProbeConfig())
         predictions["val", name] = Scores(image_ids_of(dataset, "val"), path.val_scores)
         of_test = path.scores(features[indices["test"]])
         predictions["test", name] = Scores(image_ids_of(dataset, "test"), of_test)
@@ -71,13 +72,13 @@ def borders(images: np.ndarray) -> np.ndarray:
     return np.concatenate([part.reshape(len(images), -1) for part in parts], axis=1) / 255
 
 
-def _prior(dataset: Dataset, classes: dict[str, np.ndarray]) -> dict[tuple[Split, str], Scores]:
+def _prior(dataset: Dataset, targets: dict[str, np.ndarray]) -> dict[tuple[Split, str], Scores]:
     """Returns class frequencies as scores: those of train for val, and those of train and val for test."""
-    seen = {"val": classes["train"], "test": np.concatenate([classes["train"], classes["val"]])}
+    seen = {"val": targets["train"], "test": np.concatenate([targets["train"], targets["val"]])}
     predictions: dict[tuple[Split, str], Scores] = {}
     for split in ("val", "test"):
         image_ids = image_ids_of(dataset, split)
-        frequencies = np.bincount(seen[split], minlength=len(dataset.classes)) / len(seen[split])
+        frequencies = SYSTEMS[dataset.task].prior(seen[split], dataset.classes)
         predictions[split, PRIOR] = Scores(image_ids, np.tile(frequencies, (len(image_ids), 1)))
     return predictions
 

@@ -14,9 +14,10 @@ from trainables.config import Features, ProbeConfig, Split, Task
 from trainables.data.records import Dataset
 from trainables.errors import TrainingDiverged
 from trainables.scoring.embedding_store import EmbeddingTable
-from trainables.scoring.linear_probe import Examples, ProbePath, fit_path
+from trainables.scoring.linear_probe import Examples, ProbePath
 from trainables.scoring.metric_names import PATH_METRICS, metric_key, probe_name
 from trainables.scoring.predictions import Scores, image_ids_of
+from trainables.scoring.task_systems import SYSTEMS
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +36,14 @@ def probe_embeddings(
         TrainingDiverged: the embeddings are constant or not finite.
     """
     rows = [table.rows_of(image_ids_of(dataset, split)) for split in ("train", "val")]
-    classes = [dataset.class_indices(dataset.indices(split)) for split in ("train", "val")]
+    targets = [dataset.targets(dataset.indices(split)) for split in ("train", "val")]
+    fit_path = SYSTEMS[dataset.task].fit_path
     paths: dict[Features, ProbePath] = {}
     for name in config.features:
         features = table.features(name)
         check_embeddings(features, name)
-        examples = [Examples(features[r], c) for r, c in zip(rows, classes, strict=True)]
-        paths[name] = fit_path(*examples, class_names=dataset.classes, l2=config.l2)
+        train, val = (Examples(features[r], t) for r, t in zip(rows, targets, strict=True))
+        paths[name] = fit_path(train, val, dataset.classes, config)
         if paths[name].num_unconverged:
             counts = paths[name].num_unconverged, len(paths[name].fits)
             logger.warning("probe on %s: %d of %d fits stopped before the tolerance", name, *counts)

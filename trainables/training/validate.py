@@ -12,10 +12,10 @@ from trainables.data.text import prompts_of
 from trainables.scoring.embedding_store import EmbeddingTable
 from trainables.scoring.linear_probe import ProbePath
 from trainables.scoring.metric_names import metric_key, zero_shot_name
-from trainables.scoring.metrics import point_metrics
 from trainables.scoring.predictions import Scores, image_ids_of
 from trainables.scoring.probes import probe_embeddings, probe_predictions
-from trainables.scoring.zero_shot import pair_scores, zero_shot_scores
+from trainables.scoring.task_systems import SYSTEMS
+from trainables.scoring.tasks import TASKS
 from trainables.training.trial_setup import TrialSetup
 
 
@@ -44,6 +44,7 @@ def zero_shot_predictions(
 ) -> dict[tuple[Split, str], Scores]:
     """Returns the zero-shot scores of these splits, by family of prompts."""
     dataset, scale = setup.dataset, float(setup.encoder.log_logit_scale.detach().exp())
+    ask = SYSTEMS[dataset.task].zero_shot
     predictions: dict[tuple[Split, str], Scores] = {}
 
     def embed(prompts: dict[str, list[str]]) -> list[np.ndarray]:
@@ -55,11 +56,7 @@ def zero_shot_predictions(
         contrary = None if texts.contrary is None else embed(texts.contrary)
         for split in splits:
             ids = image_ids_of(dataset, split)
-            joint = table.joint[table.rows_of(ids)]
-            if contrary is None:
-                scores = zero_shot_scores(joint, prompts, logit_scale=scale)
-            else:
-                scores = pair_scores(joint, prompts, contrary, logit_scale=scale)
+            scores = ask(table.joint[table.rows_of(ids)], prompts, contrary, scale)
             predictions[split, zero_shot_name(family)] = Scores(ids, scores)
     return predictions
 
@@ -69,9 +66,9 @@ def validation_metrics(setup: TrialSetup, config: TrialConfig) -> Metrics:
     dataset = setup.dataset
     table = setup.embedding_table(dataset.indices("train", "val"))
     verdicts = score_everything(setup, table, config, ("val",))
-    classes = dataset.class_indices(dataset.indices("val"))
+    targets, point_metrics = dataset.targets(dataset.indices("val")), TASKS[dataset.task].point_metrics
     return {
         metric_key("val", system, metric): value
         for (_, system), scores in verdicts.predictions.items()
-        for metric, value in point_metrics(scores.scores, classes).items()
+        for metric, value in point_metrics(scores.scores, targets).items()
     }

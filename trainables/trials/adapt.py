@@ -9,11 +9,11 @@ from pathlib import Path
 from trainables.config import TrialConfig
 from trainables.context import Metrics, RunContext
 from trainables.scoring.controls import control_scores
-from trainables.scoring.few_shot import few_shot_predictions
-from trainables.scoring.judge_val import CONFUSION_FILE, judge, write_confusion
+from trainables.scoring.judge_val import judge
 from trainables.scoring.metric_names import EMBEDDINGS_REUSED, NUM_TRAINABLE, SECONDS
 from trainables.scoring.predictions import FILE, write_predictions
 from trainables.scoring.probes import strengths, write_probe_path
+from trainables.scoring.task_systems import SYSTEMS
 from trainables.training.embed_images import embed_all
 from trainables.training.loop import train_adapter
 from trainables.training.report_metrics import report_metrics
@@ -26,7 +26,7 @@ def adapt(config: TrialConfig, context: RunContext) -> Metrics:
     """Runs one configuration, from pixels to val metrics with intervals. Collective; rank 0 scores.
 
     Writes to `workdir/results`: predictions on val and test without labels, the probe path, the confusion
-    matrices and the adapter.
+    matrices or the table of findings, and the adapter.
     """
     if config.is_baseline:
         return baseline(config, context)
@@ -37,13 +37,13 @@ def adapt(config: TrialConfig, context: RunContext) -> Metrics:
         return training
     table = embed_all(setup, context)
     verdicts = score_everything(setup, table, config, ("val", "test"))
-    verdicts.predictions |= few_shot_predictions(table, setup.dataset, config.probe)
+    verdicts.predictions |= SYSTEMS[setup.dataset.task].few_shot(table, setup.dataset, config.probe)
     if config.adapt.method == "none":  # controls need no encoder; only frozen trials compute them
         verdicts.predictions |= control_scores(setup.dataset, setup.images)
     write_results(setup, verdicts, context.workdir / "results")
     return {
         **training,
-        **judge(verdicts.predictions, setup.dataset),
+        **judge(verdicts.predictions, setup.dataset, context.workdir / "results"),
         **strengths(verdicts.probes),
         **report_metrics(setup, table, config),
         **({EMBEDDINGS_REUSED: 1.0} if table.is_reused else {}),
@@ -56,8 +56,7 @@ def write_results(setup: TrialSetup, verdicts: Verdicts, folder: Path) -> None:
     """Writes the results that are not scalars to the trial's results folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    write_predictions(folder / FILE, verdicts.predictions)
-    write_probe_path(folder / "probe_path.parquet", verdicts.probes)
-    write_confusion(folder / CONFUSION_FILE, verdicts.predictions, setup.dataset)
+    write_predictions(folder / FILE, verdicts.predictions, setup.dataset.task)
+    write_probe_path(folder / "probe_path.parquet", verdicts.probes, setup.dataset.task)
     if setup.adapter_folder is not None:
         shutil.copytree(setup.adapter_folder, folder / "adapter")

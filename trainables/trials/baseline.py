@@ -11,7 +11,7 @@ from trainables.config import Split, TrialConfig
 from trainables.context import Metrics, RunContext
 from trainables.losses.collectives import Group
 from trainables.scoring.controls import control_scores
-from trainables.scoring.judge_val import CONFUSION_FILE, judge, write_confusion
+from trainables.scoring.judge_val import judge
 from trainables.scoring.metric_names import NUM_TRAINABLE, SECONDS, baseline_system
 from trainables.scoring.predictions import FILE, Scores, image_ids_of, write_predictions
 from trainables.training.classifier_loop import Fitting, best_epoch
@@ -44,11 +44,10 @@ def baseline(config: TrialConfig, context: RunContext) -> Metrics:
     predictions |= control_scores(dataset, fitting.images)
     folder = context.workdir / "results"
     shutil.rmtree(folder, ignore_errors=True)
-    write_predictions(folder / FILE, predictions)
-    write_confusion(folder / CONFUSION_FILE, predictions, dataset)
+    write_predictions(folder / FILE, predictions, dataset.task)
     return {
         **training_metrics(fitting.state.epochs),
-        **judge(predictions, dataset),
+        **judge(predictions, dataset, folder),
         "train/best_epoch": fitting.state.epochs[best_epoch(fitting.state.epochs, system)]["train/epoch"],
         NUM_TRAINABLE: float(fitting.num_trainable),
         SECONDS: time.perf_counter() - began,

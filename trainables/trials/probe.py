@@ -6,10 +6,10 @@ from trainables.config import TrialConfig
 from trainables.context import Metrics, RunContext
 from trainables.data.datasets import load_dataset
 from trainables.scoring.embedding_store import read_embeddings
-from trainables.scoring.few_shot import few_shot_predictions
 from trainables.scoring.judge_val import judge
 from trainables.scoring.predictions import FILE, write_predictions
 from trainables.scoring.probes import probe_embeddings, probe_predictions, strengths, write_probe_path
+from trainables.scoring.task_systems import SYSTEMS
 from trainables.training.embed_images import embedding_folder
 
 
@@ -25,7 +25,8 @@ def probe(config: TrialConfig, context: RunContext) -> Metrics:
     dataset, table = load_dataset(config.data), read_embeddings(folder)
     paths = probe_embeddings(table, dataset, config.probe)
     predictions = probe_predictions(paths, table, dataset)
-    predictions |= few_shot_predictions(table, dataset, config.probe)
-    write_probe_path(context.workdir / "results" / "probe_path.parquet", paths)
-    write_predictions(context.workdir / "results" / FILE, predictions)
-    return judge(predictions, dataset) | strengths(paths)
+    predictions |= SYSTEMS[dataset.task].few_shot(table, dataset, config.probe)
+    folder = context.workdir / "results"
+    write_probe_path(folder / "probe_path.parquet", paths, dataset.task)
+    write_predictions(folder / FILE, predictions, dataset.task)
+    return judge(predictions, dataset, folder) | strengths(paths)

@@ -26,5 +26,6 @@ def zero_shot(config: TrialConfig, context: RunContext) -> Metrics:
     predictions = score_everything(
         setup, embed_all(setup, context), without_probe, ("val", "test")
     ).predictions
-    write_predictions(context.workdir / "results" / FILE, predictions)
-    return judge(predictions, setup.dataset)
+    folder = context.workdir / "results"
+    write_predictions(folder / FILE, predictions, setup.dataset.task)
+    return judge(predictions, setup.dataset, folder)

@@ -110,14 +110,14 @@ def test_the_strength_is_chosen_on_held_out_shots_alone() -> None:
 
 
 def test_more_shots_score_higher_and_the_mean_over_draws_has_an_interval(
-    table: EmbeddingTable, dataset: Dataset
+    table: EmbeddingTable, dataset: Dataset, tmp_path: Path
 ) -> None:
     config = ProbeConfig(shots=(1, 12), num_draws=3, features=("joint",))
     predictions = few_shot_predictions(table, dataset, config)
     assert {system for _, system in predictions} == {
         f"few_shot_{k}_joint#{draw}" for k in (1, 12) for draw in range(3)
     }
-    metrics = judge(predictions, dataset)
+    metrics = judge(predictions, dataset, tmp_path)
     one, many = (metrics[f"val/few_shot_{k}_joint/macro_auroc"] for k in (1, 12))
     assert many > one + 0.05
     classes = dataset.class_indices(dataset.indices("val"))

@@ -56,7 +56,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes | None) -> N
         read_predictions(tmp_path / "p.parquet")
 
 
-def test_val_is_judged_with_intervals_and_gaps_are_said(caplog) -> None:
+def test_val_is_judged_with_intervals_and_gaps_are_said(caplog, tmp_path: Path) -> None:
     classes = ("A", "B", "C")
     records = tuple(
         ImageRecord(
@@ -68,7 +68,7 @@ def test_val_is_judged_with_intervals_and_gaps_are_said(caplog) -> None:
         "toy", classes, records, "content", "fingerprint", lambda record: np.zeros((2, 2), np.uint8)
     )
     predictions = {("val", "probe_joint"): scores(4), ("test", "probe_joint"): scores(6)}
-    metrics = judge(predictions, dataset)
+    metrics = judge(predictions, dataset, tmp_path)
     truth = np.arange(4) % 2
     assert metrics["val/probe_joint/accuracy"] == (scores(4).scores.argmax(1) == truth).mean()
     assert metrics["val/probe_joint/accuracy_low"] <= metrics["val/probe_joint/accuracy"]

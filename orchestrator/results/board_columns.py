@@ -46,7 +46,7 @@ ON_VAL: dict[Task, Column] = {
         "accuracy", lambda row: cell(row.accuracy), lambda control: cell(control.accuracy), is_short=True
     ),
     "multilabel": Column(
-        "AP",
+        metric_title("macro_ap"),
         lambda row: cell(row.average_precision),
         lambda control: cell(control.average_precision),
         is_short=True,
@@ -61,7 +61,7 @@ ON_TEST: dict[Task, list[Column]] = {
     "multilabel": [
         Column("AUROC", lambda row: cell(row.test_auroc), lambda control: cell(control.test_auroc)),
         Column(
-            "AP",
+            metric_title("macro_ap"),
             lambda row: cell(row.test_average_precision),
             lambda control: cell(control.test_average_precision),
             WIDE,
@@ -76,8 +76,8 @@ def val_columns(board: Leaderboard) -> list[Column]:
     columns = [
         SYSTEM,
         Column(metric_title(board.metric), score, lambda control: cell(control.objective)),
-        ON_VAL[board.task],
     ]
+    columns += [column for column in [ON_VAL[board.task]] if column.heading != columns[1].heading]
     second = second_title(board)
     if second is not None:
         columns.append(Column(second, lambda row: second_value(second, row)))

@@ -14,11 +14,15 @@ from trainables.shell import command
 
 MAX_ROWS = 30
 COMPARED: dict[Task, tuple[str, str]] = {
-    "multiclass": ("accuracy", "error rate"),
-    "multilabel": ("macro AUROC", "distance from an AUROC of 1"),
+    "multiclass": ("accuracy", "the probe's error rate"),
+    "multilabel": ("macro AUROC", "(1 − the probe's macro AUROC)"),
 }
-"""The metric of the differences on test, and its error, by task."""
-LABELLED: dict[Task, str] = {"multiclass": "class", "multilabel": "finding"}
+"""The metric of the differences on test, and what a gain is divided by, by task."""
+SHOTS: dict[Task, str] = {
+    "multiclass": "k labelled images per class",
+    "multilabel": "k positive and k negative images of each finding",
+}
+"""What a few-shot probe is trained on, by task."""
 BY_IMAGE = "by image, not by patient: the data set has no patient ids"
 """What is said of intervals where no patients are known."""
 
@@ -61,7 +65,7 @@ def _of_test(board: Leaderboard) -> Iterator[str]:
     metric, error = COMPARED[board.task]
     yield (
         f"Test labels opened once, {board.test_opened[:16].replace('T', ' ')} UTC. Over frozen: {metric} "
-        f"minus that of the strongest frozen probe, paired. Error cut: this gain / the probe's {error}."
+        f"minus that of the strongest frozen probe, paired. Error cut: this gain / {error}."
     )
     if has_several_frozen(board):
         yield f"Over itself: {metric} minus that of the same system of the same encoder, frozen."
@@ -81,8 +85,8 @@ def _of_averages(board: Leaderboard) -> Iterator[str]:
     if board.task == "multiclass":
         return
     yield (
-        f"AUROC and AP (average precision): macro averages over {len(board.findings)} findings "
-        "(No Finding is not among them)."
+        f"AUROC: macro AUROC over {len(board.findings)} findings (No Finding is not among them). "
+        "Mean AP: mean average precision over the same findings."
     )
 
 
@@ -122,7 +126,7 @@ def _of_systems(board: Leaderboard) -> Iterator[str]:
     if few_shot:
         each = "" if board.by_image else ", each of another patient"
         yield (
-            f"k-shot: probes on k labelled images per {LABELLED[board.task]}{each}. Values are means over "
+            f"k-shot: probes on {SHOTS[board.task]}{each}. Values are means over "
             "draws; on val, brackets are 95 % t-intervals over draws. k-shot probes are not tuned on val."
         )
     if any(row.method != "none" for row in few_shot):

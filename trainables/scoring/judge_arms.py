@@ -50,9 +50,6 @@ class EvaluationResult:
     reference: dict[str, str] | None = None
     """Arm and system of the frozen probe with the highest headline metric on test."""
     notes: list[str] = field(default_factory=list)
-    findings: list[dict[str, Any]] = field(default_factory=list)
-    """Scores of one finding by one system: arm, system, finding, num_positive, num_negative, num_unknown, and
-    each metric with `_low` and `_high` (None = not defined). A control's arm is None."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the result as plain values for JSON."""

@@ -2,12 +2,14 @@
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from orchestrator.results.board import Difference, FindingColumn, Leaderboard
+from orchestrator.results.board_columns import val_columns
 from orchestrator.results.html_report import page
 from orchestrator.results.leaderboard import leaderboard
 from orchestrator.results.terminal_report import render
@@ -139,7 +141,7 @@ def test_a_board_of_findings_shows_auroc_and_ap_but_no_accuracy(entries: Entries
         assert "AP" in text
         assert "accuracy" not in text.lower()
         assert "confusion" not in text.lower()
-        assert "macro averages over 3 findings (No Finding is not among them)" in " ".join(text.split())
+        assert "macro AUROC over 3 findings (No Finding is not among them)" in " ".join(text.split())
 
 
 def test_the_captions_name_the_metric_of_the_differences():
@@ -225,3 +227,12 @@ def test_a_control_near_the_probe_is_a_shortcut_to_findings():
     assert shortcut is not None
     assert "scores 0.690 macro_auroc on val" in shortcut
     assert "Findings can be predicted without seeing lungs" in shortcut
+
+
+def test_average_precision_as_the_objective_is_one_column():
+    state = sweep_of([*TRIALS, *opened()])
+    state.started = replace(state.started, objective="val/probe_joint/macro_ap")
+    board = leaderboard(state)
+    assert [column.heading for column in val_columns(board)].count("mean AP") == 1
+    assert board.rows[0].objective.value == pytest.approx(0.48)
+    assert board.rows[0].over_frozen == Difference(0.05, 0.01, 0.09, p=0.01)  # of macro AUROC in any case

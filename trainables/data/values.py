@@ -8,6 +8,7 @@ from trainables.data.identifiers import text_key
 
 _MISSING = ("", "nan", "<na>", "null", "n/a", "#n/a")
 _PLACEHOLDERS = ("none", "na", "unk", "unknown", "-", "?")
+_OLDEST = 130.0
 _PER_YEAR = {"m": 12.0, "w": 365.25 / 7, "d": 365.25}
 
 
@@ -28,7 +29,11 @@ def sex_of(text: str | None) -> str | None:
 
 
 def age_of(text: str | None) -> float | None:
-    """Returns an age in years from texts such as `58`, `058Y`, `18M` (months) or `85 or more`, or None."""
+    """Returns an age in years from texts such as `58`, `058Y`, `18M` (months) or `85 or more`, or None.
+
+    Ages above 130 years, such as 999 for an unknown one, are None.
+    """
     if text is None or (match := re.match(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text)) is None:
         return None
-    return float(match[1]) / _PER_YEAR.get(match[2][:1].lower(), 1.0)
+    years = float(match[1]) / _PER_YEAR.get(match[2][:1].lower(), 1.0)
+    return years if years <= _OLDEST else None

@@ -5,7 +5,16 @@ from trainables.data.values import age_of, sex_of
 
 @pytest.mark.parametrize(
     ("text", "years"),
-    [("58", 58), ("058Y", 58), ("18M", 1.5), ("85 or more", 85), ("45yrs", 45), ("", None), ("?", None)],
+    [
+        ("58", 58),
+        ("058Y", 58),
+        ("18M", 1.5),
+        ("85 or more", 85),
+        ("45yrs", 45),
+        ("", None),
+        ("999Y", None),
+        ("?", None),
+    ],
 )
 def test_ages(text, years):
     assert age_of(text) == years

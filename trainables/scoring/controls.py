@@ -15,7 +15,7 @@ from trainables.scoring.metric_names import CONTROLS
 from trainables.scoring.predictions import Scores, image_ids_of
 from trainables.scoring.task_systems import SYSTEMS
 
-PRIOR, *SKETCHED = CONTROLS[:3]
+PRIOR, *SKETCHED, ATTRIBUTES = CONTROLS
 THUMBNAIL_CELLS = 8
 BORDER_FRACTION = 0.05
 BORDER_RINGS = 2
@@ -32,24 +32,47 @@ class Images(Protocol):
 
 
 def control_scores(dataset: Dataset, images: Images) -> dict[tuple[Split, str], Scores]:
-    """Returns the predictions of three controls on val and test. Controls see no lungs.
+    """Returns the predictions of the controls on val and test. Controls see no lungs.
 
-    `control_prior` predicts the class frequencies. `control_thumbnail` is logistic regression on 8 × 8 area
-    means. `control_border` is logistic regression on means along the outer 5 % of the image. The strength is
-    chosen, and the classifier refitted, as for the probe.
+    `control_prior` predicts the frequencies of the labels. The other controls are linear probes:
+    `control_thumbnail` on 8 × 8 area means, `control_border` on means along the outer 5 % of the image, and
+    `control_attributes` on view, sex and age (see `attributes`).
     """
     indices = {split: dataset.indices(split) for split in ("train", "val", "test")}
     targets = {split: dataset.targets(indices[split]) for split in ("train", "val")}
     predictions = _prior(dataset, targets)
     sketches = [(thumbnails(batch), borders(batch)) for batch in _batches(images, len(dataset.records))]
-    for name, parts in zip(SKETCHED, zip(*sketches, strict=True), strict=True):
-        features = np.concatenate(parts)
-        train, val = (Examples(features[indices[split]], targets[split]) for split in ("train", "val"))
+    features = dict(zip(SKETCHED, map(np.concatenate, zip(*sketches, strict=True)), strict=True))
+    if (of_records := attributes(dataset)) is not None:
+        features[ATTRIBUTES] = of_records
+    for name, of_all in features.items():
+        train, val = (Examples(of_all[indices[split]], targets[split]) for split in ("train", "val"))
         path = SYSTEMS[dataset.task].fit_path(train, val, dataset.classes, ProbeConfig())
         predictions["val", name] = Scores(image_ids_of(dataset, "val"), path.val_scores)
-        of_test = path.scores(features[indices["test"]])
+        of_test = path.scores(of_all[indices["test"]])
         predictions["test", name] = Scores(image_ids_of(dataset, "test"), of_test)
     return predictions
+
+
+def attributes(dataset: Dataset) -> np.ndarray | None:
+    """Returns view, sex and age of each record, float32 [N, M]; None if fewer than two of them vary in train.
+
+    View and sex are one column for each value that train has. Age is centred on its mean in train; an unknown
+    age is the mean, with a second column that says so.
+    """
+    records, train = dataset.records, dataset.indices("train")
+    columns: list[np.ndarray] = []
+    num_varying = 0
+    for values in ([record.view for record in records], [record.sex for record in records]):
+        known = sorted({value for i in train if (value := values[i]) is not None})
+        columns += [np.array([value == name for value in values], np.float32) for name in known]
+        num_varying += len(known) > 1
+    ages = np.array([np.nan if record.age is None else record.age for record in records], np.float32)
+    known_ages = ages[train][~np.isnan(ages[train])]
+    if len(np.unique(known_ages)) > 1:
+        num_varying += 1
+        columns += [np.nan_to_num(ages - known_ages.mean()), np.isnan(ages).astype(np.float32)]
+    return np.stack(columns, axis=1) if num_varying > 1 else None
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:
@@ -73,7 +96,7 @@ def borders(images: np.ndarray) -> np.ndarray:
 
 
 def _prior(dataset: Dataset, targets: dict[str, np.ndarray]) -> dict[tuple[Split, str], Scores]:
-    """Returns class frequencies as scores: those of train for val, and those of train and val for test."""
+    """Returns frequencies as scores: those of train for val, and those of train and val for test."""
     seen = {"val": targets["train"], "test": np.concatenate([targets["train"], targets["val"]])}
     predictions: dict[tuple[Split, str], Scores] = {}
     for split in ("val", "test"):

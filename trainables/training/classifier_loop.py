@@ -1,8 +1,9 @@
 """Fine-tunes image classifiers end to end, as baselines for dual encoders.
 
-All weights of a ResNet-18 or ViT-B/16 train with cross-entropy. The weights of the best epoch on val are
-kept, and training stops when val no longer improves. A classifier trains in one process, because batch norm
-needs the whole batch: a batch divided over workers would give another model. The other workers wait.
+All weights of a ResNet-18 or ViT-B/16 train with cross-entropy, or with a binary cross-entropy for each
+finding. The weights of the best epoch on val are kept, and training stops when val no longer improves. A
+classifier trains in one process, because batch norm needs the whole batch: a batch divided over workers would
+give another model. The other workers wait.
 
 Data, order, views and splits are the same as in `finetune`, and results are computed as in `adapt`. The label
 prior, a baseline without a model, is one of the controls (`audit`).
@@ -20,7 +21,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from trainables.artifacts import about, build_once, fingerprint, is_whole
 from trainables.config import TrialConfig, science
@@ -40,7 +40,8 @@ from trainables.models.catalogue.classifiers import (
     load_classifier,
 )
 from trainables.scoring.metric_names import NUM_TRAINABLE, WEIGHTS_REUSED, baseline_system, metric_key
-from trainables.scoring.metrics import point_metrics
+from trainables.scoring.tasks import task_of
+from trainables.training.classifier_task import CLASSIFIER_TASKS
 from trainables.training.frozen_activations import CLEAN_VIEW
 from trainables.training.loop import STEPS_FILE, record_steps
 from trainables.training.micro_batch import in_pieces, memory_budget, with_less_at_once
@@ -73,6 +74,7 @@ class Fitting:
         self.model = model.to(self.device)
         self.images = open_image_cache(self.dataset, self.preprocessing, context.store)
         self.best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self.task = CLASSIFIER_TASKS[self.dataset.task]
         self.class_weights = torch.from_numpy(class_weights(config, self.dataset)).to(self.device)
         key = baseline_key(config, self.dataset)
         self.folder = context.store / "baselines" / key
@@ -110,10 +112,11 @@ class Fitting:
         self.model.load_state_dict(self.best)
 
     def scores(self, indices: np.ndarray) -> np.ndarray:
-        """Returns class probabilities float64 [N, K] of these unaugmented images."""
+        """Returns probabilities float64 [N, K] of these unaugmented images."""
 
         def classify(rows: np.ndarray) -> Tensor:
-            return self.model(self._pixels(rows, np.full(len(rows), CLEAN_VIEW))).double().softmax(1).cpu()
+            logits = self.model(self._pixels(rows, np.full(len(rows), CLEAN_VIEW))).double()
+            return self.task.probabilities(logits).cpu()
 
         self.model.eval()
         with torch.no_grad():
@@ -147,14 +150,13 @@ class Fitting:
         """Returns the loss of a batch, and adds its gradient to the parameters."""
         self.model.train()
         self.state.optimizer.zero_grad()
-        classes = torch.from_numpy(batch.classes).to(self.device)
-        weights = self.class_weights[classes]
-        weights = weights / weights.sum()
+        targets = torch.from_numpy(self.dataset.targets(batch.indices)).to(self.device)
+        shares = self.task.shares(targets, self.class_weights)
         loss = 0.0
         for rows in torch.arange(len(batch)).split(rows_at_once):
             logits = self.model(self._pixels(batch.indices[rows.numpy()], batch.views[rows.numpy()]))
             rows = rows.to(self.device)
-            part = weights[rows] @ F.cross_entropy(logits, classes[rows], reduction="none")
+            part = self.task.loss(logits, targets[rows], shares[rows])
             part.backward()
             loss += float(part.detach())
         return loss
@@ -165,7 +167,7 @@ class Fitting:
         if is_over(state.epochs, system, patience):  # the trial was interrupted after its last epoch
             return
         val = self.dataset.indices("val")
-        classes = self.dataset.class_indices(val)
+        targets = self.dataset.targets(val)
         seconds, num_images = 0.0, 0
         for batch in global_batches(self.dataset, self.config, start_step=state.step):
             began = time.perf_counter()
@@ -174,7 +176,7 @@ class Fitting:
             seconds += time.perf_counter() - began
             if state.step % self.steps_per_epoch:
                 continue
-            on_val = point_metrics(self.scores(val), classes)
+            on_val = task_of(targets).point_metrics(self.scores(val), targets)
             metrics = {
                 "train/epoch": float(batch.epoch + 1),
                 "train/loss": float(np.mean(state.losses[-self.steps_per_epoch :])),
@@ -232,11 +234,15 @@ def rows_at_once(config: TrialConfig, device: torch.device) -> int | None:
 
 
 def class_weights(config: TrialConfig, dataset: Dataset) -> np.ndarray:
-    """Returns class weights float32 [K]: ones, or N / (K n_k), which gives every class the same total."""
-    counts = np.bincount(dataset.class_indices(dataset.indices("train")), minlength=len(dataset.classes))
+    """Returns the weights of the classes, or of the positives of the findings, float32 [K].
+
+    They are ones if `baseline.class_weights` is false.
+    """
+    num_classes = len(dataset.classes)
     if not config.baseline.class_weights:
-        return np.ones(len(counts), np.float32)
-    return (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
+        return np.ones(num_classes, np.float32)
+    targets = dataset.targets(dataset.indices("train"))
+    return CLASSIFIER_TASKS[dataset.task].weights(targets, num_classes).astype(np.float32)
 
 
 def best_epoch(epochs: list[dict[str, float]], system: str) -> int:

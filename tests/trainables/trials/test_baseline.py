@@ -27,6 +27,7 @@ from trainables.models.catalogue.classifiers import (
     resized_weights,
 )
 from trainables.models.torchvision_import import declare_missing_operators
+from trainables.scoring.finding_metrics import point_finding_metrics
 from trainables.scoring.predictions import read_predictions
 from trainables.training.classifier_loop import Fitting, best_epoch, class_weights, is_over
 from trainables.trials.adapt import adapt
@@ -163,6 +164,26 @@ def test_the_loss_is_torch_s_weighted_cross_entropy(tmp_path: Path, store: Path)
     logits = fitting.model(fitting._pixels(batch.indices, batch.views))
     expected = torch.nn.CrossEntropyLoss(fitting.class_weights)(logits, torch.from_numpy(batch.classes))
     assert fitting.step(batch) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_a_baseline_learns_findings_by_a_binary_loss(tmp_path: Path, store: Path) -> None:
+    config = small(data__dataset="phantom_findings", num_epochs=3)
+    fitting = Fitting(config, fresh(tmp_path, store))
+    batch = next(global_batches(fitting.dataset, config))
+    labels = torch.from_numpy(fitting.dataset.targets(batch.indices))
+    fitting.model.train()
+    logits = fitting.model(fitting._pixels(batch.indices, batch.views))
+    loss = torch.nn.BCEWithLogitsLoss(pos_weight=fitting.class_weights, reduction="none")
+    expected = loss(logits, (labels == 1).float())[labels >= 0].mean()
+    assert fitting.step(batch) == pytest.approx(float(expected.detach()), rel=1e-5)
+    epochs = [epoch for epoch, _ in fitting.epochs()]
+    assert {f"val/{SYSTEM}/{metric}" for metric in ("macro_auroc", "macro_ap", "nll")} <= set(epochs[-1])
+    scores = fitting.scores(fitting.dataset.indices("val"))
+    assert scores.shape == (48, len(fitting.dataset.classes))
+    assert np.ptp(scores.sum(axis=1)) > 0
+    best = epochs[best_epoch(epochs, SYSTEM)][f"val/{SYSTEM}/macro_auroc"]
+    found = point_finding_metrics(scores, fitting.dataset.targets(fitting.dataset.indices("val")))
+    assert found["macro_auroc"] == pytest.approx(best)
 
 
 class Small:

@@ -25,6 +25,10 @@ def test_every_field_says_whether_it_identifies_a_trial() -> None:
         ({"adapt.method": "full"}, {"lora.rank", "probe.num_draws"}),
         ({"loss.kind": "class_prompt"}, {"data.captions", "loss.temperature", "loss.positives"}),
         ({}, {"data.root", "data.prompts", "execution.device", "captioner.name", "loss.temperature"}),
+        (
+            {"data.uncertain": "ones"},
+            {"data.uncertain", "data.blank", "data.task"},
+        ),  # the labels have a fingerprint
         ({"zero_shot.prompts": ["pair"]}, {"zero_shot.published_by"}),
     ],
 )
@@ -37,6 +41,7 @@ def test_what_is_read_under_a_condition_is_part_of_a_trial_that_meets_it() -> No
         science(from_flat({"adapt.method": "full", "probe.shots": [1], "data.captions": "blip_label"}))
     )
     assert {"adapt.towers", "probe.num_draws", "captioner.name", "data.captions"} <= read.keys()
+    assert flatten(science(from_flat({"data.task": "multilabel"})))["data.task"] == "multilabel"
     published = flatten(science(from_flat({"zero_shot.prompts": ["published"]})))
     assert "zero_shot.published_by" in published
 

@@ -29,7 +29,7 @@ def plan(fixed: dict[str, Any] | None = None, **blocks: Any) -> Plan:
     return make_plan(read_space({"name": "small", "fixed": {**SMALL, **(fixed or {})}, **blocks}))
 
 
-@pytest.mark.parametrize("name", ["demo", "lora", "phantom"])
+@pytest.mark.parametrize("name", ["demo", "lora", "phantom", "caption_batch_size"])
 def test_spaces_that_need_no_files_can_be_planned(name: str, home: Path) -> None:
     planned = make_plan(load_space(SPACES / f"{name}.yaml"))
     assert planned.num_baselines >= 1

@@ -209,7 +209,7 @@ def _describe_encoder(config: EncoderConfig) -> str:
 
 
 def _seen_in_training(configs: list[TrialConfig]) -> tuple[str, ...]:
-    pairs = dict.fromkeys((config.encoder.name, config.data.dataset) for config in configs)
+    pairs = dict.fromkeys((config.encoder.name, name) for config in configs for name in config.data.sets)
     return tuple(line for pair in pairs for line in seen_in_training(*pair))
 
 

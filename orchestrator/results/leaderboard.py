@@ -260,7 +260,11 @@ def _each_absent(state: SweepState) -> Iterator[Absent]:
 
 def read_overlaps(state: SweepState) -> Iterator[str]:
     """Yields a sentence for each encoder that saw images of the test data in its own training."""
-    keys = ("encoder.name", "data.dataset")
-    pairs = dict.fromkeys(tuple(trial.config.get(key, "") for key in keys) for trial in state.trials.values())
+    configs = [trial.config for trial in state.trials.values()]
+    pairs = dict.fromkeys(
+        (config.get("encoder.name", ""), name)
+        for config in configs
+        for name in config.get("data.union") or [config.get("data.dataset", "")]
+    )
     for encoder, data_set in pairs:
         yield from seen_in_training(encoder, data_set)

@@ -1,11 +1,11 @@
 """The settings of a trial. They are immutable and strict, and need no torch, so that checks are fast."""
 
+from trainables.config.base import Config
 from trainables.config.blocks import (
     AdaptConfig,
     BaselineConfig,
     CaptionerConfig,
     CaptionKind,
-    Config,
     DataConfig,
     EncoderConfig,
     ExecutionConfig,
@@ -16,7 +16,6 @@ from trainables.config.blocks import (
     OptimConfig,
     PhantomConfig,
     Precision,
-    PreprocessingSpec,
     ProbeConfig,
     PromptFamily,
     ReportSections,
@@ -27,6 +26,7 @@ from trainables.config.blocks import (
 )
 from trainables.config.flat import flatten, from_flat, to_flat
 from trainables.config.identity import arm_key, science, trial_key
+from trainables.config.preprocessing import PreprocessingSpec
 from trainables.config.trial import TrialConfig
 
 __all__ = [

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     field_validator,
     model_validator,
 )
 
+from trainables.config.base import Config
 from trainables.config.mappings import Pairs, Uncertain
 
 Split = Literal["train", "val", "test"]
@@ -25,56 +24,6 @@ CaptionKind = Literal["class_template", "template", "finding", "mask_finding", "
 ReportSections = Literal["findings", "impression", "both"]
 PromptFamily = Literal["class_name", "template", "training", "unseen", "pair", "published"]
 Shots = Annotated[int, Field(ge=1, le=10_000)]
-
-
-class Config(BaseModel):
-    """Base class of all settings. It refuses unknown keys, and its values cannot change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class PreprocessingSpec(Config):
-    """The preprocessing that an encoder needs.
-
-    `trainables.data` decodes to 8-bit grey, then windows, pads, resizes and crops, in the order of fields.
-    The encoder converts uint8 to floats (mean, std, channels). No other code changes pixels.
-    """
-
-    size: int = Field(
-        default=224, ge=16, le=1024, description="Height and width of the encoder's input, in pixels."
-    )
-    window: Literal["none", "full"] = Field(
-        default="none", description="full = the darkest pixel becomes 0, and the brightest 255."
-    )
-    pad: Literal["none", "before", "after"] = Field(
-        default="none", description="Pad to a square with black, before or after the first resizing."
-    )
-    oversize: float = Field(
-        default=1.0, ge=1, le=4,
-        description="Resize first to size × oversize: the longest side if pad=after, else the shortest.",
-    )  # fmt: skip
-    interpolation: Literal["bilinear", "bicubic", "lanczos", "area"] = "bicubic"
-    crop: Literal["center", "none"] = Field(
-        default="center",
-        description="center = cut out the centre; none = resize to `size`, a second resizing being bicubic.",
-    )
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
-    channels: Literal[1, 3] = 3
-
-    def fitting(self) -> dict[str, Any]:
-        """Returns the steps that `trainables.data` performs. Unused steps are left out of the fingerprint."""
-        taken = {"size", "crop", "interpolation"}
-        taken |= {name for name in ("window", "pad", "oversize") if getattr(self, name) != _default(name)}
-        return self.model_dump(include=taken)
-
-    def identity(self) -> dict[str, Any]:
-        """Returns the settings that can change the input of the encoder."""
-        return {**self.model_dump(mode="json", include={"mean", "std", "channels"}), **self.fitting()}
-
-
-def _default(name: str) -> Any:
-    return PreprocessingSpec.model_fields[name].default
 
 
 class PhantomConfig(Config):
@@ -95,6 +44,11 @@ class DataConfig(Config):
     """The images, and their splits, augmentation and captions."""
 
     dataset: str = Field(default="phantom", description="A name in `trainables.data.datasets.DATASETS`.")
+    union: tuple[str, ...] = Field(
+        default=(),
+        description="Data sets that `dataset: union` joins by the names of their findings, such as "
+        "[nih14, chexpert]. Each is read from the folder of its name below `root`.",
+    )
     root: Path | None = Field(default=None, description="Folder of the images; paths outside it are refused.")
     manifest: str = Field(
         default="manifest.csv",
@@ -173,6 +127,28 @@ class DataConfig(Config):
         description="Control: shuffle labels among patients; all systems must then score at chance.",
     )
     phantom: PhantomConfig = PhantomConfig()
+
+    @property
+    def name(self) -> str:
+        """The name of the data set, or the names of those that are joined, such as `nih14+chexpert`."""
+        return "+".join(self.sets)
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """The data sets that are read: one, or those of a union."""
+        return self.union or (self.dataset,)
+
+    @model_validator(mode="after")
+    def _union_has_its_sets(self) -> Self:
+        if self.dataset == "union" and len(self.union) < 2:
+            raise ValueError(
+                "data.dataset=union joins at least two data sets: --set 'data.union=[nih14, chexpert]'"
+            )
+        if self.union and self.dataset != "union":
+            raise ValueError(
+                f"data.union is read with --set data.dataset=union, but data.dataset is {self.dataset}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fold_is_one_of_them(self) -> Self:

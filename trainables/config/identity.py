@@ -70,6 +70,7 @@ _ROWS: tuple[tuple[Condition, tuple[str, ...]], ...] = (
     (never, _in("data", "root manifest prompts exclude rename frontal_only")),
     (never, _in("data", "uncertain blank")),  # the fingerprint of the data covers the labels
     (lambda config: config.data.task != "auto", ("data.task",)),
+    (lambda config: bool(config.data.union), ("data.union",)),
     (never, _in("execution", "micro_batch_size num_workers device num_threads memory_budget_gb")),
     (never, _in("execution", "cache_budget_gb evaluate_every_epochs")),
     (always, _in("data", "dataset seed num_folds fold permute_labels")),

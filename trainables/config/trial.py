@@ -6,11 +6,11 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from trainables.config.base import Config
 from trainables.config.blocks import (
     AdaptConfig,
     BaselineConfig,
     CaptionerConfig,
-    Config,
     DataConfig,
     EncoderConfig,
     ExecutionConfig,

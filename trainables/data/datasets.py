@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from trainables.data.records import Dataset, ImageRecord, LabelledImages
 from trainables.data.reports.read import with_reports
 from trainables.data.sets.description import SetDescription
 from trainables.data.sets.reader import read_set
-from trainables.data.splits import check_no_leak, cut_fold, draw_splits, draw_val, permute_labels
+from trainables.data.splits import check_no_leak, cut_fold, given_or_drawn, permute_labels
 from trainables.data.tasks import TASKS
 from trainables.data.words.choose import choose_words
 from trainables.errors import ConfigError, DataError
@@ -43,6 +44,7 @@ DATASETS: dict[str, str] = {
     "nih14": "trainables.data.sets.nih14:NIH14",
     "chexpert": "trainables.data.sets.chexpert:CHEXPERT",
     "mimic_cxr": "trainables.data.sets.mimic_cxr:MIMIC_CXR",
+    "union": "trainables.data.union:union",
     "image_folder": "trainables.data.sets.image_folder:IMAGE_FOLDER",
     "manifest": "trainables.data.sets.manifest:MANIFEST",
 }
@@ -87,15 +89,15 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
     records = sorted(images.records, key=lambda record: record.image_id)
     check_no_contradiction(records, images.content)
     notes = [*images.notes]
-    together, splits = groups(records, images.content), {record.split for record in records}
+    together = groups(records, images.content)
     if config.num_folds is not None and config.fold is not None:
         folds = {"num_folds": config.num_folds, "fold": config.fold}
         records = cut_fold(records, together, task=images.task, **folds, seed=config.seed)
-    elif not images.has_splits:
-        records = draw_splits(records, together, task=images.task, seed=config.seed)
-    elif "val" not in splits and splits >= {"train", "test"}:
-        records = draw_val(records, together, task=images.task, seed=config.seed)
-        notes.append("split 'val' is not given: an eighth of train was drawn")
+    else:
+        records, drawn = given_or_drawn(
+            records, together, task=images.task, has_splits=images.has_splits, seed=config.seed
+        )
+        notes += drawn
     check_no_leak(records, content=images.content)
     changed = [record.train_labels for record in records if record.train_labels]
     content_fingerprint = fingerprint(
@@ -111,14 +113,14 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
     try:
         TASKS[images.task].check_complete(records, images.classes)
     except DataError as error:
-        raise DataError(f"{config.dataset}: {error}") from None
+        raise DataError(f"{config.name}: {error}") from None
     words = choose_words(images.classes, shipped=images.words, path=config.prompts)
     if note := words.note():
         notes.append(note)
     if config.permute_labels:
         records = permute_labels(records, seed=config.seed)
     return Dataset(
-        name=config.dataset,
+        name=config.name,
         classes=images.classes,
         records=tuple(r if with_test_labels else _withhold(r) for r in records),
         content_fingerprint=content_fingerprint,
@@ -170,11 +172,18 @@ def files_of(config: DataConfig) -> dict[str, Path]:
     if config.root is None:
         return {}
     images = _read(_without(config, *_AFTER_READING, *_NOT_READ))
-    root = open_root(config.root, dataset=config.dataset)
+    folders = {f"{name}/": config.root / name for name in config.union} or {"": config.root}
+    roots = {prefix: open_root(folder, dataset=config.name) for prefix, folder in folders.items()}
     named = {record.image_id: record.path for record in images.records if record.path is not None}
     masks = [path for record in images.records for path in (record.mask_path, record.infection_mask_path)]
     others = [*images.tables, *(path for path in masks if path is not None)]
-    return named | {path.relative_to(root).as_posix(): path for path in others}
+    return named | {_name_below(roots, path): path for path in others}
+
+
+def _name_below(roots: Mapping[str, Path], path: Path) -> str:
+    """Returns the name of a file: a prefix, and the path below the root with that prefix."""
+    prefix, root = next(each for each in roots.items() if path.is_relative_to(each[1]))
+    return f"{prefix}{path.relative_to(root).as_posix()}"
 
 
 @lru_cache(maxsize=4)

@@ -14,6 +14,19 @@ from trainables.data.records import ImageRecord
 from trainables.data.tasks import TASKS
 
 
+def given_or_drawn(
+    records: Sequence[ImageRecord], groups: Sequence[str], *, task: Task, has_splits: bool, seed: int
+) -> tuple[list[ImageRecord], list[str]]:
+    """Returns the records with their given splits, or with drawn ones if they have none, and notes."""
+    splits = {record.split for record in records}
+    if not has_splits:
+        return draw_splits(records, groups, task=task, seed=seed), []
+    if "val" not in splits and splits >= {"train", "test"}:
+        drawn = draw_val(records, groups, task=task, seed=seed)
+        return drawn, ["split 'val' is not given: an eighth of train was drawn"]
+    return list(records), []
+
+
 def draw_splits(
     records: Sequence[ImageRecord], groups: Sequence[str], *, task: Task, seed: int
 ) -> list[ImageRecord]:

@@ -11,7 +11,7 @@ from trainables.data.datasets import DATASETS
 from trainables.models.catalogue.origins import known_data_set
 
 Captured = pytest.CaptureFixture[str]
-OWN = ("phantom", "phantom_findings", "image_folder", "manifest")
+OWN = ("phantom", "phantom_findings", "image_folder", "manifest", "union")
 
 
 def test_every_data_set_is_listed_with_its_patients(capsys: Captured) -> None:

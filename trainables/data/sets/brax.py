@@ -28,12 +28,13 @@ def rows(folder: SetFolder) -> Iterator[Row]:
     """Yields a row for each image. The DICOM files are read if there is no folder of PNG files."""
     table = folder.read_table((TABLE,), COLUMNS)
     is_png = (folder.base / "images").is_dir() or not table.has("DicomPath")
-    num_without_view = 0
     for line, values in table.rows:
         if _is_strip(values.get("Rows"), values.get("Columns")):
             folder.leave_out(f"images whose longer side is over {MAX_ASPECT} times the shorter one")
             continue
-        num_without_view += view_of(values["ViewPosition"]) is None
+        if folder.config.frontal_only and view_of(values["ViewPosition"]) is None:
+            folder.leave_out("images whose view is not known (--set data.frontal_only=false reads them)")
+            continue
         yield Row(
             path=values["PngPath" if is_png else "DicomPath"],
             labels={name: values[name] for name in (*FINDINGS, NO_FINDING)},
@@ -43,8 +44,6 @@ def rows(folder: SetFolder) -> Iterator[Row]:
             sex=values.get("PatientSex"),
             age=values.get("PatientAge"),
         )
-    if num_without_view:
-        folder.notes.append(f"{num_without_view:,} images without a view count as frontal")
 
 
 def _is_strip(height: str | None, width: str | None) -> bool:
@@ -72,7 +71,7 @@ BRAX = SetDescription(
     citation="Reis et al. 2022, doi 10.1038/s41597-022-01608-8",
     traps=(
         "Labels are of reports, found by a labeller: 1, 0, -1 (uncertain) and blank (not named).",
-        "A quarter of the images has no view. They count as frontal, so some of them are lateral.",
+        "A quarter of the images has no view. They are left out, unless data.frontal_only is false.",
         "Ages are in groups of five years; '85 or more' is read as 85.",
         "Twelve images are thin strips. They are left out.",
         "DICOM files have no suffix. They are read if there is no folder images.",

@@ -29,6 +29,12 @@ class Excluded:
             return True
         return False
 
+    def below(self, folder: str) -> Excluded:
+        """Returns the paths below a folder, relative to it."""
+        prefix = f"{text_key(folder)}/"
+        inside = {p.removeprefix(prefix): place for p, place in self.paths.items() if p.startswith(prefix)}
+        return Excluded(self.name, inside)
+
     def check_all_used(self, dataset: str) -> None:
         """Raises DataError for a path that names no image of the data set: it may be misspelt."""
         unmet = [f"{place}: '{path}'" for path, place in self.paths.items() if path not in self.met]

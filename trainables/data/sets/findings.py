@@ -222,7 +222,7 @@ def _uncertain(config: DataConfig, names: Sequence[str], dataset: str) -> dict[s
         return dict.fromkeys(names, _POLICIES[config.uncertain])
     asked = {one_line(name): _POLICIES[policy] for name, policy in config.uncertain}
     for name in asked:
-        if name not in names:
+        if name not in names and not config.union:  # another set of the union may have it
             raise DataError(
                 f"data.uncertain: '{name}' is no finding of {dataset}{nearest_or_all(name, names)}"
             )

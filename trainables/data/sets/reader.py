@@ -27,14 +27,22 @@ from trainables.data.views import is_frontal, view_of
 from trainables.errors import DataError
 
 
-def read_set(description: SetDescription, config: DataConfig) -> LabelledImages:
+def read_set(
+    description: SetDescription, config: DataConfig, *, excluded: Excluded | None = None
+) -> LabelledImages:
     """Reads a data set by its description.
+
+    Args:
+        description: the data set.
+        config: the settings.
+        excluded: images to leave out, whose use the caller checks; None = those of `data.exclude`.
 
     Raises:
         DataError: lists everything that is missing, unreadable or contradictory.
     """
     folder = open_folder(description, config)
-    excluded = read_excluded(config.exclude, root=folder.root)
+    is_own = excluded is None
+    excluded = read_excluded(config.exclude, root=folder.root) if excluded is None else excluded
     listed = list(description.rows(folder))
     num_unread = folder.left_out.total()
     if description.may_lack_files:
@@ -61,7 +69,8 @@ def read_set(description: SetDescription, config: DataConfig) -> LabelledImages:
     wanted = [record for record in read if _is_wanted_view(record.view, folder)]
     has_splits = _has_splits(rows, description.name)
     records, has_patients = unify_patients(wanted, has_splits=has_splits, notes=folder.notes)
-    excluded.check_all_used(description.name)
+    if is_own:
+        excluded.check_all_used(description.name)
     labels = reading.classes.notes(records)
     notes = [*description.notes, *folder.notes, *labels, *_left_out(folder.left_out), *excluded.notes()]
     return LabelledImages(

@@ -34,10 +34,10 @@ def test_labels_views_and_ages_are_read_and_strips_are_left_out(release, read, f
     root, _ = brax(release, folder=folder)
     dataset = read("brax", root)
     assert dataset.findings == FINDINGS
-    assert len(dataset.records) == 59
-    assert {record.view for record in dataset.records} == {"PA", None}
+    assert len(dataset.records) == 30
+    assert {record.view for record in dataset.records} == {"PA"}
     notes = "\n".join(dataset.notes)
-    assert "29 images without a view count as frontal" in notes
+    assert "left out: 29 images whose view is not known" in notes
     assert "left out: 1 images whose longer side is over 10 times the shorter one" in notes
     first, second = (next(r for r in dataset.records if r.patient_id == f"id_000{i}") for i in (0, 1))
     assert (first.age, first.sex, second.age, second.sex) == (85, "M", 40, "F")
@@ -50,10 +50,17 @@ def test_labels_views_and_ages_are_read_and_strips_are_left_out(release, read, f
     )
 
 
-def test_uncertain_labels_are_read_as_asked(release, read):
+def test_images_without_a_view_are_read_if_all_views_are_asked_for(release, read):
+    dataset = read("brax", brax(release)[0], frontal_only=False)
+    assert {record.view for record in dataset.records} == {"PA", None}
+    assert len(dataset.records) == 59
+
+
+def test_uncertain_labels_of_train_are_read_as_asked(release, read):
     root, _ = brax(release)
-    labels = read("brax", root, uncertain={"Lung Lesion": "ones"}).records[0].labels
-    assert labels["Lung Lesion"] == 1
+    records = read("brax", root, uncertain={"Lung Lesion": "ones"}).records
+    read_as = {record.labels["Lung Lesion"] for record in records if record.split == "train"}
+    assert read_as == {0, 1}  # 0: the images without any finding
 
 
 def test_dicom_files_without_suffix_are_read_if_there_is_no_folder_of_png(release, read, pixels):
@@ -68,5 +75,5 @@ def test_dicom_files_without_suffix_are_read_if_there_is_no_folder_of_png(releas
         path.parent.mkdir(parents=True, exist_ok=True)
         write_dicom(path, pixels(seed), PatientID="x")
     dataset = read("brax", root)
-    assert len(dataset.records) == 59
+    assert len(dataset.records) == 30
     assert dataset.decode(dataset.records[0]).shape == (20, 24)

@@ -112,6 +112,7 @@ def by_data(trials: list[TrialState]) -> list[list[TrialState]]:
         data = {key: value for key, value in trial.config.items() if key.startswith("data.")}
         for varied in ("data.fold", *SEARCHABLE_DATA):
             data.pop(varied, None)
+        data = {key: value for key, value in data.items() if not key.startswith("data.adapt_on.")}
         groups.setdefault(fingerprint(data), []).append(trial)
     return list(groups.values())
 

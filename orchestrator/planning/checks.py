@@ -123,7 +123,8 @@ def _is_offline() -> bool:
 
 def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
     """Checks all trials, and returns their data sets by the JSON of their `data` settings."""
-    from trainables.data.datasets import load_dataset
+    from trainables.data.adapt_on import check_trained_on
+    from trainables.data.datasets import load_dataset, training_set
     from trainables.data.text import prompts_of
     from trainables.scoring.task_systems import SYSTEMS
 
@@ -135,6 +136,8 @@ def check_trials(configs: list[TrialConfig]) -> dict[str, Dataset]:
         key = config.data.model_dump_json()
         if key not in datasets:
             datasets[key] = load_dataset(config.data)
+        if config.adapts_elsewhere:
+            check_trained_on(training_set(config.data_to_read), config)
         dataset = datasets[key]
         question = fingerprint(dataset.fingerprint, dataset.words.fingerprint, config.zero_shot, config.probe)
         if config.is_baseline or question in asked:

@@ -11,7 +11,7 @@ from trainables.errors import ConfigError
 from trainables.training.hardware import device_kind, faster_precision
 
 FROZEN = {"name": "frozen encoder", "adapt.method": "none"}
-PATHS = ("data.root", "data.prompts", "data.exclude")
+PATHS = ("data.root", "data.prompts", "data.exclude", "data.adapt_on.root", "data.adapt_on.exclude")
 """Fields with a path. Workers start in another folder, so these paths must be absolute."""
 REPEATABLE = ("seed", "data.fold")
 """Fields that can be repeated. Repeats are one arm, as `trainables.config.arm_key` ignores these fields."""

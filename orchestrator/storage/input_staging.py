@@ -32,11 +32,12 @@ def upload_inputs(storage: Storage, configs: Iterable[TrialConfig]) -> dict[str,
     """
     wanted: dict[str, dict[str, Path]] = {}
     for config in configs:
-        if files := files_of(config.data):
-            wanted.setdefault(str(config.data.root), {}).update(files)
-        for file in (config.data.prompts, config.data.exclude):
-            if file is not None:
-                wanted[str(file)] = {file.name: places.found(file)}
+        for data in (config.data, *([config.data.trained_on] if config.adapts_elsewhere else ())):
+            if files := files_of(data):
+                wanted.setdefault(str(data.root), {}).update(files)
+            for file in (data.prompts, data.exclude):
+                if file is not None:
+                    wanted[str(file)] = {file.name: places.found(file)}
         models = [] if config.is_baseline else [config.encoder.name]
         if config.needs_captioner:
             models.append(config.captioner.name)

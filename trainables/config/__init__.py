@@ -3,6 +3,7 @@
 from trainables.config.base import Config
 from trainables.config.blocks import (
     AdaptConfig,
+    AdaptOnConfig,
     BaselineConfig,
     CaptionerConfig,
     CaptionKind,
@@ -31,6 +32,7 @@ from trainables.config.trial import TrialConfig
 
 __all__ = [
     "AdaptConfig",
+    "AdaptOnConfig",
     "BaselineConfig",
     "CaptionKind",
     "CaptionerConfig",

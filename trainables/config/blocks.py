@@ -40,6 +40,17 @@ class PhantomConfig(Config):
     )
 
 
+class AdaptOnConfig(Config):
+    """Another data set, whose train images train the adapter. All scores are of the images of `data`."""
+
+    dataset: str | None = Field(
+        default=None, description="A name as in `data.dataset`; none = the adapter is trained on `data`."
+    )
+    root: Path | None = Field(default=None, description="Folder of its images, as `data.root`.")
+    manifest: str = Field(default="manifest.csv", description="Its table, as `data.manifest`.")
+    exclude: Path | None = Field(default=None, description="Its images to leave out, as `data.exclude`.")
+
+
 class DataConfig(Config):
     """The images, and their splits, augmentation and captions."""
 
@@ -127,6 +138,7 @@ class DataConfig(Config):
         description="Control: shuffle labels among patients; all systems must then score at chance.",
     )
     phantom: PhantomConfig = PhantomConfig()
+    adapt_on: AdaptOnConfig = AdaptOnConfig()
 
     @property
     def name(self) -> str:
@@ -157,6 +169,19 @@ class DataConfig(Config):
         if self.fold is not None and self.num_folds is not None and self.fold >= self.num_folds:
             raise ValueError(f"data.fold={self.fold}: must be below data.num_folds={self.num_folds}")
         return self
+
+    @property
+    def trained_on(self) -> DataConfig:
+        """The settings of the data set whose train images train: these, or those of `adapt_on`.
+
+        Labels, words and folds of `data` are not those of another data set. Augmentation and captions are.
+        """
+        other = self.adapt_on
+        if other.dataset is None:
+            return self
+        named = {name: getattr(other, name) for name in AdaptOnConfig.model_fields}
+        reset = ("union", "rename", "task", "uncertain", "blank", "prompts", "num_folds", "fold", "adapt_on")
+        return self.model_copy(update=named | {name: DataConfig.model_fields[name].default for name in reset})
 
 
 class EncoderConfig(Config):

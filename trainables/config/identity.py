@@ -71,6 +71,7 @@ _ROWS: tuple[tuple[Condition, tuple[str, ...]], ...] = (
     (never, _in("data", "uncertain blank")),  # the fingerprint of the data covers the labels
     (lambda config: config.data.task != "auto", ("data.task",)),
     (lambda config: bool(config.data.union), ("data.union",)),
+    (never, _in("data.adapt_on", "root manifest exclude")),
     (never, _in("execution", "micro_batch_size num_workers device num_threads memory_budget_gb")),
     (never, _in("execution", "cache_budget_gb evaluate_every_epochs")),
     (always, _in("data", "dataset seed num_folds fold permute_labels")),
@@ -89,6 +90,7 @@ _ROWS: tuple[tuple[Condition, tuple[str, ...]], ...] = (
     (lambda config: config.is_baseline, _in("baseline", "architecture from_scratch image_size")),
     (lambda config: config.is_baseline, _in("baseline", "class_weights patience")),
     (lambda config: config.reads_captions, ("data.captions",)),
+    (lambda config: config.adapts_elsewhere, ("data.adapt_on.dataset",)),
     (lambda config: config.reads_reports, _in("data", "report_sections report_sentences drop_comparisons")),
     (lambda config: config.needs_captioner, _in("captioner", "name revision max_new_tokens")),
     *((_loss_reads(name), (f"loss.{name}",)) for name in ("kind", "positives", "pair_weight", "temperature")),

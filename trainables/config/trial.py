@@ -79,6 +79,7 @@ class TrialConfig(Config):
     def data_to_read(self) -> DataConfig:
         """The settings of the data that the trial reads. Unused settings of captions have their defaults."""
         unread = [] if self.reads_captions else ["captions"]
+        unread += [] if self.adapts_elsewhere else ["adapt_on"]
         unread += [] if self.reads_reports else ["report_sections", "report_sentences", "drop_comparisons"]
         return self.data.model_copy(update={name: DataConfig.model_fields[name].default for name in unread})
 
@@ -96,6 +97,11 @@ class TrialConfig(Config):
     def reads_captions(self) -> bool:
         """True if the trial trains on captions."""
         return not (self.adapt.method in ("none", "baseline") or self.loss.asks_for_classes)
+
+    @property
+    def adapts_elsewhere(self) -> bool:
+        """True if the adapter is trained on another data set than the scored one."""
+        return self.adapt.method not in ("none", "baseline") and self.data.adapt_on.dataset is not None
 
     @property
     def reads_reports(self) -> bool:

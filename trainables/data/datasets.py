@@ -12,10 +12,11 @@ from typing import Any
 from trainables import resolve
 from trainables.artifacts import file_sha256, fingerprint
 from trainables.config import DataConfig
+from trainables.data.adapt_on import check_apart
 from trainables.data.copies import check_no_contradiction, count_copies, groups
 from trainables.data.formats.decode import DECODING_VERSION
 from trainables.data.paths import open_root
-from trainables.data.records import Dataset, ImageRecord, LabelledImages
+from trainables.data.records import NO_FINDING, Dataset, ImageRecord, LabelledImages
 from trainables.data.reports.read import with_reports
 from trainables.data.sets.description import SetDescription
 from trainables.data.sets.reader import read_set
@@ -54,7 +55,7 @@ A public data set also needs an entry in `models/catalogue/origins.py`. Without 
 encoder was trained on its images.
 """
 _OF_REPORTS = ("report_sections", "report_sentences", "drop_comparisons")
-_NOT_READ = ("augmentation", "num_views", "captions", *_OF_REPORTS)
+_NOT_READ = ("augmentation", "num_views", "captions", "adapt_on", *_OF_REPORTS)
 _AFTER_READING = ("num_folds", "fold", "permute_labels", "prompts")
 """Settings that do not change which files are read, so trials that differ in them share one reading."""
 
@@ -73,9 +74,35 @@ def load_dataset(config: DataConfig, *, with_test_labels: bool = False) -> Datas
         ConfigError: the data set is unknown; the message suggests the nearest name.
         DataError: files are missing, unsafe or unlabelled, or patients or images leak between splits.
     """
+    if config.adapt_on.dataset is not None:
+        scored, trained = _load(_without(config, *_NOT_READ), with_test_labels), training_set(config)
+        notes = (f"adapted on {len(trained.indices('train')):,} images of {trained.name}", *trained.notes)
+        return replace(scored, notes=(*scored.notes, *notes))
     if config.captions == "report":
         return _load_with_reports(_without(config, "augmentation", "num_views"), with_test_labels)
     return _load(_without(config, *_NOT_READ), with_test_labels)
+
+
+def training_set(config: DataConfig) -> Dataset:
+    """Returns the data set whose train images train an adapter: that of `data`, or of `data.adapt_on`.
+
+    A data set of `data.adapt_on` needs no labels.
+
+    Raises:
+        DataError: an image or a patient of its train split is in val or test of `data`.
+    """
+    if config.adapt_on.dataset is None:
+        return load_dataset(config)
+    return _load_training_set(_without(config, "augmentation", "num_views"))
+
+
+@lru_cache(maxsize=4)
+def _load_training_set(config: DataConfig) -> Dataset:
+    trained_on = config.trained_on
+    trained = with_reports(_load(_without(trained_on, *_NOT_READ), False, is_scored=False), trained_on)
+    scored = _load(_without(config, *_NOT_READ), False)
+    check_apart(trained, scored, content=(_content_of(trained_on), _content_of(config)), config=config)
+    return trained
 
 
 @lru_cache(maxsize=4)
@@ -84,7 +111,7 @@ def _load_with_reports(config: DataConfig, with_test_labels: bool) -> Dataset:
 
 
 @lru_cache(maxsize=16)
-def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
+def _load(config: DataConfig, with_test_labels: bool, is_scored: bool = True) -> Dataset:
     images = _read(_without(config, *_AFTER_READING))
     records = sorted(images.records, key=lambda record: record.image_id)
     check_no_contradiction(records, images.content)
@@ -93,7 +120,7 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
     if config.num_folds is not None and config.fold is not None:
         folds = {"num_folds": config.num_folds, "fold": config.fold}
         records = cut_fold(records, together, task=images.task, **folds, seed=config.seed)
-    else:
+    elif images.has_splits or is_scored:  # else all images train
         records, drawn = given_or_drawn(
             records, together, task=images.task, has_splits=images.has_splits, seed=config.seed
         )
@@ -110,8 +137,14 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
     records = [_with_train_labels(record) for record in records]
     if copies := count_copies(records, images.content):
         notes.append(f"copies: {copies:,} images are identical to another image of their split")
+    if is_scored and images.classes == (NO_FINDING,):
+        raise DataError(
+            f"{config.dataset}: no image has a label; give the table a column 'label', or name this "
+            "data set in data.adapt_on"
+        )
     try:
-        TASKS[images.task].check_complete(records, images.classes)
+        if is_scored:
+            TASKS[images.task].check_complete(records, images.classes)
     except DataError as error:
         raise DataError(f"{config.name}: {error}") from None
     words = choose_words(images.classes, shipped=images.words, path=config.prompts)
@@ -141,12 +174,18 @@ def _load(config: DataConfig, with_test_labels: bool) -> Dataset:
 def with_masks(of_images: str, config: DataConfig) -> str:
     """Returns a data set's fingerprint, extended by the masks if captions are made from masks.
 
+    It is also extended by the data set of `data.adapt_on`, and by its words.
+
     The masks of every split count, so that all folds share one fingerprint. They are read once per process.
 
     Args:
         of_images: `fingerprint` or `content_fingerprint` of the data set.
         config: the `data_to_read` of a trial.
     """
+    if config.adapt_on.dataset is not None:
+        trained = training_set(config)
+        inputs = with_masks(trained.fingerprint, config.trained_on), trained.words.fingerprint
+        return fingerprint("adapted on", of_images, *inputs)
     if config.captions != "mask_finding" or config.permute_labels:  # permuting drops the masks
         return of_images
     masks = _masks(_without(config, *_AFTER_READING, *_NOT_READ))
@@ -184,6 +223,11 @@ def _name_below(roots: Mapping[str, Path], path: Path) -> str:
     """Returns the name of a file: a prefix, and the path below the root with that prefix."""
     prefix, root = next(each for each in roots.items() if path.is_relative_to(each[1]))
     return f"{prefix}{path.relative_to(root).as_posix()}"
+
+
+def _content_of(config: DataConfig) -> Mapping[str, str]:
+    """Returns image_id → what determines the pixels."""
+    return _read(_without(config, *_AFTER_READING, *_NOT_READ)).content
 
 
 @lru_cache(maxsize=4)

@@ -41,7 +41,7 @@ def train_adapter(setup: TrialSetup, config: TrialConfig, context: RunContext) -
     if is_there(folder, context):
         return reuse_adapter(setup, folder, config, context)
     prove_adapters(setup)
-    num_train = len(setup.dataset.indices("train"))
+    num_train = len(setup.training.dataset.indices("train"))
     objective = Objective(setup, config, context)
     state = TrainState.create(
         objective.parameters,
@@ -101,7 +101,7 @@ def run_epochs(
     setup: TrialSetup, objective: Objective, state: TrainState, config: TrialConfig, context: RunContext
 ) -> None:
     """Takes all optimiser steps from `state.step` to the end, and reports the metrics of each epoch."""
-    num_train = len(setup.dataset.indices("train"))
+    num_train = len(setup.training.dataset.indices("train"))
     per_epoch = steps_per_epoch(num_train, config.global_batch_size)
     group = Group.current(torch.device(context.device))
     cut: Cut | None = None
@@ -109,7 +109,7 @@ def run_epochs(
     floors, recalls = list[float](), list[float]()
     divergence = DivergenceCheck(state, config.global_batch_size)
     seconds, num_images = 0.0, 0
-    for batch in global_batches(setup.dataset, config, start_step=state.step):
+    for batch in global_batches(setup.training.dataset, config, start_step=state.step):
         began = time.perf_counter()
         setup.encoder.train()
         cut = cut or objective.choose_cut(batch)

@@ -70,20 +70,20 @@ class Objective:
             text = setup.encoder.towers()["text"]
             self.parameters = {n: p for n, p in self.parameters.items() if not n.startswith(text)}
             self.parameters["loss.class_vectors"] = self.texts.vectors
-        labels = setup.dataset.targets(setup.dataset.indices("train"))
+        labels = setup.training.dataset.targets(setup.training.dataset.indices("train"))
         if config.loss.asks_for_classes and labels.ndim == 2:
             start = torch.from_numpy(log_odds(labels)).float().to(device)
             self.logit_bias = self.parameters["loss.logit_bias"] = nn.Parameter(start)
         self.compared: CaptionEmbeddings | None = None
         if config.loss.kind == "soft_target" and config.loss.positives == "caption":
-            if setup.dataset.task == "multilabel":
+            if setup.training.dataset.task == "multilabel":
                 raise ConfigError(
                     "loss.positives=caption: soft_target then needs captions of one sentence, and those of "
                     "several findings have more; use loss.positives=class, which compares sets of findings"
                 )
             # Similarities come from the untrained text tower, so training must not change them.
             self.compared = CaptionEmbeddings(setup)
-            self.compared.of(every_sentence(setup.dataset, kind=config.data.captions))
+            self.compared.of(every_sentence(setup.training.dataset, kind=config.data.captions))
 
     def choose_cut(self, batch: GlobalBatch) -> Cut:
         """Measures a few rows, and returns how every rank divides its rows of such a batch. Collective."""
@@ -165,7 +165,9 @@ class BatchEncoder:
         """Returns joint embeddings [m, D] of these rows of the global batch."""
         set_dropout_rows(self.setup.encoder, seed=self.seed, step=self.batch.step, image_rows=rows)
         places = np.arange(rows.start, rows.stop)
-        activations = self.setup.activations.batch(self.batch.indices[places], self.batch.views[places])
+        activations = self.setup.training.activations.batch(
+            self.batch.indices[places], self.batch.views[places]
+        )
         return self.setup.encoder.encode_image_suffix(activations, self.setup.adaptation.image_cut).joint
 
     def encode_texts(self, rows: range) -> Tensor:
@@ -240,7 +242,7 @@ class ClassPrompts:
         self.encoder, self.seed = setup.encoder, config.seed
         self.is_trained = setup.adaptation.adapts_text
         self.frozen = CaptionEmbeddings(setup)
-        prompts = prompts_of(setup.dataset, "training")
+        prompts = prompts_of(setup.training.dataset, "training")
         self.prompts = list(prompts.of_class.values())
         self.contrary = list((prompts.contrary or {}).values())
 
@@ -277,7 +279,7 @@ class ClassVectors:
     is_trained = True
 
     def __init__(self, setup: TrialSetup, config: TrialConfig) -> None:
-        encoder, self.num_classes = setup.encoder, len(setup.dataset.classes)
+        encoder, self.num_classes = setup.encoder, len(setup.training.dataset.classes)
         generator = torch.Generator().manual_seed(config.seed)
         start = torch.randn(self.num_classes, encoder.joint_dim, generator=generator)
         self.vectors = nn.Parameter(F.normalize(start, dim=1).to(encoder.log_logit_scale.device))

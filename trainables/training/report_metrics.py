@@ -29,8 +29,8 @@ def report_metrics(setup: TrialSetup, table: EmbeddingTable, config: TrialConfig
         return {}
     dataset, metrics = setup.dataset, dict[str, float]()
     if config.reads_reports:
-        train = dataset.indices("train")
-        captions = captions_for(dataset, train, kind="report", seed=config.seed, epoch=0)
+        trained = setup.training.dataset
+        captions = captions_for(trained, trained.indices("train"), kind="report", seed=config.seed, epoch=0)
         metrics[CUT_CAPTIONS] = cut_fraction(setup.encoder, captions)
         if metrics[CUT_CAPTIONS]:
             logger.warning(

@@ -13,7 +13,7 @@ from torch import Tensor
 from trainables.config import PreprocessingSpec, TrialConfig
 from trainables.context import LocalContext
 from trainables.data.cache import ImageCache
-from trainables.data.datasets import load_dataset
+from trainables.data.datasets import training_set
 from trainables.data.loader import GlobalBatch, global_batches
 from trainables.data.records import Dataset
 from trainables.data.transforms import fit
@@ -23,7 +23,7 @@ from trainables.training.descriptions import DESCRIBED
 from trainables.training.frozen_activations import Activations
 from trainables.training.objective import Objective
 from trainables.training.optim import TrainState
-from trainables.training.trial_setup import TrialSetup
+from trainables.training.trial_setup import TrainingImages, TrialSetup
 
 FEW_PAIRS = 8
 LONGEST_SECONDS = 30.0
@@ -69,7 +69,7 @@ def time_step(config: TrialConfig, *, device: str, num_threads: int, store: Path
             total_steps=config.num_epochs,
             log_logit_scale=setup.encoder.log_logit_scale,
         )
-        batch = next(global_batches(setup.dataset, config))
+        batch = next(global_batches(setup.training.dataset, config))
         return _time(batch, objective, state)
     finally:
         torch.set_num_threads(threads)
@@ -124,13 +124,14 @@ def _first(batch: GlobalBatch, num_pairs: int) -> GlobalBatch:
 
 
 def _open(config: TrialConfig, device: str, store: Path) -> TrialSetup:
-    dataset = load_dataset(config.data)
+    dataset = training_set(config.data_to_read)
     encoder = load_dual_encoder(config.encoder, device=device, store=store)
     adaptation = attach(encoder, config)
     images = DecodedImages(dataset, encoder.preprocessing)
     cut, train = adaptation.image_cut, dataset.indices("train")
     activations = RememberedActivations(encoder, cut, images, config, train=train, store=store)
-    return TrialSetup(dataset, images, encoder, adaptation, activations, None, embeddings_folder=store)
+    training = TrainingImages(dataset, activations)
+    return TrialSetup(dataset, images, encoder, adaptation, activations, None, store, training)
 
 
 class DecodedImages(ImageCache):

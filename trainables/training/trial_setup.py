@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 from trainables.artifacts import fingerprint
 from trainables.config import TrialConfig, science
 from trainables.context import RunContext
+from trainables.data.adapt_on import check_trained_on
 from trainables.data.cache import ImageCache, decode_unless_busy, open_image_cache
-from trainables.data.datasets import load_dataset
+from trainables.data.datasets import load_dataset, training_set
 from trainables.data.records import Dataset
 from trainables.data.reports.read import REPORTS_VERSION
 from trainables.data.text import every_sentence, training_prompts
@@ -33,6 +35,13 @@ TRAINING_VERSION = 3
 """Raise this number when the same configuration would train another adapter."""
 
 
+class TrainingImages(NamedTuple):
+    """The data set whose train images train the adapter: the scored one, or that of `data.adapt_on`."""
+
+    dataset: Dataset
+    activations: Activations
+
+
 @dataclass
 class TrialSetup:
     """The data and the model of a trial, loaded once and used by all steps."""
@@ -44,6 +53,7 @@ class TrialSetup:
     activations: Activations
     adapter_folder: Path | None  # folder of the trained adapter, perhaps not yet there; None without training
     embeddings_folder: Path
+    training: TrainingImages
 
     @torch.no_grad()
     def embed_images(self, indices: np.ndarray) -> ImageFeatures:
@@ -80,9 +90,11 @@ def set_up_trial(config: TrialConfig, context: RunContext) -> TrialSetup:
         )
     if config.execution.num_threads:
         torch.set_num_threads(config.execution.num_threads)
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config.data_to_read)
+    trained = training_set(config.data_to_read) if config.adapts_elsewhere else dataset
+    check_trained_on(trained, config)
     if config.reads_captions:
-        dataset = with_descriptions(dataset, config, context)
+        trained = with_descriptions(trained, config, context)
     # Trials that start together share two long steps: one decodes while another embeds the class names.
     decode_unless_busy(dataset, preprocessing_of(config.encoder), context.store)
     torch.manual_seed(config.seed)  # draws LoRA's A matrices
@@ -93,7 +105,16 @@ def set_up_trial(config: TrialConfig, context: RunContext) -> TrialSetup:
     activations = Activations(
         encoder, adaptation.image_cut, images, config, train=ever_trained, store=context.store
     )
-    adapter = adapter_key(config, dataset, encoder)
+    training = TrainingImages(trained, activations)
+    if config.adapts_elsewhere:
+        other = open_image_cache(trained, encoder.preprocessing, context.store)
+        train = trained.indices("train")
+        training = TrainingImages(
+            trained,
+            Activations(encoder, adaptation.image_cut, other, config, train=train, store=context.store),
+        )
+    scored = dataset.fingerprint if config.adapts_elsewhere else None
+    adapter = adapter_key(config, trained, encoder, scored=scored)
     return TrialSetup(
         dataset=dataset,
         images=images,
@@ -102,11 +123,21 @@ def set_up_trial(config: TrialConfig, context: RunContext) -> TrialSetup:
         activations=activations,
         adapter_folder=context.store / "adapters" / adapter if adapter else None,
         embeddings_folder=embeddings_folder(context.store, images.fingerprint, encoder.fingerprint, adapter),
+        training=training,
     )
 
 
-def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> str | None:
-    """Returns the key of a trained adapter: a fingerprint of all training inputs. None if nothing trains."""
+def adapter_key(
+    config: TrialConfig, dataset: Dataset, encoder: DualEncoder, *, scored: str | None = None
+) -> str | None:
+    """Returns the key of a trained adapter: a fingerprint of all training inputs. None if nothing trains.
+
+    Args:
+        config: the trial.
+        dataset: the data set whose train images train.
+        encoder: the encoder before training.
+        scored: fingerprint of the scored data set if it is another one, because the epochs are scored on it.
+    """
     if config.adapt.method == "none":
         return None
     settings = science(config)
@@ -115,7 +146,7 @@ def adapter_key(config: TrialConfig, dataset: Dataset, encoder: DualEncoder) -> 
         default_learning_rate(config),
         training_prompts(dataset),
     )
-    words: list[str] = []
+    words: list[str] = [] if scored is None else [scored]
     if config.reads_reports:  # their texts are part of the data set's fingerprint
         words.append(f"reports {REPORTS_VERSION}")
     elif config.reads_captions and config.data.captions != "finding":  # findings are the training prompts

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from trainables.artifacts import build_once, fingerprint
 from trainables.config import TrialConfig
 from trainables.context import Metrics, RunContext
-from trainables.data.datasets import load_dataset
+from trainables.data.datasets import training_set
 from trainables.data.loader import global_batches
 from trainables.data.records import Dataset
 from trainables.data.text import captions_for
@@ -41,7 +41,7 @@ def caption(config: TrialConfig, context: RunContext) -> Metrics:
     """
     if context.rank > 0:
         return {}
-    dataset = with_descriptions(load_dataset(config.data), config, context)
+    dataset = with_descriptions(training_set(config.data), config, context)
     train = dataset.indices("train")
     captions = captions_for(dataset, train, kind=config.data.captions, seed=config.seed, epoch=0)
     written = [None] * len(captions) if config.data.captions == "report" else captions

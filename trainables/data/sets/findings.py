@@ -130,8 +130,8 @@ class Findings:
         if self._has_finding(values) or stated == 0:
             none = 0
         else:
-            others = (value for name, value in values.items() if name != self.devices)
-            none = 1 if stated == 1 or all(value == 0 for value in others) else -1
+            others = [value for name, value in values.items() if name != self.devices]
+            none = 1 if stated == 1 or (others and not any(others)) else -1
         return {name: values[name] for name in self.names[:-1]} | {NO_FINDING: none}
 
     def _said(self, labels: Mapping[str, int | str | None]) -> dict[str, int | None]:
@@ -196,7 +196,7 @@ def find_findings(description: SetDescription, config: DataConfig, rows: Sequenc
         _refuse_healthy(of_label)
         refuse_respelt(of_label, counts)
     names = [name for name in dict.fromkeys(of_label.values()) if name != NO_FINDING]
-    if not names:
+    if not names and set(of_label.values()) != {NO_FINDING}:  # only it: a data set for data.adapt_on
         raise DataError(f"{description.name}: no label is a finding")
     return Findings(
         names=(*names, NO_FINDING),

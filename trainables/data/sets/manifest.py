@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from trainables.config import DataConfig
 from trainables.data.identifiers import one_line
+from trainables.data.records import NO_FINDING
 from trainables.data.sets.classes import JOIN_BY_BAR, joins_others
 from trainables.data.sets.description import Row, SetDescription
 from trainables.data.sets.findings import label_value
@@ -37,11 +38,12 @@ def rows(folder: SetFolder) -> Iterator[Row]:
     """Yields a row for each line of the table `data.manifest`.
 
     Raises:
-        DataError: there is neither a column of labels nor a column of a finding.
+        DataError: there is no column of labels, of a finding or of reports.
     """
     table = folder.read_table((folder.config.manifest,), COLUMNS)
     findings = [] if table.has("label") else _finding_columns(table)
-    if not table.has("label") and not findings:
+    is_labelled = table.has("label") or bool(findings)
+    if not is_labelled and not table.has("report"):
         known = ", ".join([*table.columns.values(), *table.unread])
         raise DataError(
             f"{table.path}: no column 'label', and no column of a finding with the values 1, 0, -1 and blank "
@@ -51,12 +53,15 @@ def rows(folder: SetFolder) -> Iterator[Row]:
         folder.notes.append(f"findings: read from the columns {', '.join(findings)}")
     if unread := [column for column in table.unread if column not in findings]:
         folder.details.append(f"{table.path.name}: columns that are not read: {', '.join(unread)}")
+    unknown = None if is_labelled else {NO_FINDING: None}  # reports alone: a data set for data.adapt_on
     joined = _joined(table, folder.config) if table.has("label") else {}
     for line, values in table.rows:
         yield Row(
             path=values["path"],
             label=values.get("label"),
-            labels={name: values[name] for name in findings} or joined.get(values.get("label", "")),
+            labels={name: values[name] for name in findings}
+            or joined.get(values.get("label", ""))
+            or unknown,
             place=f"{table.path.name} line {line}",
             patient=values.get("patient_id"),
             split=values.get("split"),

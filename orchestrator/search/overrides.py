@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from trainables.config.fields import check_value, did_you_mean
+from trainables.config.fields import FIELDS, check_value, did_you_mean
 from trainables.errors import ConfigError
 from trainables.training.hardware import device_kind, faster_precision
 
@@ -103,7 +103,7 @@ def _check_values(values: dict[str, Any], *, where: str) -> None:
                 f"{where}.{key}: 'auto' is allowed only in 'fixed', for the whole sweep; write float32 "
                 "or bfloat16 instead"
             )
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key not in FIELDS:
             inner = next(iter(cast(dict[str, Any], value)), "rank")
             raise ConfigError(f"{where}.{key}: write dotted names on one level, such as '{key}.{inner}: ...'")
         check_value(key, value, where=f"{where}.{key}")

@@ -15,7 +15,7 @@ from orchestrator.search.constraints import Limit
 from orchestrator.search.overrides import FROZEN, read_fixed, read_repeat, read_rows, with_frozen
 from orchestrator.search.parameters import Choice, Parameter, Range, encoder_families, read_parameters
 from trainables.artifacts import fingerprint
-from trainables.config import Config, TrialConfig, science, to_flat
+from trainables.config import DATA_READ, Config, TrialConfig, science, to_flat
 from trainables.config.fields import DEFAULTS, build_trial
 from trainables.errors import ConfigError
 from trainables.scoring.metric_names import DEFAULT_OBJECTIVE
@@ -231,8 +231,9 @@ class SearchSpace(Config):
         for (row, is_baseline), repeat in itertools.product(rows, repeats):
             overrides = {key: value for key, value in row.items() if key != "name"}
             config = build_trial(self.fixed | repeat | overrides, where=row["name"])
-            words = config.data.prompts if config.reads_words else None
-            trials.setdefault(fingerprint(science(config), words), Draw(row["name"], config, is_baseline))
+            words, flat = config.data.prompts if config.reads_words else None, to_flat(config)
+            key = fingerprint(science(config), words, {name: flat[name] for name in DATA_READ})
+            trials.setdefault(key, Draw(row["name"], config, is_baseline))
         return list(trials.values())
 
     def label(self, sample: dict[str, Any]) -> str:

@@ -26,11 +26,12 @@ from trainables.config.blocks import (
     ZeroShotConfig,
 )
 from trainables.config.flat import flatten, from_flat, to_flat
-from trainables.config.identity import arm_key, science, trial_key
+from trainables.config.identity import DATA_READ, arm_key, science, trial_key
 from trainables.config.preprocessing import PreprocessingSpec
 from trainables.config.trial import TrialConfig
 
 __all__ = [
+    "DATA_READ",
     "AdaptConfig",
     "AdaptOnConfig",
     "BaselineConfig",

@@ -66,9 +66,11 @@ def _in(block: str, names: str) -> tuple[str, ...]:
     return tuple(f"{block}.{name}" for name in names.split())
 
 
+DATA_READ = _in("data", "root manifest exclude rename frontal_only uncertain blank")
+"""Settings of the images and labels that are read. The fingerprint of the data covers what they change."""
+
 _ROWS: tuple[tuple[Condition, tuple[str, ...]], ...] = (
-    (never, _in("data", "root manifest prompts exclude rename frontal_only")),
-    (never, _in("data", "uncertain blank")),  # the fingerprint of the data covers the labels
+    (never, (*DATA_READ, "data.prompts")),  # the fingerprint of the words covers the prompts
     (lambda config: config.data.task != "auto", ("data.task",)),
     (lambda config: bool(config.data.union), ("data.union",)),
     (never, _in("data.adapt_on", "root manifest exclude")),

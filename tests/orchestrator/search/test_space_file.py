@@ -462,6 +462,29 @@ def test_auto_precision_leaves_what_trains_every_weight_in_float32(monkeypatch: 
         read_space({"fixed": {"encoder.precision": "bfloat16", "adapt.method": "full"}})
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("data.uncertain", "ones"),
+        ("data.uncertain", {"Edema": "ones"}),
+        ("data.blank", "zeros"),
+        ("data.rename", {"sick": "ill"}),
+        ("data.manifest", "negbio.csv"),
+    ],
+)
+def test_rows_that_read_other_labels_are_different_trials(field: str, value: Any) -> None:
+    rows = [{"name": "as published"}, {"name": "other", field: value}]
+    trials = read_space({"arms": rows}).named_trials()
+    assert [trial.name for trial in trials if not trial.is_baseline] == ["as published", "other"]
+
+
+def test_a_mapping_is_a_value_of_a_field_that_takes_one() -> None:
+    space = read_space({"fixed": {"data.uncertain": {"Edema": "ones"}}})
+    assert space.resolve({}).data.uncertain == (("Edema", "ones"),)
+    assert read_space(space.to_dict()) == space
+    assert "must be one of ignore, ones, zeros" in refused({"fixed": {"data.uncertain": {"Edema": "one"}}})
+
+
 # More than one objective, constraints, seeds
 
 

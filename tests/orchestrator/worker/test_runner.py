@@ -185,3 +185,22 @@ def test_the_module_is_light_until_a_trial_runs():
     code = "import sys, orchestrator.worker.runner; print(sorted({'ray', 'torch'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_freed_memory_goes_back_to_the_machine():
+    code = """
+from orchestrator.worker.runner import free_memory
+
+def kept():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) // 1024
+
+blocks = [bytes(1500) for _ in range(200_000)]
+last = bytes(1500)  # above all others, so that glibc cannot give them back by itself
+del blocks
+before = kept()
+free_memory()
+print(before - kept())
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(run.stdout) > 200  # MiB, of 290

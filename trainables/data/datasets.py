@@ -124,7 +124,7 @@ def _load(config: DataConfig, with_test_labels: bool, is_scored: bool = True) ->
         records, drawn = given_or_drawn(
             records, together, task=images.task, has_splits=images.has_splits, seed=config.seed
         )
-        notes += drawn
+        notes += [*images.split_notes, *drawn]
     check_no_leak(records, content=images.content)
     changed = [record.train_labels for record in records if record.train_labels]
     content_fingerprint = fingerprint(

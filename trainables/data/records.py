@@ -50,6 +50,7 @@ class LabelledImages:
     has_splits: bool = True
     tables: Sequence[Path] = ()  # files that were read in addition to the images
     notes: tuple[str, ...] = ()  # see `Dataset`
+    split_notes: tuple[str, ...] = ()  # notes about the splits, which do not hold for folds
     details: tuple[str, ...] = ()  # see `Dataset`
     has_patients: bool = True  # see `Dataset`
     words: str | None = None  # the file in `data/words/` for the classes of this data set

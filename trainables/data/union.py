@@ -112,7 +112,7 @@ def _read(
         has_splits=images.has_splits,
         seed=config.seed,
     )
-    return replace(images, records=records, notes=(*images.notes, *notes))
+    return replace(images, records=records, split_notes=tuple(notes))
 
 
 def _join(parts: Mapping[str, LabelledImages], config: DataConfig) -> LabelledImages:
@@ -156,6 +156,7 @@ def _join(parts: Mapping[str, LabelledImages], config: DataConfig) -> LabelledIm
         decode=_decoder(parts),
         tables=[table for images in parts.values() for table in images.tables],
         notes=(f"images of {len(parts)} data sets are joined: {about}", *joined.notes(), *notes),
+        split_notes=tuple(f"{name}: {note}" for name, images in parts.items() for note in images.split_notes),
         details=tuple(f"{name}: {detail}" for name, images in parts.items() for detail in images.details),
         has_patients=not without,
         words=WORDS,

@@ -94,8 +94,10 @@ def test_splits_are_kept_or_drawn_for_each_set(root):
 
 
 def test_folds_are_cut_over_all_sets(root):
-    tested = [r for k in range(3) for r in read(root, num_folds=3, fold=k).records if r.split == "test"]
+    folds = [read(root, num_folds=3, fold=k) for k in range(3)]
+    tested = [record for fold in folds for record in fold.records if record.split == "test"]
     assert len({record.image_id for record in tested}) == len(tested) == 70
+    assert not any("split 'val'" in note for note in folds[0].notes)
 
 
 def test_notes_say_what_is_joined_and_what_is_unknown_where(root):

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.options import JsonOption, print_json, print_line
+from trainables.config import Task
 from trainables.errors import ConfigError
 from trainables.shell import command
 
@@ -31,7 +32,8 @@ class SetFacts:
 
     name: str
     title: str
-    classes: tuple[str, ...]
+    task: Task | None  # None: it depends on the files
+    classes: tuple[str, ...]  # or findings
     size: str
     has_patients: bool | None
     licence: str
@@ -46,7 +48,7 @@ class SetFacts:
         lines = [
             ("name", self.name),
             ("about", self.title),
-            ("classes", ", ".join(self.classes)),
+            ("findings" if self.task == "multilabel" else "classes", ", ".join(self.classes)),
             ("size", self.size),
             ("patients", PATIENTS[self.has_patients]),
             ("licence", self.licence),
@@ -110,6 +112,7 @@ def facts_of(name: str) -> SetFacts:
     return SetFacts(
         name=name,
         title=found.title,
+        task=found.task,
         classes=found.classes,
         size=found.size,
         has_patients=found.has_patients,

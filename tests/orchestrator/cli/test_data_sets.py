@@ -45,6 +45,14 @@ def test_one_set_is_shown_with_traps_and_the_encoders_that_have_seen_it(capsys: 
     facts = json.loads(capsys.readouterr().out)
     assert facts["has_patients"]
     assert facts["classes"] == ["Normal", "Tuberculosis"]
+    assert facts["task"] == "multiclass"
+
+
+def test_a_set_with_several_findings_per_image_lists_findings(capsys: Captured) -> None:
+    assert execute(["data", "show", "nih14"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("findings      Atelectasis, Cardiomegaly, ") for line in lines)
+    assert not any(line.startswith("classes") for line in lines)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(capsys: Captured) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trainables.config import Task
-from trainables.scoring.metric_names import interval_keys, metric_key, range_of
+from trainables.scoring.metric_names import error_cut_name, interval_keys, metric_key, range_of
 from trainables.scoring.metrics import ClassPairs, ratio
 from trainables.scoring.significance import student_interval
 from trainables.scoring.tasks import SystemMetrics, task_of
@@ -104,15 +104,11 @@ def average_runs(runs: Sequence[SystemMetrics]) -> SystemMetrics:
 
 
 def paired_draws(of_a: Draws, of_b: Draws) -> dict[str, np.ndarray]:
-    """Returns the draws of the differences a − b and of the error cuts 1 − error_a / error_b.
-
-    The key is `error_cut` for accuracy, and for an AUROC e.g. `error_cut_macro_auroc`.
-    """
+    """Returns the draws of the differences a − b and of the error cuts 1 − error_a / error_b."""
     differences = {name: of_a[name] - of_b[name] for name in of_a if name in of_b}
     for name in list(differences):
         if name == "accuracy" or "auroc" in name:
-            key = "error_cut" if name == "accuracy" else f"error_cut_{name}"
-            differences[key] = 1 - ratio(1 - of_a[name], 1 - of_b[name])
+            differences[error_cut_name(name)] = 1 - ratio(1 - of_a[name], 1 - of_b[name])
     return differences
 
 

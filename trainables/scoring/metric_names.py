@@ -119,6 +119,11 @@ def title(system: str) -> str:
     return TITLES[system]
 
 
+def error_cut_name(metric: str) -> str:
+    """Returns the name of the error cut of accuracy (`error_cut`) or an AUROC (`error_cut_macro_auroc`)."""
+    return "error_cut" if metric == "accuracy" else f"error_cut_{metric}"
+
+
 def metric_title(metric: str) -> str:
     """Returns a metric's name on a leaderboard, such as `AUROC`."""
     return METRIC_TITLES.get(metric, metric)

@@ -93,7 +93,7 @@ def opened(zero_shot: float = 0.7, *unknown: int) -> Entries:
             "paired": [
                 pair | {"metric": "macro_auroc", "difference": 0.05},
                 pair | {"metric": "accuracy", "difference": 0.9},
-                pair | {"metric": "error_cut", "difference": 0.18},
+                pair | {"metric": "error_cut_macro_auroc", "difference": 0.18},
             ],
             "controls": scores("test", "control_thumbnail", 0.65, 0.15),
             "reference": {"arm": "arm of frozen", "system": "probe_joint"},

@@ -29,7 +29,8 @@ def finding_table(
     """
     by_system: dict[tuple[str | None, str], dict[str, Mapping[str, Any]]] = {}
     for score in scores:
-        by_system.setdefault((score["arm"], score["system"]), {})[score["finding"]] = score
+        of_system = by_system.setdefault((score["arm"], score["system"]), {})
+        of_system.setdefault(score["finding"], score)  # controls of other data come later and do not count
     columns = tuple(_columns(rows, by_system))
     if not columns:
         return None

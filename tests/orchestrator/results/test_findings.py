@@ -198,6 +198,16 @@ def test_unknown_labels_are_explained_only_if_there_are_any():
         assert ("whose label is unknown" in shown(board)) == is_told
 
 
+def test_controls_of_other_data_do_not_replace_those_of_the_first():
+    entries = [*TRIALS, *opened()]
+    kind, evaluated = entries[-1]
+    shuffled = [row | {"auroc": 0.5} for row in evaluated["findings"] if row["arm"] is None]
+    entries[-1] = kind, evaluated | {"findings": [*evaluated["findings"], *shuffled]}
+    tables = [leaderboard(sweep_of(each)).finding_table for each in ([*TRIALS, *opened()], entries)]
+    assert tables[0] is not None
+    assert tables[0] == tables[1]
+
+
 def test_before_the_test_is_opened_there_is_no_table_of_findings():
     board = leaderboard(sweep_of(TRIALS))
     assert board.finding_table is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
@@ -11,7 +12,7 @@ from trainables.data.records import NO_FINDING
 from trainables.data.sets.description import Row, SetDescription
 from trainables.data.sets.folder import SetFolder
 from trainables.data.tables import Columns
-from trainables.data.values import age_of, is_missing
+from trainables.data.values import is_missing
 from trainables.errors import DataError
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
@@ -167,8 +168,9 @@ def _findings(terms: frozenset[str]) -> dict[str, int]:
 
 def _age(birth: str | None, date: str | None) -> str | None:
     """Returns the age in years, exact to one year, from a year of birth `1930.0` and a date `20140915`."""
-    born, year = age_of(birth), age_of((date or "")[:4])
-    return None if not born or not year or year < born else str(int(year - born))
+    years = [re.match(r"(?:19|20)\d\d", text or "") for text in (birth, date)]
+    born, taken = (int(year[0]) if year else None for year in years)
+    return None if born is None or taken is None or taken < born else str(taken - born)
 
 
 PADCHEST = SetDescription(

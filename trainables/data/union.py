@@ -61,6 +61,8 @@ def union(config: DataConfig) -> LabelledImages:
 
 def _names(config: DataConfig) -> tuple[str, ...]:
     names = config.union
+    if not names:  # `data.adapt_on` has no such list
+        raise ConfigError("data.adapt_on.dataset: a union cannot be adapted on; name one data set")
     for name in names:
         if name not in DATASETS:
             raise ConfigError(f"data.union: no data set '{name}'{nearest_or_all(name, DATASETS)}")

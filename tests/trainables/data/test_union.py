@@ -205,6 +205,13 @@ def test_mistakes_are_named(root, names, options, error, message):
         read(root, *names, **options)
 
 
+def test_a_union_cannot_be_adapted_on(root):
+    other = {"dataset": "union", "root": root}
+    config = DataConfig(dataset="nih14", root=root / "nih14", captions="report", adapt_on=other)
+    with pytest.raises(ConfigError, match=r"data\.adapt_on\.dataset: a union cannot be adapted on"):
+        load_dataset(config)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -187,9 +187,7 @@ PADCHEST = SetDescription(
     licence="the research use agreement of BIMCV",
     url="https://bimcv.cipf.es/bimcv-projects/padchest/",
     citation="Bustos et al. 2020, doi 10.1016/j.media.2020.101797",
-    notes=(
-        "17 findings are read of PadChest's 192 labels; findings that the report does not name are absent",
-    ),
+    notes=("34 findings are read of its 192 labels; findings that the report does not name are absent",),
     traps=(
         "Labels are Python lists in text, with stray blanks. They are read as literals, never run.",
         "Labels are of reports. A model gave 76 % of them, physicians the rest (MethodLabel).",

@@ -19,7 +19,7 @@ from space import run
 
 RESULTS = Path(__file__).parent / "results"
 QUICK = ("demo",)
-HOURS = ("xray3_cv",)
+HOURS = ("xray3_cv", "nih_mini_cv")
 MEASURES = ("test_accuracy", "test_auroc", "over_frozen")
 
 

@@ -74,7 +74,9 @@ def test_the_losses_own_parameters_train_too(tmp_path: Path, store: Path) -> Non
         assert gradient.abs().sum() > 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "soft_target" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_every_kind_of_loss_goes_down_with_several_findings(
     kind: LossKind, tmp_path: Path, store: Path
 ) -> None:

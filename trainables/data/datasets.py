@@ -9,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from trainables import resolve
 from trainables.artifacts import file_sha256, fingerprint
 from trainables.config import DataConfig
 from trainables.data.adapt_on import check_apart
@@ -24,6 +23,7 @@ from trainables.data.splits import check_no_leak, cut_fold, given_or_drawn, perm
 from trainables.data.tasks import TASKS
 from trainables.data.words.choose import choose_words
 from trainables.errors import ConfigError, DataError
+from trainables.references import resolve
 
 DATASETS: dict[str, str] = {
     "phantom": "trainables.data.phantom:phantom",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trainables.config import TrialConfig
 from trainables.context import Metrics, RunContext
+from trainables.deploy.leave_model import leave_model
 from trainables.scoring.controls import control_scores
 from trainables.scoring.judge_val import judge
 from trainables.scoring.metric_names import EMBEDDINGS_REUSED, NUM_TRAINABLE, SECONDS
@@ -26,7 +27,7 @@ def adapt(config: TrialConfig, context: RunContext) -> Metrics:
     """Runs one configuration, from pixels to val metrics with intervals. Collective; rank 0 scores.
 
     Writes to `workdir/results`: predictions on val and test without labels, the probe path, the confusion
-    matrices or the table of findings, and the adapter.
+    matrices or the table of findings, the adapter, and the model.
     """
     if config.is_baseline:
         return baseline(config, context)
@@ -40,16 +41,19 @@ def adapt(config: TrialConfig, context: RunContext) -> Metrics:
     verdicts.predictions |= SYSTEMS[setup.dataset.task].few_shot(table, setup.dataset, config.probe)
     if config.adapt.method == "none":  # controls need no encoder; only frozen trials compute them
         verdicts.predictions |= control_scores(setup.dataset, setup.images)
-    write_results(setup, verdicts, context.workdir / "results")
-    return {
+    results = context.workdir / "results"
+    write_results(setup, verdicts, results)
+    metrics = {
         **training,
-        **judge(verdicts.predictions, setup.dataset, context.workdir / "results"),
+        **judge(verdicts.predictions, setup.dataset, results),
         **strengths(verdicts.probes),
         **report_metrics(setup, table, config),
         **({EMBEDDINGS_REUSED: 1.0} if table.is_reused else {}),
         NUM_TRAINABLE: float(setup.adaptation.num_trainable),
         SECONDS: time.perf_counter() - began,
     }
+    leave_model(results, setup, config, verdicts, table, metrics)
+    return metrics
 
 
 def write_results(setup: TrialSetup, verdicts: Verdicts, folder: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from trainables.config import Split, TrialConfig
 from trainables.context import Metrics, RunContext
+from trainables.deploy.leave_model import leave_classifier
 from trainables.losses.collectives import Group
 from trainables.scoring.controls import control_scores
 from trainables.scoring.judge_val import judge
@@ -22,7 +23,7 @@ def baseline(config: TrialConfig, context: RunContext) -> Metrics:
     """Trains the classifier of `config.baseline`, and returns val metrics with intervals. Collective.
 
     Writes to `workdir/results`: the predictions of the classifier and the controls on val and test, without
-    labels, and the confusion matrices.
+    labels, the confusion matrices, and the model.
     """
     began = time.perf_counter()
     config = config.model_copy(update={"adapt": config.adapt.model_copy(update={"method": "baseline"})})
@@ -45,10 +46,12 @@ def baseline(config: TrialConfig, context: RunContext) -> Metrics:
     folder = context.workdir / "results"
     shutil.rmtree(folder, ignore_errors=True)
     write_predictions(folder / FILE, predictions, dataset.task)
-    return {
+    metrics = {
         **training_metrics(fitting.state.epochs),
         **judge(predictions, dataset, folder),
         "train/best_epoch": fitting.state.epochs[best_epoch(fitting.state.epochs, system)]["train/epoch"],
         NUM_TRAINABLE: float(fitting.num_trainable),
         SECONDS: time.perf_counter() - began,
     }
+    leave_classifier(folder, fitting, config, predictions, metrics)
+    return metrics

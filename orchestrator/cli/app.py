@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator import __version__
-from orchestrator.cli import cluster, data, doctor, jobs, models, run, schema, sweep, sweeps, ui
+from orchestrator.cli import cluster, data, doctor, jobs, models, predict, run, schema, sweep, sweeps, ui
 from trainables.errors import UserError
 from trainables.shell import command
 
@@ -28,6 +28,7 @@ app.command("stop")(sweeps.stop)
 app.command("ui")(ui.ui)
 app.command("sync")(sweeps.sync)
 app.command("run")(run.run)
+app.command("predict")(predict.predict)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.command(
@@ -58,7 +59,8 @@ def start(
 def execute(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status.
 
-    0: done. 1: failed. 2: invalid input. 3: a trial failed. 130: interrupted.
+    0: done. 1: failed. 2: invalid input. 3: a trial failed, or an image
+    could not be read. 130: interrupted.
 
     Args:
         arguments: None = the arguments of this process.

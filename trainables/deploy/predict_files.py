@@ -38,7 +38,7 @@ LAST = ("warnings", "problem")
 class Progress(Protocol):
     """Is told about each batch."""
 
-    def __call__(self, num_done: int) -> None:
+    def __call__(self, num_done: int, /) -> None:
         """Records that `num_done` more files have a row."""
         ...
 

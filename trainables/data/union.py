@@ -33,7 +33,7 @@ def union(config: DataConfig) -> LabelledImages:
     """Reads each data set of `data.union` from the folder of its name, and joins their images and findings.
 
     Labels that have the same words are one finding. A finding that a set does not have is unknown (-1) in its
-    images; `No Finding` is what each set says of its own findings. Splits are kept, or drawn for each set.
+    images; `No Finding` is as each set states it. Splits are kept, or drawn for each set.
     The name of its set is the source of an image, and begins its id and the id of its patient.
 
     Raises:

@@ -56,11 +56,9 @@ def finding_scores(
     *,
     logit_scale: float,
 ) -> np.ndarray:
-    """Returns a probability for each finding, float64 [N, K], from pairs of a finding and its contrary.
+    """Returns a probability for each finding, float64 [N, K]: the p_k of `pair_scores`, with its arguments.
 
-    p_k = σ(logit_scale × (cosine to the finding − cosine to the contrary)), as in CheXzero (Tiu et al. 2022).
-    Several findings may be present, so the p_k are not divided by their sum. For the arguments see
-    `pair_scores`.
+    Several findings may be present, so the p_k are not divided by their sum.
     """
     return expit(logit_scale * _margin(joint, findings, contrary))
 

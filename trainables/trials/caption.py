@@ -18,14 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainables.artifacts import build_once, fingerprint
-from trainables.config import TrialConfig
+from trainables.config import ProbeConfig, TrialConfig
 from trainables.context import Metrics, RunContext
 from trainables.data.datasets import training_set
 from trainables.data.loader import global_batches
 from trainables.data.records import Dataset
 from trainables.data.text import captions_for
 from trainables.scoring.bootstrap import Bootstrap, to_metrics
-from trainables.scoring.linear_probe import Examples, fit_path
+from trainables.scoring.linear_probe import Examples
+from trainables.scoring.task_systems import SYSTEMS
 from trainables.training.descriptions import with_descriptions
 
 FILE = "captions.parquet"
@@ -104,7 +105,7 @@ def duplicate_fraction(dataset: Dataset, config: TrialConfig) -> float:
 
 
 def shortcut(dataset: Dataset) -> dict[str, float]:
-    """Returns metrics of predicting the classes of val from descriptions alone, with intervals by patient.
+    """Returns metrics, with intervals by patient, of predicting the labels of val from descriptions alone.
 
     The classifier is logistic regression on the words that occur, with a strength chosen like the probe's.
     An image without a description has no words. This can also reveal its class, if only one class has masks.
@@ -115,10 +116,10 @@ def shortcut(dataset: Dataset) -> dict[str, float]:
     texts = {split: _descriptions(dataset, rows) for split, rows in indices.items()}
     vocabulary = sorted({word for text in texts["train"] for word in text})
     train, val = (
-        Examples(_occurrences(texts[split], vocabulary), dataset.class_indices(rows))
+        Examples(_occurrences(texts[split], vocabulary), dataset.targets(rows))
         for split, rows in indices.items()
     )
-    path = fit_path(train, val, class_names=dataset.classes)
+    path = SYSTEMS[dataset.task].fit_path(train, val, dataset.classes, ProbeConfig())
     found = Bootstrap(val.classes, dataset.patients(indices["val"])).intervals(path.val_scores)
     return to_metrics("val", "caption_words", found)
 

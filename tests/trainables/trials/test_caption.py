@@ -281,6 +281,19 @@ def test_words_that_tell_the_class_are_found_out(dataset_of_words: Dataset) -> N
     assert found["val/caption_words/accuracy"] == 1.0
 
 
+@pytest.mark.kernels
+def test_words_that_tell_the_findings_are_found_out() -> None:
+    dataset = load_dataset(from_flat(SMALL | {"data.dataset": "phantom_findings"}).data)
+    shown = dataset.indices("train", "val")
+    said = {
+        dataset.records[i].image_id: " ".join(f"word{k}" for k in np.flatnonzero(labels == 1))
+        for i, labels in zip(shown, dataset.label_matrix(shown), strict=True)
+    }
+    found = shortcut(replace(dataset, descriptions=said))
+    assert found["val/caption_words/macro_auroc"] == 1.0
+    assert "val/caption_words/accuracy" not in found
+
+
 @pytest.fixture
 def dataset_of_words() -> Dataset:
     dataset = load_dataset(from_flat(SMALL).data)
